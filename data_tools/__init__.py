@@ -1,0 +1,1 @@
+"""Tools that prepare and inspect data."""

@@ -1,0 +1,1 @@
+"""The data: shards, their order, samples, tasks and batches."""

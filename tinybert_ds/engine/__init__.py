@@ -1,0 +1,1 @@
+"""The engines: everything that touches DeepSpeed, and the training loop."""

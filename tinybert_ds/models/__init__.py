@@ -1,0 +1,1 @@
+"""The models: Hugging Face encoders as teachers and students."""

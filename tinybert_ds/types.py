@@ -1,0 +1,48 @@
+"""What passes between the parts: one batch type, one encoder-output type, one type for losses.
+
+B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes. NamedTuples and dicts only:
+ZeRO-3 looks for tensors inside those, not inside dataclasses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+LossTerms = dict[str, Tensor]
+"""Scalar losses by name. `"loss"` is the one to differentiate; the others are for the log."""
+
+
+class Counts(NamedTuple):
+    """What the losses of a micro-batch are divided by.
+
+    Each figure is that of the *global* batch divided by (world_size · gradient_accumulation_steps), so that the mean of
+    the micro-batch losses over ranks and accumulation steps is the loss of the global batch. All are infinite for a
+    micro-batch that holds no row of its own (see `Batch.sample_ids`): its losses and gradients are then exactly 0.
+    """
+
+    rows: float
+    tokens: float  # padding="valid": Σ length; padding="reference": rows · S
+    token_pairs: float  # padding="valid": Σ length²; padding="reference": rows · S²
+
+
+class Batch(NamedTuple):
+    """A micro-batch: the rows that one rank takes through one forward."""
+
+    input_ids: Tensor  # (B, S) int64
+    attention_mask: Tensor  # (B, S) int64, 1 = real token
+    token_type_ids: Tensor  # (B, S) int64
+    labels: Tensor | None  # (B,) int64 class ids or float32 scores; None in a corpus
+    sample_ids: Tensor  # (B,) int64; -1 marks the filler row of a rank that has no row of its own in this step
+    counts: Counts
+
+
+class EncoderOutput(NamedTuple):
+    """What distillation reads of a forward pass: only the states and layers that were asked for, in that order."""
+
+    hidden_states: tuple[Tensor, ...]  # each (B, S, H); state 0 of a model is its embedding output
+    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
+    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
+    scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
+    logits: Tensor | None  # (B, C)

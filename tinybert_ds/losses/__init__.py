@@ -1,0 +1,156 @@
+"""The distillation losses, and the one place where it is decided which implementation computes them.
+
+B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes.
+
+What all of them share: the result is a float32 scalar (float64 if an input is float64); the inputs' dtypes may differ
+and each gradient has its input's dtype; gradients flow to the student side and the projection only; autocast is off
+inside. `denominator` is what the sum of all terms is divided by: None for the call's own count, otherwise the global
+batch's count / (world_size · gradient_accumulation_steps), so that any number of ranks and micro-batches gives the
+gradients of one. A denominator of 0 or infinity gives a loss and gradients of exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tinybert_ds.losses import checks, reference
+
+__all__ = ["attention_score_loss", "hidden_state_loss", "regression_loss", "soft_cross_entropy"]
+
+BACKENDS = ("auto", "reference")
+
+
+def attention_score_loss(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    attention_mask: Tensor,
+    *,
+    student_scaling: float,
+    teacher_scaling: float,
+    padding: str = "valid",
+    backend: str = "auto",
+    denominator: float | None = None,
+    need_value: bool = True,
+) -> Tensor:
+    """Return the mean squared difference of the two models' pre-softmax attention scores (arXiv 1909.10351, eq. 7).
+
+    Args:
+        student_query, student_key: (B, A, S, D_student), unscaled, as captured from the attention function.
+        teacher_query, teacher_key: (B, A, S, D_teacher), unscaled.
+        attention_mask: (B, S), 1 = real token.
+        student_scaling, teacher_scaling: score = query · keyᵀ · scaling.
+        padding: "valid" counts pairs of real tokens, own count A·Σlen²; "reference" is the published normalisation:
+            padded keys add nothing, padded queries count, scores ≤ −100 become 0, own count B·A·S².
+        backend: "auto" or "reference".
+        denominator: see the module's docstring.
+        need_value: False on steps that only differentiate the loss: the terms that no gradient needs are then left
+            out, and the value is NaN so that nobody logs it.
+
+    Raises:
+        ConfigError: the head counts differ, or `padding` or `backend` is not known.
+    """
+    checks.check_option("padding", padding, checks.PADDINGS)
+    checks.check_option("backend", backend, BACKENDS)
+    checks.check_denominator(denominator)
+    checks.check_attention(student_query, student_key, teacher_query, teacher_key, attention_mask)
+    with torch.amp.autocast(student_query.device.type, enabled=False):
+        loss = reference.attention_score_loss(
+            student_query,
+            student_key,
+            teacher_query,
+            teacher_key,
+            attention_mask,
+            student_scaling=student_scaling,
+            teacher_scaling=teacher_scaling,
+            padding=padding,
+            denominator=denominator,
+        )
+    return loss if need_value else loss + math.nan
+
+
+def hidden_state_loss(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    *,
+    padding: str = "valid",
+    backend: str = "auto",
+    denominator: float | None = None,
+) -> Tensor:
+    """Return the mean squared difference of projected student states and teacher states (arXiv 1909.10351, eq. 8, 9).
+
+    Args:
+        student_hidden: (B, S, H_student).
+        teacher_hidden: (B, S, H_teacher).
+        weight: (H_teacher, H_student), or None where the widths agree and nothing is projected.
+        bias: (H_teacher,) or None.
+        attention_mask: (B, S), 1 = real token.
+        padding: "valid" counts real tokens, own count Σlen·H_teacher; "reference" all positions, B·S·H_teacher.
+        backend: "auto" or "reference".
+        denominator: see the module's docstring.
+
+    Raises:
+        ConfigError: widths and projection do not fit, or `padding` or `backend` is not known.
+    """
+    checks.check_option("padding", padding, checks.PADDINGS)
+    checks.check_option("backend", backend, BACKENDS)
+    checks.check_denominator(denominator)
+    checks.check_hidden(student_hidden, teacher_hidden, weight, bias, attention_mask)
+    with torch.amp.autocast(student_hidden.device.type, enabled=False):
+        return reference.hidden_state_loss(
+            student_hidden, teacher_hidden, weight, bias, attention_mask, padding=padding, denominator=denominator
+        )
+
+
+def soft_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    backend: str = "auto",
+    denominator: float | None = None,
+) -> Tensor:
+    """Return the cross-entropy of the two models' softened predictions, a mean over rows and classes (eq. 10).
+
+    Args:
+        student_logits, teacher_logits: (B, C).
+        temperature: divides both models' logits; the loss is not multiplied by its square, as published.
+        backend: "auto" or "reference".
+        denominator: see the module's docstring; the own count is B·C.
+
+    Raises:
+        ConfigError: the class counts differ, the temperature is not above 0, or `backend` is not known.
+    """
+    checks.check_option("backend", backend, BACKENDS)
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, temperature)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.soft_cross_entropy(
+            student_logits, teacher_logits, temperature=temperature, denominator=denominator
+        )
+
+
+def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None = None) -> Tensor:
+    """Return the mean squared difference of scores, for tasks whose label is a number.
+
+    Args:
+        student_scores, target_scores: (B,) or (B, 1), not necessarily alike.
+        denominator: see the module's docstring; the own count is B.
+    """
+    checks.check_denominator(denominator)
+    for scores in (student_scores, target_scores):
+        assert scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1), (
+            f"scores have shape {tuple(scores.shape)}; expected (B,) or (B, 1): a regression model has one output"
+        )
+    assert student_scores.shape[0] == target_scores.shape[0], (
+        f"{student_scores.shape[0]} scores of the student and {target_scores.shape[0]} targets are of two batches"
+    )
+    with torch.amp.autocast(student_scores.device.type, enabled=False):
+        return reference.regression_loss(student_scores, target_scores, denominator=denominator)

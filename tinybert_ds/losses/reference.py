@@ -1,0 +1,125 @@
+"""The distillation losses written as they are defined: eager, whole score matrices, any dtype. The truth for the rest.
+
+B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes.
+
+Everything is computed in the widest dtype among the inputs and float32, and only the student side and the projection
+receive gradients. A denominator of None is the call's own count; one of 0 or infinity gives a loss and gradients of 0.
+Source: arXiv 1909.10351v5, equations 7 to 10, and the normalisation of the published code of 2019-2020.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED_SCORE = -10000.0
+"""What the published models add to the scores of padded keys."""
+CUTOFF_SCORE = -100.0
+"""Scores at or below this become 0 under padding="reference", in the published code's way of finding padded keys."""
+
+
+def attention_score_loss(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    attention_mask: Tensor,
+    *,
+    student_scaling: float,
+    teacher_scaling: float,
+    padding: str,
+    denominator: float | None,
+) -> Tensor:
+    """Squared differences of pre-softmax attention scores; arguments as in `tinybert_ds.losses.attention_score_loss`.
+
+    "valid" counts pairs of real tokens. "reference" is the published rule: −10000 on padded keys, scores ≤ −100 become
+    0 on each side, everything is counted, padded queries with their real scores.
+    """
+    dtype = compute_dtype(student_query, teacher_query)
+    real = attention_mask.bool()
+
+    def scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        query, key = query.to(dtype), key.to(dtype)
+        if padding == "valid":
+            padded = ~real[:, None, :, None]
+            query, key = query.masked_fill(padded, 0.0), key.masked_fill(padded, 0.0)
+            return query @ key.transpose(-1, -2) * scaling
+        masked = query @ key.transpose(-1, -2) * scaling + (~real)[:, None, None, :].to(dtype) * MASKED_SCORE
+        return torch.where(masked <= CUTOFF_SCORE, torch.zeros_like(masked), masked)
+
+    difference = scores(student_query, student_key, student_scaling) - scores(
+        teacher_query.detach(), teacher_key.detach(), teacher_scaling
+    )
+    return divide(difference.square().sum(), denominator, token_pair_count(real, student_query.shape[1], padding))
+
+
+def hidden_state_loss(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    attention_mask: Tensor,
+    *,
+    padding: str,
+    denominator: float | None,
+) -> Tensor:
+    """Squared differences of projected student and teacher states; arguments as in `tinybert_ds.losses`."""
+    projection = [parameter for parameter in (weight, bias) if parameter is not None]
+    dtype = compute_dtype(student_hidden, teacher_hidden, *projection)
+    real = attention_mask.bool()
+    projected = student_hidden.to(dtype)
+    if weight is not None:
+        projected = F.linear(projected, weight.to(dtype), None if bias is None else bias.to(dtype))
+    difference = projected - teacher_hidden.detach().to(dtype)
+    if padding == "valid":
+        difference = difference.masked_fill(~real[:, :, None], 0.0)
+    return divide(difference.square().sum(), denominator, hidden_count(real, teacher_hidden.shape[2], padding))
+
+
+def soft_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+) -> Tensor:
+    """−softmax(teacher/T)·log_softmax(student/T), summed and divided by rows · classes, as published (no T²)."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = F.softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
+    log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
+    return divide(-(target * log_probability).sum(), denominator, student_logits.numel())
+
+
+def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:
+    """Squared differences of scores (B,) or (B, 1), divided by the rows."""
+    dtype = compute_dtype(student_scores, target_scores)
+    difference = student_scores.to(dtype).reshape(-1) - target_scores.detach().to(dtype).reshape(-1)
+    return divide(difference.square().sum(), denominator, difference.numel())
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return the widest dtype among the tensors and float32; float32 for integer targets."""
+    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def token_pair_count(real: Tensor, heads: int, padding: str) -> float | Tensor:
+    """Return A·Σlen² (valid; a tensor, so that no GPU is waited for) or B·A·S² (reference) for a bool mask (B, S)."""
+    if padding == "valid":
+        return real.sum(dim=1).double().square().sum() * heads
+    return float(real.numel() * real.shape[1] * heads)
+
+
+def hidden_count(real: Tensor, teacher_width: int, padding: str) -> float | Tensor:
+    """Return Σlen·H_teacher (valid) or B·S·H_teacher (reference) for a boolean mask (B, S)."""
+    if padding == "valid":
+        return real.sum().double() * teacher_width
+    return float(real.numel() * teacher_width)
+
+
+def divide(total: Tensor, denominator: float | None, own_count: float | Tensor) -> Tensor:
+    """Return the sum over its denominator, in the sum's dtype; 0 where that is 0 or infinite."""
+    count = own_count if denominator is None else denominator
+    if isinstance(count, Tensor):
+        return (total / torch.where(count == 0, math.inf, count)).to(total.dtype)
+    return total / (math.inf if count == 0 else count)

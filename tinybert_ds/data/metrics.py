@@ -1,0 +1,103 @@
+"""The metrics of tasks, from scikit-learn and scipy.
+
+N rows. A correlation with something constant is undefined; here it is 0.0, so that a student that has collapsed to one
+answer is the worst of all and never NaN, which no comparison would sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from tinybert_ds.data.tasks import TaskSpec
+
+Values = NDArray[np.generic]
+
+
+def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> dict[str, float]:
+    """Return every metric of `spec` by name.
+
+    Args:
+        spec: the task; its `metrics` are computed.
+        predictions: (N,) class ids, or scores for regression.
+        references: (N,) class ids, or scores for regression.
+
+    Returns:
+        Name to value, as fractions (accuracy 0.836, not 83.6). A metric that is undefined is 0.0.
+    """
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    assert predictions.shape == references.shape, f"{predictions.shape} predictions for {references.shape} references"
+    assert predictions.ndim == 1, f"predictions must be (N,), found {predictions.shape}"
+    assert len(predictions), "no rows to compute metrics of"
+    return {name: _METRICS[name](predictions, references) for name in spec.metrics}
+
+
+def official_metric(spec: TaskSpec, metrics: Mapping[str, float]) -> float:
+    """Return the scalar by which checkpoints of this task are compared: the mean of its official metrics."""
+    return float(np.mean([metrics[name] for name in spec.official]))
+
+
+def official_metric_name(spec: TaskSpec) -> str:
+    """Return what to call that scalar: `accuracy`, or `mean of accuracy and f1`."""
+    return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
+
+
+def predict(spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
+    """Return the (N,) predictions of (N, C) logits: the best class, or the score kept inside the task's range."""
+    if not spec.is_regression:
+        return np.asarray(logits.argmax(axis=-1))
+    scores = logits.reshape(len(logits))
+    return np.clip(scores, *spec.score_range) if spec.score_range else scores
+
+
+def majority_class(labels: Values) -> int:
+    """Return the commonest class id of (N,) labels, the lowest one of several."""
+    return int(np.bincount(labels.astype(np.int64)).argmax())
+
+
+def _accuracy(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.accuracy_score(references, predictions))
+
+
+def _f1(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.f1_score(references, predictions, pos_label=1, zero_division=0.0))
+
+
+def _macro_f1(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0))
+
+
+def _matthews(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.matthews_corrcoef(references, predictions))
+
+
+def _pearson(predictions: Values, references: Values) -> float:
+    return 0.0 if _undefined(predictions, references) else float(stats.pearsonr(predictions, references).statistic)
+
+
+def _spearman(predictions: Values, references: Values) -> float:
+    return 0.0 if _undefined(predictions, references) else float(stats.spearmanr(predictions, references).statistic)
+
+
+def _undefined(predictions: Values, references: Values) -> bool:
+    # A student that diverges predicts NaN: that too must compare as the worst.
+    return (
+        len(predictions) < 2
+        or not np.isfinite(predictions).all()
+        or np.ptp(predictions) == 0
+        or np.ptp(references) == 0
+    )
+
+
+_METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}

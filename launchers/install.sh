@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Make .venv in the checkout and install TinyBERT-DS into it. Does nothing when that is done already.
+#
+#     bash launchers/install.sh [EXTRAS]        EXTRAS: of pyproject.toml, with commas between: test,mpi
+#
+# PYTHON names the interpreter to make .venv with (default: python3).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cpu_torch="2.13.0"
+cpu_index="https://download.pytorch.org/whl/cpu"
+extras="${1:-}"
+interpreter="${PYTHON:-python3}"
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+for extra in ${extras//,/ }; do
+    grep -q "^$extra = \[" pyproject.toml ||
+        fail "there is no extra '$extra'; pyproject.toml has: $(sed -n '/optional-dependencies/,/^$/s/ = \[.*//p' pyproject.toml | xargs)"
+done
+
+# One stamp for each part, written after everything is in: an installation that was killed is done again.
+wanted="$(cat pyproject.toml launchers/install.sh | cksum)"
+is_installed() {
+    local part
+    for part in base ${extras//,/ }; do
+        [ "$(cat ".venv/installed/$part" 2>/dev/null || true)" = "$wanted" ] || return 1
+    done
+}
+if is_installed; then
+    exit 0
+fi
+
+command -v "$interpreter" >/dev/null || fail "$interpreter is not there; install Python 3.10 or newer, or set PYTHON"
+"$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$interpreter is $("$interpreter" --version); Python 3.10 or newer is needed: install one and set PYTHON=/path/to/it"
+
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    echo "making .venv with $("$interpreter" --version)"
+    "$interpreter" -m venv .venv ||
+        fail "could not make .venv (the message is above); on Debian and Ubuntu: apt-get install python3-venv"
+fi
+pip_install() {
+    .venv/bin/python -m pip install --disable-pip-version-check "$@"
+}
+
+is_reachable() {
+    .venv/bin/python - "$1" <<'PYTHON' 2>/dev/null
+import sys
+import urllib.request
+
+urllib.request.urlopen(sys.argv[1], timeout=10).close()
+PYTHON
+}
+
+if nvidia-smi -L >/dev/null 2>&1; then
+    echo "NVIDIA GPU found: installing the ordinary torch build"
+    pip_install "torch>=$cpu_torch"
+elif [ "$(uname -s)" = Linux ] && is_reachable "$cpu_index/torch/"; then
+    # There the version is called $cpu_torch+cpu, which pip prefers to the plain one.
+    echo "no NVIDIA GPU found: installing the CPU build of torch $cpu_torch"
+    pip_install "torch==$cpu_torch" --extra-index-url "$cpu_index"
+else
+    echo "no NVIDIA GPU found: installing torch $cpu_torch from the configured package index"
+    pip_install "torch==$cpu_torch"
+fi
+
+pip_install -e ".${extras:+[$extras]}"
+
+mkdir -p .venv/installed
+for part in base ${extras//,/ }; do
+    echo "$wanted" >".venv/installed/$part"
+done
+echo "installed into $PWD/.venv"

@@ -1,0 +1,162 @@
+"""Tokenised task rows and the batches made of them.
+
+N rows, T tokens of all rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.data.order import Ints, make_key
+from tinybert_ds.data.task_files import Examples, Labels
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.types import Batch
+
+ENCODE_ROWS = 8192
+"""Rows given to the tokeniser at once: enough for all its threads, few enough for its intermediate objects."""
+
+
+@dataclass(frozen=True)
+class EncodedExamples:
+    """The rows of one split as token ids, special tokens included: row i is `tokens[offsets[i]:offsets[i + 1]]`."""
+
+    tokens: NDArray[np.int32]  # (T,)
+    offsets: NDArray[np.int64]  # (N + 1,)
+    segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
+    labels: Labels | None  # (N,) int64 class ids or float32 scores
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, (N,)."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content: the same rows, labels, tokeniser and length give the same one."""
+        digest = xxhash.xxh3_128()
+        for part in (self.tokens, self.offsets, self.segment_a_lengths, self.labels):
+            digest.update(b"none" if part is None else f"{part.dtype}{part.shape}".encode())
+            digest.update(b"" if part is None else np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+
+def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> EncodedExamples:
+    """Tokenise all rows of a split, with the tokeniser's own special tokens, cut to `max_seq_length`.
+
+    Pairs are cut as Hugging Face does by default: token by token from the end of the longer text.
+
+    Raises:
+        ConfigError: `max_seq_length` leaves no room beside the special tokens.
+    """
+    pair = len(examples.texts) == 2
+    # A copy, because truncation is a setting of the tokeniser itself and the caller's must stay as it is.
+    engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    special = engine.num_special_tokens_to_add(pair)
+    if max_seq_length < special + 1 + pair:
+        raise ConfigError(
+            f"max_seq_length is {max_seq_length}, but {special} special tokens and a token of each text need "
+            f"{special + 1 + pair}; the usual lengths are 64 for one text and 128 for two"
+        )
+    engine.no_padding()
+    engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
+
+    rows: Sequence[str | tuple[str, ...]] = list(zip(*examples.texts, strict=True)) if pair else examples.texts[0]
+    tokens: list[NDArray[np.int32]] = []
+    lengths = np.zeros(len(rows) + 1, dtype=np.int64)
+    segment_a_lengths = np.zeros(len(rows), dtype=np.int32)
+    for start in range(0, len(rows), ENCODE_ROWS):
+        for row, encoding in enumerate(engine.encode_batch_fast(rows[start : start + ENCODE_ROWS]), start=start):
+            tokens.append(np.asarray(encoding.ids, dtype=np.int32))
+            lengths[row + 1] = len(encoding.ids)
+            segment_a_lengths[row] = len(encoding.ids) - sum(encoding.type_ids)
+    return EncodedExamples(np.concatenate(tokens), np.cumsum(lengths), segment_a_lengths, examples.labels)
+
+
+class TaskSource:
+    """The batches of a task's rows: a `batching.BatchSource`. `Batch.sample_ids` are row numbers of the file.
+
+    Args:
+        encoded: the rows.
+        global_batch_size: rows of an optimizer step, over all ranks and micro-batches.
+        max_seq_length: what "reference" padding pads to, and what the rows were cut to.
+        seed: names the order, together with the epoch.
+        padding: "valid" or "reference", see `batching.RowLayout`.
+        pad_id: token id of padding.
+        shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
+        type_vocab_size: of the model; below 2 it knows no second segment.
+    """
+
+    def __init__(
+        self,
+        encoded: EncodedExamples,
+        *,
+        global_batch_size: int,
+        max_seq_length: int,
+        seed: int,
+        padding: Padding,
+        pad_id: int,
+        shuffle: bool = True,
+        type_vocab_size: int = 2,
+    ) -> None:
+        assert global_batch_size > 0, global_batch_size
+        assert encoded.lengths.max() <= max_seq_length, (encoded.lengths.max(), max_seq_length)
+        self._encoded = encoded
+        self._lengths = encoded.lengths
+        self._global_batch_size = global_batch_size
+        self._layout = RowLayout(padding, max_seq_length, pad_id, type_vocab_size)
+        self._seed = seed
+        self._shuffle = shuffle
+        # Two epochs: a prefetching reader may look into the next one while this one ends.
+        self._plan = lru_cache(maxsize=2)(self._plan_epoch)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows, without the order that seed and batch size give them."""
+        return self._encoded.fingerprint
+
+    def samples_in_epoch(self, epoch: int) -> int:
+        """Rows; the same in every epoch."""
+        return len(self._encoded)
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """Optimizer steps; the last one may have fewer rows than the others."""
+        return -(-len(self._encoded) // self._global_batch_size)
+
+    def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
+        """Return the micro-batches that `rank` takes in step `position` of `epoch`, see `batching.BatchSource`."""
+        steps = self._plan(epoch if self._shuffle else 0)
+        return step_batches(
+            steps[position],
+            self._lengths,
+            self._fetch,
+            self._layout,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+        )
+
+    def _plan_epoch(self, epoch: int) -> list[Ints]:
+        key = make_key("task", self._seed, epoch) if self._shuffle else None
+        return plan_window(self._lengths, self._global_batch_size, key)
+
+    def _fetch(self, rows: Ints) -> Rows:
+        encoded = self._encoded
+        return Rows(
+            tokens=np.concatenate([encoded.tokens[encoded.offsets[row] : encoded.offsets[row + 1]] for row in rows]),
+            lengths=self._lengths[rows],
+            first_lengths=encoded.segment_a_lengths[rows].astype(np.int64),
+            sample_ids=rows,
+            labels=None if encoded.labels is None else encoded.labels[rows],
+        )

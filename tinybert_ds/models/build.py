@@ -1,0 +1,196 @@
+"""The student: made from a config with random weights, or loaded; and whether it fits its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+
+import tinybert_ds
+from tinybert_ds.errors import ConfigError, ModelError, raise_all
+from tinybert_ds.models.labels import set_labels
+from tinybert_ds.models.layer_map import parse_layer_map
+from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
+
+STUDENTS_DIR = Path(tinybert_ds.__file__).parent / "students"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classification head: the task's labels in the order of their ids, or None for regression."""
+
+    label_names: tuple[str, ...] | None
+    pooler_relu: bool = False
+
+
+def shipped_students() -> tuple[str, ...]:
+    """Return the names of the student configs that come with the package."""
+    return tuple(sorted(path.stem for path in STUDENTS_DIR.glob("*.json")))
+
+
+def resolve_student(source: str | Path) -> Path:
+    """Find a student: a directory, a config file, or the name of a shipped config.
+
+    Raises:
+        ModelError: None of these.
+    """
+    path = Path(source)
+    shipped = STUDENTS_DIR / f"{source}.json"
+    if path.exists():
+        return path
+    if str(source) in shipped_students():
+        return shipped
+    raise ModelError(
+        f"student {str(source)!r} does not exist; give a directory, a config.json, or one of the shipped students: "
+        f"{', '.join(shipped_students())}"
+    )
+
+
+def build_student(
+    source: str | Path, *, weights: Literal["random", "load"], head: Head | None, seed: int
+) -> PreTrainedModel:
+    """Make the student, in float32 and eval mode.
+
+    Args:
+        source: A directory with or without weights, a config.json, or a shipped student's name.
+        weights: "random": new ones, drawn from `seed`, and the source must hold none that would be thrown away
+            (`--continue_train` loads them). "load": the source's own.
+        head: With a classification head, or None for the bare encoder.
+        seed: Of all new weights; the same seed gives the same student on every rank.
+
+    Raises:
+        ModelError: Nothing at `source`; weights where none are wanted, or none where they are; a config that cannot be
+            built; whatever `load_encoder` and `load_classifier` raise.
+    """
+    path = resolve_student(source)
+    present = path.is_dir() and has_weights(path)
+    if weights == "load":
+        if not present:
+            raise ModelError(
+                f"student {source} holds no weights, and this command starts from trained ones; give the directory "
+                "that general distillation wrote, or another one with a model.safetensors"
+            )
+        if head is None:
+            return load_encoder(path, role="student", seed=seed)
+        return load_classifier(
+            path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed
+        )
+    if present:
+        raise ModelError(
+            f"student {source} holds weights that would be thrown away; give --continue_train to start from them, or "
+            "the path of its config.json to start from random ones"
+        )
+    return _random_student(path, head, seed)
+
+
+def _random_student(path: Path, head: Head | None, seed: int) -> PreTrainedModel:
+    config = read_config(path, role="student")
+    auto_class: Any = AutoModel
+    if head is not None:
+        set_labels(config, head.label_names)
+        auto_class = AutoModelForSequenceClassification
+    try:
+        with seeded(seed):
+            return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(f"no model can be built from {path}: {error}") from error
+
+
+def check_pair(
+    teacher_config: Any,
+    student_config: Any,
+    *,
+    layer_map: str | None,
+    projection: Literal["per_layer", "shared", "none"] = "per_layer",
+) -> tuple[int, ...]:
+    """Check that a student can be distilled from a teacher, and read the layer map.
+
+    Args:
+        teacher_config, student_config: Their Hugging Face configs.
+        layer_map: The value of `--layer_map`, or None for a stage that compares predictions alone.
+        projection: "none" needs hidden states of equal width.
+
+    Returns:
+        The layer map, see `parse_layer_map`; empty for None.
+
+    Raises:
+        ConfigError: All that does not fit, each with what to change, at once.
+    """
+    problems = []
+    parsed: tuple[int, ...] = ()
+    if teacher_config.vocab_size != student_config.vocab_size:
+        problems.append(
+            f"the student's vocabulary has {student_config.vocab_size} entries, the teacher's "
+            f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
+            "(copy a shipped one first)"
+        )
+    if layer_map is not None:
+        heads = teacher_config.num_attention_heads, student_config.num_attention_heads
+        if heads[0] != heads[1]:
+            problems.append(
+                f"the student has {heads[1]} attention heads, the teacher {heads[0]}; attention scores are compared "
+                f'head by head: set "num_attention_heads": {heads[0]} in the student\'s config.json, and a '
+                f'"hidden_size" that is a multiple of {heads[0]}'
+            )
+        widths = teacher_config.hidden_size, student_config.hidden_size
+        if projection == "none" and widths[0] != widths[1]:
+            problems.append(
+                f"--projection none needs equal widths; the student has hidden_size {widths[1]}, the teacher "
+                f"{widths[0]}: use --projection per_layer or shared"
+            )
+        try:
+            parsed = parse_layer_map(layer_map, teacher_config.num_hidden_layers, student_config.num_hidden_layers)
+        except ConfigError as error:
+            problems.append(str(error))
+    raise_all(problems)
+    return parsed
+
+
+def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """Start the student's embeddings from the leading singular vectors of the teacher's, in place.
+
+    The word embeddings E (V, H_teacher) are projected to E·B, where the columns of B (H_teacher, H_student) are the
+    right singular vectors of the largest singular values: of all tables of that width, the one E is best rebuilt from.
+    Position and segment embeddings go through the same B, so that sums of embeddings are projected as a whole.
+
+    Args:
+        teacher: With its trained weights.
+        student: Of the same vocabulary, no wider and with no more positions and segments than the teacher.
+
+    Raises:
+        ModelError: Tables that do not fit each other.
+    """
+    pairs = _embedding_pairs(teacher, student)
+    (_, source, target), *_ = pairs
+    width = target.shape[1]
+    if width > source.shape[1]:
+        raise ModelError(
+            f"--init_embeddings svd needs a student whose embeddings ({width}) are no wider than the teacher's "
+            f"({source.shape[1]}); use --init_embeddings random"
+        )
+    _, vectors = torch.linalg.eigh(source.double().T @ source.double())  # ascending
+    basis = vectors.flip(1)[:, :width]
+    # The sign of a singular vector is arbitrary; fix it, so that every machine starts from the same student.
+    basis = basis * torch.where(basis.sum(dim=0) < 0, -1.0, 1.0)
+    with torch.no_grad():
+        for name, table, own in pairs:
+            if own.shape[0] > table.shape[0] or (name == "word" and own.shape[0] != table.shape[0]):
+                raise ModelError(
+                    f"--init_embeddings svd: the student has {own.shape[0]} {name} embeddings, the teacher "
+                    f"{table.shape[0]}; change the student's config.json or use --init_embeddings random"
+                )
+            own.copy_(table[: own.shape[0]].double() @ basis)
+
+
+def _embedding_pairs(teacher: PreTrainedModel, student: PreTrainedModel) -> Sequence[tuple[str, Tensor, Tensor]]:
+    pairs = [("word", teacher.get_input_embeddings().weight, student.get_input_embeddings().weight)]
+    for name, attribute in (("position", "position_embeddings"), ("segment", "token_type_embeddings")):
+        tables = [getattr(getattr(m.base_model, "embeddings", None), attribute, None) for m in (teacher, student)]
+        if tables[0] is not None and tables[1] is not None:
+            pairs.append((name, tables[0].weight, tables[1].weight))
+    return [(name, source.detach(), target.detach()) for name, source, target in pairs]

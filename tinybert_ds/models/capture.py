@@ -1,0 +1,182 @@
+"""Hidden states, queries and keys out of any encoder whose attention goes through transformers' AttentionInterface.
+
+The registered attention function is SDPA that also hands each layer's queries and keys to a collector, which lives for
+one forward pass. Layers are told apart by the order of the calls: some architectures carry no layer index, and ALBERT
+calls one module many times. B batch rows, S sequence length, A heads, D head size, H hidden size, C classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tinybert_ds.errors import ModelError
+from tinybert_ds.types import Batch, EncoderOutput
+
+ATTENTION_NAME = "tinybert_ds_sdpa"
+
+
+@dataclass
+class AttentionCalls:
+    """What one forward pass handed out, by the number of the attention call (0-based)."""
+
+    wanted: frozenset[int]
+    count: int = 0
+    queries: dict[int, Tensor] = field(default_factory=dict)  # (B, A, S, D)
+    keys: dict[int, Tensor] = field(default_factory=dict)  # (B, A, S, D)
+    scalings: dict[int, float] = field(default_factory=dict)
+    masks: dict[int, Tensor | None] = field(default_factory=dict)  # broadcastable to (B, A, S, S)
+    additions: dict[int, str] = field(default_factory=dict)  # what is added to the scores beside the mask
+
+
+_collector: ContextVar[AttentionCalls | None] = ContextVar("tinybert_ds_attention_calls", default=None)
+
+_SCORE_ADDITIONS = ("position_bias", "softcap", "s_aux")
+
+
+def capturing_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """SDPA in transformers' attention signature, which also shows its inputs to the active collector.
+
+    Args:
+        query, key: (B, A, S, D), after any rotary embedding, unscaled.
+        value: (B, A, S, D).
+        attention_mask: Broadcastable to (B, A, S, S), or None.
+        kwargs: scaling, dropout and whatever else the architecture passes.
+
+    Returns:
+        The attention output (B, S, A, D), and None for the probabilities.
+    """
+    calls = _collector.get()
+    if calls is not None:
+        # A layer that is recomputed for the backward pass comes here without a collector, and is ignored.
+        number, calls.count = calls.count, calls.count + 1
+        if number in calls.wanted:
+            scaling = kwargs.get("scaling")
+            calls.queries[number], calls.keys[number] = query, key
+            calls.scalings[number] = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+            calls.masks[number] = attention_mask
+            added = [name for name in _SCORE_ADDITIONS if kwargs.get(name) is not None]
+            if added:
+                calls.additions[number] = ", ".join(added)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+def register_capture() -> None:
+    """Make the capturing attention known to transformers; doing it again changes nothing."""
+    AttentionInterface.register(ATTENTION_NAME, capturing_sdpa)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+class CapturingEncoder(nn.Module):
+    """A Hugging Face encoder that returns what distillation reads, and keeps nothing else.
+
+    Args:
+        model: The encoder, with or without a classification head. It stays available as `.model`.
+        states: Hidden states to return, in this order; 0 is the embedding output, N the last one, as the model
+            returns them (`output_hidden_states`). Repeats are allowed.
+        attention_layers: Attention layers (0-based) whose queries and keys to return, in this order. When it is empty
+            the model's attention is left as it is, so that any architecture can give logits.
+        logits: Whether to run the classification head. Without it only the base model runs.
+
+    Raises:
+        ModelError: An architecture whose attention cannot be captured, states or layers that it does not have, or
+            logits of a model without a classification head.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, states: Sequence[int], attention_layers: Sequence[int], logits: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.states = tuple(states)
+        self.attention_layers = tuple(attention_layers)
+        self.logits = logits
+        _check_request(self)
+        if self.attention_layers:
+            register_capture()
+            if model._can_set_attn_implementation():
+                model.set_attn_implementation(ATTENTION_NAME)
+            if model.config._attn_implementation != ATTENTION_NAME:
+                raise ModelError(_not_captured(model))
+        self._takes_token_types = takes_token_types(model)
+
+    @property
+    def config(self) -> Any:
+        """The model's config; DeepSpeed looks for it here."""
+        return self.model.config
+
+    def forward(self, batch: Batch) -> EncoderOutput:
+        """Return the states, queries and keys that were asked for, in that order, and the logits (B, C) or None."""
+        output, calls = self.run(batch)
+        queries = tuple(calls.queries[layer] for layer in self.attention_layers)
+        assert _gradients_arrive(self, queries), "queries without gradients: use checkpointing with use_reentrant=False"
+        return EncoderOutput(
+            hidden_states=tuple(output.hidden_states[state] for state in self.states),
+            queries=queries,
+            keys=tuple(calls.keys[layer] for layer in self.attention_layers),
+            scalings=tuple(calls.scalings[layer] for layer in self.attention_layers),
+            logits=output.logits if self.logits else None,
+        )
+
+    def run(self, batch: Batch) -> tuple[Any, AttentionCalls]:
+        """Run the model on a batch; return its own output and what its attention calls handed out."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if self._takes_token_types:
+            inputs["token_type_ids"] = batch.token_type_ids
+        if self.states:
+            inputs["output_hidden_states"] = sorted(set(self.states))
+        calls = AttentionCalls(frozenset(self.attention_layers))
+        token = _collector.set(calls)
+        try:
+            output = (self.model if self.logits else self.model.base_model)(**inputs, return_dict=True)
+        finally:
+            _collector.reset(token)
+        return output, calls
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether the model distinguishes segments: RoBERTa has the argument but a single type, and 1 is out of range."""
+    parameters = inspect.signature(type(model).forward).parameters
+    return "token_type_ids" in parameters and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+
+
+def _check_request(encoder: CapturingEncoder) -> None:
+    config = encoder.model.config
+    depth = getattr(config, "num_hidden_layers", None)
+    name = type(encoder.model).__name__
+    if depth is None:
+        raise ModelError(f"{name} has no num_hidden_layers in its config.json; use a text encoder such as BERT")
+    if any(not 0 <= state <= depth for state in encoder.states):
+        raise ModelError(f"hidden states {list(encoder.states)} asked of {name}; its {depth} layers have 0..{depth}")
+    if any(not 0 <= layer < depth for layer in encoder.attention_layers):
+        raise ModelError(
+            f"attention layers {list(encoder.attention_layers)} asked of {name}; its {depth} layers are 0..{depth - 1}"
+        )
+    if encoder.logits and encoder.model.base_model is encoder.model:
+        raise ModelError(f"logits asked of {name}, which has no classification head; load it with load_classifier")
+
+
+def _not_captured(model: PreTrainedModel) -> str:
+    return (
+        f"the attention of {type(model).__name__} (model_type {model.config.model_type!r}) does not go through "
+        "transformers' AttentionInterface, so its scores cannot be distilled; use an architecture that does, such as "
+        "BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, ALBERT, MobileBERT, ERNIE or NomicBERT"
+    )
+
+
+def _gradients_arrive(encoder: CapturingEncoder, queries: tuple[Tensor, ...]) -> bool:
+    """False where a student in training hands out detached queries, as reentrant checkpointing makes them."""
+    if not (queries and encoder.training and torch.is_grad_enabled()):
+        return True
+    return queries[-1].requires_grad or not any(p.requires_grad for p in encoder.model.parameters())

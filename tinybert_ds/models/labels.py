@@ -1,0 +1,85 @@
+"""Labels are matched by name, never by position: two sources of one task may number its classes differently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinybert_ds.errors import ModelError
+
+_GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
+
+
+def output_names(config: Any) -> tuple[str, ...]:
+    """Return the names of a classifier's outputs, in the order of its logits."""
+    return tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+
+
+def has_generic_labels(config: Any) -> bool:
+    """Whether the config only has the names LABEL_0, LABEL_1, ... that transformers makes up."""
+    return all(_GENERIC.fullmatch(name) for name in output_names(config))
+
+
+def set_labels(config: Any, label_names: Sequence[str] | None) -> None:
+    """Write a task's labels into a model config, in place.
+
+    Args:
+        config: Of the classifier.
+        label_names: In the order of the class ids; None for a regression with one output.
+    """
+    names = ("score",) if label_names is None else tuple(label_names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = "regression" if label_names is None else "single_label_classification"
+
+
+def match_labels(
+    config: Any, label_names: Sequence[str], aliases: Mapping[str, str], stated: Sequence[str] | None
+) -> tuple[int, ...]:
+    """Find a teacher's output for each label of the task.
+
+    Args:
+        config: The teacher's config.
+        label_names: The task's labels, in the order of its class ids.
+        aliases: Other spellings -> label name, lower case.
+        stated: The names of the teacher's outputs in its order, from `--teacher_labels`; None to take its config's.
+
+    Returns:
+        Columns of the teacher's logits: `logits[:, columns]` is in the task's order. Capitals do not count, nor does
+        the difference of space, hyphen and underscore.
+
+    Raises:
+        ModelError: A number of outputs that differs from the task's, generic names, or names that are no label.
+    """
+    count = len(config.id2label)
+    names = list(stated) if stated is not None else list(output_names(config))
+    if len(names) != count:
+        raise ModelError(
+            f"--teacher_labels names {len(names)} outputs ({', '.join(names)}); the teacher has {count}: name each of "
+            "them once, in its order"
+        )
+    if count != len(label_names):
+        raise ModelError(
+            f"the teacher has {count} outputs ({', '.join(names)}); the task has {len(label_names)} labels "
+            f"({', '.join(label_names)}): give a teacher that was fine-tuned on this task"
+        )
+    if stated is None and has_generic_labels(config):
+        raise ModelError(
+            f"the teacher's config names its outputs {', '.join(names)}, which says nothing; state their order, such "
+            f"as --teacher_labels {','.join(label_names)}"
+        )
+    spellings = {_normal(alias): _normal(name) for alias, name in aliases.items()}
+    labels = [_normal(name) for name in label_names]
+    found = [spellings.get(word, word) if word not in labels else word for word in map(_normal, names)]
+    if sorted(found) != sorted(labels):
+        allowed = ", ".join(label_names)
+        raise ModelError(
+            f"the teacher's outputs ({', '.join(names)}) are not the task's labels ({allowed}); state what they stand "
+            f"for, in the teacher's order, such as --teacher_labels {','.join(label_names)}"
+        )
+    return tuple(found.index(label) for label in labels)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().casefold())

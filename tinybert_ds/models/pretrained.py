@@ -1,0 +1,287 @@
+"""Strict loading of Hugging Face directories: never remote code, never a weight that is made up in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tinybert_ds.errors import ModelError
+from tinybert_ds.models import published
+from tinybert_ds.models.labels import output_names, set_labels
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["teacher", "student", "model"]
+"""What a directory is to be; it only words the messages."""
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    published.WEIGHTS_FILE,
+    f"{published.WEIGHTS_FILE}.index.json",
+)
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
+
+
+def read_config(path: str | Path, *, role: Role) -> Any:
+    """Read the config of a model directory, or a config.json itself.
+
+    Args:
+        path: A directory with a config.json, or that file. One without `model_type` is read as BERT's if it has BERT's
+            keys: the published TinyBERTs.
+        role: Words the messages.
+
+    Raises:
+        ModelError: Nothing there, not JSON, an architecture that transformers does not know (remote code is never
+            run), values that it does not take, or an encoder-decoder.
+    """
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        what = "has no config.json" if path.is_dir() else "does not exist"
+        raise ModelError(f"{role} {path} {what}; give a Hugging Face model directory")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{file} is not JSON ({error}); give a Hugging Face model directory") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
+    try:
+        config = published.published_config(content) or _hugging_face_config(content, file)
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{file} is not a valid model config: {error}") from error
+    if getattr(config, "vocab_size", None) is None or getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{role} {path} (model_type {config.model_type!r}) is not a text encoder; use one such as BERT"
+        )
+    return config
+
+
+def has_weights(directory: str | Path) -> bool:
+    """Whether a directory holds weights in a form that transformers loads."""
+    return any((Path(directory) / name).is_file() for name in WEIGHT_FILES)
+
+
+def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrainedModel:
+    """Load an encoder without a head, in float32 and eval mode.
+
+    Args:
+        directory: config.json with safetensors or .bin weights (weights only).
+        role: Words the messages.
+        seed: Of a pooler that the directory lacks; it is new then, and a log line says so.
+
+    Raises:
+        ModelError: No such directory, no weights, unreadable ones, or any encoder weight that is missing, of another
+            shape or without a place in the config's architecture, with their names.
+    """
+    config = read_config(directory, role=role)
+    model, info = _load(AutoModel, Path(directory), config, role, seed)
+    _check_encoder(model, info, directory, role)
+    _log_extras(model, info, directory, role)
+    return model
+
+
+def load_classifier(
+    directory: str | Path,
+    *,
+    label_names: Sequence[str] | None,
+    role: Role,
+    head: Literal["any", "required"] = "any",
+    pooler_relu: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Load an encoder with a classification head, in float32 and eval mode.
+
+    Args:
+        directory: As for `load_encoder`.
+        label_names: The task's labels in the order of their ids; None for regression (one output).
+        role: Words the messages.
+        head: "required": the directory must hold a fine-tuned head with as many outputs as the task, whose own names
+            stay in the config for `match_labels`. "any": its head is taken where the names of its outputs are the
+            task's, else a new one is made and a log line says so; the config gets the task's names.
+        pooler_relu: Put the published fine-tuned TinyBERTs' ReLU behind the pooler (a saved config may also ask).
+        seed: Of new heads.
+
+    Raises:
+        ModelError: As for `load_encoder`; a required head that is missing or of another size; `pooler_relu` for
+            something other than a BERT.
+    """
+    config = read_config(directory, role=role)
+    _take_published_outputs(config, Path(directory))
+    own_names = output_names(config)
+    if head == "any":
+        set_labels(config, label_names)
+    model, info = _load(AutoModelForSequenceClassification, Path(directory), config, role, seed)
+    _check_encoder(model, info, directory, role)
+    new = sorted(_missing(info))
+    if head == "required":
+        _check_head(new, own_names, 1 if label_names is None else len(label_names), directory, role)
+    elif not new and own_names != output_names(config):
+        # A head for other classes, or for the same ones in another order, is worse than a new one.
+        new = _renew_head(model, seed)
+    if new:
+        logger.info("%s %s: new classification head (%s)", role, directory, _some(new))
+    _log_extras(model, info, directory, role)
+    if pooler_relu or getattr(config, "pooler_relu", False):
+        published.apply_pooler_relu(model)
+    return model
+
+
+def _check_head(new: list[str], names: Sequence[str], wanted: int, directory: str | Path, role: Role) -> None:
+    if new:
+        raise ModelError(
+            f"{role} {directory} has no fine-tuned classification head (missing: {_some(new)}); fine-tune it on the "
+            "task first, with launchers/finetune_teacher.py"
+        )
+    if len(names) != wanted:
+        raise ModelError(
+            f"{role} {directory} has {len(names)} outputs ({', '.join(names)}), the task has {wanted}; give a model "
+            "that was fine-tuned on this task"
+        )
+
+
+def _hugging_face_config(content: dict[str, Any], file: Path) -> Any:
+    model_type = content.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        remote = " (it asks for remote code, which is never run)" if "auto_map" in content else ""
+        found = f"model_type {model_type!r}" if model_type else "no model_type"
+        raise ModelError(
+            f"{file} has {found}, which the installed transformers does not know{remote}; use an architecture of "
+            'transformers, such as "bert"'
+        )
+    return CONFIG_MAPPING[model_type].from_dict(content)
+
+
+def _take_published_outputs(config: Any, directory: Path) -> None:
+    """Give a config without `model_type` the number of outputs that only its weights show."""
+    content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    file = directory / published.WEIGHTS_FILE
+    if "model_type" in content or "id2label" in content or not file.is_file():
+        return
+    outputs = published.published_outputs(published.read_bin(file))
+    if outputs is not None:
+        config.num_labels = outputs
+
+
+def _load(auto_class: Any, directory: Path, config: Any, role: Role, seed: int) -> tuple[PreTrainedModel, dict]:
+    if not directory.is_dir() or not has_weights(directory):
+        raise ModelError(
+            f"{role} {directory} has no weights; give a directory with one of {', '.join(WEIGHT_FILES)} beside its "
+            "config.json"
+        )
+    try:
+        with seeded(seed), _quiet():
+            return auto_class.from_pretrained(
+                directory,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                ignore_mismatched_sizes=True,  # mismatches are judged, and named, by us
+                output_loading_info=True,
+            )
+    except _LOAD_ERRORS as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{role} {directory} (model_type {config.model_type!r}) cannot be loaded: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, role: Role) -> None:
+    """Refuse made-up or left-over encoder weights; heads and poolers are the callers' affair."""
+    problems = []
+    missing = sorted(key for key in info["missing_keys"] if _is_encoder_key(model, key))
+    if missing:
+        problems.append(f"{len(missing)} weights of the encoder are missing: {_some(missing)}")
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        if _is_encoder_key(model, key):
+            problems.append(f"{key} has shape {list(found)}, its config asks for {list(wanted)}")
+    left_over = sorted(key for key in info["unexpected_keys"] if _is_encoder_key(model, key))
+    if left_over:
+        problems.append(f"{len(left_over)} weights have no place in its config's architecture: {_some(left_over)}")
+    if problems:
+        raise ModelError(
+            f"the weights of {role} {directory} do not fit its config.json ({type(model).__name__}): "
+            f"{'; '.join(problems)}. Give the weights and the config of one model"
+        )
+
+
+def _is_encoder_key(model: PreTrainedModel, key: str) -> bool:
+    """Whether a key belongs to the base model, other than to its pooler or to a buffer that old files hold."""
+    base = model.base_model
+    key = key.removeprefix(f"{model.base_model_prefix}.")
+    own_head = base is not model and not any(key.startswith(f"{name}.") for name, _ in base.named_children())
+    part = key.partition(".")[0]
+    parts = {name for name, _ in base.named_children()}
+    return not own_head and part in parts and not part.startswith("pooler") and not key.endswith("position_ids")
+
+
+def _missing(info: dict) -> set[str]:
+    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def _renew_head(model: PreTrainedModel, seed: int) -> list[str]:
+    """Give the head the weights that a new model of its class would have, in place; the names of its parameters."""
+    with seeded(seed):
+        fresh = dict(type(model)(model.config).named_parameters())
+    head = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    with torch.no_grad():
+        for name in head:
+            model.get_parameter(name).copy_(fresh[name])
+    return head
+
+
+def _log_extras(model: PreTrainedModel, info: dict, directory: str | Path, role: Role) -> None:
+    heads = sorted({_head_name(key) for key in info["unexpected_keys"] if not key.endswith("position_ids")})
+    if heads:
+        logger.info(
+            "%s %s: left out what %s has no use for: %s", role, directory, type(model).__name__, ", ".join(heads)
+        )
+    new_pooler = sorted(key for key in _missing(info) if "pooler" in key)
+    if new_pooler:
+        logger.info("%s %s: new pooler (%s)", role, directory, _some(new_pooler))
+
+
+def _head_name(key: str) -> str:
+    parts = key.split(".")
+    return ".".join(parts[:2] if parts[0] in ("cls", "bert", "roberta", "fit_denses") else parts[:1])
+
+
+def _some(names: Sequence[str], count: int = 6) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's CPU generator at `seed`, and put the generator back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' load report and progress bar off the terminal: our own messages say the same in a line."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

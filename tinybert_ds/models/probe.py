@@ -1,0 +1,141 @@
+"""A probe forward pass that tells, before any training, whether an encoder can be distilled from or into.
+
+B batch rows, S sequence length, A heads, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinybert_ds.errors import ModelError, raise_all
+from tinybert_ds.models.capture import AttentionCalls, CapturingEncoder
+from tinybert_ds.types import Batch, Counts
+
+
+def probe_batch(model: PreTrainedModel, *, sequence_length: int) -> Batch:
+    """Return one row of `sequence_length` positions, the last quarter of them padding, on the model's device."""
+    padding = model.config.pad_token_id or 0
+    ids = torch.arange(sequence_length) % model.config.vocab_size
+    # Any token but padding, which RoBERTa recognises by its id when it counts positions.
+    ids = torch.where(ids == padding, (padding + 1) % model.config.vocab_size, ids)
+    length = sequence_length - sequence_length // 4
+    mask = (torch.arange(sequence_length) < length).long()
+    row = torch.where(mask.bool(), ids, padding)[None].to(model.device)
+    return Batch(
+        input_ids=row,
+        attention_mask=mask[None].to(model.device),
+        token_type_ids=torch.zeros_like(row),
+        labels=None,
+        sample_ids=torch.zeros(1, dtype=torch.long, device=model.device),
+        counts=Counts(rows=1.0, tokens=float(length), token_pairs=float(length**2)),
+    )
+
+
+def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> None:
+    """Refuse an encoder whose scores or states are not what the losses take them for.
+
+    Runs one row through the model, without gradients and in eval mode. A sliding window that is wider than the
+    sequence does no harm and passes.
+
+    Args:
+        encoder: As it will be used; not yet inside an engine.
+        sequence_length: The longest sequence of the run, in tokens.
+
+    Raises:
+        ModelError: Too few positions for the sequence; a number of states or attention calls other than the depth
+            says; key heads that differ in number from query heads; a mask in a mapped layer that hides more or less
+            than padding, or scores with something added.
+    """
+    limit = position_limit(encoder.model)
+    if limit is not None and sequence_length > limit:
+        raise ModelError(
+            f"sequences of {sequence_length} tokens are longer than the {limit} positions of "
+            f"{_describe(encoder)}; lower --max_seq_length to at most {limit}"
+        )
+    batch = probe_batch(encoder.model, sequence_length=sequence_length)
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            output, calls = encoder.run(batch)
+    finally:
+        encoder.train(training)
+    states = len(output.hidden_states) if encoder.states else None
+    raise_all(_problems(encoder, calls, batch.attention_mask, states), ModelError)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Return the longest sequence that the config allows, or None where it states no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    embeddings = getattr(model.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    padding_idx = getattr(table, "padding_idx", None)
+    if limit is None or padding_idx is None:
+        return limit
+    return limit - padding_idx - 1  # RoBERTa counts positions from padding_idx + 1
+
+
+def _problems(
+    encoder: CapturingEncoder, calls: AttentionCalls, attention_mask: Tensor, states: int | None
+) -> list[str]:
+    depth = encoder.model.config.num_hidden_layers
+    problems = []
+    if states is not None and states != depth + 1:
+        problems.append(
+            f"{_describe(encoder)} returns {states} hidden states for its {depth} layers, not {depth + 1}; "
+            "its states cannot be mapped to layers"
+        )
+    if not encoder.attention_layers:
+        return problems
+    if calls.count != depth:
+        problems.append(
+            f"{_describe(encoder)} made {calls.count} attention calls through transformers' AttentionInterface for its "
+            f"{depth} layers, so its scores cannot be told apart by layer; use an architecture with one per layer, "
+            "such as BERT"
+        )
+        return problems
+    for layer in dict.fromkeys(encoder.attention_layers):
+        problems += _layer_problems(encoder, calls, attention_mask, layer)
+    return problems
+
+
+def _layer_problems(encoder: CapturingEncoder, calls: AttentionCalls, attention_mask: Tensor, layer: int) -> list[str]:
+    query, key = calls.queries[layer], calls.keys[layer]
+    if query.shape[1] != key.shape[1]:
+        return [
+            f"attention layer {layer} of {_describe(encoder)} has {query.shape[1]} query heads but {key.shape[1]} key "
+            "heads (grouped queries); only equal numbers can be distilled"
+        ]
+    if layer in calls.additions:
+        return [
+            f"attention layer {layer} of {_describe(encoder)} adds {calls.additions[layer]} to its scores, which "
+            "queries and keys do not show; use an architecture with plain scores, such as BERT"
+        ]
+    if not _masks_only_padding(calls.masks[layer], attention_mask):
+        return [
+            f"attention layer {layer} of {_describe(encoder)} hides other keys than padding (a sliding window or a "
+            f"causal mask) at {attention_mask.shape[1]} tokens; choose a --layer_map that names layers with full "
+            "attention, or another architecture"
+        ]
+    return []
+
+
+def _masks_only_padding(mask: Tensor | None, attention_mask: Tensor) -> bool:
+    """Whether each real query sees exactly the real keys; what padded queries see does not matter."""
+    if mask is None:
+        return bool(attention_mask.all())
+    length = attention_mask.shape[1]
+    if mask.dtype != torch.bool:
+        visible = mask == 0
+        if bool((~visible & (mask > -1e4)).any()):  # neither open nor shut: a bias
+            return False
+        mask = visible
+    seen = mask.expand(*mask.shape[:-2], length, length)
+    real = attention_mask.bool()[:, None, None, :]
+    return bool(((seen == real) | ~real.transpose(-1, -2)).all())
+
+
+def _describe(encoder: CapturingEncoder) -> str:
+    return f"{type(encoder.model).__name__} (model_type {encoder.model.config.model_type!r})"

@@ -1,0 +1,105 @@
+"""The directories of the published TinyBERTs, and of other BERTs as old: a config.json that does not say `model_type`.
+
+They hold a `vocab.txt` and a `pytorch_model.bin` with BERT's keys, pre-training heads (`cls.*`), a `classifier` if
+fine-tuned, and the projections of general distillation: `fit_dense` in the first version (one for all states),
+`fit_denses.N` in the second (one for each state, embeddings included).
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from tinybert_ds.errors import ModelError
+
+WEIGHTS_FILE = "pytorch_model.bin"
+_PROJECTION = re.compile(r"(?:module\.)?fit_dense(?:s\.(\d+))?\.(weight|bias)")
+_STATED_BY_BERT = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+def published_config(content: Mapping[str, Any]) -> BertConfig | None:
+    """Read a config.json without `model_type` as BERT's.
+
+    Args:
+        content: The file's JSON object.
+
+    Returns:
+        The config without the keys that no BERT knows (cell, emb_size, structure, ...), or None where `model_type` is
+        there or BERT's own keys are not.
+    """
+    if "model_type" in content or any(key not in content for key in _STATED_BY_BERT):
+        return None
+    known = {field.name for field in fields(BertConfig)} | {"id2label", "label2id", "problem_type", "pooler_relu"}
+    return BertConfig(**{key: value for key, value in content.items() if key in known})
+
+
+def read_bin(path: Path) -> dict[str, Tensor]:
+    """Read a .bin of tensors, weights only: nothing in it is executed.
+
+    Raises:
+        ModelError: No such file, or not one of tensors alone.
+    """
+    try:
+        # Files written before torch 1.6 are no zip archives and cannot be memory-mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {_first_line(error)}); copy it again "
+            "from its source, or convert it to model.safetensors"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{path} holds more than named tensors; give a plain state dict or a model.safetensors")
+    return content
+
+
+def published_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Take the projections out of a published state dict.
+
+    Returns:
+        "N.weight" (H_teacher, H_student) and "N.bias" (H_teacher,) for the student states N, or only N = 0 for one
+        projection that all states share; None where there is none.
+    """
+    found = {}
+    for key, value in state.items():
+        match = _PROJECTION.fullmatch(key)
+        if match:
+            found[f"{match[1] or 0}.{match[2]}"] = value.clone().float()
+    return found or None
+
+
+def published_outputs(state: Mapping[str, Tensor]) -> int | None:
+    """Return the number of outputs of a published fine-tuned model, which its config.json does not say."""
+    weight = state.get("classifier.weight")
+    return None if weight is None else weight.shape[0]
+
+
+def apply_pooler_relu(model: PreTrainedModel) -> None:
+    """Put the ReLU after the pooler's tanh that the published fine-tuned TinyBERTs were trained with, in place.
+
+    The config then says `"pooler_relu": true`, and our loading functions put it in again; transformers alone does not.
+
+    Raises:
+        ModelError: Not a BERT classifier.
+    """
+    if not isinstance(model, BertForSequenceClassification):
+        raise ModelError(
+            f"--pooler_relu is for the published fine-tuned TinyBERTs, which are BERTs; {type(model).__name__} has no "
+            "such pooler: leave the flag out"
+        )
+    pooler = model.bert.pooler
+    if not isinstance(pooler.activation, nn.Sequential):
+        pooler.activation = nn.Sequential(nn.Tanh(), nn.ReLU())
+    model.config.pooler_relu = True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

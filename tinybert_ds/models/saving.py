@@ -1,0 +1,132 @@
+"""Saving a student as a plain Hugging Face directory, and the projections beside it."""
+
+from __future__ import annotations
+
+import copy
+import filecmp
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinybert_ds.errors import ModelError
+from tinybert_ds.models import published
+
+logger = logging.getLogger(__name__)
+
+PROJECTIONS_FILE = "projections.safetensors"
+_CONFIG_FILE = "config.json"
+
+
+def save_student(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    directory: str | Path,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    projections: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a model, its tokeniser and its projections as one set of files; call it on one rank.
+
+    A reader never sees a mixed set that loads: files are written elsewhere, synced and renamed. Where more than the
+    weights changes, config.json goes first and comes back last; a directory without it does not load.
+
+    Args:
+        model: Its config says what is written; the attention function that captures is not part of it.
+        tokenizer: A transformers tokenizer.
+        directory: Made if absent. Files of other names in it are left alone.
+        state_dict: The weights to write in place of the model's own: gathered under ZeRO-3, or the float32 masters.
+        projections: See `load_projections`; None leaves those that are there.
+
+    Raises:
+        OSError: A directory that cannot be written.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
+        scratch = Path(name)
+        state = dict(model.state_dict() if state_dict is None else state_dict)
+        state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        model.save_pretrained(scratch, state_dict=state)
+        tokenizer.save_pretrained(scratch)
+        config = copy.deepcopy(model.config)
+        # transformers loads in the dtype that the config states, so it must be that of the weights written.
+        config.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
+        config.save_pretrained(scratch)
+        if projections is not None:
+            _write_projections(scratch / PROJECTIONS_FILE, projections)
+        _replace(scratch, directory)
+    if getattr(model.config, "pooler_relu", False):
+        logger.warning(
+            "%s has a ReLU after its pooler (config.json: pooler_relu), which transformers does not know: load it with "
+            "this package, or its predictions differ",
+            directory,
+        )
+
+
+def save_projections(directory: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write the projections (see `load_projections`) beside a model, whole or not at all."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
+        _write_projections(Path(name) / PROJECTIONS_FILE, state)
+        _replace(Path(name), directory)
+
+
+def load_projections(directory: str | Path) -> dict[str, Tensor] | None:
+    """Read the projections that a previous stage, or a published TinyBERT, left beside its model.
+
+    Returns:
+        "N.weight" (H_teacher, H_student) and "N.bias" (H_teacher,) in float32, N the student state; only N = 0 where
+        all states share one. None where there is none.
+
+    Raises:
+        ModelError: A file that cannot be read.
+    """
+    file = Path(directory) / PROJECTIONS_FILE
+    if file.is_file():
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ModelError(f"{file} cannot be read ({error}); remove it to start with new projections") from error
+    weights = Path(directory) / published.WEIGHTS_FILE
+    return published.published_projections(published.read_bin(weights)) if weights.is_file() else None
+
+
+def _write_projections(file: Path, state: Mapping[str, Tensor]) -> None:
+    save_file({key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}, file)
+
+
+def _replace(source: Path, directory: Path) -> None:
+    """Move the files of `source` over those of `directory`, so that no mixed set with a config.json is ever there."""
+    changed = [file for file in sorted(source.iterdir()) if not _same(file, directory / file.name)]
+    for file in changed:
+        _sync(file)
+    if len(changed) > 1:
+        (directory / _CONFIG_FILE).unlink(missing_ok=True)
+        if not any(file.name == _CONFIG_FILE for file in changed) and (source / _CONFIG_FILE).is_file():
+            changed.append(source / _CONFIG_FILE)
+        _sync(directory)
+    for file in sorted(changed, key=lambda file: file.name == _CONFIG_FILE):
+        os.replace(file, directory / file.name)
+    _sync(directory)
+
+
+def _same(file: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(file, other, shallow=False)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

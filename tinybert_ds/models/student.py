@@ -1,0 +1,93 @@
+"""The student under training: encoder and objective in one module, and which of its parameters the optimizer gets.
+
+One engine then owns every trained parameter, and every use of one is inside its forward, as ZeRO-3 demands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.probe import probe_batch
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+
+
+class DistilledStudent(nn.Module):
+    """Encoder and objective (projections and losses) in one forward.
+
+    Args:
+        encoder: The student's encoder.
+        objective: Called as `objective(student_output, teacher_output, batch)`; returns LossTerms.
+    """
+
+    def __init__(self, encoder: CapturingEncoder, objective: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
+        """Return the objective's terms for a batch; `teacher_output` is None where there is no teacher."""
+        return self.objective(self.encoder(batch), teacher_output, batch)
+
+
+def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
+    """Take the parameters out of training that nothing the encoder returns depends on.
+
+    A pooler without a head, for example, or the head when only hidden states are asked for. They are found by asking
+    autograd on a tiny batch, so that it holds for every architecture; they stay in the saved model as they are.
+    Call it before DeepSpeed takes the module (ZeRO-3 leaves no parameters to probe).
+
+    Args:
+        encoder: Its parameters all hold their values; those that already are frozen stay so.
+
+    Returns:
+        The names of all parameters that do not train, in the names of `encoder.model`.
+    """
+    training = encoder.training
+    parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+    encoder.eval()
+    try:
+        with torch.enable_grad():
+            output = encoder(probe_batch(encoder.model, sequence_length=8))
+            tensors = [*output.hidden_states, *output.queries, *output.keys]
+            if output.logits is not None:
+                tensors.append(output.logits)
+            total = torch.stack([tensor.float().sum() for tensor in tensors]).sum()
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    finally:
+        encoder.train(training)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
+    return tuple(name for name, parameter in encoder.model.named_parameters() if not parameter.requires_grad)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters for AdamW: no weight decay on biases and normalisation weights, as BERT has it.
+
+    Args:
+        module: Anything with parameters; those without `requires_grad` are left out.
+        weight_decay: Of all the others.
+
+    Returns:
+        One or two parameter groups with the keys "params" and "weight_decay"; none of them is empty.
+    """
+    plain = {
+        id(parameter)
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if name == "bias" or name.endswith("_bias") or "Norm" in type(owner).__name__
+    }
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed: list[Tensor] = [parameter for parameter in trainable if id(parameter) not in plain]
+    undecayed: list[Tensor] = [parameter for parameter in trainable if id(parameter) in plain]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, each tied one once, whether they train or not."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -40,6 +40,10 @@ class BatchSource(Protocol):
         """Optimizer steps; all are of `global_batch_size` rows but the last, which may be shorter."""
         ...
 
+    def samples_in_step(self, epoch: int, position: int) -> int:
+        """Rows of the global batch at optimizer step `position` of `epoch`."""
+        ...
+
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """The `accumulation` micro-batches that `rank` takes in optimizer step `position` (from 0) of `epoch`.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import xxhash
@@ -84,6 +84,20 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
     return EncodedExamples(np.concatenate(tokens), np.cumsum(lengths), segment_a_lengths, examples.labels)
 
 
+def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
+    """Return the rows of the given numbers, in that order, as `batching.collate` takes them."""
+    lengths = encoded.offsets[rows + 1] - encoded.offsets[rows]
+    # The positions of all tokens at once: a row's start, repeated, plus 0, 1, 2, ... inside each row.
+    places = np.arange(lengths.sum()) + np.repeat(encoded.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    return Rows(
+        tokens=encoded.tokens[places],
+        lengths=lengths,
+        first_lengths=encoded.segment_a_lengths[rows].astype(np.int64),
+        sample_ids=rows,
+        labels=None if encoded.labels is None else encoded.labels[rows],
+    )
+
+
 class TaskSource:
     """The batches of a task's rows: a `batching.BatchSource`. `Batch.sample_ids` are row numbers of the file.
 
@@ -134,13 +148,18 @@ class TaskSource:
         """Optimizer steps; the last one may have fewer rows than the others."""
         return -(-len(self._encoded) // self._global_batch_size)
 
+    def samples_in_step(self, epoch: int, position: int) -> int:
+        """Rows of the global batch at step `position`."""
+        assert 0 <= position < self.steps_in_epoch(epoch), position
+        return min(self._global_batch_size, len(self._encoded) - position * self._global_batch_size)
+
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """Return the micro-batches that `rank` takes in step `position` of `epoch`, see `batching.BatchSource`."""
         steps = self._plan(epoch if self._shuffle else 0)
         return step_batches(
             steps[position],
             self._lengths,
-            self._fetch,
+            partial(take_rows, self._encoded),
             self._layout,
             rank=rank,
             world_size=world_size,
@@ -150,13 +169,3 @@ class TaskSource:
     def _plan_epoch(self, epoch: int) -> list[Ints]:
         key = make_key("task", self._seed, epoch) if self._shuffle else None
         return plan_window(self._lengths, self._global_batch_size, key)
-
-    def _fetch(self, rows: Ints) -> Rows:
-        encoded = self._encoded
-        return Rows(
-            tokens=np.concatenate([encoded.tokens[encoded.offsets[row] : encoded.offsets[row + 1]] for row in rows]),
-            lengths=self._lengths[rows],
-            first_lengths=encoded.segment_a_lengths[rows].astype(np.int64),
-            sample_ids=rows,
-            labels=None if encoded.labels is None else encoded.labels[rows],
-        )

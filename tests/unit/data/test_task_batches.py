@@ -147,6 +147,7 @@ def test_every_row_comes_once_in_an_epoch_and_in_another_order_in_the_next():
     assert (batches.samples_in_epoch(0), batches.steps_in_epoch(0)) == (22, 6)
     first, second = epoch_ids(batches, 0), epoch_ids(batches, 1)
     assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(22))
+    assert [len(step) for step in first] == [batches.samples_in_step(0, step) for step in range(6)] == [4] * 5 + [2]
     assert first != second
     assert first == epoch_ids(source(random_encoded(22, 40)), 0)
     assert first != epoch_ids(source(random_encoded(22, 40), seed=2), 0)

@@ -1,0 +1,7 @@
+"""Measure a student beside its teacher: `python launchers/compare_models.py --help`."""
+
+from tinybert_ds.command_line import run_command
+from tinybert_ds.comparison import main
+
+if __name__ == "__main__":
+    run_command(main)

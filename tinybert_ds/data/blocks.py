@@ -1,0 +1,144 @@
+"""Blocks: the runs of documents in which a corpus is shuffled, counted and read.
+
+Block k of a shard is the documents that begin in its tokens [k · BLOCK_TOKENS, (k + 1) · BLOCK_TOKENS). It is found by
+bisection, so that no table of blocks has to be made or kept; a block inside a long document is simply empty.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import xxhash
+from tqdm import tqdm
+
+from tinybert_ds.data.indexed import Shard
+from tinybert_ds.data.manifest import Corpus
+from tinybert_ds.data.order import Ints, make_key, uniforms
+from tinybert_ds.data.samples import Chunks, chunk_documents, draw_targets
+from tinybert_ds.files import write_atomically
+
+BLOCK_TOKENS = 1 << 17
+COUNTS_DIRECTORY = "counts"
+_COUNTS_VERSION = 1
+_HELD_OUT_KEY = make_key("held out documents")
+_HASHED_AT_ONCE = 1 << 20
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which documents are read and how they are cut into chunks."""
+
+    split: Split
+    held_out_below: float  # documents whose hash is below it are the eval split
+    longest: int  # tokens of a chunk
+    short_seq_prob: float
+
+
+class Block(NamedTuple):
+    """The selected documents of a block, cut into chunks."""
+
+    chunks: Chunks
+    addresses: Ints  # (d,) token of the shard at which each document begins
+    documents: Ints  # (d,) number of each document in its corpus
+
+
+def num_blocks(shard: Shard) -> int:
+    """Blocks of a shard, empty ones included."""
+    return -(-len(shard.tokens) // BLOCK_TOKENS)
+
+
+def held_out_threshold(num_documents: int, fraction: float) -> float:
+    """The hash value below which documents are held out: at least one of them, and never all.
+
+    It depends on the number of documents and the fraction only, not on seed or epoch.
+    """
+    if fraction <= 0:
+        return 0.0
+    lowest, highest = 1.0, 0.0
+    for begin in range(0, num_documents, _HASHED_AT_ONCE):
+        hashes = uniforms(_HELD_OUT_KEY, np.arange(begin, min(begin + _HASHED_AT_ONCE, num_documents)))
+        lowest, highest = min(lowest, float(hashes.min())), max(highest, float(hashes.max()))
+        if lowest < fraction <= highest:
+            return fraction
+    return float(np.nextafter(lowest, 1.0)) if lowest >= fraction else highest
+
+
+def is_held_out(documents: Ints, threshold: float) -> np.ndarray:
+    """(d,) bool: which documents belong to the eval split."""
+    return uniforms(_HELD_OUT_KEY, documents) < threshold
+
+
+def read_block(shard: Shard, first_document: int, number: int, selection: Selection, key: int) -> Block:
+    """The selected documents of block `number` of a shard.
+
+    Args:
+        shard: the shard; only its index is read.
+        first_document: the number that its first document has in its corpus.
+        number: of the block inside the shard.
+        selection: documents of the other split are passed over.
+        key: names the draws of (seed, epoch).
+    """
+    begin = shard.first_document_from(number * BLOCK_TOKENS)
+    end = shard.first_document_from((number + 1) * BLOCK_TOKENS)
+    documents = np.arange(begin, end, dtype=np.int64) + first_document
+    selected = is_held_out(documents, selection.held_out_below) == (selection.split == "eval")
+    documents = documents[selected]
+    edges = np.asarray(shard.documents[begin : end + 1])
+    begins, sentences = edges[:-1][selected], np.diff(edges)[selected]
+    ends = np.cumsum(sentences)
+    places = np.repeat(begins - (ends - sentences), sentences) + np.arange(sentences.sum())
+    targets = draw_targets(key, documents, selection.longest, selection.short_seq_prob)
+    # A document without sentences, which other writers make, may begin where the index ends.
+    offsets = np.asarray(shard.offsets[np.minimum(begins, len(shard.offsets) - 1)])
+    return Block(chunk_documents(shard.lengths[places], ends, targets), offsets // shard.tokens.itemsize, documents)
+
+
+def count_chunks(corpus: Corpus, selection: Selection, key: int) -> Ints:
+    """Chunks of each block of a corpus, shard after shard, int64.
+
+    Counting reads the whole index, so the result is kept in the directory `counts` of the corpus, under a name made of
+    all that it depends on. A directory that cannot be written to is no error: it is counted again next time.
+    """
+    named = {
+        "version": _COUNTS_VERSION,
+        "block_tokens": BLOCK_TOKENS,
+        "corpus": corpus.manifest.fingerprint,
+        "selection": asdict(selection),
+        "key": key if selection.short_seq_prob > 0 else None,
+    }
+    path = corpus.directory / COUNTS_DIRECTORY / f"{xxhash.xxh3_64_hexdigest(json.dumps(named).encode())}.npy"
+    expected = sum(num_blocks(shard) for shard in corpus.shards)
+    try:
+        counts = np.load(path, allow_pickle=False)
+        if counts.shape == (expected,) and counts.dtype == np.int64:
+            return counts
+    except (OSError, ValueError, EOFError):
+        pass  # absent or damaged: counted anew
+    counts = _count(corpus, selection, key, expected)
+    content = io.BytesIO()
+    np.save(content, counts)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content.getvalue())
+    except OSError:
+        pass  # a read-only corpus
+    return counts
+
+
+def _count(corpus: Corpus, selection: Selection, key: int, blocks: int) -> Ints:
+    counts, first_document = [], 0
+    quiet = os.environ.get("RANK", "0") != "0"
+    with tqdm(total=blocks, desc="counting samples", unit="block", delay=5, disable=quiet) as bar:
+        for shard in corpus.shards:
+            for number in range(num_blocks(shard)):
+                counts.append(len(read_block(shard, first_document, number, selection, key).chunks.first))
+                bar.update()
+            first_document += shard.num_documents
+    return np.array(counts, dtype=np.int64)

@@ -1,0 +1,240 @@
+"""A corpus directory: shards, the tokeniser that made them, and the manifest that says all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
+from tinybert_ds.data.tokenizer import SpecialIds
+from tinybert_ds.errors import DataError
+from tinybert_ds.files import write_atomically
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are made of a corpus unless a training command says otherwise."""
+
+    max_seq_len: int = 128
+    short_seq_prob: float = 0.1
+    masked_lm_prob: float = 0.0
+    max_predictions_per_seq: int = 20
+    whole_word: bool = False
+    one_seq: bool = False
+
+
+class SourceRange(NamedTuple):
+    """The part of an input that a shard holds, in bytes of its decompressed text."""
+
+    name: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A shard as the manifest knows it."""
+
+    name: str
+    documents: int
+    sentences: int
+    tokens: int
+    files: Mapping[str, FileRecord]
+    sources: tuple[SourceRange, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a corpus."""
+
+    tokenizer_fingerprint: str
+    special_ids: SpecialIds
+    options: Mapping[str, Any]  # what changed the bytes of the shards
+    sampling: Sampling
+    inputs: Mapping[str, FileRecord]
+    shards: tuple[ShardRecord, ...]
+    tokenizer_file: FileRecord
+    text_bytes: int
+
+    @property
+    def documents(self) -> int:
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def sentences(self) -> int:
+        return sum(shard.sentences for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """Every file that the manifest vouches for."""
+        shard_files = {name: record for shard in self.shards for name, record in shard.files.items()}
+        return {**shard_files, TOKENIZER_NAME: self.tokenizer_file}
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: the tokens and the tokeniser, not where or how they were made."""
+        content = [self.tokenizer_fingerprint, [[name, *record] for name, record in sorted(self.files.items())]]
+        return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
+
+
+class Corpus(NamedTuple):
+    """A corpus directory with its shards memory-mapped."""
+
+    directory: Path
+    manifest: Manifest
+    shards: tuple[Shard, ...]
+
+
+def open_corpus(directory: str | Path) -> Corpus:
+    """Read the manifest and memory-map all shards; sizes and counts are checked, hashes are not (`damaged_files`).
+
+    Raises:
+        DataError: no corpus, an unfinished one, another format version, or a damaged shard.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    shards = []
+    for record in manifest.shards:
+        shard = open_shard(directory, record.name)
+        found = (shard.num_documents, len(shard.lengths), len(shard.tokens))
+        expected = (record.documents, record.sentences, record.tokens)
+        if found != expected:
+            raise DataError(
+                f"shard {record.name!r} in {str(directory)!r} has (documents, sentences, tokens) {found}, but its "
+                f"manifest says {expected}. Restore it from a copy, or write the corpus again."
+            )
+        shards.append(shard)
+    return Corpus(directory, manifest, tuple(shards))
+
+
+def damaged_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
+    """Names of the files whose content is not what the manifest vouches for; all of them are read in full."""
+    damaged = []
+    for name in manifest.files if names is None else names:
+        path = directory / name
+        if not path.is_file() or hash_file(path) != manifest.files[name]:
+            damaged.append(name)
+    return damaged
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a finished corpus.
+
+    Raises:
+        DataError: the directory or the manifest is missing, unreadable, or of another format version.
+    """
+    path = directory / MANIFEST_NAME
+    if not directory.is_dir():
+        raise DataError(f"{str(directory)!r} is not a directory. Give the output of pregenerate_training_data.py.")
+    if not path.is_file():
+        raise DataError(
+            f"{str(directory)!r} is not a finished corpus: it has no {MANIFEST_NAME}, which is written last. "
+            "Run pregenerate_training_data.py again with the same arguments."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("format_version")
+        if version == FORMAT_VERSION:
+            return _from_json(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{str(path)!r} is damaged: {error!r}. Restore it, or write the corpus again.") from error
+    raise DataError(
+        f"{str(path)!r} has format version {version!r}; this version of TinyBERT-DS reads {FORMAT_VERSION}. "
+        "Write the corpus again with pregenerate_training_data.py."
+    )
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest, which declares the corpus finished."""
+    write_atomically(directory / MANIFEST_NAME, manifest_text(manifest))
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as JSON; the same content gives the same bytes."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "counts": {
+            "documents": manifest.documents,
+            "sentences": manifest.sentences,
+            "tokens": manifest.tokens,
+            "text_bytes": manifest.text_bytes,
+        },
+        "tokenizer": {
+            "fingerprint": manifest.tokenizer_fingerprint,
+            "file": manifest.tokenizer_file._asdict(),
+            "special_ids": manifest.special_ids._asdict(),
+        },
+        "options": dict(manifest.options),
+        "sampling": asdict(manifest.sampling),
+        "inputs": {name: record._asdict() for name, record in manifest.inputs.items()},
+        "shards": [
+            {
+                **{field.name: getattr(shard, field.name) for field in fields(shard)},
+                "files": {name: record._asdict() for name, record in shard.files.items()},
+                "sources": [source._asdict() for source in shard.sources],
+            }
+            for shard in manifest.shards
+        ],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _from_json(content: dict[str, Any]) -> Manifest:
+    tokenizer = content["tokenizer"]
+    special: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in tokenizer["special_ids"].items()
+    }
+    return Manifest(
+        tokenizer_fingerprint=tokenizer["fingerprint"],
+        special_ids=SpecialIds(**special),
+        options=content["options"],
+        sampling=Sampling(**content["sampling"]),
+        inputs={name: FileRecord(**record) for name, record in content["inputs"].items()},
+        shards=tuple(
+            ShardRecord(
+                **{
+                    **shard,
+                    "files": {name: FileRecord(**record) for name, record in shard["files"].items()},
+                    "sources": tuple(SourceRange(**source) for source in shard["sources"]),
+                }
+            )
+            for shard in content["shards"]
+        ),
+        tokenizer_file=FileRecord(**tokenizer["file"]),
+        text_bytes=content["counts"]["text_bytes"],
+    )
+
+
+def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##") -> np.ndarray:
+    """(vocab_size,) bool: which ids continue a word, for whole-word masking.
+
+    Raises:
+        DataError: the corpus's tokeniser is missing or marks no pieces with `prefix`.
+    """
+    path = directory / TOKENIZER_NAME
+    if not path.is_file():
+        raise DataError(f"{str(path)!r} is missing; whole-word masking needs it. Write the corpus again.")
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    mask = np.zeros(vocab_size, dtype=bool)
+    if isinstance(vocabulary, dict):
+        mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True
+    if not mask.any():
+        raise DataError(
+            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; the "
+            f"tokeniser of {str(directory)!r} has none. Leave --do_whole_word_mask away."
+        )
+    return mask

@@ -1,0 +1,103 @@
+"""Dynamic masking, keyed by (seed, epoch, sample id): 80 % [MASK], 10 % a random token, 10 % left as it is.
+
+n rows, S longest row, G most words in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_ds.data.order import Ints, make_key, random_bits, uniforms
+
+_POSITION_BITS = np.uint64(20)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What is masked and with what."""
+
+    probability: float
+    max_predictions: int
+    mask_id: int
+    special: NDArray[np.bool_]  # (vocabulary,) never masked
+    replacements: Ints  # (r,) ids that a random token is drawn from
+    continuation: NDArray[np.bool_] | None  # (vocabulary,) pieces inside a word; None: tokens are masked one by one
+
+
+def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking: Masking) -> Ints:
+    """Tokens of some rows with a random part replaced.
+
+    `round(length * probability)` tokens of a row are chosen, at most `max_predictions`, special tokens counted in the
+    length but never chosen. For whole words, words are taken in random order, leaving out those that no longer fit.
+
+    Args:
+        key: names the draws, together with the sample ids.
+        sample_ids: (n,)
+        tokens: (Σ lengths,) of all rows, special tokens included.
+        lengths: (n,)
+        masking: probability 0 returns the tokens untouched.
+    """
+    if masking.probability <= 0 or len(lengths) == 0:
+        return tokens
+    valid = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(valid.shape, dtype=np.int64)
+    ids[valid] = tokens
+    maskable = valid & ~masking.special[ids]
+    budget = np.minimum(np.rint(lengths * masking.probability).astype(np.int64), masking.max_predictions)
+    row_keys = random_bits(key, sample_ids)[:, None]
+    if masking.continuation is None:
+        chosen = _choose_tokens(row_keys, maskable, budget)
+    else:
+        chosen = _choose_words(row_keys, maskable, budget, masking.continuation[ids])
+    return _replace(make_key(key, "replace"), sample_ids, ids, chosen, masking)[valid]
+
+
+def _scores(row_keys: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """A random, different number for each candidate of a row; the largest number for the others."""
+    places = np.arange(candidates.shape[1], dtype=np.uint64)
+    bits = random_bits(row_keys, places) >> np.uint64(1)
+    scores = (bits >> _POSITION_BITS << _POSITION_BITS) | places
+    return np.where(candidates, scores, np.iinfo(np.uint64).max)
+
+
+def _choose_tokens(row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], budget: Ints) -> NDArray[np.bool_]:
+    scores = _scores(row_keys, maskable)
+    in_order = np.sort(scores, axis=1)
+    threshold = np.take_along_axis(in_order, np.maximum(budget - 1, 0)[:, None], axis=1)
+    return maskable & (scores <= threshold) & (budget > 0)[:, None]
+
+
+def _choose_words(
+    row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], budget: Ints, continuation: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    after_word = np.zeros_like(maskable)
+    after_word[:, 1:] = maskable[:, :-1]
+    begins = maskable & ~(continuation & after_word)  # a piece cut off from its word is a word of its own
+    word = np.maximum(np.cumsum(begins, axis=1) - 1, 0)
+    n, words = len(word), int(word.max()) + 1
+    flat = (np.arange(n)[:, None] * words + word)[maskable]
+    sizes = np.bincount(flat, minlength=n * words).reshape(n, words)
+    order = np.argsort(_scores(row_keys, sizes > 0), axis=1)
+    sizes = np.take_along_axis(sizes, order, axis=1)
+    taken, count = np.zeros_like(sizes, dtype=bool), np.zeros(n, dtype=np.int64)
+    for place in range(words):
+        taken[:, place] = (sizes[:, place] > 0) & (count + sizes[:, place] <= budget)
+        count += sizes[:, place] * taken[:, place]
+        if (count == budget).all():
+            break
+    chosen_words = np.zeros_like(taken)
+    np.put_along_axis(chosen_words, order, taken, axis=1)
+    return maskable & np.take_along_axis(chosen_words, word, axis=1)
+
+
+def _replace(key: int, sample_ids: Ints, ids: Ints, chosen: NDArray[np.bool_], masking: Masking) -> Ints:
+    rows, places = np.nonzero(chosen)
+    keys = random_bits(key, sample_ids)[rows]
+    kind = uniforms(keys, 2 * places)
+    drawn = np.floor(uniforms(keys, 2 * places + 1) * len(masking.replacements)).astype(np.int64)
+    replaced = np.where(kind < 0.8, masking.mask_id, masking.replacements[drawn])
+    ids[rows, places] = np.where(kind < 0.9, replaced, ids[rows, places])
+    return ids

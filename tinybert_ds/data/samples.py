@@ -1,0 +1,179 @@
+"""Samples as spans over the token stream: greedy chunks of sentences, sentence pairs, random second segments.
+
+Source: the sample making of BERT (Devlin et al. 2019, appendix A.2) and its published code, with three deliberate
+differences. A chunk ends before the sentence that would not fit, and a sentence longer than a chunk is cut in pieces:
+every token is used once in an epoch and nothing is truncated. A chunk of one sentence stays alone instead of being
+joined with a random one. Random second segments are exchanged between chunks, not drawn, so that none is used twice.
+
+s sentences, d documents, p pieces, n samples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_ds.data.order import Ints, binomial_half, integers, make_key, random_bits, uniforms
+
+RANDOM_SECOND_PROBABILITY = 0.5
+_NEAR_LENGTH_ROUNDS = 4
+
+
+class Chunks(NamedTuple):
+    """Chunks of consecutive sentences; chunk i is pieces first[i]..last[i]-1 and lies inside one document."""
+
+    document: Ints  # (n,)
+    first: Ints  # (n,)
+    last: Ints  # (n,)
+    bounds: Ints  # (p + 1,) token at which each piece begins, all documents joined, and the end
+    document_begins: Ints  # (d,) token at which each document begins, all documents joined
+
+
+class Samples(NamedTuple):
+    """Samples of a window: one or two spans of tokens each, without special tokens."""
+
+    sample_ids: Ints  # (n,)
+    document: Ints  # (n,)
+    first_start: Ints  # (n,) token addresses
+    first_length: Ints  # (n,)
+    second_start: Ints  # (n,)
+    second_length: Ints  # (n,) 0: the sample has one segment
+
+
+def draw_targets(key: int, documents: Ints, longest: int, short_seq_prob: float) -> Ints:
+    """Target length of each document (d,): `longest`, or with `short_seq_prob` uniform in 2..longest."""
+    if short_seq_prob <= 0:
+        return np.full(len(documents), longest, dtype=np.int64)
+    short = uniforms(make_key(key, "short"), documents) < short_seq_prob
+    drawn = 2 + integers(make_key(key, "target"), documents, longest - 1)
+    return np.where(short, drawn, longest)
+
+
+def chunk_documents(lengths: NDArray[np.integer], document_ends: Ints, targets: Ints) -> Chunks:
+    """Cut documents greedily into chunks of consecutive sentences of at most the target length.
+
+    Args:
+        lengths: (s,) tokens of each sentence.
+        document_ends: (d,) number of sentences up to the end of each document.
+        targets: (d,) target length of each document, at least 1.
+    """
+    sentences = np.diff(document_ends, prepend=0)
+    lengths, pieces = _cut_long(lengths.astype(np.int64), np.repeat(targets, sentences))
+    piece_count = np.concatenate([[0], np.cumsum(pieces)])
+    piece_ends = piece_count[document_ends]
+    pieces_in_document = np.diff(piece_ends, prepend=0)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    # The chunk that begins at piece i ends at the last boundary within its target, and at its document's end at latest.
+    fits = np.searchsorted(bounds, bounds[:-1] + np.repeat(targets, pieces_in_document), side="right") - 1
+    successors = np.minimum(fits, np.repeat(piece_ends, pieces_in_document)).tolist()
+    first, piece = [], 0
+    while piece < len(successors):
+        first.append(piece)
+        piece = successors[piece]
+    firsts = np.array(first, dtype=np.int64)
+    return Chunks(
+        document=np.searchsorted(piece_ends, firsts, side="right"),
+        first=firsts,
+        last=np.append(firsts[1:], len(successors))[: len(firsts)],
+        bounds=bounds,
+        document_begins=bounds[piece_ends - pieces_in_document],
+    )
+
+
+def _cut_long(lengths: Ints, targets: Ints) -> tuple[Ints, Ints]:
+    """Lengths of all pieces, and the number of pieces of each sentence; pieces are full but for the last."""
+    pieces = -(-lengths // targets)
+    if pieces.max(initial=1) == 1:
+        return lengths[pieces == 1], pieces
+    cut = np.repeat(targets, pieces)
+    ends = np.cumsum(pieces)[pieces > 0]
+    cut[ends - 1] = (lengths - (pieces - 1) * targets)[pieces > 0]
+    return cut, pieces
+
+
+def make_samples(key: int, sample_ids: Ints, chunks: Chunks, addresses: Ints, documents: Ints) -> Samples:
+    """Split every chunk of two or more sentences at a random sentence boundary into two segments.
+
+    Args:
+        key: names the draws, together with the sample ids.
+        sample_ids: (n,) of the chunks.
+        chunks: n chunks.
+        addresses: (d,) token address at which each document begins.
+        documents: (d,) number of each document.
+    """
+    pieces = chunks.last - chunks.first
+    split = chunks.first + 1 + integers(make_key(key, "split"), sample_ids, np.maximum(pieces - 1, 1))
+    split = np.where(pieces > 1, split, chunks.last)
+    shift = (addresses - chunks.document_begins)[chunks.document]
+    begin, middle, end = (chunks.bounds[edge] for edge in (chunks.first, split, chunks.last))
+    return Samples(sample_ids, documents[chunks.document], begin + shift, middle - begin, middle + shift, end - middle)
+
+
+def exchange_second_segments(key: int, samples: Samples, limit: int) -> Samples:
+    """Give a random half of the pairs the second segment of a chunk of another document, and cut what got too long.
+
+    Segments are exchanged pairwise, so that each is still used once, between rows whose second segments are of nearly
+    equal length, so that hardly anything has to be cut. A row for which no other document has one left keeps its own.
+
+    Args:
+        key: names the draws, together with the sample ids.
+        samples: a window.
+        limit: largest number of tokens of both segments together.
+    """
+    drawn = uniforms(make_key(key, "random second"), samples.sample_ids) < RANDOM_SECOND_PROBABILITY
+    rows = np.flatnonzero(drawn & (samples.second_length > 0))
+    ties = random_bits(make_key(key, "partner"), samples.sample_ids[rows])
+    rows = rows[np.lexsort((ties, samples.second_length[rows]))]
+    one, other = pair_rows(rows, samples.document[rows])
+    source = np.arange(len(samples.document))
+    source[one], source[other] = other, one
+    exchanged = samples._replace(second_start=samples.second_start[source], second_length=samples.second_length[source])
+    return truncate_pairs(key, exchanged, limit)
+
+
+def pair_rows(rows: Ints, documents: Ints) -> tuple[Ints, Ints]:
+    """Pair rows with near neighbours of other documents.
+
+    Args:
+        rows: (r,) in an order in which neighbours are alike.
+        documents: (r,) their documents.
+
+    Returns:
+        Two arrays of equal length; each row occurs at most once. Unless one document has more than half of the rows,
+        at most one row is left over.
+    """
+    ones, others = [], []
+    for attempt in range(_NEAR_LENGTH_ROUNDS + 1):
+        if attempt == _NEAR_LENGTH_ROUNDS:
+            # Sorted by document, rows half the list apart differ unless one document has more than half of it.
+            by_document = np.argsort(documents, kind="stable")
+            half = len(rows) // 2
+            a, b = by_document[:half], by_document[len(rows) - half :]
+        else:
+            a = np.arange(attempt % 2, len(rows) - 1, 2)
+            b = a + 1
+        apart = documents[a] != documents[b]
+        ones.append(rows[a[apart]])
+        others.append(rows[b[apart]])
+        left = np.ones(len(rows), dtype=bool)
+        left[a[apart]] = left[b[apart]] = False
+        rows, documents = rows[left], documents[left]
+    return np.concatenate(ones), np.concatenate(others)
+
+
+def truncate_pairs(key: int, samples: Samples, limit: int) -> Samples:
+    """Cut pairs longer than `limit`, token by token from the longer side, each from its front or its back at random."""
+    first, second = samples.first_length, samples.second_length
+    # Both over half: they meet there, the first keeping the odd token. Else only the longer side is cut.
+    kept_second = np.minimum(second, np.maximum(limit // 2, limit - first))
+    kept_first = np.minimum(first, limit - kept_second)
+    front_first = binomial_half(make_key(key, "first front"), samples.sample_ids, first - kept_first)
+    front_second = binomial_half(make_key(key, "second front"), samples.sample_ids, second - kept_second)
+    return samples._replace(
+        first_start=samples.first_start + front_first,
+        first_length=kept_first,
+        second_start=samples.second_start + front_second,
+        second_length=kept_second,
+    )

@@ -1,0 +1,129 @@
+"""The floors of the house: imports go down only, and the heavy libraries stay in the rooms that own them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("tinybert_ds.errors", "tinybert_ds.types", "tinybert_ds.files", "tinybert_ds.command_line"),
+    (
+        "tinybert_ds.arguments",
+        "tinybert_ds.models.layer_map",
+        "tinybert_ds.losses",
+        "tinybert_ds.data.indexed",
+        "tinybert_ds.data.order",
+    ),
+    ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.engine.ds_config"),
+    ("tinybert_ds.objective", "tinybert_ds.engine"),
+    ("tinybert_ds.stages",),
+    ("tinybert_ds.comparison", "launchers"),
+)
+"""From the ground up. A module belongs to its longest prefix here; it may import its own floor and those below."""
+
+BELOW_ENGINE = 2
+
+OWNERS = {
+    "deepspeed": ("tinybert_ds.engine.",),
+    "triton": ("tinybert_ds.losses.triton_",),
+    "mpi4py": ("data_tools.",),
+    "data_tools": ("data_tools.",),
+    "launchers": ("launchers.",),
+    "tests": (),
+}
+"""Package -> the only modules that may import it."""
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the product, dotted name -> file."""
+    files = [path for folder in ("tinybert_ds", "data_tools", "launchers") for path in (ROOT / folder).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports_of(name: str, source: str) -> Iterator[str]:
+    """Yield the modules that a module imports, anywhere in its text; of `from a import b` both `a` and `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}: relative import; the project writes the whole name"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor_of(module: str) -> int | None:
+    """Return the floor of a module of ours, None for anything else."""
+    found = [
+        (len(prefix), floor)
+        for floor, prefixes in enumerate(FLOORS)
+        for prefix in prefixes
+        if module == prefix or module.startswith(f"{prefix}.")
+    ]
+    return max(found)[1] if found else None
+
+
+def violations(name: str, source: str) -> list[str]:
+    """Return what the imports of one module break, one sentence each."""
+    own = BELOW_ENGINE if name.startswith("data_tools") else floor_of(name)
+    found = []
+    for imported in dict.fromkeys(imports_of(name, source)):
+        package = imported.partition(".")[0]
+        if package in OWNERS and not name.startswith(OWNERS[package]):
+            found.append(f"{name} imports {imported}: only {OWNERS[package] or 'nothing of ours'} may")
+        floor = floor_of(imported)
+        if floor is not None and own is not None and floor > own:
+            found.append(f"{name} (floor {own}) imports {imported} (floor {floor})")
+    return found
+
+
+def test_no_module_imports_what_is_above_it_or_belongs_to_another():
+    found = [sentence for name, path in modules().items() for sentence in violations(name, path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_every_module_of_the_library_has_a_floor():
+    library = [name for name in modules() if name.startswith("tinybert_ds.")]
+    assert len(library) > 20
+    assert [name for name in library if floor_of(name) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("tinybert_ds.errors", "from tinybert_ds.models import student"),
+        ("tinybert_ds.data.order", "import tinybert_ds.data.tasks"),
+        ("tinybert_ds.models.capture", "from tinybert_ds import engine"),
+        ("tinybert_ds.models.layer_map", "from tinybert_ds.models.student import build"),
+        ("tinybert_ds.engine.loop", "def f():\n    from tinybert_ds.stages.session import run"),
+        ("tinybert_ds.stages.evaluate", "import deepspeed"),
+        ("tinybert_ds.models.student", "from deepspeed.ops import adam"),
+        ("tinybert_ds.losses.attention", "import triton.language as tl"),
+        ("tinybert_ds.engine.distributed", "from mpi4py import MPI"),
+        ("tinybert_ds.stages.session", "from data_tools.text_input import read"),
+        ("tinybert_ds.comparison", "import launchers.quickstart"),
+        ("tinybert_ds.comparison", "from tests.support import models"),
+        ("data_tools.inspect_shards", "from tinybert_ds.engine import loop"),
+    ],
+)
+def test_a_forbidden_import_is_found(name, source):
+    assert violations(name, source) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("tinybert_ds.engine.loop", "import deepspeed\nfrom tinybert_ds.data import batching"),
+        ("tinybert_ds.losses.triton_gram", "import triton"),
+        ("data_tools.text_input", "from mpi4py import MPI\nfrom tinybert_ds.data import order\nimport data_tools.x"),
+        ("launchers.general_distill", "from tinybert_ds.stages import general_distill\nimport torch"),
+        ("tinybert_ds.models.student", "import numpy\nfrom tinybert_ds.models import layer_map"),
+    ],
+)
+def test_an_allowed_import_is_let_through(name, source):
+    assert violations(name, source) == []

@@ -28,6 +28,10 @@ class CheckpointError(UserError):
     """A checkpoint or an output directory that cannot be continued."""
 
 
+class TrainingError(UserError):
+    """A run that cannot go on, such as one whose loss is no number any more."""
+
+
 def raise_all(problems: Sequence[str], error: type[UserError] = ConfigError) -> None:
     """Raise one `error` that lists every problem; do nothing when there is none."""
     if not problems:

@@ -55,7 +55,7 @@ def save_student(
         scratch = Path(name)
         state = dict(model.state_dict() if state_dict is None else state_dict)
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        model.save_pretrained(scratch, state_dict=state)
+        model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
         tokenizer.save_pretrained(scratch)
         config = copy.deepcopy(model.config)
         # transformers loads in the dtype that the config states, so it must be that of the weights written.

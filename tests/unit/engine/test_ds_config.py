@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+from tinybert_ds.arguments import TrainingArguments
+from tinybert_ds.engine.ds_config import (
+    CONFIG_DIRECTORY,
+    default_config_path,
+    fill_schedule,
+    read_config,
+    resolve_config,
+)
+
+SHIPPED = sorted(CONFIG_DIRECTORY.glob("*.json"))
+
+
+def arguments(**changes):
+    return TrainingArguments(output_dir="out", **{"train_batch_size": 32, "learning_rate": 1e-3, **changes})
+
+
+def resolve(config, world_size=1, device_type="cpu", **changes):
+    return resolve_config(config, arguments(**changes), world_size=world_size, device_type=device_type)
+
+
+def test_configs_are_shipped():
+    assert len(SHIPPED) >= 4
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_is_filled_completely(path):
+    config, problems = read_config(path)
+    assert problems == []
+    resolved, problems = resolve(config, device_type="cuda", world_size=2, gradient_accumulation_steps=2)
+    assert problems == []
+    assert "auto" not in json.dumps(resolved)
+    assert resolved["train_micro_batch_size_per_gpu"] == 8
+    assert resolved["optimizer"]["params"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "fp16", "name"),
+    [
+        ("cpu", True, False, "zero0_fp32.json"),
+        ("cuda", True, False, "zero2_bf16.json"),
+        ("cuda", False, False, "zero2_fp16.json"),
+        ("cuda", True, True, "zero2_fp16.json"),
+    ],
+)
+def test_the_default_config_fits_the_machine_and_is_there(device, bf16, fp16, name):
+    path = default_config_path(device, bf16=bf16, fp16=fp16)
+    assert path.name == name
+    assert path.is_file()
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"zero_optimisation": {"stage": 2}}')
+    _, problems = read_config(path)
+    assert len(problems) == 1
+    assert "'zero_optimisation'" in problems[0]
+    assert "'zero_optimization'" in problems[0]
+
+
+def test_a_misspelt_key_inside_a_section_is_named():
+    _, problems = resolve({"zero_optimization": {"stage": 1, "overlap_com": True}})
+    assert len(problems) == 1
+    assert "overlap_com" in problems[0]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"bf16": {}, "bf16": {}}'])
+def test_a_document_that_is_no_json_object_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    _, problems = read_config(path)
+    assert len(problems) == 1
+
+
+def test_a_missing_file_names_the_shipped_ones(tmp_path):
+    _, problems = read_config(tmp_path / "none.json")
+    assert "zero0_fp32.json" in problems[0]
+
+
+def test_contradictions_with_the_arguments_are_gathered():
+    config = {"train_batch_size": 64, "gradient_clipping": 0.5, "optimizer": {"type": "AdamW", "params": {"lr": 1.0}}}
+    _, problems = resolve(config)
+    assert len(problems) == 3
+    assert any("train_batch_size is 64" in p and "--train_batch_size" in p for p in problems)
+
+
+def test_equal_values_are_no_contradiction():
+    assert resolve({"train_batch_size": 32, "gradient_clipping": 1.0})[1] == []
+
+
+def test_a_batch_that_does_not_divide_names_the_sizes_that_would():
+    _, problems = resolve({}, world_size=3, gradient_accumulation_steps=2)
+    assert "take 30 or 36" in problems[0]
+
+
+def test_an_auto_that_nobody_owns_is_a_problem():
+    _, problems = resolve({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}})
+    assert "zero_optimization.reduce_bucket_size" in problems[0]
+
+
+def test_fp16_on_cpu_is_refused():
+    _, problems = resolve({"fp16": {"enabled": True}})
+    assert "fp16" in problems[0]
+
+
+def test_the_fp16_flag_needs_a_config_with_fp16():
+    _, problems = resolve({}, device_type="cuda", fp16=True)
+    assert "--fp16 contradicts" in problems[0]
+
+
+def test_on_cpu_adam_is_torchs_so_that_nothing_is_compiled():
+    assert resolve({})[0]["optimizer"]["params"]["torch_adam"] is True
+
+
+def test_the_configs_own_scheduler_is_filled():
+    config, problems = resolve({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}}})
+    assert problems == []
+    assert fill_schedule(config, total_steps=100, warmup_steps=10) == []
+    assert config["scheduler"]["params"] == {
+        "warmup_num_steps": 10,
+        "total_num_steps": 100,
+        "warmup_min_lr": 0.0,
+        "warmup_max_lr": 1e-3,
+        "warmup_type": "linear",
+    }

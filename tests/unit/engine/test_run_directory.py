@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from tinybert_ds.engine.monitor import truncate_metrics
+from tinybert_ds.engine.run_directory import RunDirectory
+from tinybert_ds.errors import CheckpointError, ConfigError
+
+IDENTITY = {"stage": "general_distill", "seed": 1, "layer_map": (0, 2)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path / "out")
+    directory.open(IDENTITY, resume="auto")
+    directory.note_start(IDENTITY, {"world_size": 1})
+    return directory
+
+
+def test_the_same_run_is_opened_again(run):
+    RunDirectory(run.path).open(IDENTITY, resume="auto")
+
+
+def test_another_run_is_refused_with_what_differs(run):
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="seed was 1, now 2"):
+        run.open({**IDENTITY, "seed": 2}, resume="auto")
+    assert (run.path / "run.json").read_bytes() == before
+
+
+def test_foreign_files_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
+        RunDirectory(tmp_path).open(IDENTITY, resume="auto")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_as_output_dir_is_refused(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        RunDirectory(tmp_path / "out").open(IDENTITY, resume="auto")
+
+
+def test_resume_never_refuses_a_directory_with_a_run(run):
+    with pytest.raises(ConfigError, match="--resume is never"):
+        run.open(IDENTITY, resume="never")
+
+
+def test_a_damaged_run_json_is_a_checkpoint_error(run):
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        run.open(IDENTITY, resume="auto")
+
+
+def test_a_run_is_finished_only_for_the_steps_it_was_finished_with(run):
+    assert run.finished_results(10) is None
+    run.note_finish(10, {"eval_accuracy": 0.5})
+    assert run.finished_results(10) == {"eval_accuracy": 0.5}
+    assert run.finished_results(20) is None
+
+
+def test_every_launch_is_recorded(run):
+    run.note_start(IDENTITY, {"world_size": 2})
+    record = json.loads((run.path / "run.json").read_text())
+    assert [launch["world_size"] for launch in record["launches"]] == [1, 2]
+
+
+def test_truncating_metrics_drops_later_lines_and_a_torn_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 2.0}\n{"step": 30, "loss": 3.0}\n{"step": 4')
+    truncate_metrics(path, 20)
+    assert path.read_text() == '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 2.0}\n'

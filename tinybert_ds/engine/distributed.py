@@ -1,0 +1,158 @@
+"""Ranks, process group and seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tinybert_ds.errors import ConfigError, UserError
+
+Value = TypeVar("Value")
+
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+_TIMEOUT = timedelta(minutes=30)  # the longest that one rank may prepare (cold disks) while the others wait
+
+
+class World(NamedTuple):
+    """This process's place among the ranks."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def init_distributed(*, no_cuda: bool) -> World:
+    """Join the process group: from the launcher's environment, from MPI, or alone.
+
+    A single process listens on no port. On CPU the shared-memory extension of DeepSpeed, which would be compiled for
+    minutes, is switched off; gloo does its work.
+
+    Args:
+        no_cuda: Train on the CPU even where there is a GPU.
+    """
+    if no_cuda or not torch.accelerator.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # noqa: PLC0415  here, so that DS_ACCELERATOR is read after the flag has set it
+    from deepspeed.accelerator import get_accelerator  # noqa: PLC0415
+
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not all(name in os.environ for name in _LAUNCHER_VARIABLES) and any(n in os.environ for n in _MPI_VARIABLES):
+        _discover_mpi()
+    if all(name in os.environ for name in _LAUNCHER_VARIABLES):
+        deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
+    else:
+        _init_alone(accelerator.communication_backend_name())
+        deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(local_rank)
+    device = torch.device(accelerator.current_device_name())
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, device)
+
+
+def launched_world_size() -> int:
+    """Number of ranks that the launcher's environment names; 1 for plain `python`."""
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 1
+
+
+def _discover_mpi() -> None:
+    try:
+        from deepspeed.comm.comm import mpi_discovery  # noqa: PLC0415
+
+        mpi_discovery(verbose=False)
+    except ImportError as error:
+        raise ConfigError(
+            f"started by mpirun, but mpi4py does not load ({error}); install it: pip install 'tinybert-ds[mpi]'"
+        ) from error
+
+
+def _init_alone(backend: str) -> None:
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def mean_over_ranks(values: dict[str, float], world: World) -> dict[str, float]:
+    """Average each value over the ranks, in float64."""
+    names = sorted(values)
+    stacked = torch.tensor([values[name] for name in names], dtype=torch.float64, device=world.device)
+    dist.all_reduce(stacked, op=dist.ReduceOp.SUM)
+    return dict(zip(names, (stacked / world.size).tolist(), strict=True))
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, on every rank, in rank order."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def run_on_main(world: World, action: Callable[[], Value]) -> Value:
+    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError."""
+    value, failure = None, None
+    if world.is_main:
+        try:
+            value = action()
+        except UserError as error:
+            failure = error
+    value, failure = broadcast_object((value, failure))
+    if failure is not None:
+        raise failure
+    return cast(Value, value)
+
+
+def require_shared_directory(directory: Path, world: World) -> None:
+    """Refuse a run whose ranks do not all see one output directory.
+
+    Raises:
+        ConfigError: some rank does not find the token that rank 0 wrote.
+    """
+    token = broadcast_object(uuid.uuid4().hex)
+    path = directory / f".token-{token}"
+    if world.is_main:
+        path.touch()
+    dist.barrier()
+    seen = gather_objects((path.exists(), os.uname().nodename))
+    dist.barrier()
+    if world.is_main:
+        path.unlink()
+    blind = sorted({host for found, host in seen if not found})
+    if blind:
+        raise ConfigError(
+            f"--output_dir {directory} is not the same directory on {', '.join(blind)} as on rank 0's host; "
+            "put it on a file system that all hosts share"
+        )
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed the generators for one optimizer step of one rank, so that dropout needs no state to resume from."""
+    mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
+    torch.manual_seed(mixed)
+    random.seed(mixed)

@@ -1,0 +1,200 @@
+"""The DeepSpeed JSON: how to run. Values that the command line owns are `"auto"` in it and filled here.
+
+Every contradiction between the JSON, the arguments and the machine is gathered and reported once, before any model is
+loaded. Keys: https://www.deepspeed.ai/docs/config-json/ for the installed version.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
+from pydantic import ValidationError
+
+from tinybert_ds.arguments import TrainingArguments
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
+
+KNOWN_KEYS = frozenset(
+    """train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps optimizer scheduler fp16 bf16
+    torch_autocast zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer gradient_clipping
+    steps_per_print wall_clock_breakdown memory_breakdown dump_state communication_data_type prescale_gradients
+    gradient_predivide_factor gradient_allreduce_op disable_allgather disable_python_gc activation_checkpointing
+    comms_logger tensorboard wandb csv_monitor comet flops_profiler checkpoint data_types aio log_level timers compile
+    autotuning seq_parallel_communication_data_type""".split()
+)
+
+_OWNED = {
+    "train_batch_size": "--train_batch_size",
+    "train_micro_batch_size_per_gpu": "--train_batch_size / (world size x --gradient_accumulation_steps)",
+    "gradient_accumulation_steps": "--gradient_accumulation_steps",
+    "gradient_clipping": "--max_grad_norm",
+    "optimizer.params.lr": "--learning_rate",
+    "optimizer.params.weight_decay": "--weight_decay",
+    "scheduler.params.warmup_min_lr": "the schedule",
+    "scheduler.params.warmup_max_lr": "--learning_rate",
+    "scheduler.params.warmup_num_steps": "--warmup_proportion",
+    "scheduler.params.total_num_steps": "--max_steps or --num_train_epochs",
+}
+
+
+def default_config_path(device_type: str, *, bf16: bool, fp16: bool) -> Path:
+    """The shipped config that fits a machine.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        bf16: Whether the device computes in bf16.
+        fp16: Whether the user asked for fp16 (`--fp16`).
+    """
+    if device_type == "cpu":
+        return CONFIG_DIRECTORY / "zero0_fp32.json"
+    return CONFIG_DIRECTORY / ("zero2_bf16.json" if bf16 and not fp16 else "zero2_fp16.json")
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a DeepSpeed JSON; return it (empty when unreadable) and what is wrong with it as a document."""
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.name for p in CONFIG_DIRECTORY.glob("*.json")))
+        return {}, [f"--deepspeed_config {path} is not a file; shipped ones in ds_configs/: {shipped}"]
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=dict_raise_error_on_duplicate_keys)
+    except ValueError as error:  # json's own error and the duplicate-key error are both ValueErrors
+        return {}, [f"{path} is no JSON document: {error}"]
+    if not isinstance(config, dict):
+        return {}, [f"{path} holds a {type(config).__name__}; a DeepSpeed config is a JSON object"]
+    problems = []
+    for key in sorted(set(config) - KNOWN_KEYS):
+        close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else "remove it (DeepSpeed would ignore or refuse it)"
+        problems.append(f"{path}: unknown key {key!r}; {hint}")
+    return config, problems
+
+
+def resolve_config(
+    config: dict[str, Any], arguments: TrainingArguments, *, world_size: int, device_type: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Fill what the arguments own and check what is left.
+
+    Args:
+        config: The JSON as read.
+        arguments: The command line.
+        world_size: Number of ranks.
+        device_type: "cpu" or "cuda".
+
+    Returns:
+        The config for `deepspeed.initialize` (a scheduler's step counts are still "auto": see `fill_schedule`) and
+        every problem found, one sentence each.
+    """
+    config = copy.deepcopy(config)
+    parts = world_size * arguments.gradient_accumulation_steps
+    problems = []
+    micro_batch_size, remainder = divmod(arguments.train_batch_size, parts)
+    if remainder or not micro_batch_size:
+        lower = micro_batch_size * parts
+        fitting = " or ".join(str(size) for size in (lower, lower + parts) if size)
+        problems.append(
+            f"--train_batch_size {arguments.train_batch_size} does not divide over {world_size} rank(s) x "
+            f"{arguments.gradient_accumulation_steps} accumulation step(s); take {fitting}"
+        )
+    problems += _fill_optimizer(config, device_type)
+    owned = {
+        "train_batch_size": arguments.train_batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+        "gradient_clipping": arguments.max_grad_norm,
+        "optimizer.params.lr": arguments.learning_rate,
+        "optimizer.params.weight_decay": arguments.weight_decay,
+    }
+    if config.get("scheduler"):
+        owned["scheduler.params.warmup_max_lr"] = arguments.learning_rate
+        owned["scheduler.params.warmup_min_lr"] = 0.0
+    problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]
+    problems += [
+        f'{key} is "auto" in the DeepSpeed config, but no argument owns it; give it a value'
+        for key in _remaining_autos(config)
+        if key not in _OWNED
+    ]
+    fp16 = config.get("fp16", {}).get("enabled", False)
+    if fp16 and device_type == "cpu":
+        problems.append("fp16 training is not supported on this CPU; take zero1_bf16.json or zero0_fp32.json")
+    if arguments.fp16 and not fp16:
+        problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
+    config.setdefault("steps_per_print", 2**31 - 1)  # the loop reports by itself
+    if not problems:
+        problems += _refused_by_deepspeed(config)
+    return config, problems
+
+
+def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int) -> list[str]:
+    """Fill the step counts of the JSON's own scheduler, in place; return the contradictions.
+
+    Args:
+        config: A config from `resolve_config`.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the warm-up.
+    """
+    scheduler = config.get("scheduler")
+    if not scheduler:
+        return []
+    problems = _fill(config, "scheduler.params.warmup_num_steps", max(warmup_steps, 2))
+    if scheduler.get("type") == "WarmupDecayLR":
+        problems += _fill(config, "scheduler.params.total_num_steps", total_steps)
+    scheduler["params"].setdefault("warmup_type", "linear")  # DeepSpeed's own default is logarithmic
+    return problems
+
+
+def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
+    optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True}})
+    if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW"):
+        found = optimizer.get("type") if isinstance(optimizer, dict) else optimizer
+        return [f'optimizer type {found!r} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
+    params = optimizer.setdefault("params", {})
+    if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
+        params.setdefault("torch_adam", True)
+    return []
+
+
+def _fill(config: dict[str, Any], dotted_key: str, value: Any) -> list[str]:
+    *sections, key = dotted_key.split(".")
+    for name in sections:
+        config = config.setdefault(name, {})
+        if not isinstance(config, dict):
+            return [f"{name} in the DeepSpeed config is {config!r}; it must be a JSON object"]
+    stated = config.get(key, "auto")
+    config[key] = value
+    if stated in ("auto", value):
+        return []
+    return [
+        f'{dotted_key} is {stated!r} in the DeepSpeed config and {value!r} from {_OWNED[dotted_key]}; set it to "auto" '
+        "there or pass the same value"
+    ]
+
+
+def _remaining_autos(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _remaining_autos(value, f"{prefix}{key}.")
+        elif value == "auto" and key != "keep_in_fp32_modules":
+            yield prefix + key
+
+
+def _refused_by_deepspeed(config: dict[str, Any]) -> list[str]:
+    """What DeepSpeed's own models say of the sections (misspelt keys inside them, wrong types)."""
+    alone = copy.deepcopy(config)
+    alone.pop("train_batch_size")  # depends on the world size, which is not known to DeepSpeed yet
+    alone.pop("scheduler", None)
+    try:
+        DeepSpeedConfig(alone)
+    except ValidationError as error:
+        return [
+            f"{error.title}: {'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+        ]
+    except (DeepSpeedConfigError, AssertionError, ValueError, TypeError, AttributeError, KeyError) as error:
+        return [f"DeepSpeed refuses the config: {error}"]
+    return []

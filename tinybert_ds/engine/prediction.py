@@ -1,0 +1,68 @@
+"""Running a model over a whole split: every row exactly once, shared among the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
+from tinybert_ds.engine.loop import move
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+
+Model = Callable[[Batch, EncoderOutput | None], LossTerms]
+"""A DistilledStudent in eval mode, or the engine around one."""
+
+
+def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[np.float32]:
+    """Return the logits (N, C) of all N rows of a source, in the order of their sample ids, on every rank.
+
+    Args:
+        model: Returns "logits".
+        source: Its sample ids must be the row numbers 0..N-1.
+        world: The ranks that share the work.
+    """
+    ids, logits = [], []
+    for batches in _steps(source, world):
+        for batch in batches:
+            own = batch.sample_ids >= 0
+            moved = move(batch._replace(labels=None), world.device)
+            with torch.no_grad():
+                output = model(moved, None)["logits"]
+            ids.append(batch.sample_ids[own].numpy())
+            logits.append(output.float().cpu().numpy()[own.numpy()])
+    parts = gather_objects((np.concatenate(ids), np.concatenate(logits)))
+    all_ids = np.concatenate([part[0] for part in parts])
+    all_logits = np.concatenate([part[1] for part in parts])
+    order = np.argsort(all_ids)
+    assert np.array_equal(all_ids[order], np.arange(source.samples_in_epoch(0))), "some rows were lost or repeated"
+    return all_logits[order]
+
+
+def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:
+    """Return the scalar loss terms of a source, means over its steps weighted by their rows: "loss", ..."""
+    sums: dict[str, torch.Tensor] = {}
+    for position, batches in enumerate(_steps(source, world)):
+        rows = source.samples_in_step(0, position)
+        for batch in batches:
+            moved = move(batch, world.device)
+            with torch.no_grad():
+                terms = model(moved, teacher(moved))
+            for name, value in terms.items():
+                if value.dim() == 0 and "/" not in name:
+                    sums[name] = sums.get(name, torch.zeros(())) + value.double().cpu() * rows
+    total = source.samples_in_epoch(0)
+    return mean_over_ranks({name: float(value) / total for name, value in sums.items()}, world)
+
+
+def _steps(source: BatchSource, world: World) -> Iterator[list[Batch]]:
+    total = source.steps_in_epoch(0)
+    bar: Any = tqdm(range(total), desc="evaluating", unit="batch", disable=not world.is_main, leave=False, delay=5)
+    for position in bar:
+        yield source.micro_batches(0, position, rank=world.rank, world_size=world.size, accumulation=1)

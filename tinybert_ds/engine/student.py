@@ -1,0 +1,88 @@
+"""The student's engine: encoder, projections and losses under one DeepSpeed optimizer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from tinybert_ds.models.student import decay_groups
+
+
+def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: str) -> float:
+    """Share of the peak learning rate that a step is taken with.
+
+    Args:
+        step: Steps taken before, from 0.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the linear rise; the last of them has the peak rate.
+        schedule: "linear" decays to 0 just after the last step; "constant" stays.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+
+def build_engine(
+    module: nn.Module, config: dict[str, Any], *, weight_decay: float, total_steps: int, warmup: float, schedule: str
+) -> Any:
+    """Hand the student to `deepspeed.initialize`.
+
+    Args:
+        module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
+        config: The DeepSpeed config with every "auto" filled.
+        weight_decay: Of all parameters but biases and LayerNorm.
+        total_steps: Optimizer steps of the run.
+        warmup: Share of them that is warm-up.
+        schedule: "linear" or "constant", unless the config has a scheduler of its own.
+
+    Returns:
+        The DeepSpeed engine.
+    """
+    factor = partial(
+        learning_rate_factor, total_steps=total_steps, warmup_steps=int(warmup * total_steps), schedule=schedule
+    )
+    own_schedule = None if config.get("scheduler") else partial(LambdaLR, lr_lambda=factor)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        model_parameters=decay_groups(module, weight_decay),
+        config=config,
+        lr_scheduler=own_schedule,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Global gradient norm before clipping, read between `backward` and `step`, where ZeRO leaves gradients in place.
+
+    Returns:
+        The norm; None for an engine that computes it inside `step` (ask `engine.get_global_grad_norm()` afterwards).
+    """
+    if engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled():
+        return None
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def full_state(engine: Any) -> dict[str, Tensor]:
+    """Gather the engine's parameters and buffers in full, in float32 where the optimizer keeps masters.
+
+    All ranks must call it. Returns the module's state dict, on CPU.
+    """
+    module = engine.module
+    state = dict(module.state_dict())
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if engine.zero_optimization() and parameter.requires_grad:
+            state[name] = safe_get_full_fp32_param(parameter)
+        else:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=engine.zero_optimization_partition_weights()):
+                state[name] = parameter.detach().float().clone()
+    return {name: value.detach().cpu() for name, value in state.items()}

@@ -1,0 +1,73 @@
+"""Fine-tuning on a task's labels: the teacher of task distillation, or a student without any distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinybert_ds.arguments import FinetuneArguments
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.engine.loop import Evaluation
+from tinybert_ds.models.build import Head, build_student, resolve_student
+from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.student import DistilledStudent, freeze_unused
+from tinybert_ds.objective import LabelObjective
+from tinybert_ds.stages.distillation import export_student
+from tinybert_ds.stages.evaluate import evaluate_directory, write_results
+from tinybert_ds.stages.session import Models, begin, run_stage
+from tinybert_ds.stages.task_data import load_task
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    session = begin(FinetuneArguments, argv, "finetune_teacher.py")
+    arguments, world = session.arguments, session.world
+    path = resolve_student(arguments.model) if arguments.from_scratch else arguments.model
+    config = read_config(path, role="model")
+    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
+    spec = find_task(arguments.task_name, arguments.task_file)
+    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config)
+    label_names = task.spec.label_names or None
+    source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
+
+    def build() -> Models:
+        if arguments.from_scratch:
+            model = build_student(path, weights="random", head=Head(label_names), seed=arguments.seed)
+        else:
+            model = load_classifier(path, label_names=label_names, role="model", seed=arguments.seed)
+        encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+        freeze_unused(encoder)
+        module = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
+
+        def export(engine: Any) -> None:
+            export_student(engine, tokenizer, session.output_dir, world)
+
+        def evaluation(engine: Any) -> Evaluation:
+            return Evaluation(
+                run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world),
+                score=task.score,
+                keep_best=lambda: export(engine),
+            )
+
+        return Models(module, None, evaluation, export)
+
+    results = run_stage(
+        session,
+        title="fine-tuning",
+        source=source,
+        identity={
+            "stage": "finetune",
+            "model": model_fingerprint(path),
+            "from_scratch": arguments.from_scratch,
+            "data": source.fingerprint,
+        },
+        evaluation_steps=arguments.eval_step,
+        build=build,
+        final_results=lambda: evaluate_directory(
+            session.output_dir, task, batch_size=arguments.eval_batch_size, world=world
+        ),
+    )
+    write_results(session.output_dir, results, world)

@@ -1,0 +1,179 @@
+"""What all training commands do around the loop: check everything first, then build, resume, train and finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import transformers
+
+from tinybert_ds.arguments import Arguments, parse_arguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.engine.checkpoint import Checkpoints
+from tinybert_ds.engine.distributed import World, init_distributed, require_shared_directory, run_on_main
+from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
+from tinybert_ds.engine.loop import Evaluation, Plan, count_steps, train
+from tinybert_ds.engine.monitor import Monitor
+from tinybert_ds.engine.run_directory import RunDirectory
+from tinybert_ds.engine.student import build_engine
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.errors import raise_all
+from tinybert_ds.models.student import DistilledStudent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session(Generic[Arguments]):
+    """A command whose arguments and DeepSpeed config hold together, on its ranks."""
+
+    arguments: Arguments
+    world: World
+    ds_config: dict[str, Any]
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.arguments.output_dir)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a stage trains, made only when there is something to do."""
+
+    module: DistilledStudent
+    teacher: Teacher | None
+    evaluation: Callable[[Any], Evaluation | None]  # from the engine
+    export: Callable[[Any], None]  # writes the engine's student to the output directory; called on all ranks
+
+
+def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Session[Arguments]:
+    """Parse the command line, join the process group and settle the DeepSpeed config.
+
+    Raises:
+        ConfigError: everything that is wrong with the flags, the JSON and their fit, in one message.
+    """
+    arguments, problems = parse_arguments(kind, sys.argv[1:] if argv is None else argv, prog)
+    world = init_distributed(no_cuda=arguments.no_cuda)
+    _set_up_logging(world)
+    config, more = _deepspeed_config(arguments, world)
+    raise_all(problems + more)
+    return Session(arguments, world, config)
+
+
+def run_stage(
+    session: Session[Any],
+    *,
+    title: str,
+    source: BatchSource,
+    identity: dict[str, Any],
+    evaluation_steps: int | None,
+    build: Callable[[], Models],
+    final_results: Callable[[], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Train a stage from where it stands to its end; return its final metrics.
+
+    Args:
+        session: From `begin`.
+        title: What the progress bar is called.
+        source: The training data.
+        identity: What makes two runs the same, beside what all stages share.
+        evaluation_steps: Steps between two evaluations; None: no evaluation while training.
+        build: Loads the models; called only when the run is not finished.
+        final_results: Judges what the output directory holds at the end, on all ranks; None: the last evaluation does.
+    """
+    arguments, world = session.arguments, session.world
+    total_steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+    config = session.ds_config
+    raise_all(fill_schedule(config, total_steps=total_steps, warmup_steps=int(arguments.warmup * total_steps)))
+    identity = {**identity, **_common_identity(arguments)}
+    directory = RunDirectory(session.output_dir)
+    run_on_main(world, lambda: directory.open(identity, resume=arguments.resume))
+    require_shared_directory(session.output_dir, world)
+    finished = run_on_main(world, lambda: directory.finished_results(total_steps))
+    if finished is not None:
+        logger.info("%s in %s is finished (%d steps); nothing to do", title, session.output_dir, total_steps)
+        return finished
+
+    models = build()
+    engine = build_engine(
+        models.module,
+        config,
+        weight_decay=arguments.weight_decay,
+        total_steps=total_steps,
+        warmup=arguments.warmup,
+        schedule=arguments.schedule,
+    )
+    evaluation = models.evaluation(engine)
+    checkpoints = Checkpoints(session.output_dir / "checkpoints", world, arguments.save_total_limit)
+    state = checkpoints.resume(engine, arguments.resume)
+    launch = {"arguments": dataclasses.asdict(arguments), "deepspeed_config": config, "world_size": world.size}
+    run_on_main(world, lambda: directory.note_start(identity, {**launch, "from_step": state.step}))
+    plan = Plan(
+        total_steps=total_steps,
+        logging_steps=arguments.logging_steps,
+        checkpoint_steps=arguments.checkpoint_steps,
+        evaluation_steps=evaluation_steps,
+        accumulation=arguments.gradient_accumulation_steps,
+        seed=arguments.seed,
+    )
+    monitor = Monitor(
+        session.output_dir, enabled=world.is_main, start_step=state.step, total_steps=total_steps, title=title
+    )
+    started = time.perf_counter()
+    state = train(
+        engine,
+        models.teacher,
+        source,
+        plan,
+        evaluation,
+        state=state,
+        checkpoints=checkpoints,
+        monitor=monitor,
+        world=world,
+    )
+    monitor.close()
+    if evaluation is None or evaluation.score is None:
+        models.export(engine)
+    results = final_results() if final_results else state.metrics
+    run_on_main(world, lambda: directory.note_finish(total_steps, results))
+    _report(title, session.output_dir, results, time.perf_counter() - started)
+    return results
+
+
+def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], list[str]]:
+    from deepspeed.accelerator import get_accelerator  # noqa: PLC0415
+
+    if arguments.deepspeed_config is not None:
+        path = Path(arguments.deepspeed_config)
+    else:
+        bf16 = get_accelerator().is_bf16_supported()
+        path = default_config_path(world.device.type, bf16=bf16, fp16=arguments.fp16)
+    config, problems = read_config(path)
+    if problems:
+        return config, problems
+    logger.info("DeepSpeed config: %s", path)
+    return resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+
+
+def _common_identity(arguments: Any) -> dict[str, Any]:
+    names = ("seed", "train_batch_size", "learning_rate", "weight_decay", "max_grad_norm", "schedule", "warmup")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _set_up_logging(world: World) -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("tinybert_ds").setLevel(logging.INFO if world.is_main else logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _report(title: str, directory: Path, results: dict[str, float], seconds: float) -> None:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+    logger.info("%s finished in %.0f s: %s. Model in %s", title, seconds, figures or "no evaluation", directory)

@@ -1,0 +1,109 @@
+"""A labelled task as the stages use it: its specification, its batches and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from tinybert_ds.data.metrics import compute_metrics, official_metric, predict
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
+from tinybert_ds.data.task_files import read_split
+from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.tokenizer import special_ids
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.prediction import Model, predict_logits
+from tinybert_ds.errors import DataError
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its tokenised splits.
+
+    Args:
+        spec: The task.
+        splits: The splits that were read.
+        max_seq_length: What rows are cut to.
+        pad_id: Token id of padding.
+        type_vocab_size: Of the model that will read the batches.
+    """
+
+    spec: TaskSpec
+    splits: dict[str, EncodedExamples]
+    max_seq_length: int
+    pad_id: int
+    type_vocab_size: int
+
+    @property
+    def score(self) -> str:
+        """Name of the evaluation metric whose highest value is the best."""
+        return "eval_score" if len(self.spec.official) > 1 else f"eval_{self.spec.official[0]}"
+
+    def source(self, split: str, batch_size: int, *, seed: int, padding: Any = "valid", shuffle: bool) -> TaskSource:
+        """Return the batches of a split."""
+        return TaskSource(
+            self.splits[split],
+            global_batch_size=batch_size,
+            max_seq_length=self.max_seq_length,
+            seed=seed,
+            padding=padding,
+            pad_id=self.pad_id,
+            shuffle=shuffle,
+            type_vocab_size=self.type_vocab_size,
+        )
+
+    def evaluate(self, model: Model, split: str, batch_size: int, world: World) -> dict[str, float]:
+        """Return every metric of the task on a split, "eval_..."; the same on all ranks."""
+        labels = self.splits[split].labels
+        if labels is None:
+            raise DataError(f"the {split} split of task {self.spec.name} has no labels; it cannot be evaluated on")
+        logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
+        metrics = compute_metrics(self.spec, predict(self.spec, logits), labels)
+        if len(self.spec.official) > 1:
+            metrics["score"] = official_metric(self.spec, metrics)
+        return {f"eval_{name}": value for name, value in metrics.items()}
+
+    def evaluate_all(self, model: Model, batch_size: int, world: World) -> dict[str, float]:
+        """Evaluate on the task's evaluation splits: the first decides, the others carry their name."""
+        first, *others = self.spec.eval_splits
+        results = self.evaluate(model, first, batch_size, world)
+        for split in others:
+            for name, value in self.evaluate(model, split, batch_size, world).items():
+                results[f"eval_{split}_{name.removeprefix('eval_')}"] = value
+        return results
+
+
+def load_task(
+    arguments: Any, tokenizer: PreTrainedTokenizerFast, splits: Sequence[str], *, model_config: Any
+) -> TaskData:
+    """Read and tokenise a task's splits.
+
+    Args:
+        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, and `aug_train` where there is one.
+        tokenizer: Of the models.
+        splits: Which to read.
+        model_config: Of the model that will read the batches.
+
+    Raises:
+        ConfigError, DataError: The task is not known, a file is missing or a row does not fit.
+    """
+    spec = find_task(arguments.task_name, arguments.task_file)
+    if getattr(arguments, "aug_train", False):
+        spec = _augmented(spec)
+    max_seq_length = arguments.max_seq_length or spec.max_seq_length
+    encoded = {
+        split: encode(read_split(spec, arguments.data_dir, split), tokenizer, max_seq_length) for split in splits
+    }
+    return TaskData(
+        spec, encoded, max_seq_length, special_ids(tokenizer).pad, getattr(model_config, "type_vocab_size", 0)
+    )
+
+
+def _augmented(spec: TaskSpec) -> TaskSpec:
+    train = spec.splits["train"]
+    file = PurePath(train.file)
+    augmented = replace(train, file=str(file.with_name(f"{file.stem}_aug{file.suffix}")))
+    return replace(spec, splits={**spec.splits, "train": augmented})

@@ -1,0 +1,185 @@
+"""Task distillation: intermediate layers, then the prediction layer; or evaluation alone (arXiv 1909.10351, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.engine.loop import Evaluation
+from tinybert_ds.engine.prediction import mean_loss
+from tinybert_ds.engine.teacher import build_teacher, teacher_dtype
+from tinybert_ds.models.build import Head, build_student, check_pair
+from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.labels import match_labels
+from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.student import DistilledStudent, freeze_unused
+from tinybert_ds.objective import PredictionObjective
+from tinybert_ds.stages.distillation import build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.evaluate import evaluate_directory, write_results
+from tinybert_ds.stages.session import Models, Session, begin, run_stage
+from tinybert_ds.stages.task_data import TaskData, load_task
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    session = begin(TaskDistillArguments, argv, "task_distill.py")
+    if session.arguments.do_eval:
+        _evaluate(session)
+    else:
+        _distill(session)
+
+
+def _evaluate(session: Session[TaskDistillArguments]) -> None:
+    arguments = session.arguments
+    config = read_config(arguments.student_model, role="model")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    spec = find_task(arguments.task_name, arguments.task_file)
+    task = load_task(arguments, tokenizer, spec.eval_splits, model_config=config)
+    results = evaluate_directory(
+        arguments.student_model,
+        task,
+        batch_size=arguments.eval_batch_size,
+        world=session.world,
+        pooler_relu=arguments.pooler_relu,
+    )
+    write_results(session.output_dir, results, session.world)
+
+
+def _distill(session: Session[TaskDistillArguments]) -> None:
+    arguments, world = session.arguments, session.world
+    teacher_directory = cast(str, arguments.teacher_model)
+    teacher_config = read_config(teacher_directory, role="teacher")
+    student_config = read_config(arguments.student_model, role="student")
+    layer_map = check_pair(
+        teacher_config,
+        student_config,
+        layer_map=None if arguments.pred_distill else arguments.layer_map,
+        projection=arguments.projection,
+    )
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    teacher_tokenizer = load_tokenizer(teacher_directory, arguments.lower_case)
+    require_same_tokenizer(
+        arguments.student_model,
+        tokenizer_fingerprint(tokenizer),
+        teacher_directory,
+        tokenizer_fingerprint(teacher_tokenizer),
+    )
+    spec = find_task(arguments.task_name, arguments.task_file)
+    columns = None if spec.is_regression else _teacher_columns(arguments, spec, teacher_config)
+    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config)
+    source = task.source(
+        "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
+    )
+    build = partial(_prediction_models, columns=columns) if arguments.pred_distill else _intermediate_models
+    identity: dict[str, Any] = {
+        "teacher": model_fingerprint(teacher_directory),
+        "student": model_fingerprint(arguments.student_model),
+        "data": source.fingerprint,
+        "padding": arguments.padding,
+    }
+    if arguments.pred_distill:
+        identity |= {"stage": "task_distill prediction", "temperature": arguments.temperature}
+    else:
+        identity |= {"stage": "task_distill intermediate", "layer_map": layer_map, "projection": arguments.projection}
+    judge = partial(
+        evaluate_directory,
+        session.output_dir,
+        task,
+        batch_size=arguments.eval_batch_size,
+        world=world,
+        pooler_relu=arguments.pooler_relu,
+    )
+    results = run_stage(
+        session,
+        title="prediction distillation" if arguments.pred_distill else "intermediate distillation",
+        source=source,
+        identity=identity,
+        evaluation_steps=arguments.eval_step if arguments.pred_distill else arguments.checkpoint_steps,
+        build=lambda: build(session, task, tokenizer, layer_map=layer_map),
+        final_results=judge if arguments.pred_distill else None,
+    )
+    write_results(session.output_dir, results, world)
+
+
+def _teacher_columns(arguments: TaskDistillArguments, spec: Any, teacher_config: Any) -> tuple[int, ...]:
+    stated = arguments.teacher_labels.split(",") if arguments.teacher_labels else None
+    return match_labels(teacher_config, spec.label_names, spec.label_aliases, stated)
+
+
+def _student(session: Session[TaskDistillArguments], task: TaskData) -> Any:
+    arguments = session.arguments
+    head = Head(task.spec.label_names or None, pooler_relu=arguments.pooler_relu)
+    return build_student(arguments.student_model, weights="load", head=head, seed=arguments.seed)
+
+
+def _intermediate_models(
+    session: Session[TaskDistillArguments], task: TaskData, tokenizer: Any, *, layer_map: tuple[int, ...]
+) -> Models:
+    arguments, world = session.arguments, session.world
+    teacher_model = load_classifier(
+        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
+    )
+    module, teacher = build_intermediate(
+        teacher_model,
+        _student(session, task),
+        layer_map,
+        arguments,
+        student_directory=Path(arguments.student_model),
+        max_seq_length=task.max_seq_length,
+        fresh_embeddings=False,
+        world=world,
+    )
+    held_out = task.source(
+        task.spec.eval_splits[0], arguments.eval_batch_size, seed=0, padding=arguments.padding, shuffle=False
+    )
+
+    def evaluation(engine: Any) -> Evaluation:
+        def run() -> dict[str, float]:
+            losses = mean_loss(engine, teacher, held_out, world)
+            return {f"eval_{name}": value for name, value in losses.items()}
+
+        return Evaluation(run=run, score=None, keep_best=lambda: None)
+
+    return Models(
+        module, teacher, evaluation, lambda engine: export_student(engine, tokenizer, session.output_dir, world)
+    )
+
+
+def _prediction_models(
+    session: Session[TaskDistillArguments],
+    task: TaskData,
+    tokenizer: Any,
+    *,
+    layer_map: tuple[int, ...],
+    columns: tuple[int, ...] | None,
+) -> Models:
+    arguments, world = session.arguments, session.world
+    teacher_model = load_classifier(
+        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
+    )
+    teacher_encoder = CapturingEncoder(teacher_model, states=(), attention_layers=(), logits=True)
+    student_encoder = CapturingEncoder(_student(session, task), states=(), attention_layers=(), logits=True)
+    freeze_unused(student_encoder)
+    objective = PredictionObjective(
+        temperature=arguments.temperature, regression=task.spec.is_regression, teacher_columns=columns
+    )
+    module = DistilledStudent(student_encoder, objective)
+
+    def export(engine: Any) -> None:
+        export_student(engine, tokenizer, session.output_dir, world)
+
+    def evaluation(engine: Any) -> Evaluation:
+        return Evaluation(
+            run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world),
+            score=task.score,
+            keep_best=lambda: export(engine),
+        )
+
+    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    return Models(module, build_teacher(teacher_encoder, dtype), evaluation, export)

@@ -181,7 +181,7 @@ def _load(auto_class: Any, directory: Path, config: Any, role: Role, seed: int) 
             "config.json"
         )
     try:
-        with seeded(seed), _quiet():
+        with seeded(seed), quiet():
             return auto_class.from_pretrained(
                 directory,
                 config=config,
@@ -273,8 +273,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' load report and progress bar off the terminal: our own messages say the same in a line."""
+def quiet() -> Iterator[None]:
+    """Keep transformers' load report and progress bars off the terminal: our own messages say the same in a line."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.files import fsync_directory
 from tinybert_ds.models import published
+from tinybert_ds.models.pretrained import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +57,11 @@ def save_student(
         scratch = Path(name)
         state = dict(model.state_dict() if state_dict is None else state_dict)
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
+        with quiet():
+            model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
         tokenizer.save_pretrained(scratch)
         config = copy.deepcopy(model.config)
-        # transformers loads in the dtype that the config states, so it must be that of the weights written.
+        # transformers loads in the dtype that the config states, so it must be that of the weights written
         config.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
         config.save_pretrained(scratch)
         if projections is not None:
@@ -114,19 +117,16 @@ def _replace(source: Path, directory: Path) -> None:
         (directory / _CONFIG_FILE).unlink(missing_ok=True)
         if not any(file.name == _CONFIG_FILE for file in changed) and (source / _CONFIG_FILE).is_file():
             changed.append(source / _CONFIG_FILE)
-        _sync(directory)
+        fsync_directory(directory)
     for file in sorted(changed, key=lambda file: file.name == _CONFIG_FILE):
         os.replace(file, directory / file.name)
-    _sync(directory)
+    fsync_directory(directory)
 
 
 def _same(file: Path, other: Path) -> bool:
     return other.is_file() and filecmp.cmp(file, other, shallow=False)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

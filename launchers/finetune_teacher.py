@@ -1,7 +1,6 @@
-"""What `deepspeed` runs: see tinybert_ds/stages/finetune.py, and --help."""
+"""What `deepspeed` runs: tinybert_ds/stages/finetune.py; see --help."""
 
-from tinybert_ds.command_line import run_command
-from tinybert_ds.stages.finetune import main
+from tinybert_ds.command_line import run_training
 
 if __name__ == "__main__":
-    run_command(main)
+    run_training("finetune")

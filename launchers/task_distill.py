@@ -1,7 +1,6 @@
-"""What `deepspeed` runs: see tinybert_ds/stages/task_distill.py, and --help."""
+"""What `deepspeed` runs: tinybert_ds/stages/task_distill.py; see --help."""
 
-from tinybert_ds.command_line import run_command
-from tinybert_ds.stages.task_distill import main
+from tinybert_ds.command_line import run_training
 
 if __name__ == "__main__":
-    run_command(main)
+    run_training("task_distill")

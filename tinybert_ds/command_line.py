@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
 from collections.abc import Callable
 
+import torch
+
 from tinybert_ds.errors import UserError
 
 SIBLING_DELAY_SECONDS = 10.0
+
+
+def run_training(stage: str) -> None:
+    """Run the training command `tinybert_ds.stages.<stage>`.
+
+    DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
+    """
+    if "--no_cuda" in sys.argv or not torch.accelerator.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    run_command(lambda: importlib.import_module(f"tinybert_ds.stages.{stage}").main())
 
 
 def run_command(main: Callable[[], None]) -> None:

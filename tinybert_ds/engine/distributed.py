@@ -10,9 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.comm import mpi_discovery
 
 from tinybert_ds.errors import ConfigError, UserError
 
@@ -36,49 +39,29 @@ class World(NamedTuple):
         return self.rank == 0
 
 
-def init_distributed(*, no_cuda: bool) -> World:
+def init_distributed() -> World:
     """Join the process group: from the launcher's environment, from MPI, or alone.
 
     A single process listens on no port. On CPU the shared-memory extension of DeepSpeed, which would be compiled for
     minutes, is switched off; gloo does its work.
-
-    Args:
-        no_cuda: Train on the CPU even where there is a GPU.
     """
-    if no_cuda or not torch.accelerator.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: PLC0415  here, so that DS_ACCELERATOR is read after the flag has set it
-    from deepspeed.accelerator import get_accelerator  # noqa: PLC0415
-
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not all(name in os.environ for name in _LAUNCHER_VARIABLES) and any(n in os.environ for n in _MPI_VARIABLES):
+    launched = all(name in os.environ for name in _LAUNCHER_VARIABLES)
+    if not launched and any(name in os.environ for name in _MPI_VARIABLES):
         _discover_mpi()
-    if all(name in os.environ for name in _LAUNCHER_VARIABLES):
-        deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
-    else:
+    elif not launched:
         _init_alone(accelerator.communication_backend_name())
-        deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
+    deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() != "cpu":
         accelerator.set_device(local_rank)
-    device = torch.device(accelerator.current_device_name())
-    return World(dist.get_rank(), dist.get_world_size(), local_rank, device)
-
-
-def launched_world_size() -> int:
-    """Number of ranks that the launcher's environment names; 1 for plain `python`."""
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 1
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, torch.device(accelerator.current_device_name()))
 
 
 def _discover_mpi() -> None:
     try:
-        from deepspeed.comm.comm import mpi_discovery  # noqa: PLC0415
-
         mpi_discovery(verbose=False)
     except ImportError as error:
         raise ConfigError(

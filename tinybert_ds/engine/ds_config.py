@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
 from pydantic import ValidationError
@@ -44,17 +45,17 @@ _OWNED = {
 }
 
 
-def default_config_path(device_type: str, *, bf16: bool, fp16: bool) -> Path:
-    """The shipped config that fits a machine.
+def default_config_path(device_type: str, *, fp16: bool) -> Path:
+    """The shipped config that fits this machine.
 
     Args:
-        device_type: "cpu" or "cuda".
-        bf16: Whether the device computes in bf16.
+        device_type: "cpu", or what the accelerator is called.
         fp16: Whether the user asked for fp16 (`--fp16`).
     """
     if device_type == "cpu":
         return CONFIG_DIRECTORY / "zero0_fp32.json"
-    return CONFIG_DIRECTORY / ("zero2_bf16.json" if bf16 and not fp16 else "zero2_fp16.json")
+    bf16 = get_accelerator().is_bf16_supported() and not fp16
+    return CONFIG_DIRECTORY / ("zero2_bf16.json" if bf16 else "zero2_fp16.json")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:

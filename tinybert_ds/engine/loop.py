@@ -216,4 +216,4 @@ def move(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on a device."""
     if device.type == "cpu":
         return batch
-    return Batch(*(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch))
+    return Batch._make(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)

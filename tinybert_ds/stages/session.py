@@ -59,7 +59,7 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
         ConfigError: everything that is wrong with the flags, the JSON and their fit, in one message.
     """
     arguments, problems = parse_arguments(kind, sys.argv[1:] if argv is None else argv, prog)
-    world = init_distributed(no_cuda=arguments.no_cuda)
+    world = init_distributed()
     _set_up_logging(world)
     config, more = _deepspeed_config(arguments, world)
     raise_all(problems + more)
@@ -147,13 +147,10 @@ def run_stage(
 
 
 def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], list[str]]:
-    from deepspeed.accelerator import get_accelerator  # noqa: PLC0415
-
     if arguments.deepspeed_config is not None:
         path = Path(arguments.deepspeed_config)
     else:
-        bf16 = get_accelerator().is_bf16_supported()
-        path = default_config_path(world.device.type, bf16=bf16, fp16=arguments.fp16)
+        path = default_config_path(world.device.type, fp16=arguments.fp16)
     config, problems = read_config(path)
     if problems:
         return config, problems

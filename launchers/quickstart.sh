@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The whole road on real models and real text: install, prepare, distil in two stages, measure.
+#
+#     bash launchers/quickstart.sh [OUT_DIR]        OUT_DIR: default out/
+#
+# Stopped at any moment and started again, it goes on where it was. OUT_DIR/report.md holds the result.
+# QUICKSTART_SEED=N is the seed of everything that is random. QUICKSTART_SMOKE=1 takes a few rows and steps of each
+# stage, to see that the machinery works; its figures mean nothing.
+set -euo pipefail
+caller="$PWD"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out="${1:-out}"
+case "$out" in
+    /*) ;;
+    *) out="$caller/$out" ;;
+esac
+seed="${QUICKSTART_SEED:-42}"
+
+bash launchers/install.sh
+export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
+
+# Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
+# intermediate and prediction distillation together.
+teacher_steps=600 general_steps=800 intermediate_steps=600 prediction_steps=600 eval_step=100
+data_options=()
+if [ "${QUICKSTART_SMOKE:-0}" = 1 ]; then
+    teacher_steps=4 general_steps=4 intermediate_steps=4 prediction_steps=4 eval_step=2
+    data_options=(--max_documents 20 --max_rows 64)
+fi
+
+stage() {
+    local name="$1"
+    shift
+    python launchers/run_stage.py --stages_file "$out/stages.json" --name "$name" -- "$@"
+}
+train=(deepspeed --num_gpus 1 --master_port FREE_PORT)
+task=(--data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --train_batch_size 32 --seed "$seed")
+
+stage fetch_data python data_tools/quickstart_data.py "$out/data" ${data_options[@]+"${data_options[@]}"}
+
+stage prepare_corpus python data_tools/pregenerate_training_data.py \
+    --train_corpus "$out/data/documents/bbc_news.txt" --bert_model "$out/data/teacher" \
+    --output_dir "$out/shards" --split_sentences --max_seq_len 64
+
+stage finetune_teacher "${train[@]}" launchers/finetune_teacher.py \
+    --model "$out/data/teacher" --output_dir "$out/teacher" "${task[@]}" \
+    --max_steps "$teacher_steps" --learning_rate 5e-5 --eval_step "$eval_step"
+
+stage general_distillation "${train[@]}" launchers/general_distill.py \
+    --pregenerated_data "$out/shards" --teacher_model "$out/data/teacher" --student_model 3L_192 \
+    --output_dir "$out/general" --max_seq_length 64 --train_batch_size 32 --seed "$seed" \
+    --max_steps "$general_steps" --learning_rate 1e-3
+
+stage intermediate_distillation "${train[@]}" launchers/task_distill.py \
+    --teacher_model "$out/teacher" --student_model "$out/general" --output_dir "$out/intermediate" "${task[@]}" \
+    --max_steps "$intermediate_steps" --learning_rate 1e-3
+
+stage prediction_distillation "${train[@]}" launchers/task_distill.py --pred_distill \
+    --teacher_model "$out/teacher" --student_model "$out/intermediate" --output_dir "$out/student" "${task[@]}" \
+    --max_steps "$prediction_steps" --learning_rate 3e-4 --eval_step "$eval_step"
+
+stage student_from_labels_alone "${train[@]}" launchers/finetune_teacher.py --from_scratch \
+    --model 3L_192 --tokenizer "$out/data/teacher" --output_dir "$out/student_without_distillation" "${task[@]}" \
+    --max_steps "$((intermediate_steps + prediction_steps))" --learning_rate 1e-3 --eval_step "$eval_step"
+
+python launchers/compare_models.py --teacher "$out/teacher" --student "$out/student" \
+    --student_without_distillation "$out/student_without_distillation" --data_dir "$out/data/sentiment" \
+    --task_name sst-2 --split test --max_seq_length 64 --stages_file "$out/stages.json" --output_dir "$out"
+cat "$out/report.md"

@@ -103,28 +103,30 @@ class ShardWriter:
     def num_documents(self) -> int:
         return len(self._documents) - 1
 
-    def add_sentences(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
-        """Append sentences to the open document.
+    def add_sentences(
+        self, tokens: NDArray[np.integer], lengths: NDArray[np.integer], document_ends: NDArray[np.integer]
+    ) -> None:
+        """Append sentences to the open document and end documents among them.
 
         Args:
             tokens: (Σ lengths,) ids; assumed to fit the dtype.
             lengths: (k,) tokens of each sentence, all positive.
+            document_ends: (e,) ascending; how many of these sentences come before each end of a document. An end
+                with no sentence since the one before leaves no trace.
         """
         data = np.ascontiguousarray(tokens, dtype=self._dtype.newbyteorder("<")).data
         self._hash.update(data)
         self._bin.write(data)
         self._idx.write(np.ascontiguousarray(lengths, dtype="<i4").data)
+        ends = np.asarray(document_ends, dtype=np.int64) + self.num_sentences
+        self._documents.frombytes(ends[np.diff(ends, prepend=self._documents[-1]) > 0].tobytes())
         self.num_tokens += len(tokens)
         self.num_sentences += len(lengths)
 
-    def end_document(self) -> None:
-        """Close the open document; a document without sentences leaves no trace."""
+    def finish(self) -> dict[str, FileRecord]:
+        """End the open document, complete, sync and rename both files; what is recorded of them, by file name."""
         if self.num_sentences > self._documents[-1]:
             self._documents.append(self.num_sentences)
-
-    def finish(self) -> dict[str, FileRecord]:
-        """Complete, sync and rename both files; what is recorded of them, by file name."""
-        self.end_document()
         self._write_offsets()
         self._idx.write(np.frombuffer(self._documents, dtype=np.int64).astype("<i8").data)
         self._idx.seek(0)

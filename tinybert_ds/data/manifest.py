@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
+from tinybert_ds.data.indexed import FileRecord, Shard, open_shard
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
@@ -100,7 +100,7 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(directory: str | Path) -> Corpus:
-    """Read the manifest and memory-map all shards; sizes and counts are checked, hashes are not (`damaged_files`).
+    """Read the manifest and memory-map all shards; sizes and counts are checked, hashes are not.
 
     Raises:
         DataError: no corpus, an unfinished one, another format version, or a damaged shard.
@@ -119,16 +119,6 @@ def open_corpus(directory: str | Path) -> Corpus:
             )
         shards.append(shard)
     return Corpus(directory, manifest, tuple(shards))
-
-
-def damaged_files(directory: Path, manifest: Manifest, names: list[str] | None = None) -> list[str]:
-    """Names of the files whose content is not what the manifest vouches for; all of them are read in full."""
-    damaged = []
-    for name in manifest.files if names is None else names:
-        path = directory / name
-        if not path.is_file() or hash_file(path) != manifest.files[name]:
-            damaged.append(name)
-    return damaged
 
 
 def read_manifest(directory: Path) -> Manifest:

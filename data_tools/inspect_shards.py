@@ -1,0 +1,96 @@
+"""Shows what is in a corpus directory, checks its files, prints training samples as text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from tinybert_ds.command_line import run_command
+from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.indexed import hash_file
+from tinybert_ds.data.manifest import TOKENIZER_NAME, Manifest, open_corpus
+from tinybert_ds.errors import DataError
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; help texts are the documentation of the flags."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="output of pregenerate_training_data.py")
+    parser.add_argument("--verify", action="store_true", help="read every file and compare its hash; exit 2 on damage")
+    parser.add_argument("--decode", type=int, default=0, metavar="N", help="print the first N samples of an epoch")
+    parser.add_argument("--seed", type=int, default=42, help="of the samples that --decode prints (default: 42)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Inspect the corpus that the command line names."""
+    options = parse_arguments(arguments)
+    manifest = open_corpus(options.directory).manifest
+    print_counts(manifest)
+    if options.verify:
+        verify(options.directory, manifest)
+    if options.decode > 0:
+        for text in decode_samples(options.directory, manifest, options.decode, options.seed):
+            print(text)
+
+
+def print_counts(manifest: Manifest) -> None:
+    """Print what the manifest says, shard by shard."""
+    print(
+        f"{manifest.documents:,} documents, {manifest.sentences:,} sentences, {manifest.tokens:,} tokens, "
+        f"vocabulary {manifest.special_ids.vocab_size:,}, fingerprint {manifest.fingerprint}"
+    )
+    for shard in manifest.shards:
+        sources = ", ".join(f"{source.name}[{source.begin}:{source.end}]" for source in shard.sources)
+        print(
+            f"  {shard.name}: {shard.documents:,} documents, {shard.sentences:,} sentences, {shard.tokens:,} tokens "
+            f"from {sources}"
+        )
+
+
+def verify(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with its hash.
+
+    Raises:
+        DataError: files differ; all are named.
+    """
+    damaged = []
+    total = sum(record.bytes for record in manifest.files.values())
+    with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
+        for name, record in manifest.files.items():
+            path = directory / name
+            if not path.is_file() or hash_file(path) != record:
+                damaged.append(str(path))
+            bar.update(record.bytes)
+    if damaged:
+        raise DataError(
+            f"{len(damaged)} of {len(manifest.files)} files are missing or not what was written: "
+            f"{', '.join(damaged)}. Restore them from a copy, or remove the directory and write the corpus again."
+        )
+    print(f"all {len(manifest.files)} files are as they were written")
+
+
+def decode_samples(directory: Path, manifest: Manifest, count: int, seed: int) -> list[str]:
+    """The first samples of epoch 0 as text, special tokens included, masked where the manifest says so."""
+    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_NAME))
+    source = CorpusSource(
+        directory,
+        split="train",
+        eval_fraction=0.0,
+        global_batch_size=count,
+        max_seq_length=manifest.sampling.max_seq_len,
+        seed=seed,
+        one_seq=True if manifest.documents == 1 else None,
+    )
+    (batch,) = source.micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
+    rows = zip(batch.input_ids, batch.attention_mask, strict=True)
+    return [tokenizer.decode(ids[mask.bool()].tolist(), skip_special_tokens=False) for ids, mask in rows]
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -129,6 +129,13 @@ def check_pair(
             f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
             "(copy a shipped one first)"
         )
+    paddings = teacher_config.pad_token_id, student_config.pad_token_id
+    if None not in paddings and paddings[0] != paddings[1]:
+        # The embedding of pad_token_id gets no gradient: it must not be that of a token which texts have.
+        problems.append(
+            f"the student's padding is token {paddings[1]}, the teacher's {paddings[0]}; set "
+            f'"pad_token_id": {paddings[0]} in the student\'s config.json'
+        )
     if layer_map is not None:
         heads = teacher_config.num_attention_heads, student_config.num_attention_heads
         if heads[0] != heads[1]:

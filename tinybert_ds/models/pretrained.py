@@ -39,7 +39,7 @@ def read_config(path: str | Path, *, role: Role) -> Any:
 
     Args:
         path: A directory with a config.json, or that file. One without `model_type` is read as BERT's if it has BERT's
-            keys: the published TinyBERTs.
+            keys (the published TinyBERTs); the number of outputs is then that of the weights beside it.
         role: Words the messages.
 
     Raises:
@@ -58,7 +58,8 @@ def read_config(path: str | Path, *, role: Role) -> Any:
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
     try:
-        config = published.published_config(content) or _hugging_face_config(content, file)
+        config = _published_config(content, file.with_name(published.WEIGHTS_FILE))
+        config = config or _hugging_face_config(content, file)
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{file} is not a valid model config: {error}") from error
     if getattr(config, "vocab_size", None) is None or getattr(config, "is_encoder_decoder", False):
@@ -88,6 +89,8 @@ def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrai
     config = read_config(directory, role=role)
     model, info = _load(AutoModel, Path(directory), config, role, seed)
     _check_encoder(model, info, directory, role)
+    if _missing(info):
+        logger.info("%s %s: new pooler (%s)", role, directory, _some(sorted(_missing(info))))
     _log_extras(model, info, directory, role)
     return model
 
@@ -118,7 +121,6 @@ def load_classifier(
             something other than a BERT.
     """
     config = read_config(directory, role=role)
-    _take_published_outputs(config, Path(directory))
     own_names = output_names(config)
     if head == "any":
         set_labels(config, label_names)
@@ -127,9 +129,9 @@ def load_classifier(
     new = sorted(_missing(info))
     if head == "required":
         _check_head(new, own_names, 1 if label_names is None else len(label_names), directory, role)
-    elif not new and own_names != output_names(config):
+    elif _is_for_other_labels(info, own_names, label_names):
         # A head for other classes, or for the same ones in another order, is worse than a new one.
-        new = _renew_head(model, seed)
+        new = sorted({*new, *_renew_head(model, seed)})
     if new:
         logger.info("%s %s: new classification head (%s)", role, directory, _some(new))
     _log_extras(model, info, directory, role)
@@ -163,15 +165,13 @@ def _hugging_face_config(content: dict[str, Any], file: Path) -> Any:
     return CONFIG_MAPPING[model_type].from_dict(content)
 
 
-def _take_published_outputs(config: Any, directory: Path) -> None:
-    """Give a config without `model_type` the number of outputs that only its weights show."""
-    content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    file = directory / published.WEIGHTS_FILE
-    if "model_type" in content or "id2label" in content or not file.is_file():
-        return
-    outputs = published.published_outputs(published.read_bin(file))
-    if outputs is not None:
-        config.num_labels = outputs
+def _published_config(content: dict[str, Any], weights: Path) -> Any | None:
+    config = published.published_config(content)
+    if config is not None and "id2label" not in content and weights.is_file():
+        outputs = published.published_outputs(published.read_bin(weights))
+        if outputs is not None:
+            config.num_labels = outputs
+    return config
 
 
 def _load(auto_class: Any, directory: Path, config: Any, role: Role, seed: int) -> tuple[PreTrainedModel, dict]:
@@ -220,16 +220,20 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
 
 def _is_encoder_key(model: PreTrainedModel, key: str) -> bool:
     """Whether a key belongs to the base model, other than to its pooler or to a buffer that old files hold."""
-    base = model.base_model
-    key = key.removeprefix(f"{model.base_model_prefix}.")
-    own_head = base is not model and not any(key.startswith(f"{name}.") for name, _ in base.named_children())
-    part = key.partition(".")[0]
-    parts = {name for name, _ in base.named_children()}
-    return not own_head and part in parts and not part.startswith("pooler") and not key.endswith("position_ids")
+    parts = {name.partition(".")[0] for name, _ in model.base_model.named_parameters()}
+    part = key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
+    return part in parts and not part.startswith("pooler") and not key.endswith("position_ids")
 
 
 def _missing(info: dict) -> set[str]:
     return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def _is_for_other_labels(info: dict, names: Sequence[str], label_names: Sequence[str] | None) -> bool:
+    """Whether the directory holds a head, and one that predicts something else."""
+    if any("pooler" not in key for key in info["missing_keys"]):
+        return False
+    return len(names) != 1 if label_names is None else tuple(names) != tuple(label_names)
 
 
 def _renew_head(model: PreTrainedModel, seed: int) -> list[str]:
@@ -249,9 +253,6 @@ def _log_extras(model: PreTrainedModel, info: dict, directory: str | Path, role:
         logger.info(
             "%s %s: left out what %s has no use for: %s", role, directory, type(model).__name__, ", ".join(heads)
         )
-    new_pooler = sorted(key for key in _missing(info) if "pooler" in key)
-    if new_pooler:
-        logger.info("%s %s: new pooler (%s)", role, directory, _some(new_pooler))
 
 
 def _head_name(key: str) -> str:

@@ -116,6 +116,13 @@ def test_everything_that_does_not_fit_is_reported_together():
     assert "take a student with one of [1, 2, 4] layers" in message
 
 
+def test_a_student_that_pads_with_a_word_of_its_teacher_is_refused():
+    with pytest.raises(ConfigError, match='padding is token 0, the teacher\'s 1; set "pad_token_id": 1'):
+        check_pair(tiny_config("roberta"), student_config(), layer_map="uniform")
+    student = student_config(pad_token_id=1)
+    assert check_pair(tiny_config("roberta"), student, layer_map="uniform") == (0, 2, 4)
+
+
 def test_predictions_only_need_the_same_vocabulary():
     with pytest.raises(ConfigError, match="vocabulary has 30522 entries"):
         check_pair(tiny_config(), student_config(vocab_size=30522), layer_map=None)

@@ -9,7 +9,6 @@ from torch import Tensor
 from tests.support.models import ARCHITECTURES, random_batch, tiny_model
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder, takes_token_types
-from tinybert_ds.models.probe import check_capture
 from tinybert_ds.types import EncoderOutput
 
 LENGTHS = (11, 16, 5)
@@ -214,53 +213,6 @@ def test_an_architecture_that_captures_nothing_is_refused(model_type):
     model = tiny_model(model_type, type_vocab_size=2)
     with pytest.raises(ModelError, match="does not go through transformers' AttentionInterface"):
         all_layers(model)
-
-
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_the_probe_passes_the_architectures_that_can_be_distilled(model_type):
-    encoder = all_layers(tiny_model(model_type).train())
-    check_capture(encoder, sequence_length=32)
-    assert encoder.training
-
-
-def modernbert():
-    # Layers 0 and 3 attend to everything, layers 1 and 2 to 4 tokens on either side.
-    tokens = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    return tiny_model("modernbert", local_attention=8, global_attn_every_n_layers=3, **tokens)
-
-
-def test_sliding_window_layers_are_refused_where_the_window_is_narrower_than_the_sequence():
-    model = modernbert()
-    with pytest.raises(ModelError, match=r"(?s)2 problems.*attention layer 1 .*sliding window.*attention layer 2 "):
-        check_capture(all_layers(model), sequence_length=32)
-    check_capture(all_layers(model), sequence_length=5)
-    check_capture(CapturingEncoder(model, states=(0, 1, 4), attention_layers=(0, 3), logits=False), sequence_length=32)
-
-
-def test_a_causal_model_is_refused():
-    model = tiny_model("llama", num_key_value_heads=4, head_dim=12)
-    with pytest.raises(ModelError, match="causal"):
-        check_capture(all_layers(model), sequence_length=16)
-
-
-def test_grouped_queries_are_refused():
-    model = tiny_model("eurobert", num_key_value_heads=2, head_dim=12)
-    with pytest.raises(ModelError, match="4 query heads but 2 key heads"):
-        check_capture(all_layers(model), sequence_length=16)
-
-
-def test_a_model_with_several_attention_calls_a_layer_is_refused():
-    model = tiny_model("albert", inner_group_num=2)
-    with pytest.raises(ModelError, match="8 attention calls"):
-        check_capture(CapturingEncoder(model, states=(), attention_layers=(0,), logits=False), sequence_length=16)
-
-
-@pytest.mark.parametrize(("model_type", "limit"), [("bert", 64), ("roberta", 64)])
-def test_sequences_longer_than_the_position_table_are_refused(model_type, limit):
-    encoder = all_layers(tiny_model(model_type))
-    check_capture(encoder, sequence_length=limit)
-    with pytest.raises(ModelError, match=f"lower --max_seq_length to at most {limit}"):
-        check_capture(encoder, sequence_length=limit + 1)
 
 
 def test_states_and_layers_that_the_model_lacks_are_refused():

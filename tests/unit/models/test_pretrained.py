@@ -150,6 +150,20 @@ def test_the_fine_tuned_head_of_the_same_task_is_taken(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_head_of_several_layers_is_replaced_whole(tmp_path):
+    model_directory(tmp_path, model_type="roberta", labels=("a", "b", "c"))
+    head = load_classifier(tmp_path, label_names=LABELS, role="student").classifier
+    assert head.out_proj.weight.shape == (2, 48)
+    assert head.dense.weight.std() < 0.04  # 0.02 is the architecture's own; the directory's head is four times that
+    assert head.dense.bias.abs().max() == 0
+
+
+def test_a_regression_head_is_taken_whatever_its_output_is_called(tmp_path):
+    model_directory(tmp_path, labels=("LABEL_0",), seed=4)
+    model = load_classifier(tmp_path, label_names=None, role="student")
+    assert torch.equal(model.classifier.weight, tiny_model(labels=("x",), seed=4).classifier.weight)
+
+
 @pytest.mark.parametrize("labels", [("positive", "negative"), ("bad", "good", "mixed"), ("LABEL_0", "LABEL_1")])
 def test_a_head_for_other_labels_is_replaced_and_the_log_says_so(tmp_path, caplog, labels):
     model_directory(tmp_path, labels=labels, seed=4)

@@ -76,6 +76,7 @@ def test_a_fine_tuned_one_predicts_as_it_was_trained_with_the_pooler_relu(tmp_pa
 
 def test_the_number_of_outputs_is_read_from_the_weights(tmp_path):
     published_directory(tmp_path, labels=3)
+    assert read_config(tmp_path, role="teacher").num_labels == 3
     with pytest.raises(ModelError, match=r"has 3 outputs \(LABEL_0, LABEL_1, LABEL_2\), the task has 2"):
         load_classifier(tmp_path, label_names=("a", "b"), role="student", head="required")
 

@@ -16,11 +16,17 @@ import math
 import torch
 from torch import Tensor
 
-from tinybert_ds.losses import checks, reference
+from tinybert_ds.losses import attention, checks, cross_entropy, hidden, reference
+from tinybert_ds.losses.attention_chunks import Problem
 
 __all__ = ["attention_score_loss", "hidden_state_loss", "regression_loss", "soft_cross_entropy"]
 
-BACKENDS = ("auto", "reference")
+ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram")
+HIDDEN_BACKENDS = ("auto", "reference", "chunked")
+CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked")
+
+WIDE_LOGITS = 1 << 18
+"""Elements from which logits are worth a chunked form; a classifier never has as many."""
 
 
 def attention_score_loss(
@@ -46,7 +52,7 @@ def attention_score_loss(
         student_scaling, teacher_scaling: score = query · keyᵀ · scaling.
         padding: "valid" counts pairs of real tokens, own count A·Σlen²; "reference" is the published normalisation:
             padded keys add nothing, padded queries count, scores ≤ −100 become 0, own count B·A·S².
-        backend: "auto" or "reference".
+        backend: "auto", or one of "gram" (closed form), "tiled" (blocks of scores) and "reference" (whole scores).
         denominator: see the module's docstring.
         need_value: False on steps that only differentiate the loss: the terms that no gradient needs are then left
             out, and the value is NaN so that nobody logs it.
@@ -55,22 +61,39 @@ def attention_score_loss(
         ConfigError: the head counts differ, or `padding` or `backend` is not known.
     """
     checks.check_option("padding", padding, checks.PADDINGS)
-    checks.check_option("backend", backend, BACKENDS)
+    checks.check_option("backend", backend, ATTENTION_BACKENDS)
     checks.check_denominator(denominator)
     checks.check_attention(student_query, student_key, teacher_query, teacher_key, attention_mask)
-    with torch.amp.autocast(student_query.device.type, enabled=False):
-        loss = reference.attention_score_loss(
-            student_query,
-            student_key,
-            teacher_query,
-            teacher_key,
-            attention_mask,
-            student_scaling=student_scaling,
-            teacher_scaling=teacher_scaling,
-            padding=padding,
-            denominator=denominator,
+    problem = Problem(
+        (student_query, student_key),
+        (teacher_query.detach(), teacher_key.detach()),
+        attention_mask.bool(),
+        student_scaling,
+        teacher_scaling,
+        padding,
+    )
+    if backend == "auto":
+        backend = attention.choose_form(
+            student_query.shape[2],
+            *problem.head_sizes,
+            need_value=need_value,
+            device_type=student_query.device.type,
         )
-    return loss if need_value else loss + math.nan
+    with torch.amp.autocast(student_query.device.type, enabled=False):
+        if backend == "reference":
+            loss = reference.attention_score_loss(
+                student_query,
+                student_key,
+                teacher_query,
+                teacher_key,
+                attention_mask,
+                student_scaling=student_scaling,
+                teacher_scaling=teacher_scaling,
+                padding=padding,
+                denominator=denominator,
+            )
+            return loss if need_value else loss + math.nan
+        return attention.fused_attention_loss(problem, form=backend, denominator=denominator, need_value=need_value)
 
 
 def hidden_state_loss(
@@ -93,19 +116,26 @@ def hidden_state_loss(
         bias: (H_teacher,) or None.
         attention_mask: (B, S), 1 = real token.
         padding: "valid" counts real tokens, own count Σlen·H_teacher; "reference" all positions, B·S·H_teacher.
-        backend: "auto" or "reference".
+        backend: "auto" and "chunked" (residuals of some tokens at a time), or "reference".
         denominator: see the module's docstring.
 
     Raises:
         ConfigError: widths and projection do not fit, or `padding` or `backend` is not known.
     """
     checks.check_option("padding", padding, checks.PADDINGS)
-    checks.check_option("backend", backend, BACKENDS)
+    checks.check_option("backend", backend, HIDDEN_BACKENDS)
     checks.check_denominator(denominator)
     checks.check_hidden(student_hidden, teacher_hidden, weight, bias, attention_mask)
+    compute = reference.hidden_state_loss if backend == "reference" else hidden.fused_hidden_loss
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
-        return reference.hidden_state_loss(
-            student_hidden, teacher_hidden, weight, bias, attention_mask, padding=padding, denominator=denominator
+        return compute(
+            student_hidden,
+            teacher_hidden.detach(),
+            weight,
+            bias,
+            attention_mask.bool(),
+            padding=padding,
+            denominator=denominator,
         )
 
 
@@ -122,19 +152,21 @@ def soft_cross_entropy(
     Args:
         student_logits, teacher_logits: (B, C).
         temperature: divides both models' logits; the loss is not multiplied by its square, as published.
-        backend: "auto" or "reference".
+        backend: "reference", "chunked" (no copy of the logits but their gradient), or "auto": chunked for logits as
+            wide as a vocabulary.
         denominator: see the module's docstring; the own count is B·C.
 
     Raises:
         ConfigError: the class counts differ, the temperature is not above 0, or `backend` is not known.
     """
-    checks.check_option("backend", backend, BACKENDS)
+    checks.check_option("backend", backend, CROSS_ENTROPY_BACKENDS)
     checks.check_denominator(denominator)
     checks.check_logits(student_logits, teacher_logits, temperature)
+    if backend == "auto":
+        backend = "chunked" if student_logits.numel() >= WIDE_LOGITS else "reference"
+    compute = reference.soft_cross_entropy if backend == "reference" else cross_entropy.chunked_soft_cross_entropy
     with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return reference.soft_cross_entropy(
-            student_logits, teacher_logits, temperature=temperature, denominator=denominator
-        )
+        return compute(student_logits, teacher_logits, temperature=temperature, denominator=denominator)
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None = None) -> Tensor:

@@ -1,0 +1,135 @@
+"""The attention-score loss without score matrices: the choice of its form, its value, its gradient.
+
+B batch rows, S sequence length, A attention heads, D head size; d = D_student + D_teacher.
+
+Two forms (see `attention_forms`): *gram*, closed, O(S·d²) work; *tiled*, blocks of scores, O(S²·d) work and less of it
+for short rows. The gram form's gradient is as good as that of materialised scores; its value is a difference of large
+sums when the student is close to its teacher, so it is watched and, where it matters, taken again from tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from tinybert_ds.losses import reference
+from tinybert_ds.losses.attention_chunks import QUERY_BLOCK, Problem, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
+from tinybert_ds.losses.precomputed import attach_gradients
+
+logger = logging.getLogger(__name__)
+
+VALUE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13}
+"""Relative error of the closed form's value, as estimated, above which the value is taken from tiles."""
+
+
+def fused_attention_loss(problem: Problem, *, form: str, denominator: float | None, need_value: bool) -> Tensor:
+    """Return the attention loss with its gradient by the student's query and key.
+
+    Args:
+        form: "gram" or "tiled". Heads in which a score ≤ −100 cannot be excluded under padding="reference" are tiled
+            in either case, where the published rule is applied score by score.
+        denominator, need_value: as in `tinybert_ds.losses.attention_score_loss`.
+    """
+    dtype = reference.compute_dtype(*problem.student, *problem.teacher)
+    count = reference.token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)
+    coefficient = reference.divide(problem.real.new_full((), 2.0, dtype=dtype), denominator, count)
+    need_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem.student)
+    with torch.no_grad():
+        sums, gradients = attention_terms(
+            problem, form=form, coefficient=coefficient, need_value=need_value, need_gradient=need_gradient
+        )
+        if sums is None:
+            value = coefficient.new_full((), math.nan)
+        else:
+            value = reference.divide(exact_sum(problem, sums, dtype), denominator, count).to(dtype)
+    return attach_gradients(value, problem.student, gradients) if gradients is not None else value
+
+
+def attention_terms(
+    problem: Problem, *, form: str, coefficient: Tensor, need_value: bool, need_gradient: bool
+) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Return the (3,) float64 sums as in `ChunkTerms` and the gradients (B, A, S, D_student) in the compute dtype."""
+    dtype = coefficient.dtype
+    student_head, _ = problem.head_sizes
+    scales = problem.scales(dtype)
+    sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if need_value else None
+    query, key = problem.student
+    gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if need_gradient else None
+    needs = {"need_value": need_value, "need_gradient": need_gradient}
+    workspace_dtype = operand_dtype(problem, dtype) if form == "gram" else dtype
+    for rows, heads, operands in loaded_chunks(problem, workspace_dtype, block=QUERY_BLOCK if form == "tiled" else 0):
+        cutoff = problem.padding == "reference" and not no_score_reaches_cutoff(operands, student_head, scales)
+        terms: ChunkTerms
+        if cutoff or form == "tiled":
+            terms = tiled_terms(operands, student_head, scales, coefficient, cutoff=cutoff, **needs)
+        else:
+            terms = gram_terms(operands, student_head, scales, coefficient, **needs)
+        if sums is not None and terms.sums is not None:
+            sums += terms.sums
+        if gradients is not None and terms.gradients is not None:
+            for whole, part in zip(gradients, terms.gradients, strict=True):
+                target, length = whole[rows, heads], part.shape[1]
+                target[:, :, :length] = part.view(*target.shape[:2], length, student_head)
+                target[:, :, length:] = 0.0
+    return sums, gradients
+
+
+def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum of squared differences, taken again from tiles where the closed form has cancelled too far.
+
+    2⁻²⁴·κ, κ being the sum of the terms' sizes over the loss, has bounded every relative error that was measured.
+    """
+    total = sums.sum()
+    error = torch.finfo(dtype).eps / 2 * sums.abs().sum()
+    if bool(error > VALUE_TOLERANCE[dtype] * total):
+        zero = total.new_zeros((), dtype=dtype)
+        again, _ = attention_terms(problem, form="tiled", coefficient=zero, need_value=True, need_gradient=False)
+        assert again is not None
+        total = again.sum()
+    return total.clamp(min=0.0)
+
+
+def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the closed form's operands: the inputs' own where the device multiplies it into float32."""
+    dtypes = {tensor.dtype for tensor in (*problem.student, *problem.teacher)}
+    return dtypes.pop() if problem.real.device.type == "cuda" and len(dtypes) == 1 else compute_dtype
+
+
+def choose_form(length: int, student_head: int, teacher_head: int, *, need_value: bool, device_type: str) -> str:
+    """Return "gram" or "tiled", whichever multiplies less, for rows of `length` tokens; log the rule once."""
+    announce_rule(student_head, teacher_head, device_type)
+    if device_type != "cpu":
+        return "gram"
+    return "gram" if length >= gram_pays_from(student_head, teacher_head, need_value=need_value) else "tiled"
+
+
+def gram_pays_from(student_head: int, teacher_head: int, *, need_value: bool) -> int:
+    """Return the sequence length from which the closed form takes fewer multiply-adds than the tiles.
+
+    A head of S tokens takes S·d·4·D_student of them without the value and S·d·(2·d + 2·D_student) with it, against
+    S²·(d + 2·D_student) by tiles.
+    """
+    width = student_head + teacher_head
+    gram = width * (2 * (width if need_value else student_head) + 2 * student_head)
+    return math.ceil(gram / (width + 2 * student_head))
+
+
+@functools.cache
+def announce_rule(student_head: int, teacher_head: int, device_type: str) -> None:
+    """Log, once for each pair of head sizes, which form "auto" takes and why."""
+    sizes = f"head sizes {student_head} and {teacher_head}"
+    if device_type != "cpu":
+        logger.info("attention loss, %s: closed form (gram), since tiles would write scores to device memory", sizes)
+        return
+    logger.info(
+        "attention loss, %s: closed form (gram) from %d tokens on, %d on steps that log the value; tiles below: each "
+        "where it takes fewer multiply-adds",
+        sizes,
+        gram_pays_from(student_head, teacher_head, need_value=False),
+        gram_pays_from(student_head, teacher_head, need_value=True),
+    )

@@ -1,0 +1,41 @@
+"""How much the fused losses hold at a time, and what they multiply in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CPU_BYTES_PER_THREAD = 2 << 20
+"""About a core's share of the cache; anything from 1 to 4 MiB is as good."""
+DEVICE_BYTES = 256 << 20
+"""On an accelerator: few launches, but no more than this at once."""
+
+
+def workspace_bytes(device: torch.device) -> int:
+    """Return the size that intermediate results of one chunk should stay below."""
+    return CPU_BYTES_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else DEVICE_BYTES
+
+
+def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether the device multiplies matrices of a half-precision dtype faster than float32 ones.
+
+    A CPU without bfloat16 instructions is ten times slower with them than with float32.
+    """
+    if device.type != "cpu":
+        return dtype in (torch.float16, torch.bfloat16)
+    capabilities = torch.cpu.get_capabilities()
+    return dtype is torch.bfloat16 and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def wide_matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the product of two matrices, or of two batches of them, in `dtype`.
+
+    Half-precision operands are multiplied as they are on CUDA, where the result never is in half precision. A CPU has
+    no such product: there they are converted first.
+    """
+    multiply = torch.mm if left.dim() == 2 else torch.bmm
+    if left.dtype == dtype:
+        return multiply(left, right)
+    if left.device.type == "cuda":
+        return multiply(left, right, out_dtype=dtype)
+    return multiply(left.to(dtype), right.to(dtype))

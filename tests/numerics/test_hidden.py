@@ -1,0 +1,169 @@
+"""The chunked hidden-state loss against the reference in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.numerics import AllocationLog, mask_of, relative_error
+from tinybert_ds.losses import hidden, hidden_state_loss, workspace
+
+LENGTHS, LENGTH = (13, 5, 0), 13
+ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+PROJECTIONS = ["weight and bias", "weight", "none"]
+
+
+def hidden_case(projection: str, rho: float = 1.0) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return float64 student and teacher states (3, 13, H), weight and bias; the loss is about ρ times the variance."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    student = draw(len(LENGTHS), LENGTH, 20)
+    weight = draw(24, 20) / math.sqrt(20) if projection != "none" else None
+    bias = draw(24) if projection == "weight and bias" else None
+    ideal = student if weight is None else torch.nn.functional.linear(student, weight, bias)
+    return student, ideal + math.sqrt(rho) * ideal.std() * draw(*ideal.shape), weight, bias
+
+
+def loss_and_gradients(case, dtype: torch.dtype, upstream: float = 1.0, **options) -> list[Tensor]:
+    """Return the loss and the gradients by states, weight and bias, where they are, with the inputs in `dtype`."""
+    student, teacher, weight, bias = (None if tensor is None else tensor.detach().to(dtype) for tensor in case)
+    inputs = [tensor.requires_grad_() for tensor in (student, weight, bias) if tensor is not None]
+    loss = hidden_state_loss(student, teacher, weight, bias, mask_of(LENGTHS, LENGTH), **options)
+    return [loss, *torch.autograd.grad(loss * upstream, inputs)]
+
+
+@pytest.mark.parametrize("rho", [1.0, 1e-3, 1e-5])
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_value_and_gradients_are_those_of_the_reference(dtype, projection, padding, rho):
+    case = [None if tensor is None else tensor.to(dtype).double() for tensor in hidden_case(projection, rho)]
+    expected = loss_and_gradients(case, torch.float64, 3 * 2.0**10, padding=padding, backend="reference")
+    found = loss_and_gradients(case, dtype, 3 * 2.0**10, padding=padding, backend="chunked")
+    assert found[0].dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    assert all(gradient.dtype is dtype for gradient in found[1:])
+    exactness = 1e-13 if dtype is torch.float64 else 1e-6
+    assert relative_error(found[0], expected[0]) <= exactness / math.sqrt(rho)
+    for gradient, exact in zip(found[1:], expected[1:], strict=True):
+        assert relative_error(gradient, exact) <= exactness / math.sqrt(rho) + ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("rho", [1.0, 1e-2])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_products_in_bfloat16_cost_no_more_than_rounding_the_projected_states(projection, rho, monkeypatch):
+    monkeypatch.setattr(hidden, "multiplies_fast", lambda dtype, device: True)
+    case = [None if tensor is None else tensor.bfloat16().double() for tensor in hidden_case(projection, rho)]
+    expected = loss_and_gradients(case, torch.float64, padding="valid", backend="reference")
+    found = loss_and_gradients(case, torch.bfloat16, padding="valid", backend="chunked")
+    for one, exact in zip(found, expected, strict=True):
+        assert relative_error(one, exact) <= 5e-3 / math.sqrt(rho) + ROUNDING[torch.bfloat16]
+
+
+def test_float32_projections_of_bfloat16_states_get_float32_gradients():
+    student, teacher, weight, bias = hidden_case("weight and bias")
+    student = student.bfloat16().requires_grad_()
+    weight, bias = weight.float().requires_grad_(), bias.float().requires_grad_()
+    hidden_state_loss(student, teacher.half(), weight, bias, mask_of(LENGTHS, LENGTH)).backward()
+    assert student.grad.dtype is torch.bfloat16
+    assert weight.grad.dtype is torch.float32
+    assert bias.grad.dtype is torch.float32
+    exact = loss_and_gradients((student, teacher.half(), weight, bias), torch.float64, backend="reference")
+    assert relative_error(weight.grad, exact[2]) < 1e-2
+
+
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("budget", [1, 24 * 8 * 5, 24 * 8 * 39])
+def test_the_result_does_not_depend_on_the_chunks(budget, padding, monkeypatch):
+    case = hidden_case("weight and bias")
+    expected = loss_and_gradients(case, torch.float64, padding=padding, backend="reference")
+    monkeypatch.setattr(workspace, "CPU_BYTES_PER_THREAD", budget)
+    for one, exact in zip(loss_and_gradients(case, torch.float64, padding=padding), expected, strict=True):
+        assert relative_error(one, exact) <= 1e-13
+
+
+def test_projected_states_are_never_held_whole(monkeypatch):
+    monkeypatch.setattr(workspace, "CPU_BYTES_PER_THREAD", 24 * 4 * 5)
+    student, teacher, weight, bias = (tensor.float() for tensor in hidden_case("weight and bias"))
+    weight.requires_grad_()
+    held = {}
+    for backend in ("chunked", "reference"):
+        with AllocationLog() as log:
+            hidden_state_loss(student, teacher, weight, bias, mask_of(LENGTHS, LENGTH), backend=backend).backward()
+        held[backend] = teacher.numel() in log.sizes
+    assert held == {"chunked": False, "reference": True}
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+def test_a_denominator_of_infinity_gives_a_loss_and_gradients_of_exactly_0(padding, backend):
+    found = loss_and_gradients(
+        hidden_case("weight and bias"), torch.float32, padding=padding, backend=backend, denominator=math.inf
+    )
+    assert not any(tensor.any() for tensor in found)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_a_batch_of_padding_only_has_a_loss_and_gradients_of_exactly_0_in_valid_padding(backend):
+    student, teacher, weight, bias = hidden_case("weight and bias")
+    for tensor in (student, weight, bias):
+        tensor.requires_grad_()
+    nothing = torch.zeros(len(LENGTHS), LENGTH)
+    loss = hidden_state_loss(student, teacher, weight, bias, nothing, backend=backend)
+    assert loss.item() == 0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (student, weight, bias)))
+
+
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+def test_micro_batches_of_one_denominator_add_up_to_the_batch(padding):
+    student, teacher, weight, bias = hidden_case("weight and bias")
+    weight.requires_grad_()
+    mask = mask_of(LENGTHS, LENGTH)
+    count = 24 * (sum(LENGTHS) if padding == "valid" else mask.numel())
+    whole = hidden_state_loss(student, teacher, weight, bias, mask, padding=padding, backend="reference")
+    parts = sum(
+        hidden_state_loss(student[rows], teacher[rows], weight, bias, mask[rows], padding=padding, denominator=count)
+        for rows in (slice(1), slice(1, 3))
+    )
+    assert relative_error(parts, whole) <= 1e-13
+    assert relative_error(torch.autograd.grad(parts, weight), torch.autograd.grad(whole, weight)) <= 1e-13
+
+
+def test_one_projection_used_for_several_states_gathers_all_their_gradients():
+    student, teacher, weight, bias = hidden_case("weight and bias")
+    mask = mask_of(LENGTHS, LENGTH)
+    gradients = []
+    for backend in ("reference", "chunked"):
+        shared = weight.clone().requires_grad_()
+        pairs = ((student, teacher), (student.flip(0), teacher))
+        sum(hidden_state_loss(*pair, shared, bias, mask, backend=backend) for pair in pairs).backward()
+        gradients.append(shared.grad)
+    assert relative_error(gradients[1], gradients[0]) <= 1e-13
+
+
+def test_states_that_are_not_contiguous_and_autocast_outside_change_nothing():
+    case = hidden_case("weight and bias")
+    expected = loss_and_gradients(case, torch.float32)
+    student, teacher = (tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in case[:2])
+    assert not student.is_contiguous()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss_and_gradients((student, teacher, *case[2:]), torch.float32)
+    for one, exact in zip(found, expected, strict=True):
+        assert relative_error(one, exact) == 0
+
+
+def test_frozen_projections_and_teachers_get_no_gradient():
+    student, teacher, weight, bias = hidden_case("weight and bias")
+    student.requires_grad_()
+    teacher.requires_grad_()
+    hidden_state_loss(student, teacher, weight, bias, mask_of(LENGTHS, LENGTH)).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    assert weight.grad is None
+    with torch.no_grad():
+        assert not hidden_state_loss(student, teacher, weight, bias, mask_of(LENGTHS, LENGTH)).requires_grad

@@ -21,7 +21,8 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 def make_key(*parts: int | str) -> int:
     """A 64-bit key of any integers and names; different parts give unrelated keys."""
-    return xxhash.xxh3_64_intdigest("\0".join(f"{type(part).__name__}:{part}" for part in parts).encode())
+    plain = tuple(part if isinstance(part, str) else int(part) for part in parts)
+    return xxhash.xxh3_64_intdigest(repr(plain).encode())
 
 
 def random_bits(key: int | UInts, counters: ArrayLike) -> UInts:

@@ -141,8 +141,8 @@ def pair_rows(rows: Ints, documents: Ints) -> tuple[Ints, Ints]:
         documents: (r,) their documents.
 
     Returns:
-        Two arrays of equal length; each row occurs at most once. Unless one document has more than half of the rows,
-        at most one row is left over.
+        Two arrays of equal length; each row occurs at most once. Rows of a document that has most of the rows, or all
+        of a stretch of them, may be left over.
     """
     ones, others = [], []
     for attempt in range(_NEAR_LENGTH_ROUNDS + 1):
@@ -155,12 +155,23 @@ def pair_rows(rows: Ints, documents: Ints) -> tuple[Ints, Ints]:
             a = np.arange(attempt % 2, len(rows) - 1, 2)
             b = a + 1
         apart = documents[a] != documents[b]
+        largest, size = _most_frequent(documents)
+        if size * 4 > len(rows) and attempt < _NEAR_LENGTH_ROUNDS:
+            # Rows of other documents are what the large one needs: not to be spent on each other too early.
+            apart &= (documents[a] == largest) | (documents[b] == largest)
         ones.append(rows[a[apart]])
         others.append(rows[b[apart]])
         left = np.ones(len(rows), dtype=bool)
         left[a[apart]] = left[b[apart]] = False
         rows, documents = rows[left], documents[left]
     return np.concatenate(ones), np.concatenate(others)
+
+
+def _most_frequent(documents: Ints) -> tuple[int, int]:
+    if len(documents) == 0:
+        return -1, 0
+    names, sizes = np.unique(documents, return_counts=True)
+    return int(names[sizes.argmax()]), int(sizes.max())
 
 
 def truncate_pairs(key: int, samples: Samples, limit: int) -> Samples:

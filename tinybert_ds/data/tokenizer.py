@@ -208,6 +208,7 @@ def _set_casing(tokenizer: PreTrainedTokenizerFast, lower_case: bool) -> None:
         state["normalizer"] = changed
         backend.normalizer = Tokenizer.from_str(json.dumps(state)).normalizer
     tokenizer.init_kwargs["do_lower_case"] = lower_case
+    tokenizer.do_lower_case = lower_case  # save_pretrained prefers the attribute where there is one
 
 
 def _with_casing(normalizer: dict[str, Any] | None, lower_case: bool) -> dict[str, Any] | None:

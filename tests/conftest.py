@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny and several processes share the cores
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # chosen while DeepSpeed is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a hub must fail at once, not when there is no network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked children would warn about it
 

@@ -1,0 +1,54 @@
+"""Inputs and reference runs that the distributed tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_tools import prepare_corpus
+from tests.support.models import config_directory, model_directory
+from tests.support.runs import read_metrics, run_ranks, write_documents, write_sentiment
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """Return a folder with a teacher, a student's config, shards and a sentiment task."""
+    folder = tmp_path_factory.mktemp("inputs")
+    model_directory(folder / "teacher")
+    config_directory(folder / "student")
+    config_directory(folder / "student_with_dropout", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1)
+    write_documents(folder / "corpus.txt", documents=120)
+    write_sentiment(folder / "task", rows=60)
+    arguments = ["--train_corpus", folder / "corpus.txt", "--bert_model", folder / "teacher"]
+    arguments += ["--output_dir", folder / "shards", "--max_seq_len", 64]
+    prepare_corpus.main([str(argument) for argument in arguments])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def general(inputs):
+    """Return the arguments of a general distillation of 40 steps, without the output directory."""
+    return [
+        *("--pregenerated_data", inputs / "shards", "--teacher_model", inputs / "teacher"),
+        *("--student_model", inputs / "student", "--max_seq_length", 64, "--train_batch_size", 12),
+        *("--learning_rate", 1e-3, "--logging_steps", 1, "--max_steps", 40, "--eval_fraction", 0.1),
+        *("--save_steps", 7, "--teacher_dtype", "fp32"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def one_rank(general, tmp_path_factory):
+    """Return the metrics of one uninterrupted rank, fp32, no ZeRO."""
+    folder = tmp_path_factory.mktemp("one_rank")
+    arguments = [*general, "--output_dir", folder / "out"]
+    run_ranks("general_distill", arguments, log=folder / "log").check()
+    return read_metrics(folder / "out")
+
+
+def zero_config(path: Path, *, stage: int, bf16: bool = False) -> Path:
+    """Write a DeepSpeed JSON with a ZeRO stage."""
+    config = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
+    path.write_text(json.dumps(config))
+    return path

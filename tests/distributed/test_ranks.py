@@ -1,0 +1,52 @@
+"""Any number of ranks and micro-batches gives the losses of one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.distributed.conftest import zero_config
+from tests.support.runs import read_metrics, run_ranks
+
+LOSSES = ("loss", "attention_loss", "hidden_loss", "grad_norm", "eval_loss")
+
+
+def assert_same_losses(metrics, reference, *, rel):
+    assert [line["step"] for line in metrics] == [line["step"] for line in reference]
+    for line, expected in zip(metrics, reference, strict=True):
+        for name in LOSSES:
+            if name in expected:
+                assert line[name] == pytest.approx(expected[name], rel=rel), (name, line["step"])
+        if "samples" in expected:
+            assert (line["samples"], line["epoch"]) == (expected["samples"], expected["epoch"])
+
+
+@pytest.mark.parametrize(("stage", "accumulation"), [(0, 1), (1, 3), (2, 2)])
+def test_two_ranks_give_the_losses_of_one_rank_step_by_step(general, one_rank, tmp_path, stage, accumulation):
+    arguments = [*general, "--output_dir", tmp_path / "out", "--gradient_accumulation_steps", accumulation]
+    arguments += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=stage)]
+    run_ranks("general_distill", arguments, world_size=2, log=tmp_path / "log").check()
+    assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
+
+
+def test_the_reference_run_goes_through_uneven_rows_and_a_short_step(one_rank):
+    steps = [line for line in one_rank if "samples" in line]
+    sizes = {after["samples"] - before["samples"] for before, after in itertools.pairwise(steps)}
+    assert 12 in sizes
+    assert min(sizes) < 12, "no short step: the test above would prove less"
+    assert len({round(line["padding_share"], 6) for line in steps}) > 5
+    assert steps[-1]["epoch"] > 0
+    assert steps[-1]["loss"] < 0.95 * steps[0]["loss"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_bf16_students_train_on_two_ranks_close_to_fp32(general, one_rank, tmp_path, stage):
+    arguments = [*general, "--output_dir", tmp_path / "out"]
+    arguments += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=stage, bf16=True)]
+    run_ranks("general_distill", arguments, world_size=2, log=tmp_path / "log").check()
+    assert_same_losses(
+        [{k: v for k, v in line.items() if k != "grad_norm"} for line in read_metrics(tmp_path / "out")],
+        [{k: v for k, v in line.items() if k != "grad_norm"} for line in one_rank],
+        rel=3e-2,
+    )

@@ -1,0 +1,65 @@
+"""A run that was killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.distributed.conftest import zero_config
+from tests.support.runs import kill_ranks, read_metrics, run_ranks, start_ranks, wait_ranks
+
+
+def wait_for_step(directory, step, processes, log):
+    path = directory / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not path.is_file() or path.read_text().count('"loss"') < step:
+        running = all(process.is_alive() for process in processes)
+        assert running, wait_ranks(processes, log).output
+        assert time.monotonic() < deadline, "the run did not get to the step"
+        time.sleep(0.01)
+
+
+def steps_of(directory):
+    return sorted(path.name for path in (directory / "checkpoints").glob("step-*"))
+
+
+def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit_dropout_included(inputs, general, tmp_path):
+    config = zero_config(tmp_path / "ds.json", stage=2)
+    student = inputs / "student_with_dropout"
+    arguments = [*general, "--student_model", student, "--deepspeed_config", config, "--output_dir"]
+    stage_name = "general_distill"
+    run_ranks(stage_name, [*arguments, tmp_path / "whole"], world_size=2, log=tmp_path / "whole.log").check()
+    for attempt, step in enumerate((3, 18)):  # before the first checkpoint, and between two
+        log = tmp_path / f"killed{attempt}.log"
+        processes = start_ranks(stage_name, [*arguments, tmp_path / "killed"], 2, log)
+        wait_for_step(tmp_path / "killed", step, processes, log)
+        kill_ranks(processes)
+        wait_ranks(processes, log)
+        assert json.loads((tmp_path / "killed" / "run.json").read_text())["finished"] is None
+    log = tmp_path / "resumed.log"
+    output = run_ranks(stage_name, [*arguments, tmp_path / "killed"], world_size=2, log=log).check().output
+    assert "resumed from" in output
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert steps_of(tmp_path / "killed") == ["step-00000035", "step-00000040"]  # --save_total_limit 2
+
+
+def test_a_torn_checkpoint_is_passed_over_and_said_so_and_a_finished_run_does_nothing(general, one_rank, tmp_path):
+    arguments = [*general, "--output_dir", tmp_path / "out"]
+    stage_name = "general_distill"
+    run_ranks(stage_name, arguments, log=tmp_path / "first").check()
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    again = run_ranks(stage_name, arguments, log=tmp_path / "again").check()
+    assert "is finished (40 steps); nothing to do" in again.output
+
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    record["finished"] = None  # as if the run had been killed while it wrote its last checkpoint
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    torn = next((tmp_path / "out" / "checkpoints" / "step-00000040").glob("*.pt"))
+    torn.write_bytes(torn.read_bytes()[:-1])
+    output = run_ranks(stage_name, arguments, log=tmp_path / "third").check().output
+    assert "step-00000040 is incomplete; falling back to step-00000035" in output
+    assert read_metrics(tmp_path / "out") == one_rank
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights

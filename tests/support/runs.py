@@ -1,0 +1,164 @@
+"""Commands as users run them: in processes of their own, on one rank or several, and small inputs for them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess as Process
+from pathlib import Path
+from typing import Any
+
+from tests.support.models import WORDS
+from tinybert_ds.command_line import run_training
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 240
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["tests.support.runs", *(f"tinybert_ds.stages.{name}" for name in ("general_distill", "task_distill", "finetune"))]
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended: the worst exit code of its ranks, and what rank 0 printed."""
+
+    returncode: int
+    output: str
+
+    def check(self) -> Finished:
+        """Return itself, or fail the test with the output."""
+        assert self.returncode == 0, self.output
+        return self
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: Path) -> list[Process]:
+    """Start a training command on so many ranks.
+
+    They are forked from a server that has imported everything already: starting python for each of them would take
+    most of the tests' time.
+
+    Args:
+        stage: Module of `tinybert_ds.stages`.
+        arguments: The command line.
+        world_size: Ranks; with one, the command runs as under plain `python`.
+        log: Rank r writes its output to `log` with the suffix `.rankr`.
+    """
+    port = free_port()
+    processes = []
+    for rank in range(world_size):
+        place: dict[str, object] = {}
+        if world_size > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {name: str(value) for name, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
+        words = [str(argument) for argument in arguments]
+        process = _SERVER.Process(target=_run_rank, args=(stage, words, environment, log.with_suffix(f".rank{rank}")))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def wait_ranks(processes: Sequence[Process], log: Path, timeout: float = TIMEOUT_SECONDS) -> Finished:
+    """Wait for all ranks; when one fails, or the time is over, the others are killed."""
+    deadline = time.monotonic() + timeout
+    while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        if any(process.exitcode for process in processes):
+            time.sleep(1)  # let the others end by themselves
+            break
+        time.sleep(0.05)
+    kill_ranks(processes)
+    worst = next((process.exitcode for process in processes if process.exitcode), 0)
+    return Finished(worst, log.with_suffix(".rank0").read_text(errors="replace"))
+
+
+def kill_ranks(processes: Sequence[Process]) -> None:
+    """Kill -9 what still runs."""
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def run_ranks(stage: str, arguments: Sequence[object], *, world_size: int = 1, log: Path) -> Finished:
+    """Run a training command to its end."""
+    return wait_ranks(start_ranks(stage, arguments, world_size, log), log)
+
+
+def run_command_line(words: Sequence[object], *, timeout: float = TIMEOUT_SECONDS) -> Finished:
+    """Run a command as a user types it, from the checkout and with the virtual environment's `bin` on the PATH."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        cwd=ROOT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return Finished(process.returncode, output)
+
+
+def _run_rank(stage: str, words: list[str], environment: dict[str, str], log: Path) -> None:
+    os.environ.update(environment)
+    with log.open("wb") as handle:
+        for stream in (1, 2):
+            os.dup2(handle.fileno(), stream)
+    sys.argv = [f"{stage}.py", *words]
+    run_training(stage)
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without their clock."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "clock"} for line in lines]
+
+
+def write_documents(path: Path, *, documents: int, seed: int = 0) -> None:
+    """Write a corpus of random sentences: one a line, a blank line between documents."""
+    rng = random.Random(seed)
+    texts = []
+    for _ in range(documents):
+        sentences = [" ".join(rng.choices(WORDS, k=rng.randint(2, 14))) for _ in range(rng.randint(3, 12))]
+        texts.append("\n".join(sentences))
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+
+
+def write_sentiment(directory: Path, *, rows: int, seed: int = 0) -> None:
+    """Write train.tsv and dev.tsv in SST-2's layout; the label is whether "good" is in the sentence."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    neutral = [word for word in WORDS if word not in ("good", "bad") and not word.startswith("##")]
+    for name, count in (("train", rows), ("dev", max(8, rows // 4))):
+        lines = ["sentence\tlabel"]
+        for _ in range(count):
+            label = rng.randint(0, 1)
+            words = rng.choices(neutral, k=rng.randint(1, 20))
+            words.insert(rng.randint(0, len(words)), "good" if label else "bad")
+            lines.append(f"{' '.join(words)}\t{label}")
+        (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")

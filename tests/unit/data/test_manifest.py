@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.corpora import SPECIAL_IDS, numbered_documents, write_corpus
+from tinybert_ds.data.manifest import (
+    MANIFEST_NAME,
+    Sampling,
+    continuation_mask,
+    manifest_text,
+    open_corpus,
+    read_manifest,
+    write_manifest,
+)
+from tinybert_ds.errors import DataError
+
+
+@pytest.fixture
+def directory(tmp_path):
+    sampling = Sampling(max_seq_len=64, masked_lm_prob=0.15, one_seq=True)
+    return write_corpus(tmp_path / "corpus", numbered_documents(5, 2, 3), documents_per_shard=2, sampling=sampling)
+
+
+def test_what_was_written_is_read_back(directory):
+    manifest = read_manifest(directory)
+    assert (manifest.documents, manifest.sentences, manifest.tokens) == (5, 10, 30)
+    assert [shard.documents for shard in manifest.shards] == [2, 2, 1]
+    assert manifest.special_ids == SPECIAL_IDS
+    assert manifest.sampling == Sampling(max_seq_len=64, masked_lm_prob=0.15, one_seq=True)
+    assert manifest_text(manifest) == (directory / MANIFEST_NAME).read_text(encoding="utf-8")
+
+
+def test_a_corpus_is_its_shards_in_order(directory):
+    corpus = open_corpus(directory)
+    assert [token for shard in corpus.shards for token in shard.tokens.tolist()] == list(range(5, 35))
+
+
+def test_the_fingerprint_names_the_content_not_the_options(directory):
+    manifest = read_manifest(directory)
+    write_manifest(directory, manifest.__class__(**{**manifest.__dict__, "options": {"x": 1}, "inputs": {}}))
+    assert read_manifest(directory).fingerprint == manifest.fingerprint
+    changed = manifest.__class__(**{**manifest.__dict__, "tokenizer_fingerprint": "another"})
+    assert changed.fingerprint != manifest.fingerprint
+
+
+def test_no_directory_and_an_unfinished_corpus_are_told_apart(tmp_path):
+    with pytest.raises(DataError, match="not a directory"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"not a finished corpus.* again with the same arguments"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format_version": 1}', '{"format_version": 1, "tokenizer": 3}'])
+def test_a_damaged_manifest_is_named(directory, content):
+    (directory / MANIFEST_NAME).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest\.json' is damaged"):
+        read_manifest(directory)
+
+
+def test_another_format_version_is_refused(directory):
+    content = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
+    (directory / MANIFEST_NAME).write_text(json.dumps({**content, "format_version": 2}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"format version 2; .* reads 1"):
+        read_manifest(directory)
+
+
+def test_a_shard_that_is_not_the_one_of_the_manifest_is_refused(directory, tmp_path):
+    other = write_corpus(tmp_path / "other", numbered_documents(2, 2, 2))
+    for suffix in (".bin", ".idx"):
+        (other / f"shard-00000{suffix}").replace(directory / f"shard-00001{suffix}")
+    with pytest.raises(DataError, match=r"'shard-00001' .* \(2, 4, 8\), but its manifest says \(2, 4, 12\)"):
+        open_corpus(directory)
+
+
+def test_continuations_are_the_pieces_marked_by_the_tokenizer(directory):
+    mask = continuation_mask(directory, 1000)
+    assert mask[900:].all()
+    assert not mask[:900].any()
+
+
+def test_whole_words_need_a_vocabulary_that_marks_pieces(directory):
+    (directory / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"begin with '##'.*--do_whole_word_mask"):
+        continuation_mask(directory, 1000)
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="missing"):
+        continuation_mask(directory, 1000)

@@ -1,0 +1,286 @@
+"""The command from text to a finished corpus, and everything that must stop it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_tools import prepare_corpus
+from data_tools.corpus_writer import UNFINISHED_NAME
+from data_tools.prepare_corpus import main
+from tests.support.models import WORDS, write_tokenizer
+from tinybert_ds.data.manifest import MANIFEST_NAME, Sampling, open_corpus
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.errors import ConfigError, DataError, ModelError
+
+SCRIPT = Path(prepare_corpus.__file__).with_name("pregenerate_training_data.py")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    write_tokenizer(directory)
+    return directory
+
+
+def story(documents: int = 30, first: int = 0) -> str:
+    """Documents of 4 sentences of 6 known words."""
+    words = [word for word in WORDS if not word.startswith("##")]
+    lines = []
+    for document in range(first, first + documents):
+        for sentence in range(4):
+            start = document * 7 + sentence * 3
+            lines.append(" ".join(words[(start + place) % len(words)] for place in range(6)))
+        lines.append("")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def texts(tmp_path) -> list[Path]:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(story(), encoding="utf-8")
+    (folder / "b.txt.gz").write_bytes(gzip.compress(story(20, first=30).encode()))
+    return [folder / "a.txt", folder / "b.txt.gz"]
+
+
+def arguments(model: Path, texts: list[Path], output: Path, *more: str) -> list[str]:
+    return ["--train_corpus", *map(str, texts), "--bert_model", str(model), "--output_dir", str(output), *more]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def corpus_tokens(directory: Path) -> list[list[list[int]]]:
+    """Documents as sentences as ids."""
+    documents = []
+    for shard in open_corpus(directory).shards:
+        ends = shard.offsets // shard.tokens.itemsize + shard.lengths
+        for begin, end in zip(shard.documents[:-1], shard.documents[1:], strict=True):
+            documents.append([shard.tokens[ends[s] - shard.lengths[s] : ends[s]].tolist() for s in range(begin, end)])
+    return documents
+
+
+def test_shards_hold_the_ids_of_the_hugging_face_tokenizer_document_by_document(model, texts, tmp_path, capsys):
+    main(arguments(model, texts, tmp_path / "out"))
+    tokenizer = load_tokenizer(model, None)
+    documents = [text.split("\n") for text in story(50).strip().split("\n\n")]
+    expected = [[tokenizer(line, add_special_tokens=False).input_ids for line in lines] for lines in documents]
+    assert corpus_tokens(tmp_path / "out") == expected
+    assert sorted(contents(tmp_path / "out")) == [MANIFEST_NAME, "shard-00000.bin", "shard-00000.idx", "tokenizer.json"]
+    assert "50 documents, 200 sentences, 1,200 tokens in 1 shard" in capsys.readouterr().out
+
+
+def test_the_manifest_names_tokenizer_inputs_ranges_and_sampling(model, texts, tmp_path):
+    flags = ["--max_seq_len", "64", "--short_seq_prob", "0.2", "--masked_lm_prob", "0.15"]
+    flags += ["--max_predictions_per_seq", "9", "--do_whole_word_mask", "--one_seq", "--shard_tokens", "500"]
+    main(arguments(model, texts, tmp_path / "out", *flags))
+    manifest = open_corpus(tmp_path / "out").manifest
+    assert manifest.tokenizer_fingerprint == tokenizer_fingerprint(load_tokenizer(model, None))
+    assert manifest.sampling == Sampling(64, 0.2, 0.15, 9, True, True)
+    assert list(manifest.inputs) == ["a.txt", "b.txt.gz"]
+    assert manifest.text_bytes == len(story()) + len(story(20, first=30))
+    assert [shard.documents for shard in manifest.shards] == [21, 21, 8]
+    ranges = [[(source.name, source.begin, source.end) for source in shard.sources] for shard in manifest.shards]
+    size = len(story())
+    assert [[name for name, _, _ in parts] for parts in ranges] == [["a.txt"], ["a.txt", "b.txt.gz"], ["b.txt.gz"]]
+    assert ranges[0][0][1:] == (0, len(story(21)) + 1)
+    assert (ranges[1][0][1], ranges[1][0][2]) == (ranges[0][0][2], size)
+    assert (ranges[1][1][1], ranges[2][0][2]) == (0, len(story(20, first=30)))
+    assert ranges[1][1][2] == ranges[2][0][1]
+
+
+@pytest.mark.parametrize("shard_tokens", ["1", "500", "100000"])
+def test_shards_are_cut_at_documents_and_hold_the_same_text(model, texts, tmp_path, shard_tokens):
+    main(arguments(model, texts, tmp_path / "one"))
+    main(arguments(model, texts, tmp_path / "cut", "--shard_tokens", shard_tokens))
+    assert corpus_tokens(tmp_path / "cut") == corpus_tokens(tmp_path / "one")
+    shards = open_corpus(tmp_path / "cut").manifest.shards
+    assert len(shards) == {"1": 50, "500": 3, "100000": 1}[shard_tokens]
+
+
+def test_units_make_no_difference_to_the_bytes(model, texts, tmp_path, monkeypatch):
+    main(arguments(model, texts, tmp_path / "one", "--shard_tokens", "300"))
+    monkeypatch.setattr("data_tools.text_input.UNIT_BYTES", 100)
+    main(arguments(model, texts, tmp_path / "many", "--shard_tokens", "300"))
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def test_workers_and_the_order_of_the_arguments_make_no_difference_to_the_bytes(model, texts, tmp_path, monkeypatch):
+    main(arguments(model, texts, tmp_path / "one", "--shard_tokens", "300"))
+    monkeypatch.setattr("data_tools.text_input.UNIT_BYTES", 1000)
+    main(arguments(model, texts[::-1], tmp_path / "two", "--shard_tokens", "300", "--num_workers", "2"))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_casing_flags_reach_the_tokenizer(model, tmp_path):
+    (tmp_path / "a.txt").write_text("The City\n", encoding="utf-8")
+    main(arguments(model, [tmp_path / "a.txt"], tmp_path / "cased", "--no_lower_case"))
+    main(arguments(model, [tmp_path / "a.txt"], tmp_path / "uncased", "--do_lower_case"))
+    assert corpus_tokens(tmp_path / "cased") != corpus_tokens(tmp_path / "uncased")
+
+
+def test_prose_is_split_into_sentences_on_demand(model, tmp_path):
+    (tmp_path / "a.txt").write_text("The city was good. We liked it!\n", encoding="utf-8")
+    main(arguments(model, [tmp_path / "a.txt"], tmp_path / "lines"))
+    main(arguments(model, [tmp_path / "a.txt"], tmp_path / "split", "--split_sentences"))
+    assert [len(document) for document in corpus_tokens(tmp_path / "lines")] == [1]
+    assert [len(document) for document in corpus_tokens(tmp_path / "split")] == [2]
+
+
+def test_flags_without_meaning_are_accepted_and_said_once(model, texts, tmp_path, capsys):
+    main(arguments(model, texts, tmp_path / "out", "--reduce_memory", "--epochs_to_generate", "3"))
+    printed = capsys.readouterr().out
+    assert printed.count("--reduce_memory has no effect") == 1
+    assert printed.count("--epochs_to_generate has no effect") == 1
+
+
+def test_a_finished_corpus_is_left_alone(model, texts, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(arguments(model, texts, out))
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    main(arguments(model, texts, out, "--num_workers", "2"))
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "difference"),
+    [
+        (["--max_seq_len", "64"], "max_seq_len is 128 there and 64 now"),
+        (["--split_sentences"], "split_sentences is False there and True now"),
+        (["--no_lower_case"], "tokeniser is"),
+    ],
+)
+def test_a_finished_corpus_of_other_options_is_refused(model, texts, tmp_path, more, difference):
+    main(arguments(model, texts, tmp_path / "out"))
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError, match=difference):
+        main(arguments(model, texts, tmp_path / "out", *more))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_corpus_of_other_text_is_refused(model, texts, tmp_path):
+    main(arguments(model, texts, tmp_path / "out"))
+    texts[0].write_text(story(29), encoding="utf-8")
+    with pytest.raises(DataError, match="made of other text"):
+        main(arguments(model, texts, tmp_path / "out"))
+
+
+def test_foreign_files_are_refused_and_left_alone(model, texts, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "shard-00000.bin").write_bytes(b"of another tool")
+    with pytest.raises(DataError, match=r"not of this corpus: shard-00000\.bin"):
+        main(arguments(model, texts, out))
+    assert contents(out) == {"shard-00000.bin": b"of another tool"}
+
+
+def test_what_an_unfinished_run_left_is_replaced(model, texts, tmp_path):
+    main(arguments(model, texts, tmp_path / "good"))
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (UNFINISHED_NAME, "shard-00000.bin", "shard-00007.idx.tmp", ".manifest.json.12.tmp", "tokenizer.json"):
+        (out / name).write_bytes(b"left over")
+    main(arguments(model, texts, out))
+    assert contents(out) == contents(tmp_path / "good")
+
+
+def test_an_empty_corpus_is_refused_and_leaves_nothing_behind(model, tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n \n", encoding="utf-8")
+    with pytest.raises(DataError, match="the corpus is empty"):
+        main(arguments(model, [tmp_path / "a.txt"], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_that_is_not_utf8_is_refused_and_gives_no_corpus(model, texts, tmp_path):
+    (tmp_path / "z.txt").write_bytes(b"the city\nthe \xe9\n")
+    with pytest.raises(DataError, match=r"z\.txt' is not UTF-8: byte 0xe9 at offset 13 of the text, line 2"):
+        main(arguments(model, [*texts, tmp_path / "z.txt"], tmp_path / "out"))
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+    (tmp_path / "z.txt").write_text("the city\nthe é\n", encoding="utf-8")
+    main(arguments(model, [*texts, tmp_path / "z.txt"], tmp_path / "out"))
+    assert open_corpus(tmp_path / "out").manifest.documents == 51
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_of_the_user(model, texts, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinybert_ds.data.indexed.ShardWriter.add_sentences", full)
+    with pytest.raises(DataError, match=r"cannot write to .*No space left"):
+        main(arguments(model, texts, tmp_path / "out"))
+    monkeypatch.undo()
+    main(arguments(model, texts, tmp_path / "out"))
+
+
+def test_wrong_numbers_are_reported_together(model, texts, tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        main(arguments(model, texts, tmp_path / "out", "--num_workers", "0", "--masked_lm_prob", "2"))
+    assert "--num_workers is 0" in str(raised.value)
+    assert "--masked_lm_prob is 2.0" in str(raised.value)
+
+
+def test_a_directory_that_is_no_model_is_refused(texts, tmp_path):
+    with pytest.raises(ModelError, match="has none of"):
+        main(arguments(tmp_path, texts, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("flags", [["--max_seq", "3"], ["--do_lower_case", "--no_lower_case"]])
+def test_abbreviated_and_contradicting_flags_are_refused(model, texts, tmp_path, flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(model, texts, tmp_path / "out", *flags))
+    assert ended.value.code == 2
+
+
+def test_the_command_ends_with_2_and_no_traceback_when_a_file_is_missing(model, tmp_path):
+    missing = arguments(model, [tmp_path / "nowhere.txt"], tmp_path / "out")
+    ended = subprocess.run([sys.executable, str(SCRIPT), *missing], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: the text file")
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_killed_in_the_middle_is_done_again_with_the_same_bytes(model, tmp_path):
+    text = tmp_path / "large.txt"
+    text.write_text(story(2000) * 5, encoding="utf-8")
+    flags = ("--shard_tokens", "20000")
+    main(arguments(model, [text], tmp_path / "good", *flags))
+    out = tmp_path / "out"
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments(model, [text], out, *flags)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    ) as process:
+        give_up = time.monotonic() + 60
+        while not (out / "shard-00003.bin").exists() and time.monotonic() < give_up and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert (out / UNFINISHED_NAME).exists(), "killed too late or too early to show anything"
+    assert not (out / MANIFEST_NAME).exists()
+    main(arguments(model, [text], out, *flags))
+    assert contents(out) == contents(tmp_path / "good")
+
+
+def test_the_same_run_gives_the_same_manifest_wherever_the_files_lie(model, texts, tmp_path):
+    main(arguments(model, texts, tmp_path / "one"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copies = [elsewhere / path.name for path in texts]
+    for path, copy in zip(texts, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    main(arguments(model, copies, tmp_path / "two"))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert str(tmp_path) not in json.dumps((tmp_path / "two" / MANIFEST_NAME).read_text(encoding="utf-8"))

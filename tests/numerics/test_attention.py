@@ -183,6 +183,14 @@ def test_the_model_behind_auto_counts_the_multiplications_that_are_done(need_val
     assert attention.gram_pays_from(26, 64, need_value=need_value) == math.ceil(crossover)
 
 
+@pytest.mark.parametrize(("backend", "factor"), [("gram", 4 * 90 * 90 * 96), ("tiled", 2 * 90 * 96**2)])
+def test_evaluation_multiplies_nothing_for_gradients(backend, factor):
+    case = attention_case(heads=3, length=96, head_sizes=(26, 64), lengths=(96,)).to(torch.float32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        case.loss(backend=backend)
+    assert counter.get_total_flops() == 3 * factor
+
+
 def test_auto_takes_tiles_for_short_rows_and_the_closed_form_for_long_ones_and_on_gpus():
     def chosen(length, device_type="cpu"):
         return attention.choose_form(length, 26, 64, need_value=True, device_type=device_type)

@@ -49,23 +49,27 @@ def test_reference_padding_counts_padded_queries_and_divides_by_all_pairs():
     assert gradient.tolist() == [-0.5 * 3 / 4, 2 * 3 / 4]
 
 
+@pytest.mark.parametrize("backend", ["reference", "tiled", "gram"])
 @pytest.mark.parametrize(("score", "counted"), [(-99.0, -99.0), (-100.0, 0.0), (-101.0, 0.0), (-99.5, -99.5)])
-def test_reference_padding_turns_scores_of_minus_100_and_less_into_0_on_either_side(score, counted):
+def test_reference_padding_turns_scores_of_minus_100_and_less_into_0_on_either_side(score, counted, backend):
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     mask = torch.ones(1, 1, dtype=torch.int64)
-    scalings = {"student_scaling": 1.0, "teacher_scaling": 1.0, "padding": "reference"}
+    options = {"student_scaling": 1.0, "teacher_scaling": 1.0, "padding": "reference", "backend": backend}
     student = (one * score).requires_grad_()
-    loss = attention_score_loss(student, one, one * 2, one, mask, **scalings)
-    assert loss.item() == (counted - 2) ** 2
-    assert torch.autograd.grad(loss, student)[0].item() == (2 * (counted - 2) if counted else 0.0)
-    assert attention_score_loss(one * 2, one, one * score, one, mask, **scalings).item() == (counted - 2) ** 2
+    loss = attention_score_loss(student, one, one * 2, one, mask, **options)
+    assert loss.item() == pytest.approx((counted - 2) ** 2)
+    assert torch.autograd.grad(loss, student)[0].item() == pytest.approx(2 * (counted - 2) if counted else 0.0)
+    assert attention_score_loss(one * 2, one, one * score, one, mask, **options).item() == pytest.approx(
+        (counted - 2) ** 2
+    )
 
 
-def test_valid_padding_keeps_scores_below_minus_100():
+@pytest.mark.parametrize("backend", ["reference", "tiled", "gram"])
+def test_valid_padding_keeps_scores_below_minus_100(backend):
     one = torch.ones(1, 1, 1, 1)
-    mask = torch.ones(1, 1, dtype=torch.int64)
-    loss = attention_score_loss(one * -200, one, one, one, mask, student_scaling=1.0, teacher_scaling=1.0)
-    assert loss.item() == 201**2
+    options = {"student_scaling": 1.0, "teacher_scaling": 1.0, "backend": backend}
+    loss = attention_score_loss(one * -200, one, one, one, torch.ones(1, 1), **options)
+    assert loss.item() == pytest.approx(201**2)
 
 
 @pytest.mark.parametrize("padding", ["valid", "reference"])
@@ -75,13 +79,15 @@ def test_attention_loss_is_the_sum_written_as_loops(padding):
     assert loss.item() == pytest.approx(numerics.attention_loss_by_loops(case, padding), rel=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("padding", ["valid", "reference"])
-def test_hidden_loss_projects_with_weight_and_bias_and_counts_as_its_padding_says(padding):
+def test_hidden_loss_projects_with_weight_and_bias_and_counts_as_its_padding_says(padding, backend):
     student = torch.tensor([[[1.0, 2.0], [5.0, 6.0]]], requires_grad=True)
     teacher = torch.tensor([[[1.0, 0.0, 4.0], [0.0, 0.0, 0.0]]])
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], requires_grad=True)
     bias = torch.tensor([0.5, 0.0, 0.0], requires_grad=True)
-    loss = hidden_state_loss(student, teacher, weight, bias, torch.tensor([[1, 0]]), padding=padding)
+    mask = torch.tensor([[1, 0]])
+    loss = hidden_state_loss(student, teacher, weight, bias, mask, padding=padding, backend=backend)
     # Residuals: real token (0.5, 2, -1), padded token (5.5, 6, 11).
     real, padded = 0.25 + 4 + 1, 5.5**2 + 36 + 121
     assert loss.item() == pytest.approx(real / 3 if padding == "valid" else (real + padded) / 6)
@@ -95,23 +101,28 @@ def test_hidden_loss_projects_with_weight_and_bias_and_counts_as_its_padding_say
     )
 
 
-def test_hidden_loss_without_projection_compares_the_states_themselves():
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_hidden_loss_without_projection_compares_the_states_themselves(backend):
     states = torch.tensor([[[1.0, 2.0]]])
-    assert hidden_state_loss(states, states + 3, None, None, torch.ones(1, 1)).item() == pytest.approx(9.0)
+    loss = hidden_state_loss(states, states + 3, None, None, torch.ones(1, 1), backend=backend)
+    assert loss.item() == pytest.approx(9.0)
 
 
-def test_soft_cross_entropy_is_a_mean_over_rows_and_classes():
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_soft_cross_entropy_is_a_mean_over_rows_and_classes(backend):
     student = torch.log(torch.tensor([[0.5, 0.5], [0.25, 0.75]]))
     teacher = torch.log(torch.tensor([[0.9, 0.1], [0.5, 0.5]]))
     expected = -(math.log(0.5) + 0.5 * (math.log(0.25) + math.log(0.75))) / 4
-    assert soft_cross_entropy(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert soft_cross_entropy(student, teacher, backend=backend).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_temperature_divides_both_logits_and_does_not_scale_the_loss():
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_temperature_divides_both_logits_and_does_not_scale_the_loss(backend):
     student = 2 * torch.log(torch.tensor([[0.5, 0.5], [0.25, 0.75]]))
     teacher = 2 * torch.log(torch.tensor([[0.9, 0.1], [0.5, 0.5]]))
     expected = -(math.log(0.5) + 0.5 * (math.log(0.25) + math.log(0.75))) / 4
-    assert soft_cross_entropy(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
+    loss = soft_cross_entropy(student, teacher, temperature=2.0, backend=backend)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_regression_loss_pairs_scores_of_both_shapes():

@@ -66,7 +66,7 @@ def attention_score_loss(
     checks.check_attention(student_query, student_key, teacher_query, teacher_key, attention_mask)
     problem = Problem(
         (student_query, student_key),
-        (teacher_query.detach(), teacher_key.detach()),
+        (teacher_query, teacher_key),
         attention_mask.bool(),
         student_scaling,
         teacher_scaling,
@@ -130,7 +130,7 @@ def hidden_state_loss(
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
         return compute(
             student_hidden,
-            teacher_hidden.detach(),
+            teacher_hidden,
             weight,
             bias,
             attention_mask.bool(),

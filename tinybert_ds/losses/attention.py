@@ -82,7 +82,8 @@ def attention_terms(
 def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum of squared differences, taken again from tiles where the closed form has cancelled too far.
 
-    2⁻²⁴·κ, κ being the sum of the terms' sizes over the loss, has bounded every relative error that was measured.
+    2⁻²⁴·κ, κ being the sum of the terms' sizes over the loss, has bounded every relative error that was measured. What
+    is not positive is always taken again; tiles add up squares, so that the result is never below 0.
     """
     total = sums.sum()
     error = torch.finfo(dtype).eps / 2 * sums.abs().sum()
@@ -91,7 +92,7 @@ def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
         again, _ = attention_terms(problem, form="tiled", coefficient=zero, need_value=True, need_gradient=False)
         assert again is not None
         total = again.sum()
-    return total.clamp(min=0.0)
+    return total
 
 
 def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,44 @@
+"""The fused losses on a GPU, where half-precision operands are multiplied as they are. The CPU tests cover the rest."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.support.numerics import attention_case, mask_of, relative_error
+from tinybert_ds.losses import hidden_state_loss
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@pytest.mark.parametrize("rho", [1.0, 1e-3])
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("backend", ["tiled", "gram", "auto"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype, backend, padding, rho):
+    case = attention_case(heads=12, length=128, head_sizes=(26, 64), lengths=(128, 50, 0), rho=rho).to(dtype)
+    exact = case.to(torch.float64).loss_and_gradients(3e4, padding=padding, backend="reference")
+    moved = case._replace(**{name: getattr(case, name).detach().cuda() for name in case._fields[:5]}).to(dtype)
+    found = moved.loss_and_gradients(3e4, padding=padding, backend=backend)
+    tolerance = 1e-5 / math.sqrt(rho) + DTYPES[dtype]
+    assert relative_error(found[0].cpu(), exact[0]) <= 2e-4
+    assert relative_error([gradient.cpu() for gradient in found[1:]], exact[1:]) <= tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hidden_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 50, 312), (3, 50, 768), (768, 312), (768,))
+    student, teacher, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    results = []
+    for device, chosen, backend in (("cpu", torch.float64, "reference"), ("cuda", dtype, "chunked")):
+        inputs = [tensor.to(device, chosen).requires_grad_() for tensor in (student, weight, bias)]
+        mask = mask_of((50, 20, 0), 50).to(device)
+        loss = hidden_state_loss(inputs[0], teacher.to(device, chosen), inputs[1], inputs[2], mask, backend=backend)
+        results.append([loss, *torch.autograd.grad(loss * 3e4, inputs)])
+    for exact, found in zip(*results, strict=True):
+        assert relative_error(found.cpu(), exact) <= 2e-5 + 2 * DTYPES[dtype]

@@ -14,8 +14,9 @@ import torch
 
 from tests.support.numerics import AttentionCase, attention_case, relative_error
 from tinybert_ds.losses import attention
-from tinybert_ds.losses.attention_chunks import Problem, loaded_chunks
+from tinybert_ds.losses.attention_chunks import loaded_chunks
 from tinybert_ds.losses.attention_forms import gram_terms, split_product
+from tinybert_ds.losses.reference import Problem
 
 SHAPES = {
     "one token": {"heads": 2, "length": 1, "head_sizes": (4, 8), "lengths": (1, 1)},

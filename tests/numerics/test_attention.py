@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.numerics import AllocationLog, attention_case, relative_error
 from tinybert_ds.losses import attention, workspace
-from tinybert_ds.losses.attention_chunks import Problem, chunk_shape, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.attention_chunks import chunk_shape, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.reference import Problem
 
 FUSED = ["tiled", "gram"]
 

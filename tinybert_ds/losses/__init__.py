@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses import attention, checks, cross_entropy, hidden, reference
-from tinybert_ds.losses.attention_chunks import Problem
+from tinybert_ds.losses.reference import Problem
 
 __all__ = ["attention_score_loss", "hidden_state_loss", "regression_loss", "soft_cross_entropy"]
 
@@ -73,25 +73,11 @@ def attention_score_loss(
         padding,
     )
     if backend == "auto":
-        backend = attention.choose_form(
-            student_query.shape[2],
-            *problem.head_sizes,
-            need_value=need_value,
-            device_type=student_query.device.type,
-        )
+        length, device = student_query.shape[2], student_query.device
+        backend = attention.choose_form(length, *problem.head_sizes, need_value=need_value, device_type=device.type)
     with torch.amp.autocast(student_query.device.type, enabled=False):
         if backend == "reference":
-            loss = reference.attention_score_loss(
-                student_query,
-                student_key,
-                teacher_query,
-                teacher_key,
-                attention_mask,
-                student_scaling=student_scaling,
-                teacher_scaling=teacher_scaling,
-                padding=padding,
-                denominator=denominator,
-            )
+            loss = reference.attention_score_loss(problem, denominator=denominator)
             return loss if need_value else loss + math.nan
         return attention.fused_attention_loss(problem, form=backend, denominator=denominator, need_value=need_value)
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.attention_chunks import QUERY_BLOCK, Problem, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.attention_chunks import QUERY_BLOCK, loaded_chunks, no_score_reaches_cutoff
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
 from tinybert_ds.losses.precomputed import attach_gradients
+from tinybert_ds.losses.reference import Problem
 
 logger = logging.getLogger(__name__)
 

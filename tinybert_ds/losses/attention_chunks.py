@@ -16,33 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tinybert_ds.losses.reference import CUTOFF_SCORE
+from tinybert_ds.losses.reference import CUTOFF_SCORE, Problem
 from tinybert_ds.losses.workspace import workspace_bytes
 
 QUERY_BLOCK = 128
 """Queries whose scores the tiled form holds at a time."""
-
-
-class Problem(NamedTuple):
-    """What the attention loss compares; as in `tinybert_ds.losses.attention_score_loss`."""
-
-    student: tuple[Tensor, Tensor]  # query, key (B, A, S, D_student)
-    teacher: tuple[Tensor, Tensor]  # query, key (B, A, S, D_teacher)
-    real: Tensor  # (B, S) bool
-    student_scaling: float
-    teacher_scaling: float
-    padding: str
-
-    @property
-    def head_sizes(self) -> tuple[int, int]:
-        """D_student and D_teacher."""
-        return self.student[0].shape[3], self.teacher[0].shape[3]
-
-    def scales(self, dtype: torch.dtype) -> Tensor:
-        """Return the (d,) factors that make [Q_s | Q_t]·[K_s | K_t]ᵀ the difference of the scores."""
-        student_head, teacher_head = self.head_sizes
-        student = self.real.new_full((student_head,), self.student_scaling, dtype=dtype)
-        return torch.cat([student, student.new_full((teacher_head,), -self.teacher_scaling)])
 
 
 class Chunk(NamedTuple):

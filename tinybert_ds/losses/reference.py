@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,39 +23,50 @@ CUTOFF_SCORE = -100.0
 """Scores at or below this become 0 under padding="reference", in the published code's way of finding padded keys."""
 
 
-def attention_score_loss(
-    student_query: Tensor,
-    student_key: Tensor,
-    teacher_query: Tensor,
-    teacher_key: Tensor,
-    attention_mask: Tensor,
-    *,
-    student_scaling: float,
-    teacher_scaling: float,
-    padding: str,
-    denominator: float | None,
-) -> Tensor:
-    """Squared differences of pre-softmax attention scores; arguments as in `tinybert_ds.losses.attention_score_loss`.
+class Problem(NamedTuple):
+    """What the attention loss compares; as in `tinybert_ds.losses.attention_score_loss`."""
+
+    student: tuple[Tensor, Tensor]  # query, key (B, A, S, D_student)
+    teacher: tuple[Tensor, Tensor]  # query, key (B, A, S, D_teacher)
+    real: Tensor  # (B, S) bool
+    student_scaling: float
+    teacher_scaling: float
+    padding: str
+
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """D_student and D_teacher."""
+        return self.student[0].shape[3], self.teacher[0].shape[3]
+
+    def scales(self, dtype: torch.dtype) -> Tensor:
+        """Return the (d,) factors that make [Q_s | Q_t]·[K_s | K_t]ᵀ the difference of the scores."""
+        student_head, teacher_head = self.head_sizes
+        student = self.real.new_full((student_head,), self.student_scaling, dtype=dtype)
+        return torch.cat([student, student.new_full((teacher_head,), -self.teacher_scaling)])
+
+
+def attention_score_loss(problem: Problem, *, denominator: float | None) -> Tensor:
+    """Squared differences of pre-softmax attention scores (B, A, S, S) over the denominator.
 
     "valid" counts pairs of real tokens. "reference" is the published rule: −10000 on padded keys, scores ≤ −100 become
     0 on each side, everything is counted, padded queries with their real scores.
     """
-    dtype = compute_dtype(student_query, teacher_query)
-    real = attention_mask.bool()
+    dtype = compute_dtype(*problem.student, *problem.teacher)
+    padded = ~problem.real
 
     def scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
         query, key = query.to(dtype), key.to(dtype)
-        if padding == "valid":
-            padded = ~real[:, None, :, None]
-            query, key = query.masked_fill(padded, 0.0), key.masked_fill(padded, 0.0)
-            return query @ key.transpose(-1, -2) * scaling
-        masked = query @ key.transpose(-1, -2) * scaling + (~real)[:, None, None, :].to(dtype) * MASKED_SCORE
+        if problem.padding == "valid":
+            nothing = padded[:, None, :, None]
+            return query.masked_fill(nothing, 0.0) @ key.masked_fill(nothing, 0.0).transpose(-1, -2) * scaling
+        masked = query @ key.transpose(-1, -2) * scaling + padded[:, None, None, :].to(dtype) * MASKED_SCORE
         return torch.where(masked <= CUTOFF_SCORE, torch.zeros_like(masked), masked)
 
-    difference = scores(student_query, student_key, student_scaling) - scores(
-        teacher_query.detach(), teacher_key.detach(), teacher_scaling
-    )
-    return divide(difference.square().sum(), denominator, token_pair_count(real, student_query.shape[1], padding))
+    teacher_query, teacher_key = problem.teacher
+    teacher = scores(teacher_query.detach(), teacher_key.detach(), problem.teacher_scaling)
+    difference = scores(*problem.student, problem.student_scaling) - teacher
+    count = token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)
+    return divide(difference.square().sum(), denominator, count)
 
 
 def hidden_state_loss(

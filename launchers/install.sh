@@ -3,12 +3,12 @@
 #
 #     bash launchers/install.sh [EXTRAS]        EXTRAS: of pyproject.toml, with commas between: test,mpi
 #
-# PYTHON names the interpreter to make .venv with (default: python3).
+# PYTHON names the interpreter to make .venv with (default: python3). On a machine without a GPU whose package index
+# serves torch with CUDA only, TORCH_INDEX_URL may name PyTorch's index of CPU builds: it saves gigabytes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cpu_torch="2.13.0"
-cpu_index="https://download.pytorch.org/whl/cpu"
 extras="${1:-}"
 interpreter="${PYTHON:-python3}"
 
@@ -47,25 +47,13 @@ pip_install() {
     .venv/bin/python -m pip install --disable-pip-version-check "$@"
 }
 
-is_reachable() {
-    .venv/bin/python - "$1" <<'PYTHON' 2>/dev/null
-import sys
-import urllib.request
-
-urllib.request.urlopen(sys.argv[1], timeout=10).close()
-PYTHON
-}
-
 if nvidia-smi -L >/dev/null 2>&1; then
     echo "NVIDIA GPU found: installing the ordinary torch build"
     pip_install "torch>=$cpu_torch"
-elif [ "$(uname -s)" = Linux ] && is_reachable "$cpu_index/torch/"; then
-    # There the version is called $cpu_torch+cpu, which pip prefers to the plain one.
-    echo "no NVIDIA GPU found: installing the CPU build of torch $cpu_torch"
-    pip_install "torch==$cpu_torch" --extra-index-url "$cpu_index"
 else
-    echo "no NVIDIA GPU found: installing torch $cpu_torch from the configured package index"
-    pip_install "torch==$cpu_torch"
+    echo "no NVIDIA GPU found: installing torch $cpu_torch"
+    # An index of CPU builds calls the version $cpu_torch+cpu, which pip prefers to the plain one.
+    pip_install "torch==$cpu_torch" ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"}
 fi
 
 pip_install -e ".${extras:+[$extras]}"

@@ -234,7 +234,8 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
     student_model: str = _option("Hugging Face directory of the student (the previous stage's --output_dir).")
     teacher_model: str | None = _option("Hugging Face directory of the fine-tuned teacher (not for --do_eval).", None)
     teacher_labels: str | None = _option(
-        "Names of the teacher's outputs in its order, such as negative,positive, where its config has only LABEL_0 ...",
+        "Names of the teacher's outputs (with --do_eval: of the model's) in its order, such as negative,positive, "
+        "where its config has only LABEL_0 ...",
         None,
     )
     pred_distill: bool = _option("Distil the prediction layer instead of the intermediate layers.", False)
@@ -244,6 +245,11 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
     pooler_relu: bool = _option(
         "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
     )
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        """`--teacher_labels` as a list."""
+        return self.teacher_labels.split(",") if self.teacher_labels else None
 
     @property
     def schedule(self) -> str:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.distributed.conftest import zero_config
+from tests.support.configs import zero_config
 from tests.support.runs import read_metrics, run_ranks
 
 LOSSES = ("loss", "attention_loss", "hidden_loss", "grad_norm", "eval_loss")

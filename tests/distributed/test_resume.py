@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from tests.distributed.conftest import zero_config
+from tests.support.configs import zero_config
 from tests.support.runs import kill_ranks, read_metrics, run_ranks, start_ranks, wait_ranks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -18,14 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.models import WORDS
-from tinybert_ds.command_line import run_training
+from tinybert_ds.command_line import run_command, run_training
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
+DATA_TOOLS = ("prepare_corpus", "inspect_shards")
+STAGES = ("general_distill", "task_distill", "finetune")
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["tests.support.runs", *(f"tinybert_ds.stages.{name}" for name in ("general_distill", "task_distill", "finetune"))]
+    [
+        "tests.support.runs",
+        *(f"tinybert_ds.stages.{name}" for name in STAGES),
+        *(f"data_tools.{name}" for name in DATA_TOOLS),
+    ]
 )
 
 
@@ -50,13 +58,13 @@ def free_port() -> int:
 
 
 def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: Path) -> list[Process]:
-    """Start a training command on so many ranks.
+    """Start a command on so many ranks.
 
     They are forked from a server that has imported everything already: starting python for each of them would take
     most of the tests' time.
 
     Args:
-        stage: Module of `tinybert_ds.stages`.
+        stage: One of STAGES or DATA_TOOLS.
         arguments: The command line.
         world_size: Ranks; with one, the command runs as under plain `python`.
         log: Rank r writes its output to `log` with the suffix `.rankr`.
@@ -130,7 +138,10 @@ def _run_rank(stage: str, words: list[str], environment: dict[str, str], log: Pa
         for stream in (1, 2):
             os.dup2(handle.fileno(), stream)
     sys.argv = [f"{stage}.py", *words]
-    run_training(stage)
+    if stage in DATA_TOOLS:
+        run_command(importlib.import_module(f"data_tools.{stage}").main)
+    else:
+        run_training(stage)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

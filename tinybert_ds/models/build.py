@@ -51,41 +51,51 @@ def resolve_student(source: str | Path) -> Path:
     )
 
 
+def find_student(source: str | Path, *, weights: Literal["random", "load"]) -> Path:
+    """Find a student and check that it holds weights exactly where it should; nothing is loaded.
+
+    Args:
+        source: A directory with or without weights, a config.json, or a shipped student's name.
+        weights: "random": new ones are to be drawn, and the source must hold none that would be thrown away
+            (`--continue_train` loads them). "load": the source's own.
+
+    Raises:
+        ModelError: Nothing at `source`; weights where none are wanted, or none where they are.
+    """
+    path = resolve_student(source)
+    present = path.is_dir() and has_weights(path)
+    if weights == "load" and not present:
+        raise ModelError(
+            f"student {source} holds no weights, and this command starts from trained ones; give the directory "
+            "that general distillation wrote, or another one with a model.safetensors"
+        )
+    if weights == "random" and present:
+        raise ModelError(
+            f"student {source} holds weights that would be thrown away; give --continue_train to start from them, or "
+            "the path of its config.json to start from random ones"
+        )
+    return path
+
+
 def build_student(
     source: str | Path, *, weights: Literal["random", "load"], head: Head | None, seed: int
 ) -> PreTrainedModel:
     """Make the student, in float32 and eval mode.
 
     Args:
-        source: A directory with or without weights, a config.json, or a shipped student's name.
-        weights: "random": new ones, drawn from `seed`, and the source must hold none that would be thrown away
-            (`--continue_train` loads them). "load": the source's own.
+        source, weights: See `find_student`.
         head: With a classification head, or None for the bare encoder.
         seed: Of all new weights; the same seed gives the same student on every rank.
 
     Raises:
-        ModelError: Nothing at `source`; weights where none are wanted, or none where they are; a config that cannot be
-            built; whatever `load_encoder` and `load_classifier` raise.
+        ModelError: A config that cannot be built; whatever `find_student`, `load_encoder` and `load_classifier` raise.
     """
-    path = resolve_student(source)
-    present = path.is_dir() and has_weights(path)
-    if weights == "load":
-        if not present:
-            raise ModelError(
-                f"student {source} holds no weights, and this command starts from trained ones; give the directory "
-                "that general distillation wrote, or another one with a model.safetensors"
-            )
-        if head is None:
-            return load_encoder(path, role="student", seed=seed)
-        return load_classifier(
-            path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed
-        )
-    if present:
-        raise ModelError(
-            f"student {source} holds weights that would be thrown away; give --continue_train to start from them, or "
-            "the path of its config.json to start from random ones"
-        )
-    return _random_student(path, head, seed)
+    path = find_student(source, weights=weights)
+    if weights == "random":
+        return _random_student(path, head, seed)
+    if head is None:
+        return load_encoder(path, role="student", seed=seed)
+    return load_classifier(path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed)
 
 
 def _random_student(path: Path, head: Head | None, seed: int) -> PreTrainedModel:

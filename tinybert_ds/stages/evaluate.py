@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from transformers import PreTrainedModel
+
+from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.engine.distributed import World, run_on_main
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.pretrained import load_classifier
+from tinybert_ds.models.labels import match_labels
+from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.task_data import TaskData
@@ -18,19 +25,47 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_directory(
-    directory: str | Path, task: TaskData, *, batch_size: int, world: World, pooler_relu: bool = False
+    directory: str | Path,
+    task: TaskData,
+    *,
+    batch_size: int,
+    world: World,
+    pooler_relu: bool = False,
+    stated_labels: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Load a fine-tuned model in float32 and return the task's metrics, "eval_..."; the same on all ranks.
 
+    Args:
+        directory: Of the model.
+        task: Its evaluation splits are judged.
+        batch_size: Rows of one forward over all ranks.
+        world: The ranks.
+        pooler_relu: See `load_classifier`.
+        stated_labels: Names of the model's outputs in its order, where its config says nothing.
+
     Raises:
-        ModelError: No model there, or none with a head for this task.
+        ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
+    columns = task_columns(read_config(directory, role="model"), task.spec, stated_labels)
     model = load_classifier(
         directory, label_names=task.spec.label_names or None, role="model", head="required", pooler_relu=pooler_relu
     )
+    student = DistilledStudent(logits_encoder(model, task), LabelObjective(regression=task.spec.is_regression))
+    return task.evaluate_all(student.eval().to(world.device), batch_size, world, columns=columns)
+
+
+def logits_encoder(model: PreTrainedModel, task: TaskData) -> CapturingEncoder:
+    """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row."""
     encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
-    student = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
-    return task.evaluate_all(student.eval().to(world.device), batch_size, world)
+    check_capture(encoder, sequence_length=task.max_seq_length)
+    return encoder
+
+
+def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None) -> list[int]:
+    """Return the model's output for each class of the task, matched by name; for a regression its only one."""
+    if spec.is_regression:
+        return [0]
+    return list(match_labels(model_config, spec.label_names, spec.label_aliases, stated))
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:

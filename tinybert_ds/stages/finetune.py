@@ -9,14 +9,13 @@ from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.models.build import Head, build_student, resolve_student
-from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.build import Head, build_student, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.distillation import export_student
-from tinybert_ds.stages.evaluate import evaluate_directory, write_results
+from tinybert_ds.stages.evaluate import evaluate_directory, logits_encoder, write_results
 from tinybert_ds.stages.session import Models, begin, run_stage
 from tinybert_ds.stages.task_data import load_task
 
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     session = begin(FinetuneArguments, argv, "finetune_teacher.py")
     arguments, world = session.arguments, session.world
-    path = resolve_student(arguments.model) if arguments.from_scratch else arguments.model
+    path = find_student(arguments.model, weights="random" if arguments.from_scratch else "load")
     config = read_config(path, role="model")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = build_student(path, weights="random", head=Head(label_names), seed=arguments.seed)
         else:
             model = load_classifier(path, label_names=label_names, role="model", seed=arguments.seed)
-        encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+        encoder = logits_encoder(model, task)
         freeze_unused(encoder)
         module = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
 

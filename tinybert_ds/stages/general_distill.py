@@ -13,7 +13,7 @@ from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.models.build import build_student, check_pair, resolve_student
+from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.distillation import build_intermediate, export_student
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, world = session.arguments, session.world
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
-    student_path = resolve_student(arguments.student_model)
+    weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
+    student_path = find_student(arguments.student_model, weights=weights)
     student_config = read_config(student_path, role="student")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
     layer_map = check_pair(
@@ -46,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def build() -> Models:
         teacher_model = load_encoder(arguments.teacher_model, role="teacher")
-        weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
         student_model = build_student(arguments.student_model, weights=weights, head=None, seed=arguments.seed)
         module, teacher = build_intermediate(
             teacher_model,

@@ -152,10 +152,10 @@ def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], lis
     else:
         path = default_config_path(world.device.type, fp16=arguments.fp16)
     config, problems = read_config(path)
-    if problems:
-        return config, problems
-    logger.info("DeepSpeed config: %s", path)
-    return resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+    if not problems:
+        logger.info("DeepSpeed config: %s", path)
+    config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+    return config, problems + more
 
 
 def _common_identity(arguments: Any) -> dict[str, Any]:

@@ -55,23 +55,37 @@ class TaskData:
             type_vocab_size=self.type_vocab_size,
         )
 
-    def evaluate(self, model: Model, split: str, batch_size: int, world: World) -> dict[str, float]:
-        """Return every metric of the task on a split, "eval_..."; the same on all ranks."""
+    def evaluate(
+        self, model: Model, split: str, batch_size: int, world: World, *, columns: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """Return every metric of the task on a split, "eval_..."; the same on all ranks.
+
+        Args:
+            model: Gives logits.
+            split: A labelled one.
+            batch_size: Rows of one forward over all ranks.
+            world: The ranks.
+            columns: The model's output for each class of the task; None where they are in the task's order.
+        """
         labels = self.splits[split].labels
         if labels is None:
             raise DataError(f"the {split} split of task {self.spec.name} has no labels; it cannot be evaluated on")
         logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
+        if columns is not None:
+            logits = logits[:, list(columns)]
         metrics = compute_metrics(self.spec, predict(self.spec, logits), labels)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}
 
-    def evaluate_all(self, model: Model, batch_size: int, world: World) -> dict[str, float]:
+    def evaluate_all(
+        self, model: Model, batch_size: int, world: World, *, columns: Sequence[int] | None = None
+    ) -> dict[str, float]:
         """Evaluate on the task's evaluation splits: the first decides, the others carry their name."""
         first, *others = self.spec.eval_splits
-        results = self.evaluate(model, first, batch_size, world)
+        results = self.evaluate(model, first, batch_size, world, columns=columns)
         for split in others:
-            for name, value in self.evaluate(model, split, batch_size, world).items():
+            for name, value in self.evaluate(model, split, batch_size, world, columns=columns).items():
                 results[f"eval_{split}_{name.removeprefix('eval_')}"] = value
         return results
 

@@ -13,15 +13,13 @@ from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.teacher import build_teacher, teacher_dtype
-from tinybert_ds.models.build import Head, build_student, check_pair
-from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.distillation import build_intermediate, export_student, require_same_tokenizer
-from tinybert_ds.stages.evaluate import evaluate_directory, write_results
+from tinybert_ds.stages.evaluate import evaluate_directory, logits_encoder, task_columns, write_results
 from tinybert_ds.stages.session import Models, Session, begin, run_stage
 from tinybert_ds.stages.task_data import TaskData, load_task
 
@@ -47,6 +45,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
         batch_size=arguments.eval_batch_size,
         world=session.world,
         pooler_relu=arguments.pooler_relu,
+        stated_labels=arguments.stated_labels,
     )
     write_results(session.output_dir, results, session.world)
 
@@ -54,6 +53,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
 def _distill(session: Session[TaskDistillArguments]) -> None:
     arguments, world = session.arguments, session.world
     teacher_directory = cast(str, arguments.teacher_model)
+    find_student(arguments.student_model, weights="load")
     teacher_config = read_config(teacher_directory, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
     layer_map = check_pair(
@@ -71,7 +71,7 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         tokenizer_fingerprint(teacher_tokenizer),
     )
     spec = find_task(arguments.task_name, arguments.task_file)
-    columns = None if spec.is_regression else _teacher_columns(arguments, spec, teacher_config)
+    columns = task_columns(teacher_config, spec, arguments.stated_labels)
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config)
     source = task.source(
         "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
@@ -105,11 +105,6 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         final_results=judge if arguments.pred_distill else None,
     )
     write_results(session.output_dir, results, world)
-
-
-def _teacher_columns(arguments: TaskDistillArguments, spec: Any, teacher_config: Any) -> tuple[int, ...]:
-    stated = arguments.teacher_labels.split(",") if arguments.teacher_labels else None
-    return match_labels(teacher_config, spec.label_names, spec.label_aliases, stated)
 
 
 def _student(session: Session[TaskDistillArguments], task: TaskData) -> Any:
@@ -157,14 +152,14 @@ def _prediction_models(
     tokenizer: Any,
     *,
     layer_map: tuple[int, ...],
-    columns: tuple[int, ...] | None,
+    columns: list[int],
 ) -> Models:
     arguments, world = session.arguments, session.world
     teacher_model = load_classifier(
         cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
     )
-    teacher_encoder = CapturingEncoder(teacher_model, states=(), attention_layers=(), logits=True)
-    student_encoder = CapturingEncoder(_student(session, task), states=(), attention_layers=(), logits=True)
+    teacher_encoder = logits_encoder(teacher_model, task)
+    student_encoder = logits_encoder(_student(session, task), task)
     freeze_unused(student_encoder)
     objective = PredictionObjective(
         temperature=arguments.temperature, regression=task.spec.is_regression, teacher_columns=columns

@@ -1,9 +1,6 @@
-"""Inputs and reference runs that the distributed tests share."""
+"""Inputs and reference runs that the tests of whole commands share."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 
@@ -45,10 +42,3 @@ def one_rank(general, tmp_path_factory):
     arguments = [*general, "--output_dir", folder / "out"]
     run_ranks("general_distill", arguments, log=folder / "log").check()
     return read_metrics(folder / "out")
-
-
-def zero_config(path: Path, *, stage: int, bf16: bool = False) -> Path:
-    """Write a DeepSpeed JSON with a ZeRO stage."""
-    config = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
-    path.write_text(json.dumps(config))
-    return path

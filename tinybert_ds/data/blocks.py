@@ -24,7 +24,7 @@ from tinybert_ds.files import write_atomically
 
 BLOCK_TOKENS = 1 << 17
 COUNTS_DIRECTORY = "counts"
-_COUNTS_VERSION = 1
+_COUNTS_VERSION = 2
 _HELD_OUT_KEY = make_key("held out documents")
 _HASHED_AT_ONCE = 1 << 20
 
@@ -97,7 +97,8 @@ def read_block(shard: Shard, first_document: int, number: int, selection: Select
     targets = draw_targets(key, documents, selection.longest, selection.short_seq_prob)
     # A document without sentences, which other writers make, may begin where the index ends.
     offsets = np.asarray(shard.offsets[np.minimum(begins, len(shard.offsets) - 1)])
-    return Block(chunk_documents(shard.lengths[places], ends, targets), offsets // shard.tokens.itemsize, documents)
+    chunks = chunk_documents(shard.lengths[places], ends, targets, selection.longest)
+    return Block(chunks, offsets // shard.tokens.itemsize, documents)
 
 
 def count_chunks(corpus: Corpus, selection: Selection, key: int) -> Ints:

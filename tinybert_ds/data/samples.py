@@ -1,7 +1,7 @@
 """Samples as spans over the token stream: greedy chunks of sentences, sentence pairs, random second segments.
 
 Source: the sample making of BERT (Devlin et al. 2019, appendix A.2) and its published code, with three deliberate
-differences. A chunk ends before the sentence that would not fit, and a sentence longer than a chunk is cut in pieces:
+differences. A chunk ends before the sentence that would not fit, and a sentence longer than a sample is cut in pieces:
 every token is used once in an epoch and nothing is truncated. A chunk of one sentence stays alone instead of being
 joined with a random one. Random second segments are exchanged between chunks, not drawn, so that none is used twice.
 
@@ -51,22 +51,26 @@ def draw_targets(key: int, documents: Ints, longest: int, short_seq_prob: float)
     return np.where(short, drawn, longest)
 
 
-def chunk_documents(lengths: NDArray[np.integer], document_ends: Ints, targets: Ints) -> Chunks:
+def chunk_documents(lengths: NDArray[np.integer], document_ends: Ints, targets: Ints, longest: int) -> Chunks:
     """Cut documents greedily into chunks of consecutive sentences of at most the target length.
+
+    A sentence above its document's target is a chunk of its own; only one above `longest` is cut, into pieces of that
+    length and a rest, which counts as a sentence.
 
     Args:
         lengths: (s,) tokens of each sentence.
         document_ends: (d,) number of sentences up to the end of each document.
-        targets: (d,) target length of each document, at least 1.
+        targets: (d,) target length of each document, from 1 to `longest`.
+        longest: tokens that fit in a sample.
     """
-    sentences = np.diff(document_ends, prepend=0)
-    lengths, pieces = _cut_long(lengths.astype(np.int64), np.repeat(targets, sentences))
+    lengths, pieces = _cut_long(lengths.astype(np.int64), longest)
     piece_count = np.concatenate([[0], np.cumsum(pieces)])
     piece_ends = piece_count[document_ends]
     pieces_in_document = np.diff(piece_ends, prepend=0)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     # The chunk that begins at piece i ends at the last boundary within its target, and at its document's end at latest.
     fits = np.searchsorted(bounds, bounds[:-1] + np.repeat(targets, pieces_in_document), side="right") - 1
+    fits = np.maximum(fits, np.arange(1, len(bounds)))
     successors = np.minimum(fits, np.repeat(piece_ends, pieces_in_document)).tolist()
     first, piece = [], 0
     while piece < len(successors):
@@ -82,14 +86,14 @@ def chunk_documents(lengths: NDArray[np.integer], document_ends: Ints, targets: 
     )
 
 
-def _cut_long(lengths: Ints, targets: Ints) -> tuple[Ints, Ints]:
+def _cut_long(lengths: Ints, longest: int) -> tuple[Ints, Ints]:
     """Lengths of all pieces, and the number of pieces of each sentence; pieces are full but for the last."""
-    pieces = -(-lengths // targets)
+    pieces = -(-lengths // longest)
     if pieces.max(initial=1) == 1:
         return lengths[pieces == 1], pieces
-    cut = np.repeat(targets, pieces)
-    ends = np.cumsum(pieces)[pieces > 0]
-    cut[ends - 1] = (lengths - (pieces - 1) * targets)[pieces > 0]
+    cut = np.full(pieces.sum(), longest, dtype=np.int64)
+    has_pieces = pieces > 0
+    cut[np.cumsum(pieces)[has_pieces] - 1] = (lengths - (pieces - 1) * longest)[has_pieces]
     return cut, pieces
 
 

@@ -21,7 +21,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
-teacher_steps=600 general_steps=800 intermediate_steps=600 prediction_steps=600 eval_step=100
+teacher_steps=500 general_steps=400 intermediate_steps=600 prediction_steps=500 eval_step=100
 data_options=()
 if [ "${QUICKSTART_SMOKE:-0}" = 1 ]; then
     teacher_steps=4 general_steps=4 intermediate_steps=4 prediction_steps=4 eval_step=2
@@ -34,7 +34,8 @@ stage() {
     python launchers/run_stage.py --stages_file "$out/stages.json" --name "$name" -- "$@"
 }
 train=(deepspeed --num_gpus 1 --master_port FREE_PORT)
-task=(--data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --train_batch_size 32 --seed "$seed")
+task=(--data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --train_batch_size 32
+    --eval_batch_size 64 --save_steps 200 --seed "$seed")
 
 stage fetch_data python data_tools/quickstart_data.py "$out/data" ${data_options[@]+"${data_options[@]}"}
 
@@ -44,16 +45,16 @@ stage prepare_corpus python data_tools/pregenerate_training_data.py \
 
 stage finetune_teacher "${train[@]}" launchers/finetune_teacher.py \
     --model "$out/data/teacher" --output_dir "$out/teacher" "${task[@]}" \
-    --max_steps "$teacher_steps" --learning_rate 5e-5 --eval_step "$eval_step"
+    --max_steps "$teacher_steps" --learning_rate 5e-5 --eval_step "$((teacher_steps / 2))"
 
 stage general_distillation "${train[@]}" launchers/general_distill.py \
     --pregenerated_data "$out/shards" --teacher_model "$out/data/teacher" --student_model 3L_192 \
-    --output_dir "$out/general" --max_seq_length 64 --train_batch_size 32 --seed "$seed" \
-    --max_steps "$general_steps" --learning_rate 1e-3
+    --output_dir "$out/general" --init_embeddings svd --max_seq_length 64 --train_batch_size 32 \
+    --eval_fraction 0.01 --save_steps 200 --seed "$seed" --max_steps "$general_steps" --learning_rate 1e-3
 
 stage intermediate_distillation "${train[@]}" launchers/task_distill.py \
     --teacher_model "$out/teacher" --student_model "$out/general" --output_dir "$out/intermediate" "${task[@]}" \
-    --max_steps "$intermediate_steps" --learning_rate 1e-3
+    --max_steps "$intermediate_steps" --learning_rate 1e-3 --eval_step "$intermediate_steps"
 
 stage prediction_distillation "${train[@]}" launchers/task_distill.py --pred_distill \
     --teacher_model "$out/teacher" --student_model "$out/intermediate" --output_dir "$out/student" "${task[@]}" \

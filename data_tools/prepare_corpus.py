@@ -36,13 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="text: plain, .gz or .xz; a sentence a line, a blank line between documents",
     )
     add("--bert_model", required=True, metavar="DIR", help="model directory whose tokeniser is used")
-    add(
-        "--output_dir",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="where the shards go; new, empty, or holding this very corpus",
-    )
+    add("--output_dir", required=True, type=Path, metavar="DIR", help="new, empty, or holding this very corpus")
     casing = parser.add_mutually_exclusive_group()
     casing.add_argument(
         "--do_lower_case",

@@ -9,7 +9,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,12 +17,12 @@ import numpy as np
 import xxhash
 
 from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
-from tinybert_ds.data.blocks import Selection, Split, count_chunks, held_out_threshold, num_blocks, read_block
+from tinybert_ds.data.blocks import Selection, Split, count_chunks, held_out_threshold, read_block
 from tinybert_ds.data.corpus_checks import check_arguments, check_documents, check_one_tokenizer, make_masking
-from tinybert_ds.data.indexed import Shard
 from tinybert_ds.data.manifest import Corpus, Sampling, open_corpus
 from tinybert_ds.data.masking import mask_tokens
 from tinybert_ds.data.order import Ints, make_key, permutation
+from tinybert_ds.data.placement import Placement, span_indices
 from tinybert_ds.data.samples import Samples, exchange_second_segments, make_samples
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.types import Batch
@@ -47,18 +47,30 @@ class _Window(NamedTuple):
     key: int
 
 
-@dataclass(frozen=True)
-class _PlacedShard:
-    shard: Shard
-    corpus: int  # which of the corpora it belongs to
-    first_document: int  # number of its first document in its own corpus
-    document_base: int  # number of its corpus's first document among all corpora
-    token_base: int  # address of its first token among all shards
-    block_base: int  # number of its first block among all shards
-
-
 class CorpusSource:
-    """Optimizer steps of one corpus or several joined; a `BatchSource`."""
+    """Optimizer steps of one corpus or several joined; a `BatchSource`.
+
+    Args:
+        directories: outputs of pregenerate_training_data.py.
+        split: "train", or "eval": the held-out documents, in a fixed order, the same in every epoch and for
+            every seed.
+        eval_fraction: share of the documents that is held out, chosen by a hash of their number; 0 for none.
+        global_batch_size: rows of an optimizer step.
+        max_seq_length: longest sample in tokens, special tokens included.
+        seed: names order, spans, pairs and masks.
+        padding: to the step's longest row, or to max_seq_length.
+        one_seq: no random second segments. This and the next four: None takes what the manifest says.
+        masked_lm_prob: share of tokens to mask; 0 changes nothing at all.
+        whole_word: mask whole words.
+        short_seq_prob: share of documents cut into shorter samples; none in the eval split.
+        max_predictions_per_seq: most masked tokens of a sample.
+        type_vocab_size: token types of the model; with fewer than 2, all are 0.
+        max_samples: an epoch ends after so many samples.
+
+    Raises:
+        ConfigError: arguments out of range.
+        DataError: unusable corpora, corpora of different tokenisers, or too few documents.
+    """
 
     def __init__(
         self,
@@ -78,29 +90,6 @@ class CorpusSource:
         type_vocab_size: int = 2,
         max_samples: int | None = None,
     ) -> None:
-        """Open the corpora and check that they can give samples.
-
-        Args:
-            directories: outputs of pregenerate_training_data.py.
-            split: "train", or "eval": the held-out documents, in a fixed order, the same in every epoch and for
-                every seed.
-            eval_fraction: share of the documents that is held out, chosen by a hash of their number; 0 for none.
-            global_batch_size: rows of an optimizer step.
-            max_seq_length: longest sample in tokens, special tokens included.
-            seed: names order, spans, pairs and masks.
-            padding: to the step's longest row, or to max_seq_length.
-            one_seq: no random second segments. This and the next four: None takes what the manifest says.
-            masked_lm_prob: share of tokens to mask; 0 changes nothing at all.
-            whole_word: mask whole words.
-            short_seq_prob: share of documents cut into shorter samples; none in the eval split.
-            max_predictions_per_seq: most masked tokens of a sample.
-            type_vocab_size: token types of the model; with fewer than 2, all are 0.
-            max_samples: an epoch ends after so many samples.
-
-        Raises:
-            ConfigError: arguments out of range.
-            DataError: unusable corpora, corpora of different tokenisers, or too few documents.
-        """
         paths = [directories] if isinstance(directories, str | Path) else directories
         corpora = [open_corpus(path) for path in paths]
         manifest = corpora[0].manifest
@@ -108,16 +97,14 @@ class CorpusSource:
         self.special_ids: SpecialIds = manifest.special_ids
         self.tokenizer_fingerprint: str = manifest.tokenizer_fingerprint
         self.vocab_size: int = manifest.special_ids.vocab_size
-        stated: dict[str, Any] = {
-            "one_seq": one_seq,
-            "masked_lm_prob": masked_lm_prob,
-            "whole_word": whole_word,
-            "short_seq_prob": short_seq_prob,
-            "max_predictions_per_seq": max_predictions_per_seq,
-            "max_seq_len": max_seq_length,
-        }
-        self.sampling: Sampling = replace(
-            manifest.sampling, **{name: value for name, value in stated.items() if value is not None}
+        self.sampling: Sampling = _resolve(
+            manifest.sampling,
+            max_seq_len=max_seq_length,
+            one_seq=one_seq,
+            masked_lm_prob=masked_lm_prob,
+            whole_word=whole_word,
+            short_seq_prob=short_seq_prob,
+            max_predictions_per_seq=max_predictions_per_seq,
         )
         check_arguments(
             self.sampling,
@@ -135,19 +122,9 @@ class CorpusSource:
         self._layout = RowLayout(padding, max_seq_length, self.special_ids.pad, type_vocab_size)
         self._masking = make_masking(corpora[0], self.sampling)
         self._corpora = corpora
-        self._selections = [
-            Selection(
-                split,
-                held_out_threshold(corpus.manifest.documents, eval_fraction),
-                self._limit,
-                self.sampling.short_seq_prob if split == "train" else 0.0,
-            )
-            for corpus in corpora
-        ]
+        self._selections = _select(corpora, split, eval_fraction, self._limit, self.sampling)
         check_documents(corpora, self._selections, eval_fraction, self.sampling.one_seq)
-        self._shards = _place(corpora)
-        self._token_bases = np.array([placed.token_base for placed in self._shards])
-        self._block_bases = np.array([placed.block_base for placed in self._shards])
+        self._placement = Placement(corpora)
         window_steps = max(WINDOW_STEPS, -(-WINDOW_SAMPLES // global_batch_size))
         self._window_samples = window_steps * global_batch_size
         self._eval_fraction = eval_fraction
@@ -234,9 +211,8 @@ class CorpusSource:
 
     def _block_samples(self, plan: _Epoch, place: int, begin: int, end: int) -> Samples:
         """The samples of the block at `place` in the order that lie in positions [begin, end) of the epoch."""
-        block_number = int(plan.blocks[place])
-        placed = self._shards[int(np.searchsorted(self._block_bases, block_number, side="right")) - 1]
-        number, selection = block_number - placed.block_base, self._selections[placed.corpus]
+        placed, number = self._placement.find_block(int(plan.blocks[place]))
+        selection = self._selections[placed.corpus]
         block = read_block(placed.shard, placed.first_document, number, selection, plan.key)
         block_end = int(plan.ends[place])
         sample_ids = np.arange(block_end - len(block.chunks.first), block_end)
@@ -260,11 +236,11 @@ class CorpusSource:
         after_first = begins + len(prefix) + samples.first_length
         tokens = np.empty(lengths.sum(), dtype=np.int64)
         tokens[begins[:, None] + np.arange(len(prefix))] = prefix
-        tokens[_spans(begins + len(prefix), samples.first_length)] = self._gather(
+        tokens[span_indices(begins + len(prefix), samples.first_length)] = self._placement.gather(
             samples.first_start, samples.first_length
         )
         tokens[after_first[two][:, None] + np.arange(len(middle))] = middle
-        tokens[_spans(after_first + len(middle), samples.second_length)] = self._gather(
+        tokens[span_indices(after_first + len(middle), samples.second_length)] = self._placement.gather(
             samples.second_start, samples.second_length
         )
         tokens[(begins + lengths - len(suffix))[:, None] + np.arange(len(suffix))] = suffix
@@ -274,39 +250,19 @@ class CorpusSource:
         first_lengths = len(prefix) + samples.first_length + np.where(two, len(middle), len(suffix))
         return Rows(tokens, lengths, first_lengths, samples.sample_ids)
 
-    def _gather(self, starts: Ints, lengths: Ints) -> Ints:
-        """Tokens of spans, one span after the other."""
-        bases = self._token_bases
-        if len(bases) == 1:
-            return self._shards[0].shard.tokens[_spans(starts, lengths)].astype(np.int64)
-        owners = np.searchsorted(bases, starts, side="right") - 1
-        tokens = np.empty(lengths.sum(), dtype=np.int64)
-        places = np.cumsum(lengths) - lengths
-        for owner in np.unique(owners):
-            mine = owners == owner
-            source = self._shards[owner].shard.tokens
-            tokens[_spans(places[mine], lengths[mine])] = source[_spans(starts[mine] - bases[owner], lengths[mine])]
-        return tokens
+
+def _select(
+    corpora: Sequence[Corpus], split: Split, eval_fraction: float, longest: int, sampling: Sampling
+) -> list[Selection]:
+    """The documents of the split, for each corpus."""
+    short_seq_prob = sampling.short_seq_prob if split == "train" else 0.0
+    thresholds = [held_out_threshold(corpus.manifest.documents, eval_fraction) for corpus in corpora]
+    return [Selection(split, threshold, longest, short_seq_prob) for threshold in thresholds]
 
 
-def _place(corpora: Sequence[Corpus]) -> list[_PlacedShard]:
-    """All shards with their numbers among all corpora."""
-    placed, document_base, token_base, block_base = [], 0, 0, 0
-    for number, corpus in enumerate(corpora):
-        first_document = 0
-        for shard in corpus.shards:
-            placed.append(_PlacedShard(shard, number, first_document, document_base, token_base, block_base))
-            first_document += shard.num_documents
-            token_base += len(shard.tokens)
-            block_base += num_blocks(shard)
-        document_base += first_document
-    return placed
-
-
-def _spans(starts: Ints, lengths: Ints) -> Ints:
-    """Indices start, start + 1, ... of every span, one span after the other."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+def _resolve(sampling: Sampling, **stated: Any) -> Sampling:
+    """The manifest's sampling with what the run states itself."""
+    return replace(sampling, **{name: value for name, value in stated.items() if value is not None})
 
 
 def _cached(cache: OrderedDict, name: object, make: Callable[..., Value]) -> Value:

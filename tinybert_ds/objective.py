@@ -2,7 +2,7 @@
 
 An objective is a module beside the student's encoder, inside one engine: it owns the projections, and every use of a
 trained parameter is inside its forward, as ZeRO-3 demands. It is called as
-`objective(student_output, teacher_output, batch)`.
+`objective(student_output, teacher_output, batch, need_value)`.
 B batch rows, S sequence length, H hidden size, C classes, M student layers.
 """
 
@@ -65,9 +65,16 @@ class IntermediateObjective(nn.Module):
             ProjectedHiddenLoss(student_hidden_size, teacher_hidden_size) for _ in range(count)
         )
 
-    def forward(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> LossTerms:
-        """Return "loss", "attention_loss", "hidden_loss" and each term by layer."""
-        attention = [self._attention_term(student, teacher, batch, layer) for layer in range(self.num_layers)]
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, need_value: bool = True
+    ) -> LossTerms:
+        """Return "loss", "attention_loss", "hidden_loss" and each term by layer.
+
+        Without `need_value` the terms of the attention loss that no gradient needs are left out, and it is NaN.
+        """
+        attention = [
+            self._attention_term(student, teacher, batch, layer, need_value) for layer in range(self.num_layers)
+        ]
         hidden = [self._hidden_term(student, teacher, batch, state) for state in range(self.num_layers + 1)]
         attention_loss, hidden_loss = torch.stack(attention).sum(), torch.stack(hidden).sum()
         return {
@@ -78,7 +85,9 @@ class IntermediateObjective(nn.Module):
             **{f"hidden_loss/state_{i}": term.detach() for i, term in enumerate(hidden)},
         }
 
-    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int) -> Tensor:
+    def _attention_term(
+        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int, need_value: bool
+    ) -> Tensor:
         num_heads = student.queries[layer].shape[1]
         return attention_score_loss(
             student.queries[layer],
@@ -90,6 +99,7 @@ class IntermediateObjective(nn.Module):
             teacher_scaling=teacher.scalings[layer],
             padding=self.padding,
             denominator=num_heads * batch.counts.token_pairs,
+            need_value=need_value,
         )
 
     def _hidden_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, state: int) -> Tensor:
@@ -117,7 +127,9 @@ class PredictionObjective(nn.Module):
         self.regression = regression
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
-    def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
+    ) -> LossTerms:
         """Return "loss", "prediction_loss" and "logits" (B, C); without a teacher (evaluation) the logits alone."""
         logits = student.logits
         assert logits is not None
@@ -142,7 +154,9 @@ class LabelObjective(nn.Module):
         super().__init__()
         self.regression = regression
 
-    def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
+    def forward(
+        self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
+    ) -> LossTerms:
         """Return "loss" and "logits" (B, C); for a batch without labels the logits alone."""
         logits = student.logits
         assert logits is not None

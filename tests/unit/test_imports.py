@@ -11,7 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("tinybert_ds.errors", "tinybert_ds.types", "tinybert_ds.files", "tinybert_ds.command_line"),
+    (
+        "tinybert_ds.errors",
+        "tinybert_ds.types",
+        "tinybert_ds.files",
+        "tinybert_ds.hardware",
+        "tinybert_ds.command_line",
+    ),
     (
         "tinybert_ds.arguments",
         "tinybert_ds.models.layer_map",

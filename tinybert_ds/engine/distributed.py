@@ -58,7 +58,7 @@ def init_distributed() -> World:
     if accelerator.device_name() != "cpu":
         accelerator.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
-        ranks_here = int(os.environ.get("LOCAL_SIZE", 1))
+        ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks_here))
     return World(dist.get_rank(), dist.get_world_size(), local_rank, torch.device(accelerator.current_device_name()))
 

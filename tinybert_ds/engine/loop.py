@@ -81,7 +81,7 @@ def train(
             state.step += 1
             seed_step(plan.seed, state.step, world.rank)
             log_due = plan.is_due(plan.logging_steps, state.step)
-            terms = optimizer_step(engine, teacher, step.micro_batches, stopwatch, world, want_norm=log_due)
+            terms = optimizer_step(engine, teacher, step.micro_batches, stopwatch, world, log_due=log_due)
             state.samples += step.num_samples
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
             monitor.advance()
@@ -137,13 +137,13 @@ def optimizer_step(
     stopwatch: Stopwatch,
     world: World,
     *,
-    want_norm: bool,
+    log_due: bool,
 ) -> dict[str, Tensor | float]:
     """Forward, backward and step over this rank's micro-batches of one global batch.
 
     Returns:
         This rank's mean of each scalar loss term, still on the device; "learning_rate"; "grad_norm" (global, before
-        clipping) if wanted.
+        clipping). Where no log is due the losses may be NaN and the norm is left out.
     """
     means: dict[str, Tensor | float] = {}
     learning_rate = float(engine.get_lr()[0])
@@ -153,15 +153,15 @@ def optimizer_step(
         with stopwatch.measure("teacher"):
             teacher_output = teacher(batch) if teacher else None
         with stopwatch.measure("student"):
-            terms = engine(batch, teacher_output)
+            terms = engine(batch, teacher_output, log_due)
             engine.backward(terms["loss"])
-            if want_norm and index == len(micro_batches) - 1:
+            if log_due and index == len(micro_batches) - 1:
                 norm = gradient_norm(engine)
             engine.step()
         for name, value in terms.items():
             if value.dim() == 0:
                 means[name] = means.get(name, 0.0) + value.detach() / len(micro_batches)
-    if want_norm:
+    if log_due:
         means["grad_norm"] = norm if norm is not None else float(engine.get_global_grad_norm() or 0.0)
     return {**means, "learning_rate": learning_rate}
 

@@ -9,6 +9,7 @@ import deepspeed
 import torch
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.hardware import multiplies_fast
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
 
@@ -34,7 +35,7 @@ def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
         return _DTYPES[choice]
     if device.type != "cpu":
         return torch.float16
-    return torch.bfloat16 if _cpu_computes_bf16() else torch.float32
+    return torch.bfloat16 if multiplies_fast(torch.bfloat16, device) else torch.float32
 
 
 def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype) -> Teacher:
@@ -53,8 +54,3 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype) -> Teacher:
             return engine(batch)
 
     return teach
-
-
-def _cpu_computes_bf16() -> bool:
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in capabilities and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

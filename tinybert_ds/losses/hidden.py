@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tinybert_ds.hardware import multiplies_fast
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.precomputed import attach_gradients
-from tinybert_ds.losses.workspace import multiplies_fast, wide_matmul, workspace_bytes
+from tinybert_ds.losses.workspace import wide_matmul, workspace_bytes
 
 
 class HiddenGradients(NamedTuple):

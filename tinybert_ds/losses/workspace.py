@@ -16,17 +16,6 @@ def workspace_bytes(device: torch.device) -> int:
     return CPU_BYTES_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else DEVICE_BYTES
 
 
-def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether the device multiplies matrices of a half-precision dtype faster than float32 ones.
-
-    A CPU without bfloat16 instructions is ten times slower with them than with float32.
-    """
-    if device.type != "cpu":
-        return dtype in (torch.float16, torch.bfloat16)
-    capabilities = torch.cpu.get_capabilities()
-    return dtype is torch.bfloat16 and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def wide_matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the product of two matrices, or of two batches of them, in `dtype`.
 

@@ -20,7 +20,7 @@ class DistilledStudent(nn.Module):
 
     Args:
         encoder: The student's encoder.
-        objective: Called as `objective(student_output, teacher_output, batch)`; returns LossTerms.
+        objective: Called as `objective(student_output, teacher_output, batch, need_value)`; returns LossTerms.
     """
 
     def __init__(self, encoder: CapturingEncoder, objective: nn.Module) -> None:
@@ -28,9 +28,15 @@ class DistilledStudent(nn.Module):
         self.encoder = encoder
         self.objective = objective
 
-    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
-        """Return the objective's terms for a batch; `teacher_output` is None where there is no teacher."""
-        return self.objective(self.encoder(batch), teacher_output, batch)
+    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None, need_value: bool = True) -> LossTerms:
+        """Return the objective's terms for a batch.
+
+        Args:
+            batch: Rows.
+            teacher_output: None where there is no teacher.
+            need_value: False on a step whose losses are differentiated but not looked at; they may be NaN then.
+        """
+        return self.objective(self.encoder(batch), teacher_output, batch, need_value)
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ stage student_from_labels_alone "${train[@]}" launchers/finetune_teacher.py --fr
     --model 3L_192 --tokenizer "$out/data/teacher" --output_dir "$out/student_without_distillation" "${task[@]}" \
     --max_steps "$((intermediate_steps + prediction_steps))" --learning_rate 1e-3 --eval_step "$eval_step"
 
-python launchers/compare_models.py --teacher "$out/teacher" --student "$out/student" \
+stage compare_models python launchers/compare_models.py --teacher "$out/teacher" --student "$out/student" \
     --student_without_distillation "$out/student_without_distillation" --data_dir "$out/data/sentiment" \
     --task_name sst-2 --split test --max_seq_length 64 --stages_file "$out/stages.json" --output_dir "$out"
 cat "$out/report.md"

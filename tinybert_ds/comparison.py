@@ -42,6 +42,7 @@ LATENCY_BATCHES = {1: 32, 32: 4}
 
 ROUNDS = 7
 EVALUATION_BATCH = 32
+OWN_STAGE = "compare_models"
 
 Inputs = dict[str, Tensor]
 
@@ -270,13 +271,17 @@ def _problems(values: argparse.Namespace) -> Iterator[str]:
 
 
 def read_stages(path: Path | None) -> list[dict[str, Any]]:
-    """Return the stages of a `--stages_file`; raises ConfigError if it is no list of names and seconds."""
+    """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))
-        return [{"name": str(stage["name"]), "seconds": float(stage["seconds"])} for stage in stages]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [
+            {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
+            for stage in stages
+            if stage.get("finished", True)  # this comparison may itself be a stage that is under way
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f'--stages_file: {path} must be a JSON list of {{"name": ..., "seconds": ...}}; reading it gave {error!r}'
         ) from error
@@ -303,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
     }
     majority = majority_metric(spec, train, examples.labels)
-    own_stage = {"name": "compare", "seconds": time.perf_counter() - begin}
+    own_stage = {"name": OWN_STAGE, "seconds": time.perf_counter() - begin}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
 
     values.output_dir.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,11 @@ def accuracy_one_by_one(directory: Path, positive: int) -> float:
 
 def test_the_report_holds_what_an_independent_measurement_finds(setting):
     stages = setting / "stages.json"
-    stages.write_text(json.dumps([{"name": "shards", "seconds": 3}]), encoding="utf-8")
+    recorded = [
+        {"name": "shards", "seconds": 3, "finished": True, "command": ["x"]},
+        {"name": "compare_models", "seconds": 5, "finished": False, "command": ["y"]},
+    ]
+    stages.write_text(json.dumps(recorded), encoding="utf-8")
     main(command(setting, student_without_distillation=setting / "plain", stages_file=stages))
     report = json.loads((setting / "out" / "report.json").read_text(encoding="utf-8"))
 
@@ -66,7 +70,7 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     assert report["compression"] == report["teacher"]["parameters"] / report["student"]["parameters"]
     ratios = [report["teacher"]["latency_ms"][size] / report["student"]["latency_ms"][size] for size in ("1", "32")]
     assert report["speedup"] == min(ratios)
-    assert [stage["name"] for stage in report["stages"]] == ["shards", "compare"]
+    assert [stage["name"] for stage in report["stages"]] == ["shards", "compare_models"]
     assert report["stages"][0]["seconds"] == 3
     table = (setting / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| teacher | {report['teacher']['parameters']:,} | {report['teacher']['metric']:.4f} |" in table
@@ -145,7 +149,9 @@ def test_an_unlabelled_split_and_a_model_without_head_are_refused_and_nothing_is
     assert not (setting / "out").exists()
 
 
-@pytest.mark.parametrize("content", ["{", '{"name": 1}', '[{"name": "a"}]', '[{"name": "a", "seconds": "soon"}]'])
+@pytest.mark.parametrize(
+    "content", ["{", '{"name": 1}', "[1]", '[{"name": "a"}]', '[{"name": "a", "seconds": "soon"}]']
+)
 def test_a_stages_file_that_is_none_is_refused(tmp_path, content):
     path = tmp_path / "stages.json"
     path.write_text(content, encoding="utf-8")

@@ -1,0 +1,139 @@
+"""The objectives: which terms they sum, with which tensors, divided by what."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.support.models import random_batch
+from tinybert_ds.losses import attention_score_loss, hidden_state_loss
+from tinybert_ds.objective import IntermediateObjective, LabelObjective, PredictionObjective
+from tinybert_ds.types import Counts, EncoderOutput
+
+
+def output(seed, *, states=3, layers=2, hidden=6, heads=2, head_dim=3, logits=None, grad=False):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator).requires_grad_(grad)
+
+    return EncoderOutput(
+        hidden_states=tuple(draw(2, 8, hidden) for _ in range(states)),
+        queries=tuple(draw(2, heads, 8, head_dim) for _ in range(layers)),
+        keys=tuple(draw(2, heads, 8, head_dim) for _ in range(layers)),
+        scalings=(head_dim**-0.5,) * layers,
+        logits=logits,
+    )
+
+
+@pytest.fixture
+def batch():
+    return random_batch((8, 5))
+
+
+def test_the_intermediate_loss_is_the_sum_of_every_layers_and_every_states_term(batch):
+    student, teacher = output(1, grad=True), output(2, hidden=10, head_dim=5)
+    objective = IntermediateObjective(2, 6, 10, projection="per_layer", padding="valid")
+    terms = objective(student, teacher, batch)
+    expected = []
+    for layer in range(2):
+        expected.append(
+            attention_score_loss(
+                student.queries[layer],
+                student.keys[layer],
+                teacher.queries[layer],
+                teacher.keys[layer],
+                batch.attention_mask,
+                student_scaling=student.scalings[layer],
+                teacher_scaling=teacher.scalings[layer],
+                backend="reference",
+            )
+        )
+        assert terms[f"attention_loss/layer_{layer + 1}"] == pytest.approx(expected[-1].item(), rel=1e-5)
+    for state, projection in enumerate(objective.projections):
+        expected.append(
+            hidden_state_loss(
+                student.hidden_states[state],
+                teacher.hidden_states[state],
+                projection.weight,
+                projection.bias,
+                batch.attention_mask,
+                backend="reference",
+            )
+        )
+        assert terms[f"hidden_loss/state_{state}"] == pytest.approx(expected[-1].item(), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(sum(expected)), rel=1e-5)
+    assert float(terms["attention_loss"]) == pytest.approx(float(sum(expected[:2])), rel=1e-5)
+    assert float(terms["hidden_loss"]) == pytest.approx(float(sum(expected[2:])), rel=1e-5)
+
+
+def test_the_counts_of_the_batch_are_the_denominators(batch):
+    student, teacher = output(1), output(2, hidden=10)
+    objective = IntermediateObjective(2, 6, 10, projection="shared", padding="valid")
+    terms = objective(student, teacher, batch)
+    doubled = batch._replace(counts=Counts(*(2 * count for count in batch.counts)))
+    assert float(objective(student, teacher, doubled)["loss"]) == pytest.approx(float(terms["loss"]) / 2, rel=1e-6)
+
+
+def test_a_filler_row_gives_no_loss_and_no_gradient(batch):
+    student, teacher = output(1, grad=True), output(2, hidden=10)
+    objective = IntermediateObjective(2, 6, 10, projection="per_layer", padding="valid")
+    filler = batch._replace(counts=Counts(math.inf, math.inf, math.inf))
+    loss = objective(student, teacher, filler)["loss"]
+    loss.backward()
+    assert loss == 0
+    tensors = [*student.hidden_states, *student.queries, *student.keys, *objective.parameters()]
+    assert all(torch.count_nonzero(tensor.grad) == 0 for tensor in tensors)
+
+
+@pytest.mark.parametrize(("projection", "count"), [("per_layer", 3), ("shared", 1), ("none", 0)])
+def test_projections_are_one_for_each_state_one_for_all_or_none(batch, projection, count):
+    objective = IntermediateObjective(2, 6, 6, projection=projection, padding="valid")
+    assert len(objective.projections) == count
+    assert objective(output(1), output(2), batch)["loss"] > 0
+
+
+def test_gradients_do_not_depend_on_whether_the_value_is_needed(batch):
+    gradients = []
+    for need_value in (True, False):
+        student = output(1, grad=True)
+        objective = IntermediateObjective(2, 6, 6, projection="none", padding="valid")
+        objective(student, output(2), batch, need_value)["loss"].backward()
+        gradients.append([tensor.grad for tensor in (*student.queries, *student.keys, *student.hidden_states)])
+    for value, no_value in zip(*gradients, strict=True):
+        torch.testing.assert_close(value, no_value)
+
+
+def test_predictions_are_compared_class_by_class_whatever_order_the_teacher_has(batch):
+    student_logits = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    teacher_logits = torch.tensor([[5.0, -5.0], [-5.0, 5.0]])
+    student = output(1, logits=torch.tensor([[2.0, 0.0], [0.0, 2.0]]))
+    batch = batch._replace(labels=torch.tensor([0, 1]))
+    straight = PredictionObjective(teacher_columns=[0, 1])(student, output(2, logits=teacher_logits), batch)
+    swapped = PredictionObjective(teacher_columns=[1, 0])(student, output(2, logits=teacher_logits.flip(1)), batch)
+    crossed = PredictionObjective()(student, output(2, logits=teacher_logits.flip(1)), batch)
+    assert float(straight["loss"]) == pytest.approx(float(swapped["loss"]))
+    assert crossed["loss"] > straight["loss"]
+    # -(softmax(t) · log_softmax(s)) averaged over rows and classes; uniform student: log 2 / 2
+    uniform = PredictionObjective()(output(1, logits=student_logits), output(2, logits=teacher_logits), batch)
+    assert float(uniform["loss"]) == pytest.approx(math.log(2) / 2)
+
+
+def test_without_a_teacher_the_prediction_objective_gives_logits_alone(batch):
+    logits = torch.zeros(2, 2)
+    assert list(PredictionObjective()(output(1, logits=logits), None, batch)) == ["logits"]
+
+
+def test_regression_learns_from_the_gold_scores(batch):
+    batch = batch._replace(labels=torch.tensor([1.0, 3.0]))
+    student, teacher = output(1, logits=torch.tensor([[2.0], [5.0]])), output(2, logits=torch.tensor([[9.0], [9.0]]))
+    terms = PredictionObjective(regression=True)(student, teacher, batch)
+    assert float(terms["loss"]) == pytest.approx((1 + 4) / 2)
+
+
+def test_labels_alone_give_cross_entropy_over_the_global_rows(batch):
+    batch = batch._replace(labels=torch.tensor([0, 1]), counts=Counts(4.0, 0.0, 0.0))
+    terms = LabelObjective()(output(1, logits=torch.zeros(2, 2)), None, batch)
+    assert float(terms["loss"]) == pytest.approx(2 * math.log(2) / 4)

@@ -151,13 +151,14 @@ def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int
 
 
 def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
-    optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True}})
+    optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True, "fused": True}})
     if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW"):
         found = optimizer.get("type") if isinstance(optimizer, dict) else optimizer
         return [f'optimizer type {found!r} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
     params = optimizer.setdefault("params", {})
     if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
         params.setdefault("torch_adam", True)
+        params.setdefault("fused", True)  # torch's own vectorised step, four times as fast as its loop
     return []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_ds.data.tasks import Column, SplitFile, TaskSpec, describe_labels, label_ids
+from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.errors import DataError
 
 Labels = NDArray[np.int64 | np.float32]
@@ -34,6 +34,18 @@ class Examples:
         return len(self.texts[0])
 
 
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split as they are written, in the order of the file; rows of another width are left out."""
+
+    path: Path
+    header: list[str] | None
+    rows: list[tuple[int, list[str]]]  # (1-based line number, fields)
+    text_columns: tuple[int, ...]
+    label_column: int | None  # None in an unlabelled file
+    skipped_rows: int = 0  # rows with missing fields, where the task allows them
+
+
 def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
     """Read one split of a task.
 
@@ -45,36 +57,51 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a row does not fit; names the file, line and column.
     """
+    table = read_table(spec, data_dir, split)
+    texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
+    if table.label_column is None:
+        return Examples(table.path, texts, None, table.skipped_rows)
+    known_labels = label_ids(spec)
+    label = spec.splits[split].label
+    labels = [
+        _parse_label(fields[table.label_column], spec, known_labels, f"{table.path}, line {line}, column {label!r}")
+        for line, fields in table.rows
+    ]
+    dtype = np.float32 if spec.is_regression else np.int64
+    return Examples(table.path, texts, np.asarray(labels, dtype=dtype), table.skipped_rows)
+
+
+def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
+    """Read one split of a task with all its columns, as they are.
+
+    Args:
+        spec: the task.
+        data_dir: the folder with its files.
+        split: a name in `spec.splits`.
+
+    Raises:
+        DataError: the file is missing, empty or not UTF-8, or a row has missing or surplus fields; names file and line.
+    """
     if split not in spec.splits:
         raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
     layout = spec.splits[split]
     path = Path(data_dir) / layout.file
     rows = _rows(_read_text(path, spec), path)
     width, text_columns, label_column = _find_columns(rows, layout, path)
-
-    texts: tuple[list[str], ...] = tuple([] for _ in text_columns)
-    labels: list[float] = []
-    skipped = 0
-    known_labels = label_ids(spec)
+    header = rows[0][1] if layout.header else None
+    skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
+    whole = []
     for line, fields in rows[layout.header :]:
-        if len(fields) != width:
-            if spec.skip_short_rows:
-                skipped += 1
-                continue
+        if len(fields) == width:
+            whole.append((line, fields))
+        elif not skip_short_rows:
             raise DataError(
                 f"{path}, line {line}: {len(fields)} tab-separated fields, but line {rows[0][0]} has {width}. "
                 "Texts may hold no tabs or line breaks; mend or remove the line"
             )
-        for column, values in zip(text_columns, texts, strict=True):
-            values.append(fields[column])
-        if label_column is not None:
-            where = f"{path}, line {line}, column {layout.label!r}"
-            labels.append(_parse_label(fields[label_column], spec, known_labels, where))
-    if not texts[0]:
+    if not whole:
         raise DataError(f"{path} holds no rows; give a file with at least one example")
-    if label_column is None:
-        return Examples(path, texts, None, skipped)
-    return Examples(path, texts, np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64), skipped)
+    return Table(path, header, whole, tuple(text_columns), label_column, len(rows) - layout.header - len(whole))
 
 
 def _read_text(path: Path, spec: TaskSpec) -> str:

@@ -112,7 +112,7 @@ def test_a_task_file_that_is_no_yaml_mapping_is_refused(tmp_path, content, said)
 def test_a_missing_task_file_and_an_unknown_task_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*gone.yaml"):
         find_task(None, tmp_path / "gone.yaml")
-    with pytest.raises(ConfigError, match=r"no task 'sst2'; known are sst-2"):
+    with pytest.raises(ConfigError, match=r"no task 'sst2'; known are cola, sst-2, mrpc"):
         find_task("sst2", None)
     with pytest.raises(ConfigError, match="found neither"):
         find_task(None, None)

@@ -1,0 +1,78 @@
+"""What a labelled task is: its files, columns, labels and metrics.
+
+C classes. A task says where things are and what they are called; `task_files.py` reads them and `task_batches.py`
+turns them into batches. Labels have names: a class id is a position in `label_names` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
+REGRESSION_METRICS = ("pearson", "spearman")
+SEQUENCE_LENGTHS = {1: 64, 2: 128}
+"""Default `max_seq_length` by number of texts in a row (arXiv 1909.10351, section 4.2)."""
+
+Column = str | int
+"""A column by its name in the header, or by its 0-based position."""
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """One split of a task: a tab-separated file and where its texts and labels are."""
+
+    file: str
+    texts: tuple[Column, ...]  # one column, or two for sentence pairs
+    label: Column | None
+    header: bool = True
+    label_required: bool = True  # False: a file without the label column is read as unlabelled
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task. Classification has `label_names`; regression has none and a `score_range`."""
+
+    name: str
+    splits: Mapping[str, SplitFile]
+    metrics: tuple[str, ...]
+    official: tuple[str, ...]  # the best checkpoint has the highest mean of these
+    eval_splits: tuple[str, ...] = ("dev",)  # evaluated during training; the first one decides
+    label_names: tuple[str, ...] = ()
+    label_aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings -> name, lower case
+    score_range: tuple[float, float] | None = None
+    max_seq_length: int = 64
+    skip_short_rows: bool = False  # rows with missing fields are skipped and counted, not refused
+    directory: str = ""  # of a GLUE task: its folder below --glue_dir
+    augmented_copies: int = 30  # variants that data augmentation tries to make of each text
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are scores."""
+        return not self.label_names
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier: C, or 1 for regression."""
+        return len(self.label_names) or 1
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether a row has two texts."""
+        return len(next(iter(self.splits.values())).texts) == 2
+
+    def label_id(self, text: str) -> int | None:
+        """Return the class id of a label as a file or a model spells it, or None when it is unknown."""
+        return label_ids(self).get(text.strip().lower())
+
+
+def label_ids(spec: TaskSpec) -> dict[str, int]:
+    """Return lower-case spelling -> class id, names and aliases together."""
+    ids = {name.lower(): index for index, name in enumerate(spec.label_names)}
+    return {**{alias: ids[name.lower()] for alias, name in spec.label_aliases.items()}, **ids}
+
+
+def describe_labels(spec: TaskSpec) -> str:
+    """Return the allowed labels for messages: `negative (or 0), positive (or 1)`."""
+    spellings = {name: [a for a, n in spec.label_aliases.items() if n == name] for name in spec.label_names}
+    return ", ".join(f"{name} (or {', '.join(other)})" if other else name for name, other in spellings.items())

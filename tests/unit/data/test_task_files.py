@@ -34,6 +34,7 @@ def test_byte_order_mark_crlf_blank_lines_and_a_missing_last_line_end_are_no_obs
     examples = read(tmp_path, b"\xef\xbb\xbfsentence\tlabel\r\n\r\ngood\tpositive\r\n\t\r\nbad\tNegative")
     assert examples.texts == (["good", "bad"],)
     assert examples.labels.tolist() == [1, 0]
+    assert read(tmp_path, b"label\tsentence\r\n1\tgood\r\n").texts == (["good"],)
 
 
 def test_only_lf_and_crlf_end_a_line(tmp_path):
@@ -73,6 +74,14 @@ def test_an_unknown_label_names_file_line_column_and_the_allowed_labels(tmp_path
 def test_a_score_that_is_no_number_of_the_range_is_refused(tmp_path, score):
     with pytest.raises(DataError, match=r"line 2, column 0: .* from 0 to 5"):
         read(tmp_path, f"1\ta\tb\n{score}\ta\tb\n".encode(), PAIRS)
+
+
+@pytest.mark.parametrize("score", ["nan", "-inf"])
+def test_a_score_is_finite_even_where_any_number_will_do(tmp_path, score):
+    free = replace(PAIRS, score_range=None)
+    assert read(tmp_path, b"-1e6\ta\tb\n", free).labels.tolist() == [-1e6]
+    with pytest.raises(DataError, match="is no score"):
+        read(tmp_path, f"{score}\ta\tb\n".encode(), free)
 
 
 def test_a_row_with_other_fields_is_refused_or_skipped_and_counted_as_the_task_says(tmp_path):

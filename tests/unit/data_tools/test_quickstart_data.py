@@ -121,10 +121,10 @@ def test_a_second_call_changes_nothing_and_damage_is_mended(packages, capsys):
     assert "complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in files} == times
 
-    (packages / "sentiment" / "dev.tsv").write_bytes(b"damaged")
-    (packages / "teacher" / "config.json").unlink()
-    make_data(packages)
-    assert {path: path.read_bytes() for path in files} == files
+    for damage in (Path.unlink, lambda path: path.write_bytes(b"damaged")):
+        damage(packages / "sentiment" / "dev.tsv")
+        make_data(packages)
+        assert {path: path.read_bytes() for path in files} == files
 
 
 @pytest.mark.parametrize("record", ["", "[]", '{"request": 1}'])

@@ -21,7 +21,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
-teacher_steps=300 general_steps=300 intermediate_steps=500 prediction_steps=400 eval_step=100
+teacher_steps=350 general_steps=250 intermediate_steps=600 prediction_steps=400 eval_step=200
 data_options=()
 if [ "${QUICKSTART_SMOKE:-0}" = 1 ]; then
     teacher_steps=4 general_steps=4 intermediate_steps=4 prediction_steps=4 eval_step=2
@@ -34,7 +34,7 @@ stage() {
     python launchers/run_stage.py --stages_file "$out/stages.json" --name "$name" -- "$@"
 }
 train=(deepspeed --num_gpus 1 --master_port FREE_PORT)
-task=(--data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --train_batch_size 32
+task=(--data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --train_batch_size 16
     --eval_batch_size 64 --save_steps 200 --seed "$seed")
 
 stage fetch_data python data_tools/quickstart_data.py "$out/data" ${data_options[@]+"${data_options[@]}"}
@@ -45,11 +45,11 @@ stage prepare_corpus python data_tools/pregenerate_training_data.py \
 
 stage finetune_teacher "${train[@]}" launchers/finetune_teacher.py \
     --model "$out/data/teacher" --output_dir "$out/teacher" "${task[@]}" \
-    --max_steps "$teacher_steps" --learning_rate 5e-5 --eval_step "$((teacher_steps / 2))"
+    --max_steps "$teacher_steps" --learning_rate 5e-5 --eval_step "$teacher_steps"
 
 stage general_distillation "${train[@]}" launchers/general_distill.py \
     --pregenerated_data "$out/shards" --teacher_model "$out/data/teacher" --student_model 3L_192 \
-    --output_dir "$out/general" --init_embeddings svd --max_seq_length 64 --train_batch_size 32 \
+    --output_dir "$out/general" --init_embeddings svd --max_seq_length 64 --train_batch_size 16 \
     --eval_fraction 0.01 --save_steps 200 --seed "$seed" --max_steps "$general_steps" --learning_rate 1e-3
 
 stage intermediate_distillation "${train[@]}" launchers/task_distill.py \
@@ -58,7 +58,7 @@ stage intermediate_distillation "${train[@]}" launchers/task_distill.py \
 
 stage prediction_distillation "${train[@]}" launchers/task_distill.py --pred_distill \
     --teacher_model "$out/teacher" --student_model "$out/intermediate" --output_dir "$out/student" "${task[@]}" \
-    --max_steps "$prediction_steps" --learning_rate 3e-4 --eval_step "$eval_step"
+    --max_steps "$prediction_steps" --learning_rate 5e-4 --eval_step "$eval_step"
 
 stage student_from_labels_alone "${train[@]}" launchers/finetune_teacher.py --from_scratch \
     --model 3L_192 --tokenizer "$out/data/teacher" --output_dir "$out/student_without_distillation" "${task[@]}" \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -134,6 +134,23 @@ def require_shared_directory(directory: Path, world: World) -> None:
         raise ConfigError(
             f"--output_dir {directory} is not the same directory on {', '.join(blind)} as on rank 0's host; "
             "put it on a file system that all hosts share"
+        )
+
+
+def require_same_everywhere(identity: Mapping[str, Any]) -> None:
+    """Refuse a run whose ranks have read different things, such as copies of the data that are not copies.
+
+    Raises:
+        ConfigError: Some host differs from rank 0's; names it and what differs.
+    """
+    found = gather_objects((dict(identity), os.uname().nodename))
+    first, _ = found[0]
+    differing = {host: [name for name in first if own.get(name) != first[name]] for own, host in found if own != first}
+    if differing:
+        where = "; ".join(f"{host}: {', '.join(names)}" for host, names in sorted(differing.items()))
+        raise ConfigError(
+            f"the ranks do not run the same thing; what differs from rank 0's host: {where}. Give all hosts the same "
+            "models, data and arguments"
         )
 
 

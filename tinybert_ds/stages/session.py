@@ -16,7 +16,13 @@ import transformers
 from tinybert_ds.arguments import Arguments, parse_arguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.checkpoint import Checkpoints
-from tinybert_ds.engine.distributed import World, init_distributed, require_shared_directory, run_on_main
+from tinybert_ds.engine.distributed import (
+    World,
+    init_distributed,
+    require_same_everywhere,
+    require_shared_directory,
+    run_on_main,
+)
 from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
 from tinybert_ds.engine.loop import Evaluation, Plan, count_steps, train
 from tinybert_ds.engine.monitor import Monitor
@@ -92,6 +98,7 @@ def run_stage(
     config = session.ds_config
     raise_all(fill_schedule(config, total_steps=total_steps, warmup_steps=int(arguments.warmup * total_steps)))
     identity = {**identity, **_common_identity(arguments)}
+    require_same_everywhere(identity)
     directory = RunDirectory(session.output_dir)
     run_on_main(world, lambda: directory.open(identity, resume=arguments.resume))
     require_shared_directory(session.output_dir, world)

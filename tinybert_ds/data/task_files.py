@@ -59,16 +59,7 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
     """
     table = read_table(spec, data_dir, split)
     texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
-    if table.label_column is None:
-        return Examples(table.path, texts, None, table.skipped_rows)
-    known_labels = label_ids(spec)
-    label = spec.splits[split].label
-    labels = [
-        _parse_label(fields[table.label_column], spec, known_labels, f"{table.path}, line {line}, column {label!r}")
-        for line, fields in table.rows
-    ]
-    dtype = np.float32 if spec.is_regression else np.int64
-    return Examples(table.path, texts, np.asarray(labels, dtype=dtype), table.skipped_rows)
+    return Examples(table.path, texts, parse_labels(spec, table, split), table.skipped_rows)
 
 
 def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
@@ -102,6 +93,23 @@ def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
     if not whole:
         raise DataError(f"{path} holds no rows; give a file with at least one example")
     return Table(path, header, whole, tuple(text_columns), label_column, len(rows) - layout.header - len(whole))
+
+
+def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
+    """Return the labels of all rows, None where the file has none.
+
+    Raises:
+        DataError: something that is no label or score of the task; names file, line and column.
+    """
+    if table.label_column is None:
+        return None
+    known_labels = label_ids(spec)
+    label = spec.splits[split].label
+    labels = [
+        _parse_label(fields[table.label_column], spec, known_labels, f"{table.path}, line {line}, column {label!r}")
+        for line, fields in table.rows
+    ]
+    return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)
 
 
 def _read_text(path: Path, spec: TaskSpec) -> str:

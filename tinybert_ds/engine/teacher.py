@@ -9,7 +9,7 @@ import deepspeed
 import torch
 
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.hardware import multiplies_fast
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
 
@@ -33,9 +33,7 @@ def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
         raise ConfigError("--teacher_dtype fp16 is not supported on this CPU; take auto, bf16 or fp32")
     if choice != "auto":
         return _DTYPES[choice]
-    if device.type != "cpu":
-        return torch.float16
-    return torch.bfloat16 if multiplies_fast(torch.bfloat16, device) else torch.float32
+    return inference_dtype(device)
 
 
 def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype) -> Teacher:

@@ -13,7 +13,13 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from tinybert_ds.errors import ModelError
@@ -137,6 +143,28 @@ def load_classifier(
     _log_extras(model, info, directory, role)
     if pooler_relu or getattr(config, "pooler_relu", False):
         published.apply_pooler_relu(model)
+    return model
+
+
+def load_masked_lm(directory: str | Path) -> PreTrainedModel:
+    """Load an encoder with its head for masked words, in float32 and eval mode.
+
+    Args:
+        directory: As for `load_encoder`.
+
+    Raises:
+        ModelError: As for `load_encoder`; no head for masked words in the directory, or none in the architecture.
+    """
+    config = read_config(directory, role="model")
+    model, info = _load(AutoModelForMaskedLM, Path(directory), config, "model", seed=0)
+    _check_encoder(model, info, directory, "model")
+    missing = sorted(key for key in _missing(info) if "pooler" not in key)
+    if missing:
+        raise ModelError(
+            f"model {directory} has no head for masked words (missing: {_some(missing)}); give a directory that was "
+            "saved with it, as pre-trained BERTs are"
+        )
+    _log_extras(model, info, directory, "model")
     return model
 
 

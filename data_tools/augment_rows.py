@@ -1,0 +1,179 @@
+"""Blocks of a task's rows, augmented; what a worker process does.
+
+A block's result depends on its rows and the settings alone, so that any number of workers writes the same file.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from data_tools.glove import open_cache
+from data_tools.masked_words import MaskedWordModel
+from data_tools.neighbours import Neighbours
+from data_tools.sentence_words import SentenceSplitter
+from data_tools.teacher_filter import TeacherJudge
+from data_tools.text_variants import TextAugmenter
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tokenizer import load_tokenizer
+
+_BLOCKS_AHEAD_PER_WORKER = 2
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Everything that a worker needs to know."""
+
+    spec: TaskSpec
+    text_columns: tuple[int, ...]
+    model: str
+    lower_case: bool | None
+    vectors: Path | None  # memory-mapped word vectors; None: words of several pieces stay
+    candidates: int
+    copies: int
+    probability: float
+    seed: int
+    chinese: bool
+    teacher: str | None
+    teacher_labels: tuple[str, ...] | None
+    confidence: float
+    dtype: torch.dtype
+    device: torch.device
+    batch_tokens: int
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a file."""
+
+    number: int
+    first_row: int
+    rows: list[list[str]]
+    labels: list[int] | None  # class ids, where the teacher judges
+
+
+class AugmentedBlock(NamedTuple):
+    """The rows of a block with their variants behind them, as lines, and what was counted on the way."""
+
+    number: int
+    lines: list[str]
+    counts: Counter[str]
+
+
+class RowAugmenter:
+    """Augments blocks; keeps models and vectors between them."""
+
+    def __init__(self, settings: AugmentationSettings) -> None:
+        if settings.device.type == "cpu":
+            torch.set_num_threads(1)  # a worker is a core; sums in another order would give other last digits
+        self._settings = settings
+        tokenizer = load_tokenizer(settings.model, settings.lower_case)
+        neighbours = None
+        if settings.vectors is not None:
+            neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
+        model = MaskedWordModel(
+            settings.model,
+            tokenizer,
+            dtype=settings.dtype,
+            device=settings.device,
+            batch_tokens=settings.batch_tokens,
+        )
+        self._texts = TextAugmenter(
+            SentenceSplitter(tokenizer),
+            model,
+            neighbours,
+            candidates=settings.candidates,
+            copies=settings.copies,
+            probability=settings.probability,
+            seed=settings.seed,
+            chinese=settings.chinese,
+        )
+        self._judge = None
+        if settings.teacher is not None:
+            self._judge = TeacherJudge(
+                settings.teacher,
+                settings.spec,
+                lower_case=settings.lower_case,
+                stated_labels=settings.teacher_labels,
+                dtype=settings.dtype,
+                device=settings.device,
+            )
+
+    def augment(self, block: Block) -> AugmentedBlock:
+        """Return the rows of a block, each with its variants behind it.
+
+        A variant has one text replaced; of a pair, the other text stays as it was.
+        """
+        columns = self._settings.text_columns
+        texts = [row[column] for row in block.rows for column in columns]
+        keys = [(block.first_row + number, side) for number in range(len(block.rows)) for side in range(len(columns))]
+        found = iter(self._texts.variants(texts, keys))
+        variants = [[_with(row, column, text) for column in columns for text in next(found)] for row in block.rows]
+        counts = Counter(rows=len(block.rows), variants=sum(map(len, variants)))
+        if self._judge is not None:
+            variants = self._filtered(self._judge, block, variants, counts)
+        lines = ["\t".join(fields) for row, own in zip(block.rows, variants, strict=True) for fields in (row, *own)]
+        return AugmentedBlock(block.number, lines, counts)
+
+    def _filtered(
+        self, judge: TeacherJudge, block: Block, variants: list[list[list[str]]], counts: Counter[str]
+    ) -> list[list[list[str]]]:
+        """Drop variants of whose class the teacher is not sure enough; count them by the label of their row."""
+        flat = [fields for own in variants for fields in own]
+        if not flat:
+            return variants
+        assert block.labels is not None
+        texts = tuple([fields[column] for fields in flat] for column in self._settings.text_columns)
+        judgements = iter(judge.probabilities(texts))
+        kept: list[list[list[str]]] = []
+        for own, label in zip(variants, block.labels, strict=True):
+            name = self._settings.spec.label_names[label]
+            kept.append([])
+            for fields in own:
+                probabilities = next(judgements)
+                counts[f"variants of {name}"] += 1
+                if probabilities.max() < self._settings.confidence:
+                    counts["dropped"] += 1
+                    counts[f"dropped of {name}"] += 1
+                    continue
+                counts["agreeing"] += int(probabilities.argmax() == label)
+                kept[-1].append(fields)
+        return kept
+
+
+def augment_in_workers(
+    blocks: Iterable[Block], settings: AugmentationSettings, num_workers: int
+) -> Iterator[AugmentedBlock]:
+    """Augment blocks in so many processes; results come in the order of the blocks."""
+    # Spawned, not forked: a fork of a process with threads may hang.
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+        pending: deque[Future[AugmentedBlock]] = deque()
+        try:
+            for block in blocks:
+                pending.append(pool.submit(_augment_in_worker, settings, block))
+                if len(pending) > _BLOCKS_AHEAD_PER_WORKER * num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _with(row: list[str], column: int, text: str) -> list[str]:
+    return [*row[:column], text, *row[column + 1 :]]
+
+
+# A worker process has no other place for what it keeps between two blocks; empty in the process that starts workers.
+_worker_augmenter: list[RowAugmenter] = []
+
+
+def _augment_in_worker(settings: AugmentationSettings, block: Block) -> AugmentedBlock:
+    if not _worker_augmenter:
+        _worker_augmenter.append(RowAugmenter(settings))
+    return _worker_augmenter[0].augment(block)

@@ -1,0 +1,337 @@
+"""Writes train_aug.tsv beside a task's train.tsv: each row, and behind it variants with other words in its texts.
+
+Words of one piece are replaced by what a masked language model expects in their place, others by near words of GloVe
+(arXiv 1909.10351, section 3.2). Started again after it was killed, it goes on; on several GPUs or hosts start it with
+`deepspeed` or `mpirun`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data_tools.augment_rows import AugmentationSettings, AugmentedBlock, Block, RowAugmenter, augment_in_workers
+from data_tools.augmentation_files import AugmentationFiles, wait_until
+from data_tools.glove import build_cache, cache_directory, is_built
+from data_tools.ranks import Ranks, find_ranks
+from data_tools.sentence_words import SentenceSplitter
+from tinybert_ds.command_line import run_command
+from tinybert_ds.data.indexed import hash_file
+from tinybert_ds.data.task_files import Table, parse_labels, read_table
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.models.fingerprint import model_fingerprint
+
+RULE_VERSION = 1
+"""Raised whenever the same settings give another file than before."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
+_BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; help texts are the documentation of the flags."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--pretrained_bert_model", required=True, metavar="DIR", help="a BERT with its masked-LM head and tokeniser")
+    vectors = parser.add_mutually_exclusive_group(required=True)
+    vectors.add_argument("--glove_embs", type=Path, metavar="FILE", help="GloVe text or fastText .vec, plain or .gz")
+    vectors.add_argument("--no_glove", action="store_true", help="words of several pieces stay as they are")
+    add("--glove_vocab_size", type=int, default=100_000, help="words read of the file (default: 100000, as published)")
+    add("--glue_dir", type=Path, metavar="DIR", help="GLUE: --task_name's files are in its folder of this directory")
+    add("--data_dir", type=Path, metavar="DIR", help="instead of --glue_dir: the directory of the task's files itself")
+    add("--task_name", help="a task of GLUE, such as SST-2")
+    add("--task_file", metavar="FILE", help="YAML file that describes a task of your own; needs --data_dir")
+    add("--N", type=int, help="variants to draw of each text (default: the published number of the task; 30)")
+    add("--M", type=int, default=15, help="candidates of a word (default: 15)")
+    add("--p", type=float, default=0.4, help="probability that a word is replaced (default: 0.4)")
+    add("--seed", type=int, default=42, help="of the draws; each row has its own (default: 42)")
+    add("--chinese", action="store_true", help="replace Chinese characters as well, each of them as a word")
+    casing = parser.add_mutually_exclusive_group()
+    casing.add_argument(
+        "--do_lower_case", dest="lower_case", action="store_true", default=None, help="lower-case the texts"
+    )
+    casing.add_argument("--no_lower_case", dest="lower_case", action="store_false", help="keep capitals")
+    judge = parser.add_argument_group("filter")
+    judge.add_argument("--teacher_filter", metavar="DIR", help="fine-tuned teacher that judges the variants")
+    judge.add_argument(
+        "--teacher_confidence",
+        type=float,
+        default=0.9,
+        help="variants whose likeliest label has a lower probability are dropped (default: 0.9)",
+    )
+    judge.add_argument("--teacher_labels", help="names of the teacher's outputs in its order, if its config has none")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--num_workers", type=int, help="processes on CPU (default: one for each core)")
+    machine.add_argument(
+        "--dtype",
+        choices=("auto", *_DTYPES),
+        default="auto",
+        help="of the models; auto: fp16 on a GPU, bf16 on a CPU that computes it, fp32 elsewhere",
+    )
+    machine.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+    machine.add_argument("--local_rank", type=int, default=-1, help="set by the `deepspeed` launcher")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Augment the task that the command line names; say what was made."""
+    options = parse_arguments(arguments)
+    ranks = find_ranks()
+    device = _device(options, ranks)
+    raise_all([*_problems(options), *_machine_problems(options, device)])
+    spec, folder = _task(options)
+    table = read_table(spec, folder, "train")
+    labels = parse_labels(spec, table, "train")
+    path = PurePath(spec.splits["train"].file)
+    output = folder / path.with_name(f"{path.stem}_aug{path.suffix}")
+    vectors = None
+    if options.glove_embs is not None:
+        vectors = cache_directory(options.glove_embs, options.glove_vocab_size, output.parent)
+    settings = _settings(options, spec, table, vectors, device)
+    files = AugmentationFiles(output, _identity(options, settings, table, vectors, ranks))
+    counts = files.finished_counts()
+    if counts is not None:
+        if ranks.rank == 0:
+            print(f"{output} is there already, made of the same; nothing to do.")
+            _print_counts(counts, table, settings)
+        return
+    begin = time.monotonic()
+    num_workers = options.num_workers or _default_workers(device, ranks)
+    if ranks.rank == 0:
+        augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
+        block_rows = files.begin(_BLOCK_ROWS[device.type])
+        print(_description(spec, table, settings, num_workers, ranks), flush=True)
+    else:
+        joined = files.join()
+        if joined is None:
+            return
+        block_rows = joined
+        wait_until(lambda: vectors is None or is_built(vectors))
+        augmenter = RowAugmenter(settings)
+    blocks = _Blocks(table, None if labels is None or settings.teacher is None else labels.tolist(), block_rows)
+    missing = files.unfinished_blocks(blocks.count)
+    own = [number for number in missing if number % ranks.size == ranks.rank]
+    if num_workers > 1:
+        made = augment_in_workers(blocks.take(own), settings, num_workers)
+        del augmenter  # each worker has its own
+    else:
+        made = map(augmenter.augment, blocks.take(own))
+    _write(made, blocks, files, missing, ranks)
+    if ranks.rank == 0:
+        counts = files.finish(None if table.header is None else "\t".join(table.header), blocks.count)
+        print(f"{output}: written in {time.monotonic() - begin:.0f} s")
+        _print_counts(counts, table, settings)
+
+
+class _Blocks:
+    """The rows of a table in blocks of so many."""
+
+    def __init__(self, table: Table, labels: list[int] | None, block_rows: int) -> None:
+        self._rows = [fields for _, fields in table.rows]
+        self._labels, self._size = labels, block_rows
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are; the last one may be shorter."""
+        return -(-len(self._rows) // self._size)
+
+    def rows_without(self, numbers: Sequence[int]) -> int:
+        """How many rows all blocks but these have."""
+        return len(self._rows) - sum(len(self._rows[n * self._size : (n + 1) * self._size]) for n in numbers)
+
+    def take(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """The blocks of these numbers."""
+        for number in numbers:
+            part = slice(number * self._size, (number + 1) * self._size)
+            labels = None if self._labels is None else self._labels[part]
+            yield Block(number, part.start, self._rows[part], labels)
+
+
+def _write(
+    made: Iterable[AugmentedBlock], blocks: _Blocks, files: AugmentationFiles, missing: Sequence[int], ranks: Ranks
+) -> None:
+    """Keep this rank's blocks as they are made; on rank 0, wait for those of the others and show how far all are."""
+    bar: Any = tqdm(
+        total=blocks.rows_without([]),
+        initial=blocks.rows_without(missing),
+        desc="augmenting",
+        unit="row",
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        disable=ranks.rank > 0,
+    )
+
+    def look() -> bool:
+        left = files.unfinished_blocks(blocks.count)
+        bar.update(blocks.rows_without(left) - bar.n)
+        return not left
+
+    with bar:
+        for block in made:
+            files.write_block(block)
+            if ranks.rank == 0:
+                look()
+        if ranks.rank == 0:
+            wait_until(look)
+
+
+def _settings(
+    options: argparse.Namespace, spec: TaskSpec, table: Table, vectors: Path | None, device: torch.device
+) -> AugmentationSettings:
+    return AugmentationSettings(
+        spec=spec,
+        text_columns=table.text_columns,
+        model=options.pretrained_bert_model,
+        lower_case=options.lower_case,
+        vectors=vectors,
+        candidates=options.M,
+        copies=spec.augmented_copies if options.N is None else options.N,
+        probability=options.p,
+        seed=options.seed,
+        chinese=options.chinese,
+        teacher=options.teacher_filter,
+        teacher_labels=tuple(options.teacher_labels.split(",")) if options.teacher_labels else None,
+        confidence=options.teacher_confidence,
+        dtype=inference_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype],
+        device=device,
+        batch_tokens=_BATCH_TOKENS[device.type],
+    )
+
+
+def _identity(
+    options: argparse.Namespace, settings: AugmentationSettings, table: Table, vectors: Path | None, ranks: Ranks
+) -> dict[str, Any]:
+    """Everything that decides about the output, by the name a user knows it by; checks the models' directories."""
+    tokenizer = load_tokenizer(settings.model, settings.lower_case)
+    SentenceSplitter(tokenizer)
+    glove = None
+    if vectors is not None:
+        if ranks.rank == 0:
+            glove = build_cache(options.glove_embs, options.glove_vocab_size, vectors)
+        elif options.glove_embs.is_file():
+            glove = hash_file(options.glove_embs)
+    teacher = settings.teacher
+    return {
+        "rule": RULE_VERSION,
+        "train file": hash_file(table.path),
+        "text columns": settings.text_columns,
+        "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
+        "--glove_embs": glove,
+        "--glove_vocab_size": None if glove is None else options.glove_vocab_size,
+        "--N": settings.copies,
+        "--M": settings.candidates,
+        "--p": settings.probability,
+        "--seed": settings.seed,
+        "--chinese": settings.chinese,
+        "--dtype": str(settings.dtype).removeprefix("torch."),
+        "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
+        "--teacher_confidence": None if teacher is None else settings.confidence,
+    }
+
+
+def _task(options: argparse.Namespace) -> tuple[TaskSpec, Path]:
+    """The task and the folder of its files."""
+    spec = find_task(options.task_name, options.task_file)
+    if options.teacher_filter is not None and spec.is_regression:
+        raise ConfigError(
+            f"--teacher_filter: task {spec.name} is a regression, whose teacher gives scores and no confidence; leave "
+            "the flag out"
+        )
+    if options.data_dir is not None:
+        return spec, options.data_dir
+    if not options.glue_dir.is_dir():
+        raise DataError(f"--glue_dir: {options.glue_dir} is not a directory; give the one with the tasks' folders")
+    names = (spec.directory or spec.name, options.task_name or spec.name)
+    folders = [path for path in sorted(options.glue_dir.iterdir()) if path.is_dir()]
+    for folder in folders:
+        if folder.name.lower() in {name.lower() for name in names}:
+            return spec, folder
+    raise DataError(
+        f"--glue_dir: {options.glue_dir} has no folder {names[0]}; it has "
+        f"{', '.join(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
+    )
+
+
+def _problems(options: argparse.Namespace) -> list[str]:
+    problems = []
+    for name in ("glove_vocab_size", "N", "M", "num_workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            problems.append(f"--{name} is {value}; it must be at least 1")
+    for name in ("p", "teacher_confidence"):
+        if not 0 <= getattr(options, name) <= 1:
+            problems.append(f"--{name} is {getattr(options, name)}; it must be from 0 to 1")
+    if (options.glue_dir is None) == (options.data_dir is None):
+        problems.append("give one of --glue_dir and --data_dir")
+    if (options.task_name is None) == (options.task_file is None):
+        problems.append("give one of --task_name and --task_file")
+    elif options.task_file is not None and options.data_dir is None:
+        problems.append("--task_file needs --data_dir: where the task's files are")
+    if options.seed < 0:
+        problems.append(f"--seed is {options.seed}; it must not be negative")
+    return problems
+
+
+def _machine_problems(options: argparse.Namespace, device: torch.device) -> list[str]:
+    if device.type == "cpu":
+        return ["--dtype fp16 is not possible on a CPU; take auto, bf16 or fp32"] if options.dtype == "fp16" else []
+    if options.num_workers is not None and options.num_workers > 1:
+        return ["--num_workers is for CPUs; for several GPUs start the command with deepspeed --num_gpus N"]
+    return []
+
+
+def _device(options: argparse.Namespace, ranks: Ranks) -> torch.device:
+    if options.no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {ranks.local_rank} has no GPU of its own: this host has {torch.cuda.device_count()}; start as "
+            "many processes as there are GPUs, or add --no_cuda"
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
+def _default_workers(device: torch.device, ranks: Ranks) -> int:
+    return 1 if device.type != "cpu" or ranks.size > 1 else len(os.sched_getaffinity(0))
+
+
+def _description(spec: TaskSpec, table: Table, settings: AugmentationSettings, num_workers: int, ranks: Ranks) -> str:
+    place = f"{settings.device.type} in {str(settings.dtype).removeprefix('torch.')}"
+    processes = num_workers * ranks.size
+    return (
+        f"augmenting {len(table.rows):,} rows of {spec.name}: N = {settings.copies}, M = {settings.candidates}, "
+        f"p = {settings.probability}; {processes} process{'es' * (processes > 1)} on {place}"
+    )
+
+
+def _print_counts(counts: Counter[str], table: Table, settings: AugmentationSettings) -> None:
+    made, dropped = counts["variants"], counts["dropped"]
+    print(f"{counts['rows']:,} rows, {made - dropped:,} variants beside them", flush=True)
+    if table.skipped_rows:
+        print(f"{table.skipped_rows:,} rows of {table.path} lack fields and were left out")
+    if settings.teacher is None or not made:
+        return
+    print(f"--teacher_filter: {dropped:,} of {made:,} variants ({dropped / made:.1%}) were below {settings.confidence}")
+    for name in settings.spec.label_names:
+        of_label = counts[f"variants of {name}"]
+        if of_label:
+            print(f"    {name}: {counts[f'dropped of {name}'] / of_label:.1%} of {of_label:,}")
+    if made > dropped:
+        print(f"    the teacher gives {counts['agreeing'] / (made - dropped):.1%} of the others the label of their row")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,146 @@
+"""The files of an augmentation: finished blocks beside the output, and the output, which is whole or not there.
+
+`train_aug.tsv.parts/` holds the blocks of an unfinished run, `train_aug.json` says what a finished output was made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_tools.augment_rows import AugmentedBlock
+from tinybert_ds.data.indexed import hash_file
+from tinybert_ds.errors import DataError
+from tinybert_ds.files import fsync_directory, write_atomically
+
+_IDENTITY = "identity.json"
+_PART = re.compile(r"(\d+)\.part")
+_POLL_SECONDS = 0.2
+
+
+class AugmentationFiles:
+    """The output of one augmentation and its unfinished blocks.
+
+    Args:
+        output: the file to write.
+        identity: what decides about its content; two runs with the same one write the same file.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
+        self.output = output
+        self.parts = output.with_name(f"{output.name}.parts")
+        self._record = output.with_suffix(".json")
+        self._identity = json.loads(json.dumps(identity))  # as it will be read
+
+    def finished_counts(self) -> Counter[str] | None:
+        """Return what was counted when the output was made, None if it is not finished.
+
+        Raises:
+            DataError: a file of that name is there that was made of something else, or has changed since.
+        """
+        if not self.output.exists():
+            return None
+        record = _read_json(self._record)
+        if record is None:
+            if self._work()[0] == self._identity:
+                return None  # killed between the output and its record
+            raise DataError(
+                f"{self.output} is there, but nothing says what it was made of; rename or remove it to augment anew"
+            )
+        differences = _differences(record["identity"], self._identity)
+        if not differences and hash_file(self.output)._asdict() != record["output"]:
+            differences = ["its content has changed since it was written"]
+        if differences:
+            raise DataError(
+                f"{self.output} is there and differs: {'; '.join(differences)}. Rename or remove it to augment anew"
+            )
+        return Counter(record["counts"])
+
+    def begin(self, block_rows: int) -> int:
+        """Make the folder of blocks, or go on with the one that is there; return the number of rows of a block."""
+        identity, own_block_rows = self._work()
+        if identity == self._identity:
+            return own_block_rows
+        if self.parts.exists():
+            print(f"{self.parts} holds an unfinished augmentation with other settings; it is dropped.", flush=True)
+            shutil.rmtree(self.parts)
+        self.parts.mkdir(parents=True)
+        content = {"identity": self._identity, "block_rows": block_rows}
+        write_atomically(self.parts / _IDENTITY, json.dumps(content, indent=2) + "\n")
+        return block_rows
+
+    def join(self) -> int | None:
+        """Wait until another rank has begun this augmentation; return the rows of a block, None if it is finished."""
+
+        def settled() -> bool:
+            return self._work()[0] == self._identity or (self._record.exists() and self.finished_counts() is not None)
+
+        wait_until(settled)
+        identity, block_rows = self._work()
+        return block_rows if identity == self._identity else None
+
+    def write_block(self, block: AugmentedBlock) -> None:
+        """Keep a finished block."""
+        lines = [json.dumps(block.counts), *block.lines]
+        write_atomically(self.parts / f"{block.number}.part", "\n".join(lines) + "\n")
+
+    def unfinished_blocks(self, num_blocks: int) -> list[int]:
+        """Numbers of the blocks that are still to be made; none once they have become the output."""
+        try:
+            names = [_PART.fullmatch(name) for name in os.listdir(self.parts)]
+        except FileNotFoundError:
+            return []
+        finished = {int(match[1]) for match in names if match}
+        return [number for number in range(num_blocks) if number not in finished]
+
+    def finish(self, header: str | None, num_blocks: int) -> Counter[str]:
+        """Put all blocks together, note what the output was made of, and remove the blocks; return the counts."""
+        counts: Counter[str] = Counter()
+        temporary = self.output.with_name(f".{self.output.name}.tmp")
+        with temporary.open("wb") as file:
+            if header is not None:
+                file.write(f"{header}\n".encode())
+            for number in range(num_blocks):
+                first, _, rest = (self.parts / f"{number}.part").read_bytes().partition(b"\n")
+                counts.update(json.loads(first))
+                file.write(rest)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.output)
+        fsync_directory(self.output.parent)
+        record = {"identity": self._identity, "counts": counts, "output": hash_file(self.output)._asdict()}
+        write_atomically(self._record, json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(self.parts)
+        return counts
+
+    def _work(self) -> tuple[Any, int]:
+        content = _read_json(self.parts / _IDENTITY)
+        return (None, 0) if content is None else (content["identity"], content["block_rows"])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about."""
+    while not condition():
+        time.sleep(_POLL_SECONDS)
+
+
+def _read_json(path: Path) -> Any:
+    with contextlib.suppress(OSError, ValueError):  # not there, or not ours
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    def pairs() -> Iterator[tuple[str, Any, Any]]:
+        for name in dict.fromkeys([*found, *wanted]):
+            yield name, found.get(name), wanted.get(name)
+
+    return [f"{name} was {old!r} and is {new!r} now" for name, old, new in pairs() if old != new]

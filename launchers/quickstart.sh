@@ -21,7 +21,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
-teacher_steps=300 general_steps=200 intermediate_steps=500 prediction_steps=350 eval_step=175
+teacher_steps=250 general_steps=150 intermediate_steps=350 prediction_steps=300 eval_step=150
 data_options=()
 if [ "${QUICKSTART_SMOKE:-0}" = 1 ]; then
     teacher_steps=4 general_steps=4 intermediate_steps=4 prediction_steps=4 eval_step=2

@@ -37,10 +37,10 @@ from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import Role, load_classifier
 from tinybert_ds.models.student import count_parameters
 
-LATENCY_BATCHES = {1: 32, 32: 4}
+LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
 
-ROUNDS = 7
+ROUNDS = 5
 EVALUATION_BATCH = 32
 OWN_STAGE = "compare_models"
 

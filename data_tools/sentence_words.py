@@ -102,7 +102,7 @@ def eligible_words(sentence: Sentence, *, chinese: bool) -> list[int]:
 
 def join_words(words: Sequence[str], *, chinese: bool) -> str:
     """Words with a space between two of them; with `chinese` none beside a word that is a Chinese character."""
-    if not chinese:
+    if not chinese or not words:
         return " ".join(words)
     parts = []
     for word, following in zip(words, [*words[1:], ""], strict=True):

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertTokenizerFast, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    PreTrainedModel,
+)
 
 from tinybert_ds.types import Batch, Counts
 
@@ -48,7 +55,7 @@ ARCHITECTURES: Mapping[str, dict[str, Any]] = {
     "mobilebert": {"embedding_size": 24, "true_hidden_size": 24, "intra_bottleneck_size": 24, "trigram_input": True},
     "nomic_bert": {},
 }
-"""The architectures that FACTS of the library's attention interface cover, with what makes each of them tiny."""
+"""The architectures whose attention can be captured, with what makes each of them tiny."""
 
 
 def write_tokenizer(directory: Path, *, vocabulary: Sequence[str] = VOCABULARY) -> None:
@@ -117,6 +124,23 @@ def model_directory(
 ) -> Path:
     """Write a random model with its tokeniser; return the directory."""
     model = tiny_model(model_type, labels=labels, seed=seed, vocab_size=len(vocabulary), **changes)
+    model.save_pretrained(directory)
+    write_tokenizer(directory, vocabulary=vocabulary)
+    return directory
+
+
+def masked_lm_directory(
+    directory: Path, *, seed: int = 0, vocabulary: Sequence[str] = VOCABULARY, **changes: Any
+) -> Path:
+    """Write a random BERT with its head for masked words and its tokeniser; return the directory."""
+    config = tiny_config(vocab_size=len(vocabulary), **changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)  # biases count too
     model.save_pretrained(directory)
     write_tokenizer(directory, vocabulary=vocabulary)
     return directory

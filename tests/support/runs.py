@@ -24,7 +24,7 @@ from tinybert_ds.command_line import run_command, run_training
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
-DATA_TOOLS = ("prepare_corpus", "inspect_shards")
+DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task")
 STAGES = ("general_distill", "task_distill", "finetune")
 
 _SERVER = multiprocessing.get_context("forkserver")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from tinybert_ds.files import write_atomically
+
+_LOG_SECONDS = 10.0
+"""Between two lines of the progress bar where it goes to a file and every refresh stays."""
 
 
 class Stopwatch:
@@ -88,7 +92,10 @@ class Monitor:
         truncate_metrics(path, start_step)
         self._metrics = path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
-        self._bar = tqdm(total=total_steps, initial=start_step, desc=title, unit="step", dynamic_ncols=True)
+        interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
+        self._bar = tqdm(
+            total=total_steps, initial=start_step, desc=title, unit="step", dynamic_ncols=True, mininterval=interval
+        )
 
     def advance(self) -> None:
         """One optimizer step is done."""

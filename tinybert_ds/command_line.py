@@ -8,8 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch
-
 from tinybert_ds.errors import UserError
 
 SIBLING_DELAY_SECONDS = 10.0
@@ -20,6 +18,7 @@ def run_training(stage: str) -> None:
 
     DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
     """
+    torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
     if "--no_cuda" in sys.argv or not torch.accelerator.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     run_command(lambda: importlib.import_module(f"tinybert_ds.stages.{stage}").main())

@@ -151,8 +151,10 @@ def augment_in_workers(
     blocks: Iterable[Block], settings: AugmentationSettings, num_workers: int
 ) -> Iterator[AugmentedBlock]:
     """Augment blocks in so many processes; results come in the order of the blocks."""
-    # Spawned, not forked: a fork of a process with threads may hang.
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+    # Forked from a server that has no threads yet: a fork of this process may hang, and a new one takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(num_workers, context) as pool:
         pending: deque[Future[AugmentedBlock]] = deque()
         try:
             for block in blocks:

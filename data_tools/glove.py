@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import shutil
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -98,7 +99,9 @@ def _convert(path: Path, vocab_size: int, directory: Path) -> tuple[int, int]:
     """Write words and vectors; return (V, D)."""
     words: list[str] = []
     batch: list[NDArray[np.float32]] = []
-    with (directory / _VECTORS).open("wb") as output, tqdm(total=vocab_size, desc=f"reading {path.name}") as bar:
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    bar = tqdm(total=vocab_size, desc=f"reading {path.name}", unit="word", mininterval=interval, delay=5)
+    with (directory / _VECTORS).open("wb") as output, bar:
         for word, vector in _read(path):
             words.append(word)
             batch.append(vector)

@@ -46,33 +46,30 @@ class Neighbours:
     def find(self, words: Iterable[str]) -> dict[str, list[str]]:
         """Return the neighbours of words, the nearest first; none for a word that has no vector.
 
-        A word is looked up as it is, or else in lower case; a capital at its head is given to its neighbours.
+        Case counts; the neighbours of a title-case word are put into title case, as published.
         """
         words = list(dict.fromkeys(words))
-        keys = {word: key for word in words if (key := self._key(word)) is not None}
-        missing = [key for key in dict.fromkeys(keys.values()) if key not in self._found]
+        missing = [word for word in words if word not in self._found and self._has_vector(word)]
         step = max(1, _SCORES_AT_ONCE // max(1, len(self._words)))
         for begin in range(0, len(missing), step):
             self._search(missing[begin : begin + step])
-        return {word: _like(word, self._found[keys[word]]) if word in keys else [] for word in words}
+        return {word: self._found.get(word, []) for word in words}
 
-    def _key(self, word: str) -> str | None:
-        for key in (word, word.lower()):
-            place = self._index.get(key)
-            if place is not None and self._usable[place]:
-                return key
-        return None
+    def _has_vector(self, word: str) -> bool:
+        place = self._index.get(word)
+        return place is not None and bool(self._usable[place])
 
-    def _search(self, keys: list[str]) -> None:
+    def _search(self, words: list[str]) -> None:
         """Find the neighbours of (q,) words that have a vector."""
-        places = [self._index[key] for key in keys]
+        places = [self._index[word] for word in words]
         queries = self._vectors[places] * self._inverse_norms[places, None]  # (q, D)
         scores = queries @ self._vectors.T  # (q, V)
         scores *= self._inverse_norms
         scores[:, ~self._usable] = -np.inf
-        for key, place, row in zip(keys, places, scores, strict=True):
+        for word, place, row in zip(words, places, scores, strict=True):
             row[place] = -np.inf
-            self._found[key] = [self._words[number] for number in self._ordered(place, row)]
+            found = [self._words[number] for number in self._ordered(place, row)]
+            self._found[word] = [neighbour.title() for neighbour in found] if word.istitle() else found
 
     def _ordered(self, place: int, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """The best of (V,) approximate scores, in the order of the exact ones."""
@@ -90,9 +87,3 @@ def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Lengths (V,) of vectors (V, D), without a float64 copy of all of them."""
     parts = (vectors[begin : begin + _NORM_ROWS] for begin in range(0, len(vectors), _NORM_ROWS))
     return np.concatenate([np.linalg.norm(part.astype(np.float64), axis=1) for part in parts])
-
-
-def _like(word: str, neighbours: list[str]) -> list[str]:
-    if word[:1].isupper() and word[1:].islower():
-        return [neighbour[:1].upper() + neighbour[1:] for neighbour in neighbours]
-    return neighbours

@@ -15,17 +15,20 @@ STOP_WORDS = frozenset(
     """
     i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it
     its itself they them their theirs themselves
-    what which who whom this that these those
+    this that these those
     am is are was were be been being have has had having do does did doing
     a an the and but if or because as until while of at by for with about against between into through during before
     after above below to from up down in out on off over under
-    again further then once here there when where why how all any both each few more most other some such no nor not
-    only own same so than too very can will just should now
+    again further then once here there all any both each few more most other some such no nor not only own same so than
+    too very can will just should now
     s t d ll m o re ve y don ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn wasn
     weren won wouldn
     """.split()
 )
-"""Common English words that are left as they are; contractions as the tokeniser cuts them: "don't" is don, ', t."""
+"""Common English words that are left as they are, those of the published rule: question words are not among them.
+
+Contractions are here as the tokeniser cuts them: "don't" is don, ', t.
+"""
 
 _ENGLISH = re.compile(r"[a-z]+")
 _CHINESE = re.compile(  # the blocks whose characters BERT's tokeniser takes for words of their own

@@ -113,14 +113,14 @@ def test_a_word_without_a_vector_has_no_neighbours():
     assert found == {"south": [], "zero": [], "<unk>": [], "east": ["north"]}
 
 
-def test_a_word_is_looked_up_in_lower_case_if_need_be_and_keeps_its_capital():
-    rows = {"rome": [1, 0], "Paris": [1, 0.1], "oslo": [1, 0.2], "UN": [1, 0.3]}
-    found = neighbours(rows, 2).find(["Rome", "rome", "ROME", "Paris", "paris"])
+def test_case_counts_and_neighbours_of_a_title_case_word_get_its_case():
+    rows = {"rome": [1, 0], "Paris": [1, 0.1], "oslo": [1, 0.2], "UN": [1, 0.35]}
+    found = neighbours(rows, 3).find(["Rome", "rome", "UN", "Paris", "paris"])
     assert found == {
-        "Rome": ["Paris", "Oslo"],
-        "rome": ["Paris", "oslo"],
-        "ROME": ["Paris", "oslo"],
-        "Paris": ["Oslo", "Rome"],
+        "Rome": [],
+        "rome": ["Paris", "oslo", "UN"],
+        "UN": ["oslo", "Paris", "rome"],
+        "Paris": ["Oslo", "Rome", "Un"],
         "paris": [],
     }
 

@@ -99,10 +99,10 @@ def test_words_are_joined_so_that_the_tokeniser_splits_them_again(splitter, word
 
 
 def test_stop_words_are_single_words_of_letters():
-    assert len(STOP_WORDS) > 140
+    assert len(STOP_WORDS) > 135
     assert all(word.isascii() and word.isalpha() and word.islower() for word in STOP_WORDS)
     assert {"the", "not", "very", "won", "ll", "themselves"} <= STOP_WORDS
-    assert not {"film", "good", "never", "us", "one", "could"} & STOP_WORDS
+    assert not {"film", "good", "never", "us", "one", "could", "what", "who", "how"} & STOP_WORDS
 
 
 def test_a_tokeniser_of_another_kind_is_refused():

@@ -95,15 +95,18 @@ class TrainingArguments:
         """Everything that is wrong with the values by themselves, one sentence each."""
         found = []
         positive = ("train_batch_size", "gradient_accumulation_steps", "eval_batch_size", "logging_steps")
-        for name in (*positive, "max_steps", "save_steps", "save_total_limit", "eval_step"):
+        optional = ("max_steps", "save_steps", "save_total_limit", "eval_step", "eval_steps", "max_seq_length")
+        for name in (*positive, *optional):
             value = getattr(self, name, None)
             if value is not None and value < 1:
                 found.append(f"--{name} is {value}; it must be at least 1")
-        if self.learning_rate <= 0:
+        if self.seed < 0:
+            found.append(f"--seed is {self.seed}; it must not be negative")
+        if not self.learning_rate > 0:
             found.append(f"--learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.warmup < 1:
             found.append(f"--warmup_proportion is {self.warmup_proportion}; it must be in [0, 1)")
-        if self.num_train_epochs <= 0:
+        if not self.num_train_epochs > 0:
             found.append(f"--num_train_epochs is {self.num_train_epochs}; it must be above 0")
         for name in ("weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:

@@ -63,3 +63,19 @@ def test_a_torn_checkpoint_is_passed_over_and_said_so_and_a_finished_run_does_no
     assert "step-00000040 is incomplete; falling back to step-00000035" in output
     assert read_metrics(tmp_path / "out") == one_rank
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_goes_on_from_a_stated_checkpoint_and_gives_up_the_newer_ones(general, one_rank, tmp_path):
+    arguments = [*general, "--output_dir", tmp_path / "out", "--save_total_limit", 9]
+    run_ranks("general_distill", [*arguments, "--max_steps", 21], log=tmp_path / "first").check()
+    older = tmp_path / "out" / "checkpoints" / "step-00000007"
+    words = [*arguments, "--max_steps", 10, "--resume", older]
+    run_ranks("general_distill", words, log=tmp_path / "second").check()
+    assert steps_of(tmp_path / "out") == ["step-00000007", "step-00000010"]
+    assert (tmp_path / "out" / "checkpoints" / "latest").read_text() == "step-00000010"
+    steps = [line["step"] for line in read_metrics(tmp_path / "out") if "samples" in line]
+    assert steps == list(range(1, 11))
+
+    beyond = run_ranks("general_distill", [*arguments, "--max_steps", 5], log=tmp_path / "third")
+    assert beyond.returncode == 2
+    assert "is at step 10, beyond the 5" in beyond.output

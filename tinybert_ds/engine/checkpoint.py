@@ -63,7 +63,7 @@ class Checkpoints:
 
         Args:
             engine: A fresh engine.
-            choice: "auto", or the path of one checkpoint of this run.
+            choice: "auto", or the path of one checkpoint of this run; newer ones are removed then.
 
         Returns:
             The state to go on from; a fresh one when there is no checkpoint.
@@ -88,11 +88,6 @@ class Checkpoints:
         tags = sorted(path.name for path in self.directory.iterdir() if _TAG.fullmatch(path.name))
         return [tag for tag in tags if _is_complete(self.directory / tag)]
 
-    def newest_step(self) -> int:
-        """Step of the newest complete checkpoint; 0 when there is none."""
-        tags = self.complete_tags()
-        return int(tags[-1].removeprefix("step-")) if tags else 0
-
     def _choose(self, choice: str) -> str | None:
         tags = self.complete_tags()
         if choice not in ("auto", "never"):
@@ -102,6 +97,9 @@ class Checkpoints:
                     f"--resume {choice} is no complete checkpoint of this run; complete ones in {self.directory}: "
                     f"{', '.join(tags) or 'none'}"
                 )
+            for newer in tags[tags.index(path.name) + 1 :]:  # the way they went is given up
+                self._remove(newer)
+            write_atomically(self.directory / "latest", path.name)
             return path.name
         newest = tags[-1] if tags else None
         latest = self.directory / "latest"
@@ -120,8 +118,11 @@ class Checkpoints:
         write_atomically(self.directory / "latest", directory.name)
         tags = self.complete_tags()
         for tag in tags[: -self.total_limit]:
-            (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count
-            shutil.rmtree(self.directory / tag)
+            self._remove(tag)
+
+    def _remove(self, tag: str) -> None:
+        (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count
+        shutil.rmtree(self.directory / tag)
 
 
 def _is_complete(directory: Path) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
@@ -26,10 +28,22 @@ KNOWN_KEYS = frozenset(
     """train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps optimizer scheduler fp16 bf16
     torch_autocast zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer gradient_clipping
     steps_per_print wall_clock_breakdown memory_breakdown dump_state communication_data_type prescale_gradients
-    gradient_predivide_factor gradient_allreduce_op disable_allgather disable_python_gc activation_checkpointing
-    comms_logger tensorboard wandb csv_monitor comet flops_profiler checkpoint data_types aio log_level timers compile
-    autotuning seq_parallel_communication_data_type""".split()
+    gradient_predivide_factor gradient_allreduce_op disable_allgather disable_python_gc comms_logger tensorboard wandb
+    csv_monitor comet flops_profiler checkpoint data_types aio log_level timers compile
+    seq_parallel_communication_data_type""".split()
 )
+
+_SECTIONS = (
+    "optimizer",
+    "scheduler",
+    "fp16",
+    "bf16",
+    "torch_autocast",
+    "zero_optimization",
+    "checkpoint",
+    "data_types",
+)
+_SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
 
 _OWNED = {
     "train_batch_size": "--train_batch_size",
@@ -93,8 +107,10 @@ def resolve_config(
         every problem found, one sentence each.
     """
     config = copy.deepcopy(config)
+    problems = _misshapen(config)
+    if problems:
+        return config, problems
     parts = world_size * arguments.gradient_accumulation_steps
-    problems = []
     micro_batch_size, remainder = divmod(arguments.train_batch_size, parts)
     if remainder or not micro_batch_size:
         lower = micro_batch_size * parts
@@ -150,12 +166,34 @@ def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int
     return problems
 
 
+def _misshapen(config: dict[str, Any]) -> list[str]:
+    sections = [(name, config.get(name)) for name in _SECTIONS]
+    sections += [
+        (f"{name}.params", config[name].get("params"))
+        for name in ("optimizer", "scheduler")
+        if isinstance(config.get(name), dict)
+    ]
+    problems = [
+        f'{name} in the DeepSpeed config is {json.dumps(value)}; it must be a JSON object, such as {{"enabled": true}}'
+        for name, value in sections
+        if value is not None and not isinstance(value, dict)
+    ]
+    scheduler = config.get("scheduler")
+    if not problems and scheduler and scheduler.get("type") not in _SCHEDULERS:
+        problems.append(f"scheduler type {scheduler.get('type')!r} is not supported; take {', '.join(_SCHEDULERS)}")
+    return problems
+
+
 def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
     optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True, "fused": True}})
     if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW"):
         found = optimizer.get("type") if isinstance(optimizer, dict) else optimizer
         return [f'optimizer type {found!r} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
-    params = optimizer.setdefault("params", {})
+    params = optimizer["params"] = optimizer.get("params") or {}
+    known = {*inspect.signature(torch.optim.AdamW).parameters, "torch_adam", "adam_w_mode"} - {"params"}
+    unknown = sorted(set(params) - known)
+    if unknown:
+        return [f"optimizer.params: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}"]
     if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
         params.setdefault("torch_adam", True)
         params.setdefault("fused", True)  # torch's own vectorised step, four times as fast as its loop

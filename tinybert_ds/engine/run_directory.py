@@ -37,7 +37,10 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--output_dir {self.path} is a file; give a directory")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output_dir {self.path} cannot be made: {error.strerror}; give another one") from error
         record = self.record()
         if record is None:
             foreign = sorted(p.name for p in self.path.iterdir() if not p.name.startswith((_OWN_PREFIX, ".run.json.")))

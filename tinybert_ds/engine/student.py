@@ -7,6 +7,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -57,7 +58,25 @@ def build_engine(
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )
+    _forget_first_step(engine.optimizer)
     return engine
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Undo the step with zero gradients that DeepSpeed's half-precision optimizer without ZeRO takes when it is made.
+
+    Left alone, it counts as Adam's first step, and the first real update is a quarter smaller than with ZeRO.
+    """
+    if not isinstance(optimizer, FP16_UnfusedOptimizer):
+        return
+    optimizer.optimizer.state.clear()
+    for master, parameter in _masters(optimizer):
+        master.data.copy_(parameter)
+
+
+def _masters(optimizer: FP16_UnfusedOptimizer) -> list[tuple[Tensor, Tensor]]:
+    groups = zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True)
+    return [pair for fp32, fp16 in groups for pair in zip(fp32, fp16, strict=True)]
 
 
 def gradient_norm(engine: Any) -> float | None:
@@ -79,10 +98,12 @@ def full_state(engine: Any) -> dict[str, Tensor]:
     """
     module = engine.module
     state = dict(module.state_dict())
+    unfused = isinstance(engine.optimizer, FP16_UnfusedOptimizer)
+    masters = {id(parameter): master for master, parameter in _masters(engine.optimizer)} if unfused else {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if engine.zero_optimization() and parameter.requires_grad:
             state[name] = safe_get_full_fp32_param(parameter)
         else:
             with deepspeed.zero.GatheredParameters([parameter], enabled=engine.zero_optimization_partition_weights()):
-                state[name] = parameter.detach().float().clone()
+                state[name] = masters.get(id(parameter), parameter).detach().float().clone()
     return {name: value.detach().cpu() for name, value in state.items()}

@@ -29,7 +29,7 @@ from tinybert_ds.engine.monitor import Monitor
 from tinybert_ds.engine.run_directory import RunDirectory
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.errors import raise_all
+from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.models.student import DistilledStudent
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,11 @@ def run_stage(
     evaluation = models.evaluation(engine)
     checkpoints = Checkpoints(session.output_dir / "checkpoints", world, arguments.save_total_limit)
     state = checkpoints.resume(engine, arguments.resume)
+    if state.step > total_steps:
+        raise CheckpointError(
+            f"the run in {session.output_dir} is at step {state.step}, beyond the {total_steps} that are asked for; "
+            "raise --max_steps or --num_train_epochs, or give --resume one of its older checkpoints"
+        )
     launch = {"arguments": dataclasses.asdict(arguments), "deepspeed_config": config, "world_size": world.size}
     run_on_main(world, lambda: directory.note_start(identity, {**launch, "from_step": state.step}))
     plan = Plan(

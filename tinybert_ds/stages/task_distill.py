@@ -82,6 +82,10 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         "student": model_fingerprint(arguments.student_model),
         "data": source.fingerprint,
         "padding": arguments.padding,
+        "teacher_columns": columns,
+        "pooler_relu": arguments.pooler_relu,
+        "max_seq_length": task.max_seq_length,
+        "metric": task.spec.official,
     }
     if arguments.pred_distill:
         identity |= {"stage": "task_distill prediction", "temperature": arguments.temperature}
@@ -100,7 +104,7 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         title="prediction distillation" if arguments.pred_distill else "intermediate distillation",
         source=source,
         identity=identity,
-        evaluation_steps=arguments.eval_step if arguments.pred_distill else arguments.checkpoint_steps,
+        evaluation_steps=arguments.eval_step,
         build=lambda: build(session, task, tokenizer, layer_map=layer_map),
         final_results=judge if arguments.pred_distill else None,
     )

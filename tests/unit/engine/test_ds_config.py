@@ -98,6 +98,20 @@ def test_a_batch_that_does_not_divide_names_the_sizes_that_would():
     assert "take 30 or 36" in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"fp16": True}, "fp16 in the DeepSpeed config is true; it must be a JSON object"),
+        ({"optimizer": {"type": "AdamW", "params": {"beta": [0.9, 0.99]}}}, "optimizer.params: unknown beta"),
+        ({"scheduler": {"type": "WarmupDecay"}}, "take WarmupLR, WarmupDecayLR"),
+    ],
+)
+def test_a_section_of_the_wrong_shape_is_named(config, message):
+    _, problems = resolve(config)
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
 def test_an_auto_that_nobody_owns_is_a_problem():
     _, problems = resolve({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}})
     assert "zero_optimization.reduce_bucket_size" in problems[0]

@@ -41,6 +41,12 @@ def test_a_file_as_output_dir_is_refused(tmp_path):
         RunDirectory(tmp_path / "out").open(IDENTITY, resume="auto")
 
 
+def test_an_output_dir_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        RunDirectory(tmp_path / "file" / "out").open(IDENTITY, resume="auto")
+
+
 def test_resume_never_refuses_a_directory_with_a_run(run):
     with pytest.raises(ConfigError, match="--resume is never"):
         run.open(IDENTITY, resume="never")

@@ -12,7 +12,14 @@ import math
 import pytest
 import torch
 
-from tests.support.numerics import AttentionCase, attention_case, relative_error
+from tests.support.numerics import (
+    LOSS_SCALE,
+    attention_case,
+    gradient_tolerance,
+    kappa_of,
+    relative_error,
+    value_tolerance,
+)
 from tinybert_ds.losses import attention
 from tinybert_ds.losses.attention_chunks import loaded_chunks
 from tinybert_ds.losses.attention_forms import gram_terms, split_product
@@ -24,28 +31,6 @@ SHAPES = {
     "wider student": {"heads": 2, "length": 65, "head_sizes": (32, 16), "lengths": (65, 2)},
     "two query blocks": {"heads": 2, "length": 200, "head_sizes": (64, 64), "lengths": (150,)},
 }
-ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-LOSS_SCALE = 3 * 2.0**14
-"""An upstream gradient that is not 1; with less, float16 gradients of a mean underflow in any implementation."""
-
-
-def gradient_tolerance(dtype: torch.dtype, rho: float) -> float:
-    if dtype is torch.float64:
-        return 1e-12
-    if dtype is torch.float32:
-        return max(2e-6, 1e-6 / math.sqrt(rho))
-    return 1e-5 / math.sqrt(rho) + ROUNDING[dtype]
-
-
-def value_tolerance(dtype: torch.dtype, kappa: float) -> float:
-    """The bound on the closed form's value, which is taken again where that bound is above 1e-4."""
-    return 1e-12 if dtype is torch.float64 else min(2.0**-24 * kappa, 1e-4) + 1e-6
-
-
-def kappa_of(case: AttentionCase, padding: str, loss: float) -> float:
-    student = case._replace(teacher_query=case.teacher_query * 0).loss(padding=padding, backend="reference").item()
-    teacher = case.teacher_power(padding)
-    return (student + abs(loss - student - teacher) + teacher) / loss
 
 
 @pytest.mark.parametrize("rho", [1.0, 1e-3, 1e-5])

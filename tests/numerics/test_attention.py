@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.numerics import AllocationLog, attention_case, relative_error
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import attention, workspace
 from tinybert_ds.losses.attention_chunks import chunk_shape, loaded_chunks, no_score_reaches_cutoff
 from tinybert_ds.losses.reference import Problem
@@ -192,23 +193,66 @@ def test_evaluation_multiplies_nothing_for_gradients(backend, factor):
     assert counter.get_total_flops() == 3 * factor
 
 
-def test_auto_takes_tiles_for_short_rows_and_the_closed_form_for_long_ones_and_on_gpus():
-    def chosen(length, device_type="cpu"):
-        return attention.choose_form(length, 26, 64, need_value=True, device_type=device_type)
+def test_auto_takes_tiles_for_short_rows_and_the_closed_form_for_long_ones():
+    def chosen(length):
+        case = attention_case(heads=1, length=length, head_sizes=(26, 64), lengths=(length,))
+        return attention.choose_form(problem_of(case, "valid"), need_value=True)
 
     assert [chosen(64), chosen(128), chosen(256), chosen(2048)] == ["tiled", "tiled", "gram", "gram"]
-    assert chosen(16, device_type="cuda") == "gram"
 
 
-def test_auto_says_once_what_it_chooses_and_why(caplog):
-    attention.announce_rule.cache_clear()
-    case = attention_case(heads=1, length=5, head_sizes=(26, 64), lengths=(5,)).to(torch.float32)
+def problem_on_another_device(head_sizes=(26, 64), dtype=torch.float16) -> Problem:
+    problem = problem_of(attention_case(heads=2, length=8, head_sizes=head_sizes, lengths=(8,)).to(dtype), "valid")
+    student, teacher = (tuple(tensor.to("meta") for tensor in pair) for pair in (problem.student, problem.teacher))
+    return problem._replace(student=student, teacher=teacher, real=problem.real.to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"head_sizes": (26, 128)}, "a head is wider than 64"),
+        ({"dtype": torch.float32}, "an input is not in half precision"),
+        ({}, None),
+    ],
+)
+def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(change, reason, monkeypatch, caplog):
+    triton_attention = pytest.importorskip("tinybert_ds.losses.triton_attention", reason="needs triton")
+    monkeypatch.setattr(triton_attention, "device_refusal", lambda device: None)
+    attention.announce_choice.cache_clear()
+    problem = problem_on_another_device(**change)
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
-        for need_value in (True, False, True):
-            case.loss(need_value=need_value)
+        forms = {attention.choose_form(problem, need_value=need_value) for need_value in (True, False)}
+    assert forms == {"gram" if reason else "triton"}
     (message,) = caplog.messages
-    assert "head sizes 26 and 64: closed form (gram) from 66 tokens on, 148 on steps that log the value" in message
-    assert "fewer multiply-adds" in message
+    assert (reason or "one launch (triton)") in message
+
+
+@pytest.mark.parametrize("layout", ["spread", "unlike"])
+def test_the_triton_kernel_refuses_layouts_that_it_cannot_read(layout, monkeypatch):
+    triton_attention = pytest.importorskip("tinybert_ds.losses.triton_attention", reason="needs triton")
+    monkeypatch.setattr(triton_attention, "device_refusal", lambda device: None)
+    problem = problem_on_another_device()
+    query, key = problem.student
+    assert triton_attention.refusal(problem) is None
+    if layout == "spread":
+        spread = query.repeat_interleave(2, dim=3)[..., ::2]
+        assert "apart in memory" in triton_attention.refusal(problem._replace(student=(spread, spread)))
+    else:
+        assert "laid out differently" in triton_attention.refusal(problem._replace(student=(query, key.contiguous())))
+
+
+def test_auto_without_triton_takes_the_closed_form_and_names_the_install_command(monkeypatch, caplog):
+    monkeypatch.setattr(attention, "triton_is_installed", lambda: False)
+    attention.announce_choice.cache_clear()
+    with caplog.at_level(logging.INFO, logger="tinybert_ds"):
+        assert attention.choose_form(problem_on_another_device(), need_value=True) == "gram"
+    assert "pip install triton" in caplog.text
+
+
+def test_asking_for_triton_where_it_cannot_run_is_refused_with_what_to_do():
+    case = attention_case(heads=1, length=4, head_sizes=(4, 4), lengths=(4,)).to(torch.float16)
+    with pytest.raises(ConfigError, match=r"backend='triton' cannot compute .* use 'auto' or 'gram'"):
+        case.loss(backend="triton")
 
 
 @pytest.mark.parametrize("backend", FUSED)

@@ -17,8 +17,11 @@ DTYPES = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 @pytest.mark.parametrize("rho", [1.0, 1e-3])
 @pytest.mark.parametrize("padding", ["valid", "reference"])
-@pytest.mark.parametrize("backend", ["tiled", "gram", "auto"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [(dtype, backend) for dtype in DTYPES for backend in ("tiled", "gram", "auto")]
+    + [(torch.bfloat16, "triton"), (torch.float16, "triton")],
+)
 def test_attention_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype, backend, padding, rho):
     case = attention_case(heads=12, length=128, head_sizes=(26, 64), lengths=(128, 50, 0), rho=rho).to(dtype)
     exact = case.to(torch.float64).loss_and_gradients(3e4, padding=padding, backend="reference")

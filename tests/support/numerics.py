@@ -16,6 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from tinybert_ds.losses import attention_score_loss
 
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+LOSS_SCALE = 3 * 2.0**14
+"""An upstream gradient that is not 1; with less, float16 gradients of a mean underflow in any implementation."""
+
 
 class AttentionCase(NamedTuple):
     """Inputs of the attention loss: queries and keys (B, A, S, D) of both models, mask (B, S), scalings."""
@@ -97,6 +101,27 @@ def attention_case(
         noise = draw(teacher_head)
         teacher[0] = teacher[0] + noise * math.sqrt(rho) * teacher[0].norm() / noise.norm()
     return AttentionCase(*student, *teacher, mask_of(lengths, length), student_head**-0.5, teacher_head**-0.5)
+
+
+def gradient_tolerance(dtype: torch.dtype, rho: float) -> float:
+    """Return the largest relative error of an attention gradient that is returned in `dtype`, at ρ."""
+    if dtype is torch.float64:
+        return 1e-12
+    if dtype is torch.float32:
+        return max(2e-6, 1e-6 / math.sqrt(rho))
+    return 1e-5 / math.sqrt(rho) + ROUNDING[dtype]
+
+
+def value_tolerance(dtype: torch.dtype, kappa: float) -> float:
+    """Return the bound on the closed form's value, which is taken again where that bound is above 1e-4."""
+    return 1e-12 if dtype is torch.float64 else min(2.0**-24 * kappa, 1e-4) + 1e-6
+
+
+def kappa_of(case: AttentionCase, padding: str, loss: float) -> float:
+    """Return the size of the terms that the closed form adds up, over the loss."""
+    student = case._replace(teacher_query=case.teacher_query * 0).loss(padding=padding, backend="reference").item()
+    teacher = case.teacher_power(padding)
+    return (student + abs(loss - student - teacher) + teacher) / loss
 
 
 def attention_loss_by_loops(case: AttentionCase, padding: str) -> float:

@@ -21,7 +21,7 @@ from tinybert_ds.losses.reference import Problem
 
 __all__ = ["attention_score_loss", "hidden_state_loss", "regression_loss", "soft_cross_entropy"]
 
-ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram")
+ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram", "triton")
 HIDDEN_BACKENDS = ("auto", "reference", "chunked")
 CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked")
 
@@ -52,13 +52,15 @@ def attention_score_loss(
         student_scaling, teacher_scaling: score = query · keyᵀ · scaling.
         padding: "valid" counts pairs of real tokens, own count A·Σlen²; "reference" is the published normalisation:
             padded keys add nothing, padded queries count, scores ≤ −100 become 0, own count B·A·S².
-        backend: "auto", or one of "gram" (closed form), "tiled" (blocks of scores) and "reference" (whole scores).
+        backend: "auto", or one of "gram" (closed form), "tiled" (blocks of scores), "triton" (the closed form in one
+            launch on a GPU) and "reference" (whole scores).
         denominator: see the module's docstring.
         need_value: False on steps that only differentiate the loss: the terms that no gradient needs are then left
             out, and the value is NaN so that nobody logs it.
 
     Raises:
-        ConfigError: the head counts differ, or `padding` or `backend` is not known.
+        ConfigError: the head counts differ, `padding` or `backend` is not known, or "triton" was asked for and cannot
+            take these tensors ("auto" then takes the next best and logs why).
     """
     checks.check_option("padding", padding, checks.PADDINGS)
     checks.check_option("backend", backend, ATTENTION_BACKENDS)
@@ -73,8 +75,9 @@ def attention_score_loss(
         padding,
     )
     if backend == "auto":
-        length, device = student_query.shape[2], student_query.device
-        backend = attention.choose_form(length, *problem.head_sizes, need_value=need_value, device_type=device.type)
+        backend = attention.choose_form(problem, need_value=need_value)
+    elif backend == "triton":
+        attention.check_triton(problem)
     with torch.amp.autocast(student_query.device.type, enabled=False):
         if backend == "reference":
             loss = reference.attention_score_loss(problem, denominator=denominator)

@@ -4,20 +4,23 @@ B batch rows, S sequence length, A attention heads, D head size; d = D_student +
 
 Two forms (see `attention_forms`): *gram*, closed, O(S·d²) work; *tiled*, blocks of scores, O(S²·d) work and less of it
 for short rows. The gram form's gradient is as good as that of materialised scores; its value is a difference of large
-sums when the student is close to its teacher, so it is watched and, where it matters, taken again from tiles.
+sums when the student is close to its teacher, so it is watched and, where it matters, taken again from tiles. On a GPU
+the closed form is one kernel where Triton can take the problem (see `triton_attention`).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import math
 
 import torch
 from torch import Tensor
 
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.attention_chunks import QUERY_BLOCK, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.attention_chunks import PROVED_SCORE, QUERY_BLOCK, loaded_chunks, no_score_reaches_cutoff
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
 from tinybert_ds.losses.precomputed import attach_gradients
 from tinybert_ds.losses.reference import Problem
@@ -32,8 +35,8 @@ def fused_attention_loss(problem: Problem, *, form: str, denominator: float | No
     """Return the attention loss with its gradient by the student's query and key.
 
     Args:
-        form: "gram" or "tiled". Heads in which a score ≤ −100 cannot be excluded under padding="reference" are tiled
-            in either case, where the published rule is applied score by score.
+        form: "gram", "tiled" or "triton". Heads in which a score ≤ −100 cannot be excluded under padding="reference"
+            are tiled in any case, where the published rule is applied score by score.
         denominator, need_value: as in `tinybert_ds.losses.attention_score_loss`.
     """
     dtype = reference.compute_dtype(*problem.student, *problem.teacher)
@@ -41,9 +44,11 @@ def fused_attention_loss(problem: Problem, *, form: str, denominator: float | No
     coefficient = reference.divide(problem.real.new_full((), 2.0, dtype=dtype), denominator, count)
     need_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem.student)
     with torch.no_grad():
-        sums, gradients = attention_terms(
-            problem, form=form, coefficient=coefficient, need_value=need_value, need_gradient=need_gradient
-        )
+        needs = {"need_value": need_value, "need_gradient": need_gradient}
+        if form == "triton":
+            sums, gradients = triton_terms(problem, coefficient=coefficient, **needs)
+        else:
+            sums, gradients = attention_terms(problem, form=form, coefficient=coefficient, **needs)
         if sums is None:
             value = coefficient.new_full((), math.nan)
         else:
@@ -80,6 +85,19 @@ def attention_terms(
     return sums, gradients
 
 
+def triton_terms(
+    problem: Problem, *, coefficient: Tensor, need_value: bool, need_gradient: bool
+) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Return what `attention_terms` returns, from one launch; from chunks where a score ≤ −100 cannot be excluded."""
+    from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
+
+    needs = {"need_value": need_value, "need_gradient": need_gradient}
+    statistics, gradients = triton_attention.launch(problem, coefficient, **needs)
+    if problem.padding == "reference" and not bool(statistics[3].amax() < PROVED_SCORE):
+        return attention_terms(problem, form="gram", coefficient=coefficient, **needs)
+    return statistics[:3].sum(dim=1) if need_value else None, gradients
+
+
 def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum of squared differences, taken again from tiles where the closed form has cancelled too far.
 
@@ -102,12 +120,41 @@ def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:
     return dtypes.pop() if problem.real.device.type == "cuda" and len(dtypes) == 1 else compute_dtype
 
 
-def choose_form(length: int, student_head: int, teacher_head: int, *, need_value: bool, device_type: str) -> str:
-    """Return "gram" or "tiled", whichever multiplies less, for rows of `length` tokens; log the rule once."""
-    announce_rule(student_head, teacher_head, device_type)
-    if device_type != "cpu":
-        return "gram"
-    return "gram" if length >= gram_pays_from(student_head, teacher_head, need_value=need_value) else "tiled"
+def choose_form(problem: Problem, *, need_value: bool) -> str:
+    """Return the form that takes the least time for the problem: on a GPU one launch, on a CPU what multiplies least.
+
+    Logs the choice once for each pair of head sizes.
+    """
+    head_sizes, device_type = problem.head_sizes, problem.real.device.type
+    if device_type == "cpu":
+        announce_rule(*head_sizes)
+        length = problem.real.shape[1]
+        return "gram" if length >= gram_pays_from(*head_sizes, need_value=need_value) else "tiled"
+    refusal = triton_refusal(problem)
+    announce_choice(*head_sizes, refusal)
+    return "gram" if refusal else "triton"
+
+
+def check_triton(problem: Problem) -> None:
+    """Raise ConfigError unless the Triton kernel can take the problem."""
+    refusal = triton_refusal(problem)
+    if refusal:
+        raise ConfigError(f"backend='triton' cannot compute this attention loss: {refusal}; use 'auto' or 'gram'")
+
+
+def triton_refusal(problem: Problem) -> str | None:
+    """Return why the Triton kernel cannot take the problem, None where it can."""
+    if not triton_is_installed():
+        return "triton is not installed (pip install triton)"
+    from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
+
+    return triton_attention.refusal(problem)
+
+
+@functools.cache
+def triton_is_installed() -> bool:
+    """Return whether there is a triton to import."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def gram_pays_from(student_head: int, teacher_head: int, *, need_value: bool) -> int:
@@ -122,16 +169,23 @@ def gram_pays_from(student_head: int, teacher_head: int, *, need_value: bool) ->
 
 
 @functools.cache
-def announce_rule(student_head: int, teacher_head: int, device_type: str) -> None:
-    """Log, once for each pair of head sizes, which form "auto" takes and why."""
-    sizes = f"head sizes {student_head} and {teacher_head}"
-    if device_type != "cpu":
-        logger.info("attention loss, %s: closed form (gram), since tiles would write scores to device memory", sizes)
-        return
+def announce_rule(student_head: int, teacher_head: int) -> None:
+    """Log, once for each pair of head sizes, which form "auto" takes on a CPU and why."""
     logger.info(
-        "attention loss, %s: closed form (gram) from %d tokens on, %d on steps that log the value; tiles below: each "
-        "where it takes fewer multiply-adds",
-        sizes,
+        "attention loss, head sizes %d and %d: closed form (gram) from %d tokens on, %d on steps that log the value; "
+        "tiles below: each where it takes fewer multiply-adds",
+        student_head,
+        teacher_head,
         gram_pays_from(student_head, teacher_head, need_value=False),
         gram_pays_from(student_head, teacher_head, need_value=True),
     )
+
+
+@functools.cache
+def announce_choice(student_head: int, teacher_head: int, refusal: str | None) -> None:
+    """Log, once for each pair of head sizes, which form "auto" takes on a GPU and why."""
+    sizes = f"head sizes {student_head} and {teacher_head}"
+    if refusal:
+        logger.info("attention loss, %s: closed form by matrix products (gram), no Triton kernel: %s", sizes, refusal)
+    else:
+        logger.info("attention loss, %s: closed form in one launch (triton)", sizes)

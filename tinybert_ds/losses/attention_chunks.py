@@ -23,6 +23,10 @@ QUERY_BLOCK = 128
 """Queries whose scores the tiled form holds at a time."""
 
 
+PROVED_SCORE = -CUTOFF_SCORE * 0.999
+"""Scores bounded by this do not reach the cut-off; 0.1 % covers the rounding of the bound and of the scores."""
+
+
 class Chunk(NamedTuple):
     """Some heads of some rows. The operands are a workspace: whoever takes the chunk may overwrite them."""
 
@@ -90,5 +94,4 @@ def no_score_reaches_cutoff(operands: Tensor, student_head: int, scales: Tensor)
     for part in (slice(0, student_head), slice(student_head, None)):
         longest = torch.linalg.vector_norm(operands[..., part], dim=-1, dtype=dtype).amax(dim=-1)
         bounds.append((longest[0] * longest[1]).amax() * scales[part][0].abs())
-    # 0.1 % covers the rounding of the norms and of the scores themselves.
-    return bool(torch.stack(bounds).amax() < -CUTOFF_SCORE * 0.999)
+    return bool(torch.stack(bounds).amax() < PROVED_SCORE)

@@ -67,6 +67,12 @@ class TrainingArguments:
     do_lower_case: bool = _option("Force lower-casing. Default: what the model directory says.", False)
     no_lower_case: bool = _option("Force keeping capitals. Default: what the model directory says.", False)
     no_cuda: bool = _option("Train on the CPU even where there is a GPU.", False)
+    no_onednn_matmul: bool = _option(
+        "On a CPU, leave float32 matrix products to torch's default library. Otherwise they go through oneDNN where a "
+        "probe at the start finds them as accurate.",
+        False,
+    )
+    compile: bool = _option("Run teacher and student through torch.compile; no effect on a CPU.", False)
     fp16: bool = _option("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property
@@ -124,6 +130,11 @@ class DistillationArguments(TrainingArguments):
 
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = _option(
         "Precision of the frozen teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, fp32 elsewhere.", "auto"
+    )
+    overlap_teacher: bool = _option(
+        "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "
+        "the teacher's outputs of two batches are then held at a time.",
+        False,
     )
     layer_map: str = _option(
         "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",

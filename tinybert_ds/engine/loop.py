@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
 from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_step
+from tinybert_ds.engine.lessons import Lessons, pin
 from tinybert_ds.engine.monitor import Monitor, Stopwatch
 from tinybert_ds.engine.student import gradient_norm
-from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.errors import TrainingError
 from tinybert_ds.types import Batch
 
@@ -52,6 +52,7 @@ class Step(NamedTuple):
     epoch: int
     num_samples: int  # of the global batch
     micro_batches: list[Batch]
+    following: Batch | None = None  # the first micro-batch of the next step
 
     def token_counts(self) -> tuple[int, int]:
         """(real tokens, computed tokens) of this rank's part."""
@@ -61,7 +62,7 @@ class Step(NamedTuple):
 
 def train(
     engine: Any,
-    teacher: Teacher | None,
+    lessons: Lessons,
     source: BatchSource,
     plan: Plan,
     evaluation: Evaluation | None,
@@ -74,14 +75,14 @@ def train(
     """Train from `state` to the end of the plan and return the last state."""
     stopwatch = Stopwatch(world.device)
     engine.train()
-    with closing(prefetch(global_batches(source, state.step, plan, world))) as steps:
+    with closing(prefetch(with_following(global_batches(source, state.step, plan, world)))) as steps:
         for _ in range(state.step, plan.total_steps):
             with stopwatch.measure("data"):
                 step = next(steps)
             state.step += 1
             seed_step(plan.seed, state.step, world.rank)
             log_due = plan.is_due(plan.logging_steps, state.step)
-            terms = optimizer_step(engine, teacher, step.micro_batches, stopwatch, world, log_due=log_due)
+            terms = optimizer_step(engine, lessons, step, stopwatch, log_due=log_due)
             state.samples += step.num_samples
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
             monitor.advance()
@@ -106,8 +107,16 @@ def global_batches(source: BatchSource, first_step: int, plan: Plan, world: Worl
         micro_batches = source.micro_batches(
             epoch, position, rank=world.rank, world_size=world.size, accumulation=plan.accumulation
         )
-        yield Step(epoch, source.samples_in_step(epoch, position), micro_batches)
+        pinned = [pin(batch, world.device) for batch in micro_batches]
+        yield Step(epoch, source.samples_in_step(epoch, position), pinned)
         position += 1
+
+
+def with_following(steps: Iterable[Step]) -> Iterator[Step]:
+    """Tell each step what comes after it, so that the teacher can be ahead of the student."""
+    for step, after in pairwise(chain(steps, [None])):
+        assert step is not None
+        yield step._replace(following=after.micro_batches[0] if after else None)
 
 
 def locate(source: BatchSource, step: int) -> tuple[int, int]:
@@ -131,13 +140,7 @@ def count_steps(source: BatchSource, *, max_steps: int | None, num_epochs: float
 
 
 def optimizer_step(
-    engine: Any,
-    teacher: Teacher | None,
-    micro_batches: list[Batch],
-    stopwatch: Stopwatch,
-    world: World,
-    *,
-    log_due: bool,
+    engine: Any, lessons: Lessons, step: Step, stopwatch: Stopwatch, *, log_due: bool
 ) -> dict[str, Tensor | float]:
     """Forward, backward and step over this rank's micro-batches of one global batch.
 
@@ -148,19 +151,19 @@ def optimizer_step(
     means: dict[str, Tensor | float] = {}
     learning_rate = float(engine.get_lr()[0])
     norm = None
-    for index, micro_batch in enumerate(micro_batches):
-        batch = move(micro_batch, world.device)
+    last = step.micro_batches[-1]
+    for micro_batch, following in zip(step.micro_batches, [*step.micro_batches[1:], step.following], strict=True):
         with stopwatch.measure("teacher"):
-            teacher_output = teacher(batch) if teacher else None
+            batch, teacher_output = lessons(micro_batch, following)
         with stopwatch.measure("student"):
             terms = engine(batch, teacher_output, log_due)
             engine.backward(terms["loss"])
-            if log_due and index == len(micro_batches) - 1:
+            if log_due and micro_batch is last:
                 norm = gradient_norm(engine)
             engine.step()
         for name, value in terms.items():
             if value.dim() == 0:
-                means[name] = means.get(name, 0.0) + value.detach() / len(micro_batches)
+                means[name] = means.get(name, 0.0) + value.detach() / len(step.micro_batches)
     if log_due:
         means["grad_norm"] = norm if norm is not None else float(engine.get_global_grad_norm() or 0.0)
     return {**means, "learning_rate": learning_rate}
@@ -210,10 +213,3 @@ def evaluate(engine: Any, evaluation: Evaluation, state: TrainingState, monitor:
     if state.best_score is None or score > state.best_score:
         state.best_score, state.best_step = score, state.step
         evaluation.keep_best()
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on a device."""
-    if device.type == "cpu":
-        return batch
-    return Batch._make(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
-from tinybert_ds.engine.loop import move
+from tinybert_ds.engine.lessons import move
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 

@@ -17,6 +17,7 @@ from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.saving import load_projections, save_student
@@ -82,6 +83,7 @@ def build_intermediate(
     _describe(teacher_model, student_model, frozen)
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
     logger.info("layer map %s; teacher in %s", list(layer_map), dtype)
+    compile_encoders((teacher, student), world.device, wanted=arguments.compile)
     return Distillation(DistilledStudent(student, objective), build_teacher(teacher, dtype))
 
 

@@ -10,6 +10,7 @@ from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.models.build import Head, build_student, find_student
+from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = load_classifier(path, label_names=label_names, role="model", seed=arguments.seed)
         encoder = logits_encoder(model, task)
         freeze_unused(encoder)
+        compile_encoders((encoder,), world.device, wanted=arguments.compile)
         module = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
 
         def export(engine: Any) -> None:

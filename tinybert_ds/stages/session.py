@@ -24,12 +24,14 @@ from tinybert_ds.engine.distributed import (
     run_on_main,
 )
 from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
+from tinybert_ds.engine.lessons import Lessons, side_stream
 from tinybert_ds.engine.loop import Evaluation, Plan, count_steps, train
 from tinybert_ds.engine.monitor import Monitor
 from tinybert_ds.engine.run_directory import RunDirectory
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.errors import CheckpointError, raise_all
+from tinybert_ds.hardware import choose_float32_products
 from tinybert_ds.models.student import DistilledStudent
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     _set_up_logging(world)
     config, more = _deepspeed_config(arguments, world)
     raise_all(problems + more)
+    choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     return Session(arguments, world, config)
 
 
@@ -138,9 +141,10 @@ def run_stage(
         session.output_dir, enabled=world.is_main, start_step=state.step, total_steps=total_steps, title=title
     )
     started = time.perf_counter()
+    side = side_stream(world.device, wanted=getattr(arguments, "overlap_teacher", False))
     state = train(
         engine,
-        models.teacher,
+        Lessons(models.teacher, world.device, side),
         source,
         plan,
         evaluation,

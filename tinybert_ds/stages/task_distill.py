@@ -14,6 +14,7 @@ from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.teacher import build_teacher, teacher_dtype
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
@@ -181,4 +182,5 @@ def _prediction_models(
         )
 
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    compile_encoders((teacher_encoder, student_encoder), world.device, wanted=arguments.compile)
     return Models(module, build_teacher(teacher_encoder, dtype), evaluation, export)

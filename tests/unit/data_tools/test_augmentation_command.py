@@ -137,7 +137,7 @@ def test_settings_and_seed_decide_about_the_output_and_nothing_else_does(models,
 
 
 def test_workers_and_ranks_write_the_same_bytes_as_one_process(models, glue, tmp_path_factory, monkeypatch):
-    monkeypatch.setitem(augment_task._BLOCK_ROWS, "cpu", 2)
+    monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 2)
     expected = run(models, glue)
     output = glue / "SST-2" / "train_aug.tsv"
     output.unlink()
@@ -154,7 +154,7 @@ def test_workers_and_ranks_write_the_same_bytes_as_one_process(models, glue, tmp
 
 
 def test_a_killed_augmentation_goes_on_where_it_was(models, glue, monkeypatch):
-    monkeypatch.setitem(augment_task._BLOCK_ROWS, "cpu", 1)
+    monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 1)
     expected = run(models, glue)
     output = glue / "SST-2" / "train_aug.tsv"
     output.unlink()
@@ -171,7 +171,7 @@ def test_a_killed_augmentation_goes_on_where_it_was(models, glue, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(models, glue)
     assert not output.exists()
-    monkeypatch.setitem(augment_task._BLOCK_ROWS, "cpu", 4)  # an unfinished run keeps its blocks
+    monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 4)  # an unfinished run keeps its blocks
     monkeypatch.setattr(
         augment_rows.RowAugmenter, "augment", lambda self, block: done.append(block.number) or augment(self, block)
     )

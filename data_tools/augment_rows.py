@@ -23,6 +23,7 @@ from data_tools.teacher_filter import TeacherJudge
 from data_tools.text_variants import TextAugmenter
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.hardware import choose_float32_products
 
 _BLOCKS_AHEAD_PER_WORKER = 2
 
@@ -47,6 +48,7 @@ class AugmentationSettings:
     dtype: torch.dtype
     device: torch.device
     batch_tokens: int
+    onednn: bool  # see `choose_float32_products`
 
 
 class Block(NamedTuple):
@@ -72,6 +74,7 @@ class RowAugmenter:
     def __init__(self, settings: AugmentationSettings) -> None:
         if settings.device.type == "cpu":
             torch.set_num_threads(1)  # a worker is a core; sums in another order would give other last digits
+            choose_float32_products(settings.device, onednn=settings.onednn)
         self._settings = settings
         tokenizer = load_tokenizer(settings.model, settings.lower_case)
         neighbours = None

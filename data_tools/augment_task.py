@@ -38,8 +38,8 @@ RULE_VERSION = 1
 """Raised whenever the same settings give another file than before."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
-_BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
+BLOCK_ROWS = {"cpu": 32, "cuda": 512}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,6 +82,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default="auto",
         help="of the models; auto: fp16 on a GPU, bf16 on a CPU that computes it, fp32 elsewhere",
     )
+    machine.add_argument(
+        "--no_onednn_matmul",
+        dest="onednn",
+        action="store_false",
+        help="leave float32 matrix products on a CPU to torch's default library",
+    )
     machine.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
     machine.add_argument("--local_rank", type=int, default=-1, help="set by the `deepspeed` launcher")
     return parser.parse_args(arguments)
@@ -113,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_workers = options.num_workers or _default_workers(device, ranks)
     if ranks.rank == 0:
         augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
-        block_rows = files.begin(_BLOCK_ROWS[device.type])
+        block_rows = files.begin(BLOCK_ROWS[device.type])
         print(_description(spec, table, settings, num_workers, ranks), flush=True)
     else:
         joined = files.join()
@@ -207,7 +213,8 @@ def _settings(
         confidence=options.teacher_confidence,
         dtype=inference_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype],
         device=device,
-        batch_tokens=_BATCH_TOKENS[device.type],
+        batch_tokens=BATCH_TOKENS[device.type],
+        onednn=options.onednn,
     )
 
 

@@ -1,0 +1,330 @@
+"""Data augmentation against the published script's method: rows per second of one core, and peak memory.
+
+    python tests/benchmarks/bench_augmentation.py [--original PATH] [--rounds 5] [--rows 8] [--train_file FILE]
+
+The published method takes one masked word per forward, computes the whole vocabulary at every place, sorts it all, and
+searches near words by one float64 product and one full sort for each; here it is written anew, around the same weights,
+once as published (autograd records every forward) and once without. `--original PATH` adds the script of a checkout.
+Ours is what a worker of data_tools/data_augmentation.py does. All take the same rows in turn, on one thread. The masked
+language model is of BERT-base's size; weights, vocabulary, word vectors and texts are random unless --tokenizer,
+--glove_embs and --train_file (a file in SST-2's layout) give real ones; speed does not depend on what words mean.
+Peak memory is taken with 400,000 word vectors of dimension 300. Writes results/augmentation.csv, prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import logging
+import math
+import multiprocessing
+import random
+import shutil
+import string
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data_tools.augment_rows import AugmentationSettings, Block, RowAugmenter
+from data_tools.augment_task import BATCH_TOKENS, BLOCK_ROWS
+from data_tools.glove import build_cache, open_cache
+from data_tools.sentence_words import STOP_WORDS, SentenceSplitter, eligible_words, join_words
+from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, write_csv
+from tests.benchmarks.published_form import import_original
+from tinybert_ds.data.tasks import TASKS
+from tinybert_ds.data.tokenizer import load_tokenizer
+
+OURS, PUBLISHED, NO_GRAD, ORIGINAL = "ours", "published method", "published method, no_grad", "published script"
+VOCABULARY = 30_522
+CANDIDATES, COPIES, PROBABILITY = 15, 20, 0.4  # as published for SST-2
+DIMENSIONS = 300
+MANY_VECTORS = 400_000
+COMPOUND_SHARE = 0.12  # of the words of SST-2 that may be replaced, those that BERT's vocabulary cuts into pieces
+STOP_WORD_SHARE = 0.4
+
+
+class RandomLanguage:
+    """Words, a vocabulary of BERT's size and texts of about so many words."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+        letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *".,!?'-"]
+        taken = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *STOP_WORDS, "##ing"}
+        self.words: list[str] = []
+        while len(self.words) + len(taken) < VOCABULARY:
+            word = self._word(self._rng.randint(3, 9))
+            if word not in taken and not word.endswith("ing"):
+                self.words.append(word)
+                taken.add(word)
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        rest = sorted(taken - set(special) - set(self.words))
+        self.vocabulary = [*special, *rest, *self.words]
+        self.compounds = [f"{word}ing" for word in self.words]
+        rare = (f"{word}{letter}" for letter in string.ascii_lowercase for word in self.words)
+        self.vector_words = [*self.compounds, *self.words, *itertools.islice(rare, MANY_VECTORS)]
+
+    def text(self, length: int) -> str:
+        """A text of so many words and a mark at its end."""
+        stop_words = sorted(STOP_WORDS)
+        words = []
+        for _ in range(length):
+            if self._rng.random() < STOP_WORD_SHARE:
+                words.append(self._rng.choice(stop_words))
+            else:
+                compound = self._rng.random() < COMPOUND_SHARE
+                words.append(self._rng.choice(self.compounds if compound else self.words))
+        return " ".join([*words, "."])
+
+    def _word(self, length: int) -> str:
+        return "".join(self._rng.choices(string.ascii_lowercase, k=length))
+
+
+def write_model(folder: Path, vocabulary: Sequence[str], tokenizer: Path | None, layers: int) -> None:
+    """Write a random BERT for masked words, safetensors and .bin, with a tokeniser."""
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(num_hidden_layers=layers))
+    model.save_pretrained(folder)
+    torch.save({key: value.clone() for key, value in model.state_dict().items()}, folder / "pytorch_model.bin")
+    if tokenizer is not None:
+        names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+        for name in names:
+            if (tokenizer / name).is_file():
+                shutil.copy(tokenizer / name, folder)
+        return
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
+
+
+def write_vectors(path: Path, words: Sequence[str], dimensions: int) -> None:
+    """Write random word vectors as a GloVe text file."""
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for begin in range(0, len(words), 1000):
+            part = words[begin : begin + 1000]
+            numbers = rng.integers(-9999, 9999, size=(len(part), dimensions))
+            file.writelines(
+                f"{word} {' '.join(f'{x / 1e4:.4f}' for x in row)}\n" for word, row in zip(part, numbers, strict=True)
+            )
+
+
+def settings(model: Path, vectors: Path) -> AugmentationSettings:
+    """What a worker would get for SST-2 on a CPU without half precision."""
+    return AugmentationSettings(
+        spec=TASKS["sst-2"],
+        text_columns=(0,),
+        model=str(model),
+        lower_case=None,
+        vectors=vectors,
+        candidates=CANDIDATES,
+        copies=COPIES,
+        probability=PROBABILITY,
+        seed=0,
+        chinese=False,
+        teacher=None,
+        teacher_labels=None,
+        confidence=0.0,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        batch_tokens=BATCH_TOKENS["cpu"],
+        onednn=True,
+    )
+
+
+def our_pass(model: Path, vectors: Path, texts: Sequence[str]) -> Callable[[], object]:
+    """Prepare a worker's pass over texts, in blocks as the command takes them."""
+    augmenter = RowAugmenter(settings(model, vectors))
+    step = BLOCK_ROWS["cpu"]
+    route = torch.backends.mkldnn.matmul.fp32_precision  # what the worker has chosen
+
+    def run() -> None:
+        torch.backends.mkldnn.matmul.fp32_precision = route
+        for begin in range(0, len(texts), step):
+            rows = [[text, "0"] for text in texts[begin : begin + step]]
+            augmenter.augment(Block(begin // step, begin, rows, None))
+
+    return run
+
+
+def our_peak_mib(model: Path, vectors: Path, texts: Sequence[str]) -> float:
+    """The peak resident memory of this process after a worker's pass, mapped files included, in MiB."""
+    torch.set_num_threads(1)
+    our_pass(model, vectors, texts)()
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+class PublishedMethod:
+    """One word at a time, everything computed and everything sorted."""
+
+    def __init__(self, folder: Path, words: Sequence[str], vectors: np.ndarray) -> None:
+        self._model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").eval()
+        self._tokenizer = load_tokenizer(folder, None)
+        self._splitter = SentenceSplitter(self._tokenizer)
+        self._words = list(words)
+        self._places = {word: place for place, word in enumerate(self._words)}
+        matrix = vectors.astype(np.float64)
+        self._matrix = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+    def variants(self, text: str) -> list[str]:
+        """The text and its different variants."""
+        (sentence,) = self._splitter.split([text])
+        candidates = {}
+        for place in eligible_words(sentence, chinese=False):
+            first, end = sentence.word_pieces[place]
+            word = sentence.words[place]
+            found = self._predict(sentence.piece_ids, first) if end == first + 1 else self._near(word)
+            candidates[place] = found or [word]
+        rng = random.Random(0)
+        made = [text]
+        for _ in range(COPIES):
+            words = list(sentence.words)
+            for place, found in candidates.items():
+                if rng.random() < PROBABILITY:
+                    words[place] = rng.choice(found)
+            variant = join_words(words, chinese=False)
+            if variant not in made:
+                made.append(variant)
+        return made
+
+    def _predict(self, pieces: Sequence[int], place: int) -> list[str]:
+        tokenizer = self._tokenizer
+        masked = [*pieces[:place], tokenizer.mask_token_id, *pieces[place + 1 :]]
+        row = [tokenizer.cls_token_id, *masked, tokenizer.sep_token_id, *pieces, tokenizer.sep_token_id]
+        types = [0] * (len(pieces) + 2) + [1] * (len(pieces) + 1)
+        scores = self._model(input_ids=torch.tensor([row]), token_type_ids=torch.tensor([types])).logits
+        best = torch.argsort(scores[0, place + 1], descending=True)[:CANDIDATES].tolist()
+        return [piece for piece in tokenizer.convert_ids_to_tokens(best) if not piece.startswith("##")]
+
+    def _near(self, word: str) -> list[str]:
+        place = self._places.get(word)
+        if place is None:
+            return []
+        cosines = self._matrix @ self._matrix[place]
+        cosines[place] = -np.inf
+        return [self._words[other] for other in np.argsort(-cosines)[:CANDIDATES]]
+
+
+def published_pass(method: PublishedMethod, texts: Sequence[str], *, gradients: bool) -> Callable[[], object]:
+    """Prepare the published method's pass over texts."""
+
+    def run() -> None:
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+        with torch.set_grad_enabled(gradients):
+            for text in texts:
+                method.variants(text)
+
+    return run
+
+
+def original_pass(checkout: Path, folder: Path, glove: Path, texts: Sequence[str]) -> Callable[[], object]:
+    """Prepare the pass of the published script itself."""
+    vars(np).setdefault("Inf", np.inf)  # numpy 2 has taken the name away
+    modeling = import_original(checkout)
+    path = Path(modeling.__file__).parents[1] / "data_augmentation.py"
+    spec = importlib.util.spec_from_file_location("published_data_augmentation", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    logging.getLogger().setLevel(logging.WARNING)
+    script.logger.setLevel("ERROR")
+    model = script.BertForMaskedLM.from_pretrained(str(folder)).eval()
+    tokenizer = script.BertTokenizer.from_pretrained(str(folder))
+    vectors = script.prepare_embedding_retrieval(str(glove))
+    augmentor = script.DataAugmentor(model, tokenizer, *vectors, CANDIDATES, COPIES, PROBABILITY)
+
+    def run() -> None:
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+        for text in texts:
+            augmentor.augment(text)
+
+    return run
+
+
+def read_texts(path: Path, rows: int) -> list[str]:
+    """So many texts of a file in SST-2's layout, spread over it."""
+    lines = path.read_text(encoding="utf-8").split("\n")[1:]
+    texts = [line.split("\t")[0] for line in lines if line]
+    return random.Random(0).sample(texts, rows)
+
+
+def cases(values: argparse.Namespace, language: RandomLanguage) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and texts of each case."""
+    if values.train_file is not None:
+        yield f"{values.rows} rows of {values.train_file.name}", read_texts(values.train_file, values.rows)
+        return
+    for length in values.lengths:
+        yield f"{values.rows} texts of {length} words", [language.text(length) for _ in range(values.rows)]
+
+
+def measure_peak(folder: Path, words: Sequence[str], texts: Sequence[str]) -> Row:
+    """The peak memory of a worker with 400,000 word vectors, in a process of its own."""
+    write_vectors(folder / "many.txt", words[:MANY_VECTORS], DIMENSIONS)
+    build_cache(folder / "many.txt", MANY_VECTORS, folder / "many")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        peak = pool.submit(our_peak_mib, folder / "mlm", folder / "many", texts).result()
+    case = f"peak of the whole process with {MANY_VECTORS:,} x {DIMENSIONS} vectors"
+    return Row("augmentation", case, OURS, OURS, 1, math.nan, math.nan, math.nan, 1.0, extra_mib=peak)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    values = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    language = RandomLanguage(seed=0)
+    measured: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(folder / "mlm", language.vocabulary, values.tokenizer, values.layers)
+        glove = values.glove_embs or folder / "glove.txt"
+        if values.glove_embs is None:
+            write_vectors(glove, language.vector_words[:100_000], DIMENSIONS)
+        build_cache(glove, 100_000, folder / "vectors")
+        vectors = open_cache(folder / "vectors")
+        method = PublishedMethod(folder / "mlm", vectors.words, vectors.vectors)
+        for case, texts in cases(values, language):
+            variants = {
+                OURS: our_pass(folder / "mlm", folder / "vectors", texts),
+                PUBLISHED: published_pass(method, texts, gradients=True),
+                NO_GRAD: published_pass(method, texts, gradients=False),
+            }
+            if values.original is not None:
+                variants[ORIGINAL] = original_pass(values.original, folder / "mlm", glove, texts)
+            seconds = interleave(variants, values.rounds)
+            peers = {name: PUBLISHED for name in variants if name != PUBLISHED}
+            measured += rows_of("augmentation", case, seconds, peers=peers, samples=len(texts))
+        if values.memory:
+            measured.append(measure_peak(folder, language.vector_words, texts))
+    write_csv(values.output, measured)
+    print(table(measured))
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--original", type=Path, metavar="PATH", help="checkout of the published implementation")
+    add("--rounds", type=int, default=5, help="measured rounds (default: 5)")
+    add("--rows", type=int, default=8, help="texts of a pass (default: 8)")
+    add("--lengths", type=int, nargs="+", default=[9, 25], help="words of the texts, a case each (default: 9 25)")
+    add("--train_file", type=Path, metavar="FILE", help="take texts of a file in SST-2's layout instead")
+    add("--tokenizer", type=Path, metavar="DIR", help="take the tokeniser of a model directory (30,522 tokens)")
+    add("--glove_embs", type=Path, metavar="FILE", help="take these word vectors")
+    add("--layers", type=int, default=12, help="of the masked language model (default: 12)")
+    add("--no_memory", dest="memory", action="store_false", help="leave out the peak memory with 400,000 vectors")
+    add("--output", type=Path, default=RESULTS / "augmentation.csv", help="CSV to write")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The fused losses against their published form, forward and backward.
+
+    python tests/benchmarks/bench_losses.py [--rounds 9] [--tokens 4096] [--lengths 128 512 2048] [--plot]
+
+One layer of 12 heads, teacher heads of 64, float32, full rows; the peer "published" is two matrix products, where and
+mse_loss, written here as the published code has them. "gram, no value" is what a training step does that logs nothing.
+Writes results/losses.csv and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks.measurement import RESULTS, Row, extra_peak_mib, interleave, plot, rows_of, table, write_csv
+from tinybert_ds.losses import attention_score_loss, hidden_state_loss, soft_cross_entropy
+
+HEADS, TEACHER_HEAD = 12, 64
+PUBLISHED = "published"
+ATTENTION_VARIANTS = {
+    "tiled": {"backend": "tiled"},
+    "gram": {"backend": "gram"},
+    "gram, no value": {"backend": "gram", "need_value": False},
+    "auto": {},
+    "auto, no value": {"need_value": False},
+    "auto, reference padding": {"padding": "reference"},
+}
+
+
+class Scores(NamedTuple):
+    """Inputs of the attention loss: (B, A, S, D) as the projections of a model leave them, mask (B, S) of ones."""
+
+    student_query: Tensor
+    student_key: Tensor
+    teacher_query: Tensor
+    teacher_key: Tensor
+    mask: Tensor
+
+
+def draw_scores(tokens: int, length: int, student_head: int) -> Scores:
+    """Return seeded inputs of so many tokens in rows of `length`."""
+    generator = torch.Generator().manual_seed(0)
+    batch = max(1, tokens // length)
+
+    def heads(size: int) -> Tensor:
+        return torch.randn(batch, length, HEADS, size, generator=generator).transpose(1, 2)
+
+    student = [heads(student_head).requires_grad_() for _ in range(2)]
+    return Scores(*student, heads(TEACHER_HEAD), heads(TEACHER_HEAD), torch.ones(batch, length, dtype=torch.int64))
+
+
+def published_attention(inputs: Scores) -> Tensor:
+    """Return the loss by whole score matrices: the published cut-off on each side, then the mean of squares."""
+
+    def scores(query: Tensor, key: Tensor) -> Tensor:
+        masked = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        masked = masked + (1.0 - inputs.mask[:, None, None, :].to(masked.dtype)) * -10000.0
+        return torch.where(masked <= -1e2, torch.zeros_like(masked), masked)
+
+    student = scores(inputs.student_query, inputs.student_key)
+    return F.mse_loss(student, scores(inputs.teacher_query, inputs.teacher_key))
+
+
+def attention_pass(variant: str, tokens: int, length: int, student_head: int) -> Callable[[], object]:
+    """Return one forward and backward of the attention loss in a variant."""
+    inputs = draw_scores(tokens, length, student_head)
+    loss = partial(published_attention, inputs)
+    if variant != PUBLISHED:
+        scalings = {"student_scaling": student_head**-0.5, "teacher_scaling": TEACHER_HEAD**-0.5}
+        loss = partial(attention_score_loss, *inputs, **scalings, **ATTENTION_VARIANTS[variant])
+    return lambda: torch.autograd.grad(loss(), inputs[:2])
+
+
+def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teacher_width: int) -> Callable:
+    """Return one forward and backward of the hidden-state losses of so many states, projection included."""
+    generator = torch.Generator().manual_seed(0)
+    students, teachers = (
+        [torch.randn(tokens // 128, 128, width, generator=generator) for _ in range(states)]
+        for width in (student_width, teacher_width)
+    )
+    weight = torch.randn(teacher_width, student_width, generator=generator) * 0.02
+    bias = torch.zeros(teacher_width)
+    wanted = [tensor.requires_grad_() for tensor in (*students, weight, bias)]
+    mask = torch.ones(tokens // 128, 128, dtype=torch.int64)
+
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        if variant == PUBLISHED:
+            return F.mse_loss(F.linear(student, weight, bias), teacher)
+        return hidden_state_loss(student, teacher, weight, bias, mask)
+
+    def run() -> object:
+        total = sum((loss(*pair) for pair in zip(students, teachers, strict=True)), torch.zeros(()))
+        return torch.autograd.grad(total, wanted)
+
+    return run
+
+
+def cross_entropy_pass(variant: str, rows: int, classes: int) -> Callable[[], object]:
+    """Return one forward and backward of the soft cross-entropy of vocabulary-sized logits."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(rows, classes, generator=generator) for _ in range(2))
+    student.requires_grad_()
+
+    def run() -> object:
+        if variant == PUBLISHED:
+            loss = -(F.softmax(teacher, dim=-1) * F.log_softmax(student, dim=-1)).mean()
+        else:
+            loss = soft_cross_entropy(student, teacher)
+        return torch.autograd.grad(loss, student)
+
+    return run
+
+
+def measure(case: str, build: Callable, variants: Sequence[str], sizes: Sequence[int], *, rounds: int, memory: bool):
+    """Return the rows of one case: every variant interleaved with the published form."""
+    names = [PUBLISHED, *variants]
+    seconds = interleave({name: build(name, *sizes) for name in names}, rounds)
+    extra = {name: extra_peak_mib(build, name, *sizes) for name in names} if memory else {}
+    peers = dict.fromkeys(variants, PUBLISHED)
+    found = rows_of("losses", case, seconds, peers=peers, extra_mib=extra)
+    print(table(found), flush=True)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Time the losses against their published form.", allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of a batch")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048], help="sequence lengths")
+    parser.add_argument("--head_sizes", type=int, nargs="+", default=[26, 64], help="head sizes of the student")
+    parser.add_argument("--classes", type=int, default=30522, help="width of the soft cross-entropy")
+    parser.add_argument("--no_memory", action="store_true", help="leave out the peaks in fresh processes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "losses.csv")
+    parser.add_argument("--plot", action="store_true", help="draw the ratios beside the CSV (needs matplotlib)")
+    values = parser.parse_args(arguments)
+    how = {"rounds": values.rounds, "memory": not values.no_memory}
+    rows: list[Row] = []
+    for head in values.head_sizes:
+        for length in values.lengths:
+            case = f"attention, heads of {head}, rows of {length}"
+            sizes = (values.tokens, length, head)
+            rows += measure(case, attention_pass, tuple(ATTENTION_VARIANTS), sizes, **how)
+    sizes = (5, values.tokens, 312, 768)
+    rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
+    sizes = (max(1, values.tokens // 8), values.classes)
+    rows += measure(f"soft cross-entropy, {values.classes} classes", cross_entropy_pass, ["auto"], sizes, **how)
+    write_csv(values.out, rows)
+    if values.plot:
+        plot(values.out.with_suffix(".png"), rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""A step of general distillation against the published classes: both forwards, losses, backward and optimizer.
+
+    python tests/benchmarks/bench_step.py [--original PATH] [--rounds 5] [--dtypes fp32 bf16] [--cases full_128 ...]
+
+A 12-layer teacher of width 768 and the 4L_312 student, random weights, the same on both sides, as are batches, AdamW
+and clipping. Ours runs through the engines and the loop's own step; the peers are the classes of a checkout of the
+published implementation (--original), or their form written anew around transformers' layers. Writes results/step.csv
+and prints a table. Cases "mixed_..." take samples of many lengths: ours through the length bins, the peers padded
+to the longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks import published_form
+from tests.benchmarks.measurement import (
+    RESULTS,
+    Row,
+    extra_peak_mib,
+    interleave,
+    matrix_peak,
+    plot,
+    rows_of,
+    table,
+    write_csv,
+)
+from tinybert_ds.arguments import GeneralDistillArguments
+from tinybert_ds.data.batching import RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.engine.distributed import World, init_distributed
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
+from tinybert_ds.engine.lessons import Lessons
+from tinybert_ds.engine.loop import Step, optimizer_step
+from tinybert_ds.engine.monitor import Stopwatch
+from tinybert_ds.engine.student import build_engine
+from tinybert_ds.engine.teacher import build_teacher
+from tinybert_ds.hardware import multiplies_fast
+from tinybert_ds.models.build import STUDENTS_DIR
+from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.layer_map import attention_layers
+from tinybert_ds.models.student import DistilledStudent, decay_groups, freeze_unused
+from tinybert_ds.objective import IntermediateObjective
+from tinybert_ds.types import Batch
+
+OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad", "published, bf16 autocast, no_grad"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DS_CONFIGS = {"fp32": "zero0_fp32.json", "bf16": "zero1_bf16.json"}
+LEARNING_RATE = 5e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which samples a pass takes, and with what dropout."""
+
+    name: str
+    rows: int  # of a step
+    steps: int
+    shortest: int
+    longest: int
+    dropout: float = 0.0
+
+    @property
+    def samples(self) -> int:
+        return self.rows * self.steps
+
+    def lengths(self) -> np.ndarray:
+        """Return the samples' lengths, evenly spread and shuffled."""
+        spread = np.linspace(self.shortest, self.longest, self.samples).round().astype(np.int64)
+        return np.random.default_rng(0).permutation(spread)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("full_128", 16, 1, 128, 128),
+        Case("full_128_dropout", 16, 1, 128, 128, dropout=0.1),
+        Case("full_512", 4, 1, 512, 512),
+        Case("mixed_128", 16, 16, 16, 128),
+        Case("mixed_512", 4, 16, 64, 512),
+        Case("tiny", 2, 2, 4, 16),
+    )
+}
+
+
+class Sizes(NamedTuple):
+    """Width, layers and width of the feed-forward layers of a model."""
+
+    width: int
+    layers: int
+    intermediate: int
+
+
+SIZES = {"usual": (Sizes(768, 12, 3072), None), "tiny": (Sizes(48, 4, 64), Sizes(24, 2, 32))}
+"""Teacher and student; None: the shipped 4L_312."""
+
+
+class Models(NamedTuple):
+    """What both sides start from."""
+
+    teacher: BertModel
+    student: BertModel
+    projection: nn.Linear  # the published form has one for all states
+
+
+def build_models(sizes: str, dropout: float) -> Models:
+    """Return seeded random models."""
+    teacher, student = SIZES[sizes]
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+
+    def config(size: Sizes) -> BertConfig:
+        return BertConfig(
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=12,
+            intermediate_size=size.intermediate,
+            **dropouts,
+        )
+
+    torch.manual_seed(0)
+    if student is None:
+        student_config = BertConfig.from_json_file(STUDENTS_DIR / "4L_312.json")
+        student_config.update(dropouts)
+    else:
+        student_config = config(student)
+    return Models(
+        BertModel(config(teacher)), BertModel(student_config), nn.Linear(student_config.hidden_size, teacher.width)
+    )
+
+
+def batches_of(case: Case, *, bins: bool) -> Iterator[Batch]:
+    """Yield the case's steps: through the length bins, or in order and padded to the longest sample of all."""
+    lengths = case.lengths()
+    layout = RowLayout("valid" if bins else "reference", case.longest, pad_id=0)
+    ends = np.cumsum(lengths)
+    tokens = np.random.default_rng(1).integers(1000, 30000, int(ends[-1]))
+
+    def fetch(rows: np.ndarray) -> Rows:
+        flat = np.concatenate([tokens[ends[row] - lengths[row] : ends[row]] for row in rows])
+        return Rows(flat, lengths[rows], lengths[rows] // 2, rows)
+
+    steps = plan_window(lengths, case.rows, key=0) if bins else np.split(np.arange(case.samples), case.steps)
+    for step in steps:
+        yield from step_batches(step, lengths, fetch, layout, rank=0, world_size=1, accumulation=1)
+
+
+def prepare_ours(case: Case, sizes: str, dtype: str) -> Callable[[], None]:
+    """Return a pass over the case's samples through the engines, as general distillation makes it."""
+    world = joined_world()
+    models = build_models(sizes, case.dropout)
+    depth = models.student.config.num_hidden_layers
+    every = models.teacher.config.num_hidden_layers // depth
+    layer_map = tuple(range(0, models.teacher.config.num_hidden_layers + 1, every))
+    teacher = CapturingEncoder(
+        models.teacher, states=layer_map, attention_layers=attention_layers(layer_map), logits=False
+    )
+    student = CapturingEncoder(models.student, states=range(depth + 1), attention_layers=range(depth), logits=False)
+    freeze_unused(student)
+    widths = models.student.config.hidden_size, models.teacher.config.hidden_size
+    objective = IntermediateObjective(depth, *widths, projection="shared", padding="valid")
+    objective.projections[0].load_state_dict(models.projection.state_dict())
+    engine = build_engine(
+        DistilledStudent(student, objective),
+        deepspeed_config(case, dtype, world),
+        weight_decay=0.01,
+        total_steps=1_000_000,
+        warmup=0.0,
+        schedule="constant",
+    )
+    engine.train()
+    lessons = Lessons(build_teacher(teacher, DTYPES[dtype]), world.device)
+    batches = list(batches_of(case, bins=True))
+    stopwatch = Stopwatch(world.device)
+
+    def run() -> None:
+        for batch in batches:
+            optimizer_step(engine, lessons, Step(0, case.rows, [batch]), stopwatch, log_due=False)
+
+    return run
+
+
+def joined_world() -> World:
+    """Return this process as the only rank; a second call is allowed."""
+    if torch.distributed.is_initialized():
+        return World(0, 1, 0, torch.device("cpu"))
+    return init_distributed()
+
+
+def deepspeed_config(case: Case, dtype: str, world: World) -> dict[str, Any]:
+    """Return the shipped DeepSpeed config of a dtype, filled as a run fills it."""
+    arguments = GeneralDistillArguments(
+        output_dir="", pregenerated_data="", teacher_model="", student_model="", train_batch_size=case.rows
+    )
+    config, problems = read_config(CONFIG_DIRECTORY / DS_CONFIGS[dtype])
+    config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+    assert not problems + more, problems + more
+    return config
+
+
+def prepare_peer(case: Case, sizes: str, variant: str, original: Path | None) -> Callable[[], None]:
+    """Return a pass over the case's samples by the published classes or their form."""
+    modeling = published_form.import_original(original) if original else None
+    models = build_models(sizes, case.dropout)
+    teacher = published_form.build_encoder(modeling, models.teacher, None)
+    student = published_form.build_encoder(modeling, models.student, models.projection)
+    teacher.train(variant == AS_PUBLISHED)  # the published code never puts it into eval mode
+    student.train()
+    optimizer = torch.optim.AdamW(decay_groups(student, 0.01), lr=LEARNING_RATE, fused=True)
+    batches = list(batches_of(case, bins=False))
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16) if variant == AUTOCAST else nullcontext()
+
+    def run() -> None:
+        for batch in batches:
+            with autocast:
+                with nullcontext() if variant == AS_PUBLISHED else torch.no_grad():
+                    target = teacher(batch)
+                loss = published_form.published_loss(student(batch), target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+def variants_of(
+    case: Case, sizes: str, dtype: str, original: Path | None
+) -> Mapping[str, Callable[[], Callable[[], None]]]:
+    """Return what is compared in a dtype: ours first, then the peers; each builds its pass."""
+    peers = [AS_PUBLISHED, NO_GRAD] if dtype == "fp32" else [AUTOCAST]
+    return {
+        OURS: partial(prepare_ours, case, sizes, dtype),
+        **{peer: partial(prepare_peer, case, sizes, peer, original) for peer in peers},
+    }
+
+
+def prepare_after_first_step(prepare: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """Return a prepared pass whose gradients and optimizer states exist already, so that they do not count."""
+    run = prepare()
+    run()
+    return run
+
+
+def flops(case: Case, sizes: str) -> float:
+    """Return the multiply-adds, times 2, of a pass on the samples' own tokens, projections of the losses included."""
+    models = build_models(sizes, 0.0)
+    teacher, student = models.teacher.config, models.student.config
+    lengths = case.lengths().astype(np.float64)
+
+    def forward(config: Any) -> float:
+        width = config.hidden_size
+        per_token = 2 * (4 * width**2 + 2 * width * config.intermediate_size)
+        attention = 4 * width * (lengths**2).sum()
+        return config.num_hidden_layers * float(per_token * lengths.sum() + attention)
+
+    projections = (student.num_hidden_layers + 1) * 2 * student.hidden_size * teacher.hidden_size * lengths.sum()
+    return forward(teacher) + 3 * (forward(student) + float(projections))
+
+
+def measure(
+    case: Case, dtype: str, *, sizes: str, rounds: int, original: Path | None, memory: bool, peak: float
+) -> list[Row]:
+    """Return the rows of one case in one dtype."""
+    variants = variants_of(case, sizes, dtype, original)
+    seconds = interleave({name: prepare() for name, prepare in variants.items()}, rounds)
+    extra = {}
+    if memory:
+        extra = {name: extra_peak_mib(prepare_after_first_step, prepare) for name, prepare in variants.items()}
+    own, *peers = variants
+    rows = []
+    for peer in peers:
+        pair = {own: seconds[own], peer: seconds[peer]}
+        floors = {own: flops(case, sizes) / peak}
+        found = rows_of(
+            "step",
+            f"{case.name} {dtype}",
+            pair,
+            peers={own: peer},
+            samples=case.samples,
+            floors=floors,
+            extra_mib=extra,
+        )
+        rows += found
+    print(table(rows), flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Time a step against the published classes.", allow_abbrev=False)
+    parser.add_argument("--original", type=Path, help="a checkout of the published implementation; imported")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[name for name in CASES if name != "tiny"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32, and bf16 where the CPU computes it")
+    parser.add_argument("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
+    parser.add_argument("--no_memory", action="store_true", help="leave out the peaks in fresh processes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.csv")
+    parser.add_argument("--plot", action="store_true", help="draw the ratios beside the CSV (needs matplotlib)")
+    values = parser.parse_args(arguments)
+    dtypes = values.dtypes or [n for n, d in DTYPES.items() if n == "fp32" or multiplies_fast(d, torch.device("cpu"))]
+    rows: list[Row] = []
+    for dtype in dtypes:
+        peak = matrix_peak(DTYPES[dtype])
+        print(f"matrix-product peak in {dtype}: {peak / 1e9:.0f} GFLOP/s", flush=True)
+        for name in values.cases:
+            how = {"sizes": values.sizes, "rounds": values.rounds, "original": values.original}
+            rows += measure(CASES[name], dtype, **how, memory=not values.no_memory, peak=peak)
+    write_csv(values.out, rows)
+    if values.plot:
+        plot(values.out.with_suffix(".png"), rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

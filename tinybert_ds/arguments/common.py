@@ -1,0 +1,148 @@
+"""The arguments that training commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """Return a dataclass field that is a command-line flag with its help."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """What every training command takes."""
+
+    output_dir: str = option(
+        "Directory of the run: model, metrics.jsonl, run.json, checkpoints/, tensorboard/. A directory that holds the "
+        "same run is resumed; one that holds anything else is refused."
+    )
+    deepspeed_config: str | None = option(
+        "DeepSpeed JSON. Default: one of ds_configs/ that fits the machine (fp32 without ZeRO on CPU).", None
+    )
+    deepspeed: bool = option("Accepted for habit's sake: training always goes through DeepSpeed.", False)
+    local_rank: int = option("Set by the `deepspeed` launcher.", -1)
+    seed: int = option("Seed of the order of the data, masking, dropout and new weights.", 42)
+    train_batch_size: int = option("Global batch: samples of one optimizer step over all ranks.", 32)
+    gradient_accumulation_steps: int = option("Micro-batches of each rank in one optimizer step.", 1)
+    eval_batch_size: int = option("Samples of one evaluation forward over all ranks.", 32)
+    learning_rate: float = option("Peak learning rate of AdamW.", 5e-5)
+    weight_decay: float = option("Decoupled weight decay (never on biases and LayerNorm).", 0.01)
+    max_grad_norm: float = option("Clip the global gradient norm to this; 0 switches clipping off.", 1.0)
+    warmup_proportion: float | None = option(
+        "Share of the steps over which the learning rate rises linearly. Default: 0.1, or 0 with a constant schedule.",
+        None,
+    )
+    lr_schedule: Literal["auto", "linear", "constant"] = option(
+        "After the warm-up: decay linearly to 0, or stay constant. auto: constant in the intermediate stage of task "
+        "distillation, linear elsewhere, as published.",
+        "auto",
+    )
+    num_train_epochs: float = option("Passes over the data.", 3.0)
+    max_steps: int | None = option("Optimizer steps; overrides --num_train_epochs.", None)
+    logging_steps: int = option("Steps between two lines of metrics.jsonl and TensorBoard.", 10)
+    save_steps: int | None = option(
+        "Steps between two resumable checkpoints. Default: 1000, or the published --eval_step in general distillation.",
+        None,
+    )
+    save_total_limit: int = option("Resumable checkpoints that are kept.", 2)
+    resume: str = option(
+        "auto: go on from the newest complete checkpoint in --output_dir, if any; never: refuse a directory that "
+        "holds a run; PATH: go on from this checkpoint of the run.",
+        "auto",
+    )
+    do_lower_case: bool = option("Force lower-casing. Default: what the model directory says.", False)
+    no_lower_case: bool = option("Force keeping capitals. Default: what the model directory says.", False)
+    no_cuda: bool = option("Train on the CPU even where there is a GPU.", False)
+    no_onednn_matmul: bool = option(
+        "On a CPU, leave float32 matrix products to torch's default library. Otherwise they go through oneDNN where a "
+        "probe at the start finds them as accurate.",
+        False,
+    )
+    compile: bool = option("Run teacher and student through torch.compile; no effect on a CPU.", False)
+    fp16: bool = option("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
+
+    @property
+    def lower_case(self) -> bool | None:
+        """Forced casing of the tokeniser, or None for the model directory's own."""
+        return True if self.do_lower_case else (False if self.no_lower_case else None)
+
+    @property
+    def schedule(self) -> str:
+        """Shape of the learning rate after the warm-up: "linear" or "constant"."""
+        return "linear" if self.lr_schedule == "auto" else self.lr_schedule
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps that are warm-up."""
+        if self.warmup_proportion is not None:
+            return self.warmup_proportion
+        return 0.1 if self.schedule == "linear" else 0.0
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between two resumable checkpoints."""
+        return self.save_steps or 1000
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values by themselves, one sentence each."""
+        found = []
+        positive = ("train_batch_size", "gradient_accumulation_steps", "eval_batch_size", "logging_steps")
+        optional = ("max_steps", "save_steps", "save_total_limit", "eval_step", "eval_steps", "max_seq_length")
+        for name in (*positive, *optional):
+            value = getattr(self, name, None)
+            if value is not None and value < 1:
+                found.append(f"--{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            found.append(f"--seed is {self.seed}; it must not be negative")
+        if not self.learning_rate > 0:
+            found.append(f"--learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.warmup < 1:
+            found.append(f"--warmup_proportion is {self.warmup_proportion}; it must be in [0, 1)")
+        if not self.num_train_epochs > 0:
+            found.append(f"--num_train_epochs is {self.num_train_epochs}; it must be above 0")
+        for name in ("weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                found.append(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if self.do_lower_case and self.no_lower_case:
+            found.append("--do_lower_case and --no_lower_case contradict each other; give one of them")
+        if self.fp16 and self.no_cuda:
+            found.append("--fp16 and --no_cuda contradict each other: this CPU path has no fp16; drop one of them")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationArguments(TrainingArguments):
+    """What the two distillation commands share."""
+
+    teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "Precision of the frozen teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, fp32 elsewhere.", "auto"
+    )
+    overlap_teacher: bool = option(
+        "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "
+        "the teacher's outputs of two batches are then held at a time.",
+        False,
+    )
+    layer_map: str = option(
+        "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",
+        "uniform",
+    )
+    projection: Literal["per_layer", "shared", "none"] = option(
+        "Linear maps from student to teacher states: one for each state, one for all, or none (equal widths).",
+        "per_layer",
+    )
+    padding: Literal["valid", "reference"] = option(
+        "valid: losses count real tokens only, batches are padded to their own longest row; reference: the published "
+        "normalisation, padded positions and all, batches padded to --max_seq_length.",
+        "valid",
+    )
+    init_embeddings: Literal["random", "svd"] = option(
+        "Embeddings of a student that starts without weights: random, or the leading singular vectors of the "
+        "teacher's.",
+        "random",
+    )

@@ -1,0 +1,45 @@
+"""From the words of a command line to its dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from transformers import HfArgumentParser
+
+from tinybert_ds.arguments.common import TrainingArguments
+from tinybert_ds.errors import ConfigError
+
+
+class _Parser(HfArgumentParser):
+    """Raises instead of printing the usage on every rank."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message}. See {self.prog} --help")
+
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def parse_arguments(kind: type[Arguments], argv: Sequence[str], prog: str) -> tuple[Arguments, list[str]]:
+    """Parse a command line into its dataclass.
+
+    Args:
+        kind: The dataclass of the command.
+        argv: The words after the command's name.
+        prog: The command's name, for its messages.
+
+    Returns:
+        The arguments, and every problem with them (unknown flags, bad values, contradictions), one sentence each.
+
+    Raises:
+        ConfigError: A required flag is missing or a value has the wrong type.
+    """
+    description = (kind.__doc__ or "").strip()
+    parser = _Parser([kind], prog=prog, description=description, allow_abbrev=False)
+    parsed, unknown = parser.parse_args_into_dataclasses(
+        list(argv), return_remaining_strings=True, look_for_args_file=False
+    )
+    arguments = cast(Arguments, parsed)
+    problems = [f"unknown argument {word!r}; {prog} --help lists the known ones" for word in unknown]
+    return arguments, problems + arguments.problems()

@@ -1,0 +1,81 @@
+"""The arguments of the commands that work on a labelled task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TaskArguments:
+    data_dir: str = option("Directory with the task's files, in GLUE's layout or as --task_file says.")
+    task_name: str | None = option("Name of a known task, such as sst-2.", None)
+    task_file: str | None = option("YAML file that describes a task of your own (README, 'Your own task').", None)
+    max_seq_length: int | None = option(
+        "Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None
+    )
+    eval_step: int = option("Steps between two evaluations on the task's evaluation split.", 50)
+
+    def task_problems(self) -> list[str]:
+        """What is wrong with the choice of the task."""
+        if (self.task_name is None) == (self.task_file is None):
+            return ["give either --task_name NAME or --task_file FILE.yaml, one of the two"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(_TaskArguments, TrainingArguments):
+    """Fine-tune a model on a labelled task: the teacher of task distillation, or a student from labels alone."""
+
+    model: str = option(
+        "Hugging Face directory of the model; with --from_scratch a config.json or a shipped student's name."
+    )
+    from_scratch: bool = option("Start from random weights: --model gives the architecture only.", False)
+    tokenizer: str | None = option("Directory of the tokeniser, where --model has none.", None)
+
+    def problems(self) -> list[str]:
+        found = super().problems() + self.task_problems()
+        if self.from_scratch and self.tokenizer is None:
+            found.append("--from_scratch needs --tokenizer DIR: a config.json has no vocabulary")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDistillArguments(_TaskArguments, DistillationArguments):
+    """Task distillation: intermediate layers, then (--pred_distill) the predictions; or --do_eval alone."""
+
+    student_model: str = option("Hugging Face directory of the student (the previous stage's --output_dir).")
+    teacher_model: str | None = option("Hugging Face directory of the fine-tuned teacher (not for --do_eval).", None)
+    teacher_labels: str | None = option(
+        "Names of the teacher's outputs (with --do_eval: of the model's) in its order, such as negative,positive, "
+        "where its config has only LABEL_0 ...",
+        None,
+    )
+    pred_distill: bool = option("Distil the prediction layer instead of the intermediate layers.", False)
+    do_eval: bool = option("Evaluate --student_model on the task; nothing is trained.", False)
+    aug_train: bool = option("Train on train_aug.tsv (data_tools/data_augmentation.py) instead of train.tsv.", False)
+    temperature: float = option("Temperature of the soft labels.", 1.0)
+    pooler_relu: bool = option(
+        "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
+    )
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        """`--teacher_labels` as a list."""
+        return self.teacher_labels.split(",") if self.teacher_labels else None
+
+    @property
+    def schedule(self) -> str:
+        intermediate = not self.pred_distill
+        return "constant" if self.lr_schedule == "auto" and intermediate else super().schedule
+
+    def problems(self) -> list[str]:
+        found = super().problems() + self.task_problems()
+        if self.do_eval and self.pred_distill:
+            found.append("--do_eval and --pred_distill contradict each other; run them one after the other")
+        if not self.do_eval and self.teacher_model is None:
+            found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
+        if self.temperature <= 0:
+            found.append(f"--temperature is {self.temperature}; it must be above 0")
+        return found

@@ -130,15 +130,15 @@ class PredictionObjective(nn.Module):
     def forward(
         self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
     ) -> LossTerms:
-        """Return "loss", "prediction_loss" and "logits" (B, C); without a teacher (evaluation) the logits alone."""
+        """Return "loss", "prediction_loss" and "logits" (B, C); for a batch without labels the logits alone."""
         logits = student.logits
         assert logits is not None
-        if teacher is None:
+        if batch.labels is None:
             return {"logits": logits.detach()}
         if self.regression:
-            assert batch.labels is not None
             loss = regression_loss(logits.squeeze(-1), batch.labels, denominator=batch.counts.rows)
         else:
+            assert teacher is not None
             assert teacher.logits is not None
             columns = self.teacher_columns
             targets = teacher.logits if columns is None else teacher.logits[:, columns]

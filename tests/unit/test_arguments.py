@@ -128,3 +128,24 @@ def test_a_student_from_scratch_needs_a_tokenizer():
     words = ["--model", "4L_312", "--data_dir", "d", "--output_dir", "o", "--task_name", "sst-2", "--from_scratch"]
     _, problems = parse(FinetuneArguments, words)
     assert "--from_scratch needs --tokenizer" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pred_distill", "--projection", "shared"], "--projection shared"),
+        (["--pred_distill", "--layer_map", "last"], "--layer_map last"),
+        (["--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
+    ],
+)
+def test_flags_that_a_stage_would_ignore_are_refused(words, said):
+    _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", *words])
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_embeddings_are_initialised_in_general_distillation_from_random_weights_alone():
+    _, problems = parse(GeneralDistillArguments, [*GENERAL, "--continue_train", "--init_embeddings", "svd"])
+    assert "--init_embeddings svd and --continue_train contradict" in problems[0]
+    _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", "--init_embeddings", "svd"])
+    assert "unknown argument '--init_embeddings'" in problems[0]

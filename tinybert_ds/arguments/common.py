@@ -39,8 +39,8 @@ class TrainingArguments:
         None,
     )
     lr_schedule: Literal["auto", "linear", "constant"] = option(
-        "After the warm-up: decay linearly to 0, or stay constant. auto: constant in the intermediate stage of task "
-        "distillation, linear elsewhere, as published.",
+        "After the warm-up: decay linearly to 0, or stay constant. auto: the scheduler of the DeepSpeed config if it "
+        "has one, else constant in the intermediate stage of task distillation and linear elsewhere, as published.",
         "auto",
     )
     num_train_epochs: float = option("Passes over the data.", 3.0)
@@ -140,9 +140,4 @@ class DistillationArguments(TrainingArguments):
         "valid: losses count real tokens only, batches are padded to their own longest row; reference: the published "
         "normalisation, padded positions and all, batches padded to --max_seq_length.",
         "valid",
-    )
-    init_embeddings: Literal["random", "svd"] = option(
-        "Embeddings of a student that starts without weights: random, or the leading singular vectors of the "
-        "teacher's.",
-        "random",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tinybert_ds.arguments.common import DistillationArguments, option
 
@@ -18,6 +19,11 @@ class GeneralDistillArguments(DistillationArguments):
         "--continue_train a directory with weights."
     )
     continue_train: bool = option("Start from the weights in --student_model.", False)
+    init_embeddings: Literal["random", "svd"] = option(
+        "Embeddings of a student that starts without weights: random, or the leading singular vectors of the "
+        "teacher's.",
+        "random",
+    )
     max_seq_length: int = option("Longest sample in tokens, [CLS] and [SEP] included.", 128)
     eval_step: int | None = option("Published name of --save_steps in this command.", None)
     eval_fraction: float = option("Share of documents held out for eval_loss; 0: none.", 0.005)
@@ -46,6 +52,11 @@ class GeneralDistillArguments(DistillationArguments):
             found.append(
                 f"--save_steps {self.save_steps} and --eval_step {self.eval_step} are two names of one setting here; "
                 "give one of them"
+            )
+        if self.continue_train and self.init_embeddings != "random":
+            found.append(
+                f"--init_embeddings {self.init_embeddings} and --continue_train contradict each other: the student's "
+                "embeddings are in --student_model; drop one of them"
             )
         if not 0 <= self.eval_fraction < 1:
             found.append(f"--eval_fraction is {self.eval_fraction}; it must be in [0, 1)")

@@ -78,4 +78,19 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if self.temperature <= 0:
             found.append(f"--temperature is {self.temperature}; it must be above 0")
+        return found + self._ignored_flags()
+
+    def _ignored_flags(self) -> list[str]:
+        """Flags of one stage that another one would ignore."""
+        found = []
+        if self.pred_distill:
+            stated = {"layer_map": self.layer_map != "uniform", "projection": self.projection != "per_layer"}
+            found += [
+                f"--{name} {getattr(self, name)} says how hidden layers are compared; --pred_distill compares "
+                "predictions alone: leave it out"
+                for name, given in stated.items()
+                if given
+            ]
+        elif self.temperature != 1:
+            found.append(f"--temperature {self.temperature} is for --pred_distill; leave it out of this stage")
         return found

@@ -129,6 +129,11 @@ def resolve_config(
         "optimizer.params.weight_decay": arguments.weight_decay,
     }
     if config.get("scheduler"):
+        if arguments.lr_schedule != "auto":
+            problems.append(
+                f"--lr_schedule {arguments.lr_schedule} and the scheduler {config['scheduler']['type']} of the "
+                "DeepSpeed config are two schedules; drop one of them"
+            )
         owned["scheduler.params.warmup_max_lr"] = arguments.learning_rate
         owned["scheduler.params.warmup_min_lr"] = 0.0
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]

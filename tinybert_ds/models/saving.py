@@ -75,15 +75,6 @@ def save_student(
         )
 
 
-def save_projections(directory: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write the projections (see `load_projections`) beside a model, whole or not at all."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
-        _write_projections(Path(name) / PROJECTIONS_FILE, state)
-        _replace(Path(name), directory)
-
-
 def load_projections(directory: str | Path) -> dict[str, Tensor] | None:
     """Read the projections that a previous stage, or a published TinyBERT, left beside its model.
 

@@ -45,8 +45,8 @@ def build_intermediate(
     *,
     student_directory: Path,
     max_seq_length: int,
-    fresh_embeddings: bool,
     world: World,
+    embeddings_from_teacher: bool = False,
 ) -> Distillation:
     """Put together the distillation of hidden states and attention scores.
 
@@ -56,8 +56,8 @@ def build_intermediate(
         arguments: Padding, projection, precision, seed.
         student_directory: Where an earlier stage may have left projections.
         max_seq_length: Longest sequence of the run.
-        fresh_embeddings: Whether the student starts without weights, so that `--init_embeddings` applies.
         world: Where the teacher runs.
+        embeddings_from_teacher: Start the student's embeddings from the teacher's (`--init_embeddings svd`).
     """
     num_layers = len(layer_map) - 1
     teacher = CapturingEncoder(
@@ -68,7 +68,7 @@ def build_intermediate(
     )
     for encoder in (teacher, student):
         check_capture(encoder, sequence_length=max_seq_length)
-    if arguments.init_embeddings == "svd" and fresh_embeddings:
+    if embeddings_from_teacher:
         svd_embeddings(teacher_model, student_model)
     frozen = freeze_unused(student)
     torch.manual_seed(arguments.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
@@ -22,6 +24,8 @@ from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.task_data import TaskData
 
 logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "eval_results.json"
 
 
 def evaluate_directory(
@@ -54,6 +58,25 @@ def evaluate_directory(
     return task.evaluate_all(student.eval().to(world.device), batch_size, world, columns=columns)
 
 
+def require_results_directory(directory: Path) -> None:
+    """Refuse a directory that results cannot go to, before anything is loaded; nothing is made.
+
+    Raises:
+        ConfigError: A file, a place that cannot be written, or a directory with files of something else.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
+    parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+        raise ConfigError(f"--output_dir {directory}: {parent} cannot be written; give another directory")
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if names and not names & {RESULTS_FILE, "config.json", "run.json"}:
+        raise ConfigError(
+            f"--output_dir {directory} holds files that are no results of this program: {', '.join(sorted(names)[:5])}"
+            f"{' ...' if len(names) > 5 else ''}; give an empty or new directory (nothing was changed)"
+        )
+
+
 def logits_encoder(model: PreTrainedModel, task: TaskData) -> CapturingEncoder:
     """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row."""
     encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
@@ -69,11 +92,11 @@ def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:
-    """Write eval_results.json and show the figures on rank 0."""
+    """Write `RESULTS_FILE` and show the figures on rank 0."""
 
     def write() -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / "eval_results.json", json.dumps(results, indent=2, sort_keys=True) + "\n")
+        write_atomically(directory / RESULTS_FILE, json.dumps(results, indent=2, sort_keys=True) + "\n")
 
     run_on_main(world, write)
     for name, value in results.items():

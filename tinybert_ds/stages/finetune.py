@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "model": model_fingerprint(path),
             "from_scratch": arguments.from_scratch,
             "data": source.fingerprint,
+            "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
         },
         evaluation_steps=arguments.eval_step,
         build=build,

@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments,
             student_directory=student_path,
             max_seq_length=arguments.max_seq_length,
-            fresh_embeddings=not arguments.continue_train,
             world=world,
+            embeddings_from_teacher=arguments.init_embeddings == "svd",
         )
 
         def evaluation(engine: Any) -> Evaluation | None:

@@ -69,7 +69,8 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     arguments, problems = parse_arguments(kind, sys.argv[1:] if argv is None else argv, prog)
     world = init_distributed()
     _set_up_logging(world)
-    config, more = _deepspeed_config(arguments, world)
+    trains = not getattr(arguments, "do_eval", False)
+    config, more = _deepspeed_config(arguments, world) if trains else ({}, [])
     raise_all(problems + more)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     return Session(arguments, world, config)
@@ -171,6 +172,8 @@ def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], lis
     if not problems:
         logger.info("DeepSpeed config: %s", path)
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+    if config.get("scheduler") and not more:
+        logger.info("learning rate: %s of the DeepSpeed config instead of --lr_schedule", config["scheduler"]["type"])
     return config, problems + more
 
 

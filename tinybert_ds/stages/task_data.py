@@ -16,7 +16,7 @@ from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import special_ids
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
-from tinybert_ds.errors import DataError
+from tinybert_ds.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class TaskData:
             columns: The model's output for each class of the task; None where they are in the task's order.
         """
         labels = self.splits[split].labels
-        if labels is None:
-            raise DataError(f"the {split} split of task {self.spec.name} has no labels; it cannot be evaluated on")
+        assert labels is not None, f"{split} has no labels"
         logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
         if columns is not None:
             logits = logits[:, list(columns)]
@@ -102,18 +101,36 @@ def load_task(
         model_config: Of the model that will read the batches.
 
     Raises:
-        ConfigError, DataError: The task is not known, a file is missing or a row does not fit.
+        ConfigError, DataError: The task is not known, a file is missing, a row does not fit, a split has no labels
+            that training or evaluation needs, or the model has no embeddings for the tokeniser's tokens.
     """
     spec = find_task(arguments.task_name, arguments.task_file)
+    _require_vocabulary(tokenizer, model_config)
     if getattr(arguments, "aug_train", False):
         spec = _augmented(spec)
     max_seq_length = arguments.max_seq_length or spec.max_seq_length
     encoded = {
         split: encode(read_split(spec, arguments.data_dir, split), tokenizer, max_seq_length) for split in splits
     }
+    for split in ("train", *spec.eval_splits):
+        if split in encoded and encoded[split].labels is None:
+            raise DataError(
+                f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
+                "them: give a labelled file, or another eval_split in the task file"
+            )
     return TaskData(
         spec, encoded, max_seq_length, special_ids(tokenizer).pad, getattr(model_config, "type_vocab_size", 0)
     )
+
+
+def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
+    """Refuse a tokeniser that knows tokens for which the model has no embedding."""
+    size, highest = model_config.vocab_size, max(tokenizer.get_vocab().values())
+    if highest >= size:
+        raise ConfigError(
+            f"the tokeniser has token ids up to {highest}, the model's vocabulary has {size} entries; give the "
+            f'tokeniser that belongs to the model, or a config.json with "vocab_size": {highest + 1}'
+        )
 
 
 def _augmented(spec: TaskSpec) -> TaskSpec:

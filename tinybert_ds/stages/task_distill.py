@@ -12,7 +12,7 @@ from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
-from tinybert_ds.engine.teacher import build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -20,7 +20,13 @@ from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.distillation import build_intermediate, export_student, require_same_tokenizer
-from tinybert_ds.stages.evaluate import evaluate_directory, logits_encoder, task_columns, write_results
+from tinybert_ds.stages.evaluate import (
+    evaluate_directory,
+    logits_encoder,
+    require_results_directory,
+    task_columns,
+    write_results,
+)
 from tinybert_ds.stages.session import Models, Session, begin, run_stage
 from tinybert_ds.stages.task_data import TaskData, load_task
 
@@ -36,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(session: Session[TaskDistillArguments]) -> None:
     arguments = session.arguments
+    require_results_directory(session.output_dir)
     config = read_config(arguments.student_model, role="model")
     tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
@@ -82,12 +89,16 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         "teacher": model_fingerprint(teacher_directory),
         "student": model_fingerprint(arguments.student_model),
         "data": source.fingerprint,
+        "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
         "padding": arguments.padding,
         "teacher_columns": columns,
         "pooler_relu": arguments.pooler_relu,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
     }
+    needs_teacher = not (arguments.pred_distill and spec.is_regression)  # which learns the gold scores, as published
+    if needs_teacher:
+        identity["teacher_dtype"] = str(teacher_dtype(arguments.teacher_dtype, world.device))
     if arguments.pred_distill:
         identity |= {"stage": "task_distill prediction", "temperature": arguments.temperature}
     else:
@@ -132,7 +143,6 @@ def _intermediate_models(
         arguments,
         student_directory=Path(arguments.student_model),
         max_seq_length=task.max_seq_length,
-        fresh_embeddings=False,
         world=world,
     )
     held_out = task.source(
@@ -160,10 +170,6 @@ def _prediction_models(
     columns: list[int],
 ) -> Models:
     arguments, world = session.arguments, session.world
-    teacher_model = load_classifier(
-        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
-    )
-    teacher_encoder = logits_encoder(teacher_model, task)
     student_encoder = logits_encoder(_student(session, task), task)
     freeze_unused(student_encoder)
     objective = PredictionObjective(
@@ -181,6 +187,16 @@ def _prediction_models(
             keep_best=lambda: export(engine),
         )
 
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
-    compile_encoders((teacher_encoder, student_encoder), world.device, wanted=arguments.compile)
-    return Models(module, build_teacher(teacher_encoder, dtype), evaluation, export)
+    compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
+    teacher = None if task.spec.is_regression else _logits_teacher(session, task)
+    return Models(module, teacher, evaluation, export)
+
+
+def _logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
+    arguments, world = session.arguments, session.world
+    model = load_classifier(
+        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
+    )
+    encoder = logits_encoder(model, task)
+    compile_encoders((encoder,), world.device, wanted=arguments.compile)
+    return build_teacher(encoder, teacher_dtype(arguments.teacher_dtype, world.device))

@@ -131,6 +131,14 @@ def test_on_cpu_adam_is_torchs_so_that_nothing_is_compiled():
     assert resolve({})[0]["optimizer"]["params"]["torch_adam"] is True
 
 
+def test_a_schedule_on_the_command_line_and_a_scheduler_in_the_config_are_one_too_many():
+    config = {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}}
+    _, problems = resolve(config, lr_schedule="constant")
+    assert problems == [
+        "--lr_schedule constant and the scheduler WarmupLR of the DeepSpeed config are two schedules; drop one of them"
+    ]
+
+
 def test_the_configs_own_scheduler_is_filled():
     config, problems = resolve({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}}})
     assert problems == []

@@ -1,0 +1,60 @@
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.models import VOCAB_SIZE, tiny_config, write_tokenizer
+from tests.support.runs import write_sentiment
+from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.stages.evaluate import require_results_directory
+from tinybert_ds.stages.task_data import load_task
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return load_tokenizer(folder, None)
+
+
+def arguments(data_dir, **changes):
+    return SimpleNamespace(
+        **{"data_dir": data_dir, "task_name": "sst-2", "task_file": None, "max_seq_length": None, **changes}
+    )
+
+
+def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):
+    write_sentiment(tmp_path, rows=8)
+    load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config())
+    with pytest.raises(ConfigError, match=rf"ids up to {VOCAB_SIZE - 1}, .* {VOCAB_SIZE - 1} entries"):
+        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(vocab_size=VOCAB_SIZE - 1))
+
+
+def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer, tmp_path):
+    write_sentiment(tmp_path, rows=8)
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    (tmp_path / "task.yaml").write_text(
+        "files: {train: train.tsv, test: test.tsv}\ntext: sentence\nlabel: label\nlabels: [0, 1]\nmetric: accuracy\n"
+        "eval_split: test\n"
+    )
+    chosen = arguments(tmp_path, task_name=None, task_file=tmp_path / "task.yaml")
+    with pytest.raises(DataError, match=r"the test split of task task \(test.tsv\) has no labels"):
+        load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config())
+
+
+def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_path):
+    require_results_directory(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+    for name in ("eval_results.json", "config.json", "run.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).touch()
+        require_results_directory(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"thesis.tex; give an empty or new directory"):
+        require_results_directory(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        require_results_directory(tmp_path / "mine" / "thesis.tex")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        require_results_directory(tmp_path / "mine" / "thesis.tex" / "below")

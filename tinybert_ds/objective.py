@@ -9,7 +9,7 @@ B batch rows, S sequence length, H hidden size, C classes, M student layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,22 @@ Padding = Literal["valid", "reference"]
 ProjectionKind = Literal["per_layer", "shared", "none"]
 
 _PROJECTION_STD = 0.02  # as BERT initialises its linear layers
+
+
+class LossWeights(NamedTuple):
+    """Factors of the terms of `IntermediateObjective`, all 1 as published; a term of weight 0 is not computed."""
+
+    attention: float = 1.0
+    hidden: float = 1.0  # of the states 1..M
+    embedding: float = 1.0  # of state 0
+
+    def states(self, num_layers: int) -> tuple[int, ...]:
+        """The student's states that are compared."""
+        return (*((0,) if self.embedding else ()), *(range(1, num_layers + 1) if self.hidden else ()))
+
+    def attention_layers(self, num_layers: int) -> tuple[int, ...]:
+        """The student's layers whose attention is compared."""
+        return tuple(range(num_layers)) if self.attention else ()
 
 
 class ProjectedHiddenLoss(nn.Module):
@@ -39,13 +55,16 @@ class ProjectedHiddenLoss(nn.Module):
 
 
 class IntermediateObjective(nn.Module):
-    """Attention scores and hidden states of the mapped layers (arXiv 1909.10351, eq. 7 to 9), weights 1.
+    """Attention scores and hidden states of the mapped layers (arXiv 1909.10351, eq. 7 to 9).
+
+    Both models' outputs hold the states and layers that the weights leave in, in that order, and no others.
 
     Args:
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
         student_hidden_size, teacher_hidden_size: Widths.
         projection: One for each state, one for all, or none where widths agree.
         padding: Normalisation of the losses.
+        weights: Factors of the terms.
     """
 
     def __init__(
@@ -56,33 +75,48 @@ class IntermediateObjective(nn.Module):
         *,
         projection: ProjectionKind,
         padding: Padding,
+        weights: LossWeights | None = None,
     ) -> None:
         super().__init__()
+        self.weights = weights or LossWeights()
+        self.states = self.weights.states(num_layers)
+        self.attention_layers = self.weights.attention_layers(num_layers)
+        assert self.states or self.attention_layers, "every term has weight 0"
         count = {"per_layer": num_layers + 1, "shared": 1, "none": 0}[projection]
-        self.num_layers = num_layers
         self.padding: Padding = padding
         self.projections = nn.ModuleList(
             ProjectedHiddenLoss(student_hidden_size, teacher_hidden_size) for _ in range(count)
         )
+        used = {self._projection_index(state) for state in self.states}
+        for index, module in enumerate(self.projections):
+            module.requires_grad_(index in used)  # or weight decay would shrink what no loss holds
 
     def forward(
         self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, need_value: bool = True
     ) -> LossTerms:
-        """Return "loss", "attention_loss", "hidden_loss" and each term by layer.
+        """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" without their weights.
 
-        Without `need_value` the terms of the attention loss that no gradient needs are left out, and it is NaN.
+        Without `need_value` the terms of the attention loss that no gradient needs are left out, and it is NaN. Losses
+        of weight 0 are missing.
         """
-        attention = [
-            self._attention_term(student, teacher, batch, layer, need_value) for layer in range(self.num_layers)
-        ]
-        hidden = [self._hidden_term(student, teacher, batch, state) for state in range(self.num_layers + 1)]
-        attention_loss, hidden_loss = torch.stack(attention).sum(), torch.stack(hidden).sum()
+        weights = self.weights
+        attention = {
+            f"attention_loss/layer_{layer + 1}": self._attention_term(student, teacher, batch, place, need_value)
+            for place, layer in enumerate(self.attention_layers)
+        }
+        hidden = {
+            f"hidden_loss/state_{state}": self._hidden_term(student, teacher, batch, place, state)
+            for place, state in enumerate(self.states)
+        }
+        factors = [weights.attention] * len(attention)
+        factors += [weights.hidden if state else weights.embedding for state in self.states]
+        terms = [*attention.values(), *hidden.values()]
+        total = torch.stack([term * factor for term, factor in zip(terms, factors, strict=True)]).sum()
+        sums = {"attention_loss": attention, "hidden_loss": hidden}
         return {
-            "loss": attention_loss + hidden_loss,
-            "attention_loss": attention_loss.detach(),
-            "hidden_loss": hidden_loss.detach(),
-            **{f"attention_loss/layer_{i + 1}": term.detach() for i, term in enumerate(attention)},
-            **{f"hidden_loss/state_{i}": term.detach() for i, term in enumerate(hidden)},
+            "loss": total,
+            **{name: torch.stack(list(parts.values())).detach().sum() for name, parts in sums.items() if parts},
+            **{name: term.detach() for name, term in (attention | hidden).items()},
         }
 
     def _attention_term(
@@ -102,49 +136,84 @@ class IntermediateObjective(nn.Module):
             need_value=need_value,
         )
 
-    def _hidden_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, state: int) -> Tensor:
-        pair = student.hidden_states[state], teacher.hidden_states[state]
+    def _hidden_term(
+        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, place: int, state: int
+    ) -> Tensor:
+        pair = student.hidden_states[place], teacher.hidden_states[place]
         if not self.projections:
             return _hidden_loss(*pair, None, None, batch, self.padding)
-        projection = self.projections[state if len(self.projections) > 1 else 0]
-        return projection(*pair, batch, self.padding)
+        return self.projections[self._projection_index(state)](*pair, batch, self.padding)
+
+    def _projection_index(self, state: int) -> int:
+        return state if len(self.projections) > 1 else 0
 
 
 class PredictionObjective(nn.Module):
-    """The teacher's predictions (eq. 10), or for a regression task the gold scores, as published.
+    """The teacher's predictions (arXiv 1909.10351, eq. 10), the gold labels, or both.
+
+    Of a classification the teacher's part is the soft cross-entropy, the labels' part the cross-entropy; of a
+    regression both are mean squared errors.
 
     Args:
-        temperature: Of both models' logits.
+        weight: Factor of the teacher's part; 0: no teacher is asked.
+        label_weight: Factor of the labels' part; 0: not computed.
+        temperature: Of both models' logits in the soft cross-entropy.
+        squared_temperature: Multiply the soft cross-entropy by temperature², so that its gradients keep their size.
         regression: Whether labels are scores.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 
     def __init__(
-        self, *, temperature: float = 1.0, regression: bool = False, teacher_columns: Sequence[int] | None = None
+        self,
+        *,
+        weight: float = 1.0,
+        label_weight: float = 0.0,
+        temperature: float = 1.0,
+        squared_temperature: bool = False,
+        regression: bool = False,
+        teacher_columns: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        assert weight > 0 or label_weight > 0, "every term has weight 0"
+        self.weight = weight
+        self.label_weight = label_weight
         self.temperature = temperature
+        self.factor = temperature**2 if squared_temperature else 1.0
         self.regression = regression
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
     def forward(
         self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
     ) -> LossTerms:
-        """Return "loss", "prediction_loss" and "logits" (B, C); for a batch without labels the logits alone."""
+        """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
+
+        For a batch without labels (evaluation) the logits alone.
+        """
         logits = student.logits
         assert logits is not None
         if batch.labels is None:
             return {"logits": logits.detach()}
-        if self.regression:
-            loss = regression_loss(logits.squeeze(-1), batch.labels, denominator=batch.counts.rows)
-        else:
+        total, terms = torch.zeros((), device=logits.device), {}
+        if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            columns = self.teacher_columns
-            targets = teacher.logits if columns is None else teacher.logits[:, columns]
-            denominator = batch.counts.rows * logits.shape[-1]
-            loss = soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
-        return {"loss": loss, "prediction_loss": loss.detach(), "logits": logits.detach()}
+            prediction_loss = self._prediction_loss(logits, teacher.logits, batch)
+            total = total + self.weight * prediction_loss
+            terms["prediction_loss"] = prediction_loss.detach()
+        if self.label_weight:
+            label_loss = _label_loss(logits, batch, regression=self.regression)
+            total = total + self.label_weight * label_loss
+            terms["label_loss"] = label_loss.detach()
+        return {"loss": total, **terms, "logits": logits.detach()}
+
+    def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
+        columns = self.teacher_columns
+        targets = teacher_logits if columns is None else teacher_logits[:, columns]
+        if self.regression:
+            return regression_loss(logits, targets, denominator=batch.counts.rows)
+        denominator = batch.counts.rows * logits.shape[-1]
+        loss = soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
+        return loss * self.factor
 
 
 class LabelObjective(nn.Module):
@@ -162,11 +231,15 @@ class LabelObjective(nn.Module):
         assert logits is not None
         if batch.labels is None:
             return {"logits": logits.detach()}
-        if self.regression:
-            loss = regression_loss(logits.squeeze(-1), batch.labels, denominator=batch.counts.rows)
-        else:
-            loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
-        return {"loss": loss, "logits": logits.detach()}
+        return {"loss": _label_loss(logits, batch, regression=self.regression), "logits": logits.detach()}
+
+
+def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:
+    """Cross-entropy of logits (B, C), or the mean squared error of scores (B, 1), over the global batch's rows."""
+    assert batch.labels is not None
+    if regression:
+        return regression_loss(logits, batch.labels, denominator=batch.counts.rows)
+    return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
 
 
 def _hidden_loss(

@@ -136,9 +136,14 @@ def test_a_student_from_scratch_needs_a_tokenizer():
         (["--pred_distill", "--projection", "shared"], "--projection shared"),
         (["--pred_distill", "--layer_map", "last"], "--layer_map last"),
         (["--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
+        (["--label_weight", "1"], "--label_weight 1.0 is for --pred_distill"),
+        (["--pred_distill", "--hidden_weight", "0"], "--hidden_weight 0.0 is for the intermediate stage"),
+        (["--attention_weight", "-1"], "--attention_weight is -1.0; it must not be negative"),
+        (["--attention_weight", "0", "--hidden_weight", "0", "--embedding_weight", "0"], "nothing is learned"),
+        (["--pred_distill", "--prediction_weight", "0"], "nothing is learned"),
     ],
 )
-def test_flags_that_a_stage_would_ignore_are_refused(words, said):
+def test_flags_that_a_stage_would_ignore_or_could_learn_nothing_from_are_refused(words, said):
     _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", *words])
     assert len(problems) == 1
     assert said in problems[0]

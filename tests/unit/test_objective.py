@@ -9,7 +9,7 @@ import torch
 
 from tests.support.models import random_batch
 from tinybert_ds.losses import attention_score_loss, hidden_state_loss
-from tinybert_ds.objective import IntermediateObjective, LabelObjective, PredictionObjective
+from tinybert_ds.objective import IntermediateObjective, LabelObjective, LossWeights, PredictionObjective
 from tinybert_ds.types import Counts, EncoderOutput
 
 
@@ -126,10 +126,66 @@ def test_without_labels_the_prediction_objective_gives_logits_alone(batch):
     assert list(PredictionObjective()(output(1, logits=logits), None, batch._replace(labels=None))) == ["logits"]
 
 
-def test_regression_learns_from_the_gold_scores(batch):
+def test_regression_learns_from_the_gold_scores_or_from_the_teachers(batch):
     batch = batch._replace(labels=torch.tensor([1.0, 3.0]))
-    terms = PredictionObjective(regression=True)(output(1, logits=torch.tensor([[2.0], [5.0]])), None, batch)
-    assert float(terms["loss"]) == pytest.approx((1 + 4) / 2)
+    student, teacher = output(1, logits=torch.tensor([[2.0], [5.0]])), output(2, logits=torch.tensor([[9.0], [6.0]]))
+    gold = PredictionObjective(regression=True, weight=0.0, label_weight=1.0)(student, None, batch)
+    assert float(gold["loss"]) == pytest.approx((1 + 4) / 2)
+    terms = PredictionObjective(regression=True, teacher_columns=[0])(student, teacher, batch)
+    assert float(terms["loss"]) == pytest.approx((49 + 1) / 2)
+
+
+@pytest.mark.parametrize("zero", ["attention", "hidden", "embedding"])
+def test_a_loss_of_weight_0_is_not_computed_and_the_others_count_by_their_weights(batch, zero):
+    full_student, full_teacher = output(1), output(2, hidden=10)
+    expected = IntermediateObjective(2, 6, 10, projection="per_layer", padding="valid")
+    whole = expected(full_student, full_teacher, batch)
+    weights = LossWeights(**{"attention": 2.0, "hidden": 3.0, "embedding": 5.0, zero: 0.0})
+    objective = IntermediateObjective(2, 6, 10, projection="per_layer", padding="valid", weights=weights)
+    objective.load_state_dict(expected.state_dict())
+    states, layers = objective.states, objective.attention_layers
+    student, teacher = (
+        model._replace(
+            hidden_states=tuple(model.hidden_states[state] for state in states),
+            queries=tuple(model.queries[layer] for layer in layers),
+            keys=tuple(model.keys[layer] for layer in layers),
+        )
+        for model in (full_student, full_teacher)
+    )
+    terms = objective(student, teacher, batch)
+    attention = sum(float(whole[f"attention_loss/layer_{layer}"]) for layer in (1, 2))
+    hidden = sum(float(whole[f"hidden_loss/state_{state}"]) for state in (1, 2))
+    embedding = float(whole["hidden_loss/state_0"])
+    loss = weights.attention * attention + weights.hidden * hidden + weights.embedding * embedding
+    assert float(terms["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert ("attention_loss" in terms) == (zero != "attention")
+    assert ("hidden_loss/state_0" in terms) == (zero != "embedding")
+    assert ("hidden_loss/state_2" in terms) == (zero != "hidden")
+    trained = [projection.weight.requires_grad for projection in objective.projections]
+    assert (
+        trained
+        == {
+            "attention": [True, True, True],
+            "hidden": [True, False, False],
+            "embedding": [False, True, True],
+        }[zero]
+    )
+
+
+def test_gold_labels_beside_the_teachers_and_the_squared_temperature_add_up(batch):
+    batch = batch._replace(labels=torch.tensor([1, 0]))
+    student, teacher = output(1, logits=torch.tensor([[0.0, 2.0], [0.0, 0.0]])), output(2, logits=torch.zeros(2, 2))
+    # softened by 2, the student's rows are (0, 1) and (0, 0); the teacher's are uniform
+    soft = (math.log(1 + math.e) - 0.5 + math.log(2)) / 4
+    hard = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
+    plain = PredictionObjective(temperature=2.0)(student, teacher, batch)
+    assert float(plain["loss"]) == pytest.approx(soft)
+    assert "label_loss" not in plain
+    both = PredictionObjective(temperature=2.0, squared_temperature=True, weight=0.5, label_weight=3.0)
+    terms = both(student, teacher, batch)
+    assert float(terms["prediction_loss"]) == pytest.approx(4 * soft)
+    assert float(terms["label_loss"]) == pytest.approx(hard)
+    assert float(terms["loss"]) == pytest.approx(2 * soft + 3 * hard)
 
 
 def test_labels_alone_give_cross_entropy_over_the_global_rows(batch):

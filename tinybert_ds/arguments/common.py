@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -128,6 +129,9 @@ class DistillationArguments(TrainingArguments):
         "the teacher's outputs of two batches are then held at a time.",
         False,
     )
+    attention_weight: float = option("Factor of the attention losses; 0 leaves them out.", 1.0)
+    hidden_weight: float = option("Factor of the losses of the layers' hidden states; 0 leaves them out.", 1.0)
+    embedding_weight: float = option("Factor of the loss of the embeddings; 0 leaves it out.", 1.0)
     layer_map: str = option(
         "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",
         "uniform",
@@ -141,3 +145,17 @@ class DistillationArguments(TrainingArguments):
         "normalisation, padded positions and all, batches padded to --max_seq_length.",
         "valid",
     )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Factors of the losses of hidden layers, by the names of `objective.LossWeights`."""
+        return {"attention": self.attention_weight, "hidden": self.hidden_weight, "embedding": self.embedding_weight}
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for name, weight in self.loss_weights.items():
+            if not 0 <= weight < math.inf:
+                found.append(f"--{name}_weight is {weight}; it must not be negative")
+        if not any(self.loss_weights.values()):
+            found.append("--attention_weight, --hidden_weight and --embedding_weight are all 0: nothing is learned")
+        return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments, option
+
+_LAYER_FLAGS = ("layer_map", "projection", "attention_weight", "hidden_weight", "embedding_weight")
+_PREDICTION_FLAGS = ("temperature", "squared_temperature", "prediction_weight", "label_weight", "regression_target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,19 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
     pred_distill: bool = option("Distil the prediction layer instead of the intermediate layers.", False)
     do_eval: bool = option("Evaluate --student_model on the task; nothing is trained.", False)
     aug_train: bool = option("Train on train_aug.tsv (data_tools/data_augmentation.py) instead of train.tsv.", False)
-    temperature: float = option("Temperature of the soft labels.", 1.0)
+    temperature: float = option("With --pred_distill: temperature of the soft labels.", 1.0)
+    squared_temperature: bool = option(
+        "With --pred_distill: multiply the loss of the soft labels by temperature squared (not in the paper).", False
+    )
+    prediction_weight: float = option(
+        "With --pred_distill: factor of the loss against the teacher's predictions; 0 leaves it out.", 1.0
+    )
+    label_weight: float = option(
+        "With --pred_distill: factor of a loss against the gold labels beside it; 0 leaves it out.", 0.0
+    )
+    regression_target: Literal["gold", "teacher"] = option(
+        "With --pred_distill, for tasks with scores: learn the gold scores, as published, or the teacher's.", "gold"
+    )
     pooler_relu: bool = option(
         "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
     )
@@ -78,19 +95,20 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if self.temperature <= 0:
             found.append(f"--temperature is {self.temperature}; it must be above 0")
+        for name in ("prediction_weight", "label_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                found.append(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if not (self.prediction_weight or self.label_weight):
+            found.append("--prediction_weight and --label_weight are both 0: nothing is learned")
         return found + self._ignored_flags()
 
     def _ignored_flags(self) -> list[str]:
         """Flags of one stage that another one would ignore."""
-        found = []
-        if self.pred_distill:
-            stated = {"layer_map": self.layer_map != "uniform", "projection": self.projection != "per_layer"}
-            found += [
-                f"--{name} {getattr(self, name)} says how hidden layers are compared; --pred_distill compares "
-                "predictions alone: leave it out"
-                for name, given in stated.items()
-                if given
-            ]
-        elif self.temperature != 1:
-            found.append(f"--temperature {self.temperature} is for --pred_distill; leave it out of this stage")
-        return found
+        ignored, reason = (_LAYER_FLAGS, "is for the intermediate stage; leave it out of --pred_distill")
+        if not self.pred_distill:
+            ignored, reason = (_PREDICTION_FLAGS, "is for --pred_distill; leave it out of this stage")
+        return [
+            f"--{name} {getattr(self, name)} {reason}"
+            for name in ignored
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default
+        ]

@@ -22,7 +22,7 @@ from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, count_parameters, freeze_unused
-from tinybert_ds.objective import IntermediateObjective
+from tinybert_ds.objective import IntermediateObjective, LossWeights
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,15 @@ def build_intermediate(
         embeddings_from_teacher: Start the student's embeddings from the teacher's (`--init_embeddings svd`).
     """
     num_layers = len(layer_map) - 1
+    weights = LossWeights(**arguments.loss_weights)
+    states, layers = weights.states(num_layers), weights.attention_layers(num_layers)
     teacher = CapturingEncoder(
-        teacher_model, states=layer_map, attention_layers=attention_layers(layer_map), logits=False
+        teacher_model,
+        states=[layer_map[state] for state in states],
+        attention_layers=[attention_layers(layer_map)[layer] for layer in layers],
+        logits=False,
     )
-    student = CapturingEncoder(
-        student_model, states=range(num_layers + 1), attention_layers=range(num_layers), logits=False
-    )
+    student = CapturingEncoder(student_model, states=states, attention_layers=layers, logits=False)
     for encoder in (teacher, student):
         check_capture(encoder, sequence_length=max_seq_length)
     if embeddings_from_teacher:
@@ -78,6 +81,7 @@ def build_intermediate(
         teacher_model.config.hidden_size,
         projection=arguments.projection,
         padding=arguments.padding,
+        weights=weights,
     )
     _take_projections(objective, student_directory)
     _describe(teacher_model, student_model, frozen)

@@ -12,6 +12,7 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
+from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "data": source.fingerprint,
             "layer_map": layer_map,
             "projection": arguments.projection,
+            "loss_weights": arguments.loss_weights,
+            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, world.device)),
             "padding": arguments.padding,
             "init_embeddings": arguments.init_embeddings,
         },

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tinybert_ds.arguments import TaskDistillArguments
-from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.errors import raise_all
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -79,6 +80,7 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         tokenizer_fingerprint(teacher_tokenizer),
     )
     spec = find_task(arguments.task_name, arguments.task_file)
+    raise_all(prediction_problems(arguments, spec))
     columns = task_columns(teacher_config, spec, arguments.stated_labels)
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config)
     source = task.source(
@@ -96,13 +98,14 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
     }
-    needs_teacher = not (arguments.pred_distill and spec.is_regression)  # which learns the gold scores, as published
-    if needs_teacher:
+    if not arguments.pred_distill or prediction_weights(arguments, spec).teacher:
         identity["teacher_dtype"] = str(teacher_dtype(arguments.teacher_dtype, world.device))
     if arguments.pred_distill:
-        identity |= {"stage": "task_distill prediction", "temperature": arguments.temperature}
+        names = ("temperature", "squared_temperature", "prediction_weight", "label_weight", "regression_target")
+        identity |= {"stage": "task_distill prediction", **{name: getattr(arguments, name) for name in names}}
     else:
         identity |= {"stage": "task_distill intermediate", "layer_map": layer_map, "projection": arguments.projection}
+        identity["loss_weights"] = arguments.loss_weights
     judge = partial(
         evaluate_directory,
         session.output_dir,
@@ -121,6 +124,42 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         final_results=judge if arguments.pred_distill else None,
     )
     write_results(session.output_dir, results, world)
+
+
+class PredictionWeights(NamedTuple):
+    """Factors of the losses of the prediction stage."""
+
+    teacher: float
+    labels: float
+
+
+def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
+    """Say what the prediction stage learns from: a regression learns the gold scores unless told otherwise."""
+    if spec.is_regression and arguments.regression_target == "gold":
+        return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
+    return PredictionWeights(teacher=arguments.prediction_weight, labels=arguments.label_weight)
+
+
+def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
+    """Flags of the prediction stage that do not fit the kind of task."""
+    if not spec.is_regression:
+        if arguments.regression_target == "gold":
+            return []
+        return [f"--regression_target is for scores; task {spec.name} has labels: see --label_weight"]
+    problems = [
+        f"--{name} is for labels; task {spec.name} has scores, which are learned by their squared error: leave it out"
+        for name, given in (
+            ("temperature", arguments.temperature != 1),
+            ("squared_temperature", arguments.squared_temperature),
+        )
+        if given
+    ]
+    if arguments.regression_target == "gold" and arguments.label_weight:
+        problems.append(
+            f"--label_weight beside --regression_target gold would count the gold scores of task {spec.name} twice; "
+            "take --regression_target teacher, or leave it out"
+        )
+    return problems
 
 
 def _student(session: Session[TaskDistillArguments], task: TaskData) -> Any:
@@ -172,8 +211,14 @@ def _prediction_models(
     arguments, world = session.arguments, session.world
     student_encoder = logits_encoder(_student(session, task), task)
     freeze_unused(student_encoder)
+    weights = prediction_weights(arguments, task.spec)
     objective = PredictionObjective(
-        temperature=arguments.temperature, regression=task.spec.is_regression, teacher_columns=columns
+        weight=weights.teacher,
+        label_weight=weights.labels,
+        temperature=arguments.temperature,
+        squared_temperature=arguments.squared_temperature,
+        regression=task.spec.is_regression,
+        teacher_columns=columns,
     )
     module = DistilledStudent(student_encoder, objective)
 
@@ -188,7 +233,7 @@ def _prediction_models(
         )
 
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
-    teacher = None if task.spec.is_regression else _logits_teacher(session, task)
+    teacher = _logits_teacher(session, task) if weights.teacher else None
     return Models(module, teacher, evaluation, export)
 
 

@@ -14,17 +14,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tinybert_ds.data.indexed import Shard
 from tinybert_ds.data.manifest import Corpus
 from tinybert_ds.data.order import Ints, make_key, uniforms
+from tinybert_ds.data.packing import pack_sentences
+from tinybert_ds.data.rows import Spans
 from tinybert_ds.data.samples import Chunks, chunk_documents, draw_targets
 from tinybert_ds.files import write_atomically
 
 BLOCK_TOKENS = 1 << 17
 COUNTS_DIRECTORY = "counts"
-_COUNTS_VERSION = 2
+_COUNTS_VERSION = 3
 _HELD_OUT_KEY = make_key("held out documents")
 _HASHED_AT_ONCE = 1 << 20
 
@@ -37,21 +40,47 @@ class Selection:
 
     split: Split
     held_out_below: float  # documents whose hash is below it are the eval split
-    longest: int  # tokens of a chunk
+    longest: int  # tokens of a chunk, or of a packed sample with its separators
+    overhead: int  # special tokens of a sample
     short_seq_prob: float
+    separator: int | None  # tokens between documents of a packed sample; None: chunks lie inside documents
 
 
 class Block(NamedTuple):
-    """The selected documents of a block, cut into chunks."""
+    """The selected documents of a block."""
 
-    chunks: Chunks
+    lengths: NDArray[np.int32]  # (s,) tokens of each sentence
+    document_ends: Ints  # (d,) number of sentences up to the end of each document
     addresses: Ints  # (d,) token of the shard at which each document begins
     documents: Ints  # (d,) number of each document in its corpus
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """The range of the shard's tokens in which the documents lie; there is at least one."""
+        last = self.document_ends[-2] if len(self.document_ends) > 1 else 0
+        return int(self.addresses[0]), int(self.addresses[-1]) + int(self.lengths[last:].sum())
 
-def num_blocks(shard: Shard) -> int:
-    """Blocks of a shard, empty ones included."""
-    return -(-len(shard.tokens) // BLOCK_TOKENS)
+    def chunks(self, selection: Selection, key: int) -> Chunks:
+        """The documents cut into chunks."""
+        targets = draw_targets(key, self.documents, selection.longest, selection.short_seq_prob)
+        return chunk_documents(self.lengths, self.document_ends, targets, selection.longest, selection.overhead)
+
+    def packed(self, selection: Selection, address: int) -> Spans:
+        """The documents joined and cut into samples; `address` is that of the shard's first token."""
+        assert selection.separator is not None
+        limits = (selection.longest, selection.separator, selection.overhead)
+        return pack_sentences(self.lengths, self.document_ends, self.addresses + address, *limits)
+
+    def num_samples(self, selection: Selection, key: int) -> int:
+        """Samples that the documents give."""
+        if selection.separator is not None:
+            return len(self.packed(selection, 0).counts)
+        return len(self.chunks(selection, key).first)
+
+
+def num_blocks(tokens: int) -> int:
+    """Blocks of a shard of so many tokens, empty ones included."""
+    return -(-tokens // BLOCK_TOKENS)
 
 
 def held_out_threshold(num_documents: int, fraction: float) -> float:
@@ -75,7 +104,7 @@ def is_held_out(documents: Ints, threshold: float) -> np.ndarray:
     return uniforms(_HELD_OUT_KEY, documents) < threshold
 
 
-def read_block(shard: Shard, first_document: int, number: int, selection: Selection, key: int) -> Block:
+def read_block(shard: Shard, first_document: int, number: int, selection: Selection) -> Block:
     """The selected documents of block `number` of a shard.
 
     Args:
@@ -83,7 +112,6 @@ def read_block(shard: Shard, first_document: int, number: int, selection: Select
         first_document: the number that its first document has in its corpus.
         number: of the block inside the shard.
         selection: documents of the other split are passed over.
-        key: names the draws of (seed, epoch).
     """
     begin = shard.first_document_from(number * BLOCK_TOKENS)
     end = shard.first_document_from((number + 1) * BLOCK_TOKENS)
@@ -94,15 +122,13 @@ def read_block(shard: Shard, first_document: int, number: int, selection: Select
     begins, sentences = edges[:-1][selected], np.diff(edges)[selected]
     ends = np.cumsum(sentences)
     places = np.repeat(begins - (ends - sentences), sentences) + np.arange(sentences.sum())
-    targets = draw_targets(key, documents, selection.longest, selection.short_seq_prob)
     # A document without sentences, which other writers make, may begin where the index ends.
     offsets = np.asarray(shard.offsets[np.minimum(begins, len(shard.offsets) - 1)])
-    chunks = chunk_documents(shard.lengths[places], ends, targets, selection.longest)
-    return Block(chunks, offsets // shard.tokens.itemsize, documents)
+    return Block(shard.lengths[places], ends, offsets // shard.tokens.itemsize, documents)
 
 
-def count_chunks(corpus: Corpus, selection: Selection, key: int) -> Ints:
-    """Chunks of each block of a corpus, shard after shard, int64.
+def count_samples(corpus: Corpus, selection: Selection, key: int) -> Ints:
+    """Samples of each block of a corpus, shard after shard, int64.
 
     Counting reads the whole index, so the result is kept in the directory `counts` of the corpus, under a name made of
     all that it depends on. A directory that cannot be written to is no error: it is counted again next time.
@@ -115,7 +141,7 @@ def count_chunks(corpus: Corpus, selection: Selection, key: int) -> Ints:
         "key": key if selection.short_seq_prob > 0 else None,
     }
     path = corpus.directory / COUNTS_DIRECTORY / f"{xxhash.xxh3_64_hexdigest(json.dumps(named).encode())}.npy"
-    expected = sum(num_blocks(shard) for shard in corpus.shards)
+    expected = sum(num_blocks(shard.tokens) for shard in corpus.manifest.shards)
     try:
         counts = np.load(path, allow_pickle=False)
         if counts.shape == (expected,) and counts.dtype == np.int64:
@@ -138,8 +164,8 @@ def _count(corpus: Corpus, selection: Selection, key: int, blocks: int) -> Ints:
     quiet = os.environ.get("RANK", "0") != "0"
     with tqdm(total=blocks, desc="counting samples", unit="block", delay=5, disable=quiet) as bar:
         for shard in corpus.shards:
-            for number in range(num_blocks(shard)):
-                counts.append(len(read_block(shard, first_document, number, selection, key).chunks.first))
+            for number in range(num_blocks(len(shard.tokens))):
+                counts.append(read_block(shard, first_document, number, selection).num_samples(selection, key))
                 bar.update()
             first_document += shard.num_documents
     return np.array(counts, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Batches of a corpus: blocks in random order, samples in random order inside a window of blocks.
+"""Batches of corpora: blocks in random order, samples in random order inside a window of blocks.
 
-n samples of a window, B rows, P, M and F the special tokens before, between and after the segments.
+n samples of a window, B rows.
 """
 
 from __future__ import annotations
@@ -17,38 +17,51 @@ import numpy as np
 import xxhash
 
 from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
-from tinybert_ds.data.blocks import Selection, Split, count_chunks, held_out_threshold, read_block
-from tinybert_ds.data.corpus_checks import check_arguments, check_documents, check_one_tokenizer, make_masking
+from tinybert_ds.data.blocks import Selection, Split, held_out_threshold
+from tinybert_ds.data.corpus_checks import (
+    check_arguments,
+    check_documents,
+    check_one_sampling,
+    check_one_tokenizer,
+    make_masking,
+)
 from tinybert_ds.data.manifest import Corpus, Sampling, open_corpus
 from tinybert_ds.data.masking import mask_tokens
-from tinybert_ds.data.order import Ints, make_key, permutation
-from tinybert_ds.data.placement import Placement, span_indices
-from tinybert_ds.data.samples import Samples, exchange_second_segments, make_samples
+from tinybert_ds.data.mixture import Mixture
+from tinybert_ds.data.order import Ints, make_key
+from tinybert_ds.data.placement import Placement
+from tinybert_ds.data.rows import Spans, Template, join_spans, pair_first_lengths, pair_spans
+from tinybert_ds.data.samples import exchange_second_segments
+from tinybert_ds.data.stream import Order, Stream
 from tinybert_ds.data.tokenizer import SpecialIds
+from tinybert_ds.data.verification import Verification
 from tinybert_ds.types import Batch
 
-WINDOW_SAMPLES = 1 << 16
-WINDOW_STEPS = 64
+WINDOW_SAMPLES = 1 << 17
+WINDOW_STEPS = 256
 _CACHED = 2
 
 Value = TypeVar("Value")
 
 
 class _Epoch(NamedTuple):
-    blocks: Ints  # order of the blocks
-    ends: Ints  # samples up to the end of each block, in that order
+    orders: list[Order]  # of each stream
+    samples: int
+    window_steps: int  # optimizer steps of a window; the last may have fewer
     key: int
 
 
 class _Window(NamedTuple):
-    samples: Samples
+    spans: Spans
+    first_lengths: Ints  # (n,) tokens of type 0
+    sample_ids: Ints  # (n,)
     lengths: Ints  # (n,) tokens of each sample, special tokens included
     steps: list[Ints]  # rows of each optimizer step
     key: int
 
 
 class CorpusSource:
-    """Optimizer steps of one corpus or several joined; a `BatchSource`.
+    """Optimizer steps of one corpus, or of several joined or mixed; a `BatchSource`.
 
     Args:
         directories: outputs of pregenerate_training_data.py.
@@ -58,14 +71,18 @@ class CorpusSource:
         global_batch_size: rows of an optimizer step.
         max_seq_length: longest sample in tokens, special tokens included.
         seed: names order, spans, pairs and masks.
+        weights: shares of the samples that each directory gives; an epoch ends with the first that ends. None: all
+            directories are read to their ends, as if they were one.
         padding: to the step's longest row, or to max_seq_length.
-        one_seq: no random second segments. This and the next four: None takes what the manifest says.
+        one_seq: no random second segments. This and the next five: None takes what the manifest says.
+        full_sentences: samples are packed with sentences of one document after the other; there are no pairs.
         masked_lm_prob: share of tokens to mask; 0 changes nothing at all.
         whole_word: mask whole words.
         short_seq_prob: share of documents cut into shorter samples; none in the eval split.
         max_predictions_per_seq: most masked tokens of a sample.
         type_vocab_size: token types of the model; with fewer than 2, all are 0.
         max_samples: an epoch ends after so many samples.
+        verification: checks the files in the background; the first damaged one ends the run.
 
     Raises:
         ConfigError: arguments out of range.
@@ -81,14 +98,17 @@ class CorpusSource:
         global_batch_size: int,
         max_seq_length: int,
         seed: int,
+        weights: Sequence[float] | None = None,
         padding: Padding = "valid",
         one_seq: bool | None = None,
+        full_sentences: bool | None = None,
         masked_lm_prob: float | None = None,
         whole_word: bool | None = None,
         short_seq_prob: float | None = None,
         max_predictions_per_seq: int | None = None,
         type_vocab_size: int = 2,
         max_samples: int | None = None,
+        verification: Verification | None = None,
     ) -> None:
         paths = [directories] if isinstance(directories, str | Path) else directories
         corpora = [open_corpus(path) for path in paths]
@@ -97,15 +117,17 @@ class CorpusSource:
         self.special_ids: SpecialIds = manifest.special_ids
         self.tokenizer_fingerprint: str = manifest.tokenizer_fingerprint
         self.vocab_size: int = manifest.special_ids.vocab_size
-        self.sampling: Sampling = _resolve(
-            manifest.sampling,
-            max_seq_len=max_seq_length,
-            one_seq=one_seq,
-            masked_lm_prob=masked_lm_prob,
-            whole_word=whole_word,
-            short_seq_prob=short_seq_prob,
-            max_predictions_per_seq=max_predictions_per_seq,
-        )
+        stated = {
+            "max_seq_len": max_seq_length,
+            "one_seq": one_seq,
+            "full_sentences": full_sentences,
+            "masked_lm_prob": masked_lm_prob,
+            "whole_word": whole_word,
+            "short_seq_prob": short_seq_prob,
+            "max_predictions_per_seq": max_predictions_per_seq,
+        }
+        check_one_sampling(corpora, stated)
+        self.sampling: Sampling = _resolve(manifest.sampling, stated)
         check_arguments(
             self.sampling,
             self.special_ids,
@@ -118,35 +140,46 @@ class CorpusSource:
         self._split: Split = split
         self._seed = seed
         self._max_samples = max_samples
-        self._limit = max_seq_length - sum(len(part) for part in self._template)
+        self._eval_fraction = eval_fraction
+        self._weights = weights
         self._layout = RowLayout(padding, max_seq_length, self.special_ids.pad, type_vocab_size)
+        self._template = _template(self.special_ids, self.sampling)
         self._masking = make_masking(corpora[0], self.sampling)
         self._corpora = corpora
-        self._selections = _select(corpora, split, eval_fraction, self._limit, self.sampling)
-        check_documents(corpora, self._selections, eval_fraction, self.sampling.one_seq)
+        selections = [
+            _select(corpus, split, eval_fraction, self.special_ids, self.sampling, self._template) for corpus in corpora
+        ]
+        check_documents(corpora, selections, eval_fraction, self.sampling)
+        self._limit = selections[0].longest
         self._placement = Placement(corpora)
-        window_steps = max(WINDOW_STEPS, -(-WINDOW_SAMPLES // global_batch_size))
-        self._window_samples = window_steps * global_batch_size
-        self._eval_fraction = eval_fraction
+        numbers = range(len(corpora))
+        members = [numbers] if weights is None else [numbers[i : i + 1] for i in numbers]
+        self._streams = [Stream(corpora, mine, selections, self._placement) for mine in members]
+        self._mixture = Mixture(weights or [1.0], period=WINDOW_SAMPLES)
+        self._verification = verification
         self._lock = threading.RLock()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What changes the samples, by name: data, sampling, split; neither seed nor batch size nor padding."""
+        return {
+            "data": [corpus.manifest.fingerprint for corpus in self._corpora],
+            "corpus_weights": None if self._weights is None else list(self._weights),
+            "sampling": asdict(self.sampling),
+            "eval_fraction": self._eval_fraction,
+            "max_train_samples": self._max_samples,
+        }
+
+    @property
     def fingerprint(self) -> str:
-        """Names the corpora and all that changes their samples, but neither seed nor batch size nor padding."""
-        content = [
-            [corpus.manifest.fingerprint for corpus in self._corpora],
-            asdict(self.sampling),
-            [self._split, self._eval_fraction, self._max_samples],
-        ]
-        return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
+        """A hash of the identity and the split."""
+        return xxhash.xxh3_128_hexdigest(json.dumps([self._split, self.identity]).encode())
 
     def samples_in_epoch(self, epoch: int) -> int:
         """Samples of an epoch; they differ a little between epochs, because short documents are drawn anew."""
-        ends = self._epoch(epoch).ends
-        total = int(ends[-1])
-        return total if self._max_samples is None else min(total, self._max_samples)
+        return self._epoch(epoch).samples
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps of an epoch; only the last may be short."""
@@ -157,12 +190,18 @@ class CorpusSource:
         return min(self.global_batch_size, self.samples_in_epoch(epoch) - position * self.global_batch_size)
 
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
-        """The micro-batches that `rank` takes in optimizer step `position` of `epoch` (see `BatchSource`)."""
+        """The micro-batches that `rank` takes in optimizer step `position` of `epoch` (see `BatchSource`).
+
+        Raises:
+            DataError: a file was found damaged in the meantime.
+        """
         assert 0 <= position < self.steps_in_epoch(epoch), f"step {position} is not in epoch {epoch}"
-        steps_in_window = self._window_samples // self.global_batch_size
-        window = self._window(epoch, position // steps_in_window)
+        if self._verification is not None:
+            self._verification.check()
+        number, step = divmod(position, self._epoch(epoch).window_steps)
+        window = self._window(epoch, number)
         return step_batches(
-            window.steps[position % steps_in_window],
+            window.steps[step],
             window.lengths,
             lambda rows: self._rows(window, rows),
             self._layout,
@@ -170,10 +209,6 @@ class CorpusSource:
             world_size=world_size,
             accumulation=accumulation,
         )
-
-    @property
-    def _template(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        return self.special_ids.prefix, self.special_ids.middle, self.special_ids.suffix
 
     def _epoch(self, epoch: int) -> _Epoch:
         with self._lock:
@@ -185,83 +220,86 @@ class CorpusSource:
 
     def _make_epoch(self, epoch: int) -> _Epoch:
         key = make_key("eval") if self._split == "eval" else make_key("train", self._seed, epoch)
-        parts = zip(self._corpora, self._selections, strict=True)
-        counts = np.concatenate([count_chunks(corpus, selection, key) for corpus, selection in parts])
-        blocks = np.arange(len(counts))
-        if self._split == "train":
-            blocks = permutation(make_key(key, "blocks"), len(counts))
-        return _Epoch(blocks, np.cumsum(counts[blocks]), key)
+        orders = [stream.order(key, shuffled=self._split == "train") for stream in self._streams]
+        samples = self._mixture.epoch_samples([order.samples for order in orders])
+        if self._max_samples is not None:
+            samples = min(samples, self._max_samples)
+        return _Epoch(orders, samples, window_steps(samples, self.global_batch_size), key)
 
     def _make_window(self, epoch_and_number: tuple[int, int]) -> _Window:
         epoch, number = epoch_and_number
         plan = self._epoch(epoch)
-        begin = number * self._window_samples
-        end = min(begin + self._window_samples, self.samples_in_epoch(epoch))
-        first, last = np.searchsorted(plan.ends, [begin, end - 1], side="right")
-        parts = [self._block_samples(plan, place, begin, end) for place in range(first, last + 1)]
-        samples = Samples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        begin = number * plan.window_steps * self.global_batch_size
+        end = min(begin + plan.window_steps * self.global_batch_size, plan.samples)
         key = make_key(plan.key, "window", number)
+        parts = []
+        for corpus, (stream, order) in enumerate(zip(self._streams, plan.orders, strict=True)):
+            first, last = self._mixture.corpus_range(corpus, begin, end)
+            if first < last:
+                sample_ids = self._mixture.positions(corpus, first, last)
+                parts.append(self._stream_rows(stream, order, (first, last), sample_ids, make_key(key, corpus)))
+        spans = join_spans([part[0] for part in parts])
+        first_lengths, sample_ids = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
+        lengths = spans.row_lengths(self._template)
+        steps = plan_window(lengths, self.global_batch_size, key if self._split == "train" else None)
+        return _Window(spans, first_lengths, sample_ids, lengths, steps, plan.key)
+
+    def _stream_rows(
+        self, stream: Stream, order: Order, places: tuple[int, int], sample_ids: Ints, key: int
+    ) -> tuple[Spans, Ints, Ints]:
+        """Rows of some samples of a stream, their tokens of type 0, and their numbers."""
+        if self.sampling.full_sentences:
+            packed = stream.packed(order, *places)
+            return packed, packed.row_lengths(self._template), sample_ids
+        samples = stream.pairs(order, *places, sample_ids)
         if not self.sampling.one_seq:
             samples = exchange_second_segments(key, samples, self._limit)
-        prefix, middle, suffix = (len(part) for part in self._template)
-        two = samples.second_length > 0
-        lengths = prefix + samples.first_length + two * (middle + samples.second_length) + suffix
-        shuffle = key if self._split == "train" else None
-        return _Window(samples, lengths, plan_window(lengths, self.global_batch_size, shuffle), plan.key)
-
-    def _block_samples(self, plan: _Epoch, place: int, begin: int, end: int) -> Samples:
-        """The samples of the block at `place` in the order that lie in positions [begin, end) of the epoch."""
-        placed, number = self._placement.find_block(int(plan.blocks[place]))
-        selection = self._selections[placed.corpus]
-        block = read_block(placed.shard, placed.first_document, number, selection, plan.key)
-        block_end = int(plan.ends[place])
-        sample_ids = np.arange(block_end - len(block.chunks.first), block_end)
-        samples = make_samples(
-            plan.key,
-            sample_ids,
-            block.chunks,
-            block.addresses + placed.token_base,
-            block.documents + placed.document_base,
-        )
-        inside = (sample_ids >= begin) & (sample_ids < end)
-        return Samples(*(column[inside] for column in samples))
+        return pair_spans(samples), pair_first_lengths(samples, self._template), sample_ids
 
     def _rows(self, window: _Window, rows: Ints) -> Rows:
         """Rows of a window as tokens, with their special tokens and masks."""
-        samples = Samples(*(column[rows] for column in window.samples))
-        lengths = window.lengths[rows]
-        prefix, middle, suffix = (np.array(part, dtype=np.int64) for part in self._template)
-        two = samples.second_length > 0
-        begins = np.cumsum(lengths) - lengths
-        after_first = begins + len(prefix) + samples.first_length
-        tokens = np.empty(lengths.sum(), dtype=np.int64)
-        tokens[begins[:, None] + np.arange(len(prefix))] = prefix
-        tokens[span_indices(begins + len(prefix), samples.first_length)] = self._placement.gather(
-            samples.first_start, samples.first_length
-        )
-        tokens[after_first[two][:, None] + np.arange(len(middle))] = middle
-        tokens[span_indices(after_first + len(middle), samples.second_length)] = self._placement.gather(
-            samples.second_start, samples.second_length
-        )
-        tokens[(begins + lengths - len(suffix))[:, None] + np.arange(len(suffix))] = suffix
+        tokens = window.spans.of(rows).tokens(self._template, self._placement.gather)
+        lengths, sample_ids = window.lengths[rows], window.sample_ids[rows]
         if self._masking is not None:
-            mask_key = make_key(window.key, "mask")
-            tokens = mask_tokens(mask_key, samples.sample_ids, tokens, lengths, self._masking)
-        first_lengths = len(prefix) + samples.first_length + np.where(two, len(middle), len(suffix))
-        return Rows(tokens, lengths, first_lengths, samples.sample_ids)
+            tokens = mask_tokens(make_key(window.key, "mask"), sample_ids, tokens, lengths, self._masking)
+        return Rows(tokens, lengths, window.first_lengths[rows], sample_ids)
+
+
+def window_steps(samples: int, global_batch_size: int) -> int:
+    """Optimizer steps of each window of an epoch: windows of equal size, so that no small one is left at the end.
+
+    Few rows of many lengths make steps of mixed lengths, which are padding for the most part.
+    """
+    wanted = max(WINDOW_STEPS, -(-WINDOW_SAMPLES // global_batch_size))
+    steps = -(-samples // global_batch_size)
+    return -(-steps // max(1, round(steps / wanted)))
+
+
+def _template(special: SpecialIds, sampling: Sampling) -> Template:
+    """Special tokens of a row; in packed samples a separator stands between two documents."""
+    return Template(special.prefix, (special.sep,) if sampling.full_sentences else special.middle, special.suffix)
 
 
 def _select(
-    corpora: Sequence[Corpus], split: Split, eval_fraction: float, longest: int, sampling: Sampling
-) -> list[Selection]:
-    """The documents of the split, for each corpus."""
-    short_seq_prob = sampling.short_seq_prob if split == "train" else 0.0
-    thresholds = [held_out_threshold(corpus.manifest.documents, eval_fraction) for corpus in corpora]
-    return [Selection(split, threshold, longest, short_seq_prob) for threshold in thresholds]
+    corpus: Corpus, split: Split, eval_fraction: float, special: SpecialIds, sampling: Sampling, template: Template
+) -> Selection:
+    """Which documents of a corpus are read, and how they are cut."""
+    packing = sampling.full_sentences
+    overhead = len(special.prefix) + len(special.suffix) + (0 if packing else len(special.middle))
+    return Selection(
+        split=split,
+        held_out_below=held_out_threshold(corpus.manifest.documents, eval_fraction),
+        longest=sampling.max_seq_len - overhead,
+        overhead=overhead,
+        short_seq_prob=0.0 if packing or split == "eval" else sampling.short_seq_prob,
+        separator=len(template.joiner) if packing else None,
+    )
 
 
-def _resolve(sampling: Sampling, **stated: Any) -> Sampling:
-    """The manifest's sampling with what the run states itself."""
+def _resolve(sampling: Sampling, stated: dict[str, Any]) -> Sampling:
+    """The manifest's sampling with what the run states itself; samples of one segment are not packed ones."""
+    if stated["one_seq"] and stated["full_sentences"] is None:
+        stated = {**stated, "full_sentences": False}
     return replace(sampling, **{name: value for name, value in stated.items() if value is not None})
 
 

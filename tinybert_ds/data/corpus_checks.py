@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,26 @@ def check_one_tokenizer(corpora: Sequence[Corpus]) -> None:
                 f"the corpora {str(corpora[0].directory)!r} and {str(corpus.directory)!r} were made with different "
                 "tokenisers. Prepare both with the same --bert_model and casing."
             )
+
+
+def check_one_sampling(corpora: Sequence[Corpus], stated: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where the manifests make samples in different ways and the run does not say which.
+
+    Args:
+        corpora: of the run.
+        stated: what the run says of the fields of `Sampling`; None: nothing.
+    """
+    first = corpora[0]
+    problems = []
+    for corpus in corpora[1:]:
+        for name, value in asdict(corpus.manifest.sampling).items():
+            own = getattr(first.manifest.sampling, name)
+            if value != own and stated[name] is None:
+                problems.append(
+                    f"{name} is {own} in the manifest of {str(first.directory)!r} and {value} in that of "
+                    f"{str(corpus.directory)!r}; say which with the training command's flag, or prepare both alike"
+                )
+    raise_all(problems, ConfigError)
 
 
 def check_arguments(
@@ -62,11 +84,11 @@ def check_arguments(
 
 
 def check_documents(
-    corpora: Sequence[Corpus], selections: Sequence[Selection], eval_fraction: float, one_seq: bool
+    corpora: Sequence[Corpus], selections: Sequence[Selection], eval_fraction: float, sampling: Sampling
 ) -> None:
     """Raise `DataError` unless there are documents to train on, and two of them when second segments are exchanged."""
     total = sum(corpus.manifest.documents for corpus in corpora)
-    training, needed = 0, 1 if one_seq else 2
+    training, needed = 0, 1 if sampling.one_seq or sampling.full_sentences else 2
     for corpus, selection in zip(corpora, selections, strict=True):
         for begin in range(0, corpus.manifest.documents, _DOCUMENTS_AT_ONCE):
             documents = np.arange(begin, min(begin + _DOCUMENTS_AT_ONCE, corpus.manifest.documents))

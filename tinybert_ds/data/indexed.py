@@ -16,6 +16,7 @@ n sentences, d - 1 documents, T tokens of a shard.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from array import array
@@ -55,6 +56,7 @@ class Shard:
     lengths: NDArray[np.int32]  # (n,) tokens of each sentence
     offsets: NDArray[np.int64]  # (n,) byte offset of each sentence
     documents: NDArray[np.int64]  # (d,) first sentence of each document, and n
+    mapping: mmap.mmap | None = None  # what the tokens lie in
 
     @property
     def num_documents(self) -> int:
@@ -66,6 +68,12 @@ class Shard:
         if sentence == len(self.lengths):
             return len(self.tokens)
         return int(self.offsets[sentence]) // self.tokens.itemsize
+
+    def will_need(self, begin: int, end: int) -> None:
+        """Have the tokens [begin, end) read ahead in one go: a cold disk is much slower page by page."""
+        if self.mapping is not None and end > begin:
+            start = begin * self.tokens.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_WILLNEED, start, end * self.tokens.itemsize - start)
 
     def first_document_from(self, token: int) -> int:
         """The first document that begins at `token` or after it, by bisection: O(log d) reads of the index."""
@@ -197,8 +205,10 @@ def open_shard(directory: Path, name: str) -> Shard:
         raise DataError(f"{str(idx)!r} is damaged: its document index does not span its {n} sentences. {_RESTORE}")
     dtype = _DTYPES[code]
     _check_size(bin_, int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize)
-    tokens = np.memmap(bin_, mode="r", dtype=dtype.newbyteorder("<"))
-    return Shard(name, tokens, lengths, offsets, documents)
+    with bin_.open("rb") as handle:
+        mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    tokens = np.frombuffer(mapping, dtype=dtype.newbyteorder("<"))
+    return Shard(name, tokens, lengths, offsets, documents, mapping)
 
 
 def hash_file(path: Path) -> FileRecord:

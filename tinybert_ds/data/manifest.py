@@ -31,6 +31,7 @@ class Sampling:
     max_predictions_per_seq: int = 20
     whole_word: bool = False
     one_seq: bool = False
+    full_sentences: bool = False
 
 
 class SourceRange(NamedTuple):

@@ -60,6 +60,12 @@ def permutation(key: int, n: int) -> Ints:
     return np.argsort(random_bits(key, np.arange(n)), kind="stable").astype(np.int64)
 
 
+def span_indices(starts: Ints, lengths: Ints) -> Ints:
+    """Indices start, start + 1, ... of every span (n,), one span after the other."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
+
+
 def _mix(x: UInts) -> UInts:
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from tinybert_ds.data.blocks import num_blocks
 from tinybert_ds.data.indexed import Shard
 from tinybert_ds.data.manifest import Corpus
-from tinybert_ds.data.order import Ints
+from tinybert_ds.data.order import Ints, span_indices
 
 
-class PlacedShard(NamedTuple):
+@dataclass(frozen=True)
+class PlacedShard:
     """A shard and where its numbers begin."""
 
-    shard: Shard
+    owner: Corpus
+    number: int  # among the shards of its corpus
     corpus: int  # which of the corpora it belongs to
     first_document: int  # number of its first document in its own corpus
     document_base: int  # number of its corpus's first document among all corpora
     token_base: int  # address of its first token among all shards
     block_base: int  # number of its first block among all shards
+
+    @property
+    def shard(self) -> Shard:
+        """The shard, memory-mapped."""
+        return self.owner.shards[self.number]
 
 
 class Placement:
@@ -29,16 +36,18 @@ class Placement:
 
     def __init__(self, corpora: Sequence[Corpus]) -> None:
         self._placed: list[PlacedShard] = []
+        self.block_ranges: list[tuple[int, int]] = []  # of each corpus
         document_base, token_base, block_base = 0, 0, 0
         for number, corpus in enumerate(corpora):
-            first_document = 0
-            for shard in corpus.shards:
+            first_document, first_block = 0, block_base
+            for place, record in enumerate(corpus.manifest.shards):
                 bases = (first_document, document_base, token_base, block_base)
-                self._placed.append(PlacedShard(shard, number, *bases))
-                first_document += shard.num_documents
-                token_base += len(shard.tokens)
-                block_base += num_blocks(shard)
+                self._placed.append(PlacedShard(corpus, place, number, *bases))
+                first_document += record.documents
+                token_base += record.tokens
+                block_base += num_blocks(record.tokens)
             document_base += first_document
+            self.block_ranges.append((first_block, block_base))
         self._token_bases = np.array([placed.token_base for placed in self._placed])
         self._block_bases = np.array([placed.block_base for placed in self._placed])
 
@@ -60,9 +69,3 @@ class Placement:
             source = span_indices(starts[mine] - placed.token_base, lengths[mine])
             tokens[span_indices(places[mine], lengths[mine])] = placed.shard.tokens[source]
         return tokens
-
-
-def span_indices(starts: Ints, lengths: Ints) -> Ints:
-    """Indices start, start + 1, ... of every span (n,), one span after the other."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())

@@ -46,7 +46,10 @@ class TrainingArguments:
     )
     num_train_epochs: float = option("Passes over the data.", 3.0)
     max_steps: int | None = option("Optimizer steps; overrides --num_train_epochs.", None)
-    logging_steps: int = option("Steps between two lines of metrics.jsonl and TensorBoard.", 10)
+    logging_steps: int = option("Steps between two lines of metrics.jsonl, TensorBoard and the console.", 10)
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "Least weighty messages that rank 0 shows; from warning on, no lines of progress and no bars.", "info"
+    )
     save_steps: int | None = option(
         "Steps between two resumable checkpoints. Default: 1000, or the published --eval_step in general distillation.",
         None,

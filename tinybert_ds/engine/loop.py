@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
+from tinybert_ds.engine.communication import watched_collectives
 from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_step
 from tinybert_ds.engine.lessons import Lessons, pin
 from tinybert_ds.engine.monitor import Monitor, Stopwatch
@@ -75,7 +76,8 @@ def train(
     """Train from `state` to the end of the plan and return the last state."""
     stopwatch = Stopwatch(world.device)
     engine.train()
-    with closing(prefetch(with_following(global_batches(source, state.step, plan, world)))) as steps:
+    batches = prefetch(with_following(global_batches(source, state.step, plan, world)))
+    with closing(batches) as steps, watched_collectives(stopwatch, world.size):
         for _ in range(state.step, plan.total_steps):
             with stopwatch.measure("data"):
                 step = next(steps)
@@ -95,6 +97,7 @@ def train(
                 monitor.flush()
                 with stopwatch.measure("save"):
                     checkpoints.save(engine, state)
+    monitor.account(stopwatch.read())  # what came after the last logged step
     return state
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from tinybert_ds.engine.board import Board
+from tinybert_ds.engine.console import evaluation_line, step_line, summary_table
 from tinybert_ds.files import write_atomically
 
-_LOG_SECONDS = 10.0
-"""Between two lines of the progress bar where it goes to a file and every refresh stays."""
+logger = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -31,7 +32,7 @@ class Stopwatch:
         self._cuda = device.type == "cuda"
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, Any, Any]] = []
-        self._samples = self._tokens = 0
+        self._samples = self._tokens = self._steps = self._bytes = 0
         self._started = time.perf_counter()
 
     @contextmanager
@@ -52,20 +53,36 @@ class Stopwatch:
         """A step of so many samples (of all ranks) and real tokens (of this rank) is done."""
         self._samples += samples
         self._tokens += tokens
+        self._steps += 1
+
+    def carry(self, operation: str, num_bytes: int) -> None:
+        """A collective carries so many bytes."""
+        self._bytes += num_bytes
 
     def read(self) -> dict[str, float]:
-        """Return samples/s (all ranks), tokens/s (this rank) and each part's share of the time, and start anew."""
+        """Return what was measured since the last reading, and start anew.
+
+        Returns:
+            "seconds"; "steps"; "step_seconds"; "samples_per_second" (of all ranks); of this rank "tokens_per_second",
+            "communicated_bytes_per_step" and each part's share of the time, such as "student_share".
+        """
         if self._events:
             torch.cuda.synchronize()
             for name, begin, end in self._events:
                 self._add(name, begin.elapsed_time(end) / 1e3)
         elapsed = max(time.perf_counter() - self._started, 1e-9)
+        steps = max(1, self._steps)
         reading = {
+            "seconds": elapsed,
+            "steps": self._steps,
+            "step_seconds": elapsed / steps,
+            "communicated_bytes_per_step": self._bytes / steps,
             "samples_per_second": self._samples / elapsed,
             "tokens_per_second": self._tokens / elapsed,
             **{f"{name}_share": seconds / elapsed for name, seconds in self._seconds.items()},
         }
-        self._seconds, self._events, self._samples, self._tokens = {}, [], 0, 0
+        self._seconds, self._events = {}, []
+        self._samples = self._tokens = self._steps = self._bytes = 0
         self._started = time.perf_counter()
         return reading
 
@@ -90,12 +107,22 @@ class Monitor:
             return
         path = directory / "metrics.jsonl"
         truncate_metrics(path, start_step)
+        self._directory, self._title = directory, title
+        self._steps = (start_step, total_steps)
         self._metrics = path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
-        interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
+        self._board = Board(directory / "tensorboard", start_step=start_step)
+        self._clock: dict[str, float] = {}
+        self._started = time.perf_counter()
+        # In a file the lines of the logged steps say the same; a bar would fill it with every refresh.
+        wanted = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
         self._bar = tqdm(
-            total=total_steps, initial=start_step, desc=title, unit="step", dynamic_ncols=True, mininterval=interval
+            total=total_steps, initial=start_step, desc=title, unit="step", dynamic_ncols=True, disable=not wanted
         )
+
+    def describe(self, arguments: Mapping[str, Any], deepspeed_config: Mapping[str, Any], world_size: int) -> None:
+        """Write what the run is started with where TensorBoard shows it."""
+        if self._enabled:
+            self._board.describe(arguments, deepspeed_config, world_size)
 
     def advance(self) -> None:
         """One optimizer step is done."""
@@ -107,36 +134,42 @@ class Monitor:
         if not self._enabled:
             return
         self._write_line({"step": step, **values, "clock": clock})
-        for name, value in values.items():
-            self._writer.add_scalar(f"{_group(name)}/{name}", value, step)
-        for name, value in clock.items():
-            group = "time" if name.endswith("_share") else "throughput"
-            self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.4g}, {clock['samples_per_second']:.0f} samples/s", refresh=False
-        )
+        self.account(clock)
+        shown = {name: value for name, value in clock.items() if name not in ("seconds", "steps")}
+        self._board.scalars(step, {**values, **shown})
+        first, last = self._steps
+        seconds_left = (time.perf_counter() - self._started) / max(1, step - first) * (last - step)
+        logger.info("%s", step_line(step, last, values, clock, seconds_left))
+
+    def account(self, clock: dict[str, float]) -> None:
+        """Count a reading of the stopwatch in the summary of the run."""
+        if self._enabled:
+            self._clock = add_clocks(self._clock, clock)
 
     def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Write an evaluation; names start with "eval_"."""
         if not self._enabled:
             return
         self._write_line({"step": step, **metrics})
-        for name, value in metrics.items():
-            self._writer.add_scalar(f"eval/{name.removeprefix('eval_')}", value, step)
-        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        self._board.scalars(step, metrics)
+        logger.info("%s", evaluation_line(step, metrics))
 
     def flush(self) -> None:
         """Bring everything written so far to disk."""
         if self._enabled:
             self._metrics.flush()
-            self._writer.flush()
+            self._board.flush()
 
-    def close(self) -> None:
-        """Close the files and the bar."""
-        if self._enabled:
-            self._bar.close()
-            self._metrics.close()
-            self._writer.close()
+    def finish(self, results: Mapping[str, float]) -> None:
+        """Write the final metrics, show the summary and close the files."""
+        if not self._enabled:
+            return
+        self._bar.close()
+        self._board.finish(self._steps[1], results)
+        self._metrics.close()
+        self._board.close()
+        table = summary_table(self._title, self._directory, results, self._clock, steps=self._steps)
+        logger.info("%s", table)
 
     def _write_line(self, line: dict[str, Any]) -> None:
         assert all(not isinstance(v, float) or math.isfinite(v) for v in line.values()), f"not finite: {line}"
@@ -144,10 +177,17 @@ class Monitor:
         self._metrics.flush()
 
 
-def _group(name: str) -> str:
-    if "/" in name:  # attention_loss/layer_2, hidden_loss/state_0
-        return "layers"
-    return "losses" if name.endswith("loss") else "train"
+def add_clocks(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Return two readings of a stopwatch as one; a part that a reading lacks took no time in it."""
+    if not first:
+        return dict(second)
+    sums = {name: first[name] + second[name] for name in ("seconds", "steps")}
+    rates = (first.keys() | second.keys()) - sums.keys() - {"step_seconds"}
+    means = {
+        name: sum(clock.get(name, 0.0) * clock["seconds"] for clock in (first, second)) / sums["seconds"]
+        for name in sorted(rates)
+    }
+    return {**sums, "step_seconds": sums["seconds"] / max(1, sums["steps"]), **means}
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import transformers
 from tinybert_ds.arguments import Arguments, parse_arguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.checkpoint import Checkpoints
+from tinybert_ds.engine.console import set_up_console
 from tinybert_ds.engine.distributed import (
     World,
     init_distributed,
@@ -68,7 +68,9 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     """
     arguments, problems = parse_arguments(kind, sys.argv[1:] if argv is None else argv, prog)
     world = init_distributed()
-    _set_up_logging(world)
+    set_up_console(arguments.log_level, is_main=world.is_main)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     trains = not getattr(arguments, "do_eval", False)
     config, more = _deepspeed_config(arguments, world) if trains else ({}, [])
     raise_all(problems + more)
@@ -141,7 +143,7 @@ def run_stage(
     monitor = Monitor(
         session.output_dir, enabled=world.is_main, start_step=state.step, total_steps=total_steps, title=title
     )
-    started = time.perf_counter()
+    monitor.describe(dataclasses.asdict(arguments), config, world.size)
     side = side_stream(world.device, wanted=getattr(arguments, "overlap_teacher", False))
     state = train(
         engine,
@@ -154,12 +156,11 @@ def run_stage(
         monitor=monitor,
         world=world,
     )
-    monitor.close()
     if evaluation is None or evaluation.score is None:
         models.export(engine)
     results = final_results() if final_results else state.metrics
     run_on_main(world, lambda: directory.note_finish(total_steps, results))
-    _report(title, session.output_dir, results, time.perf_counter() - started)
+    monitor.finish(results)
     return results
 
 
@@ -180,16 +181,3 @@ def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], lis
 def _common_identity(arguments: Any) -> dict[str, Any]:
     names = ("seed", "train_batch_size", "learning_rate", "weight_decay", "max_grad_norm", "schedule", "warmup")
     return {name: getattr(arguments, name) for name in names}
-
-
-def _set_up_logging(world: World) -> None:
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("tinybert_ds").setLevel(logging.INFO if world.is_main else logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _report(title: str, directory: Path, results: dict[str, float], seconds: float) -> None:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-    logger.info("%s finished in %.0f s: %s. Model in %s", title, seconds, figures or "no evaluation", directory)

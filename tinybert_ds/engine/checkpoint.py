@@ -14,7 +14,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -26,6 +26,25 @@ logger = logging.getLogger(__name__)
 
 _COMPLETE = "complete.json"
 _TAG = re.compile(r"step-(\d+)")
+DIRECTORY = "checkpoints"
+"""Of the checkpoints, inside a run's output directory."""
+
+
+class Layout(NamedTuple):
+    """How a checkpoint is cut into files: what an engine must have in common with it to load it as it is."""
+
+    world_size: int
+    zero_stage: int
+    dtype: str  # of the weights in the forward pass
+
+    def __str__(self) -> str:
+        return f"{self.world_size} rank(s), ZeRO stage {self.zero_stage}, {self.dtype}"
+
+
+def layout_of(engine: Any, world: World) -> Layout:
+    """Return the layout in which an engine writes checkpoints."""
+    dtype, _ = engine.get_data_types()
+    return Layout(world.size, int(engine.zero_optimization_stage()), str(dtype).removeprefix("torch."))
 
 
 @dataclass
@@ -56,7 +75,8 @@ class Checkpoints:
         dist.barrier()
         engine.save_checkpoint(str(self.directory), tag=tag, client_state=asdict(state), save_latest=False)
         dist.barrier()
-        run_on_main(self.world, lambda: self._close(directory))
+        layout = layout_of(engine, self.world)
+        run_on_main(self.world, lambda: self._close(directory, layout))
 
     def resume(self, engine: Any, choice: str) -> TrainingState:
         """Load the newest complete checkpoint into the engine.
@@ -74,6 +94,7 @@ class Checkpoints:
         tag = run_on_main(self.world, lambda: self._choose(choice))
         if tag is None:
             return TrainingState()
+        run_on_main(self.world, lambda: require_layout(self.directory / tag, layout_of(engine, self.world)))
         path, client_state = engine.load_checkpoint(str(self.directory), tag=tag)
         if path is None:
             raise CheckpointError(f"{self.directory / tag} could not be loaded; remove it to go on from an older one")
@@ -83,20 +104,12 @@ class Checkpoints:
 
     def complete_tags(self) -> list[str]:
         """Names of the complete checkpoints, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        tags = sorted(path.name for path in self.directory.iterdir() if _TAG.fullmatch(path.name))
-        return [tag for tag in tags if _is_complete(self.directory / tag)]
+        return complete_tags(self.directory)
 
     def _choose(self, choice: str) -> str | None:
         tags = self.complete_tags()
         if choice not in ("auto", "never"):
-            path = Path(choice).resolve()
-            if path.parent != self.directory.resolve() or path.name not in tags:
-                raise CheckpointError(
-                    f"--resume {choice} is no complete checkpoint of this run; complete ones in {self.directory}: "
-                    f"{', '.join(tags) or 'none'}"
-                )
+            path = stated_checkpoint(self.directory, choice)
             for newer in tags[tags.index(path.name) + 1 :]:  # the way they went is given up
                 self._remove(newer)
             write_atomically(self.directory / "latest", path.name)
@@ -107,13 +120,13 @@ class Checkpoints:
             logger.warning("checkpoint %s is incomplete; falling back to %s", latest.read_text().strip(), newest)
         return newest
 
-    def _close(self, directory: Path) -> None:
+    def _close(self, directory: Path, layout: Layout) -> None:
         files = sorted(path for path in directory.rglob("*") if path.is_file())
         for path in files:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         sizes = {str(path.relative_to(directory)): path.stat().st_size for path in files}
-        write_atomically(directory / _COMPLETE, json.dumps({"files": sizes}, indent=1))
+        write_atomically(directory / _COMPLETE, json.dumps({"files": sizes, "layout": layout._asdict()}, indent=1))
         fsync_directory(self.directory)
         write_atomically(self.directory / "latest", directory.name)
         tags = self.complete_tags()
@@ -123,6 +136,47 @@ class Checkpoints:
     def _remove(self, tag: str) -> None:
         (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count
         shutil.rmtree(self.directory / tag)
+
+
+def complete_tags(directory: Path) -> list[str]:
+    """Names of the complete checkpoints in a directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    tags = sorted(path.name for path in directory.iterdir() if _TAG.fullmatch(path.name))
+    return [tag for tag in tags if _is_complete(directory / tag)]
+
+
+def stated_checkpoint(directory: Path, choice: str) -> Path:
+    """Return the checkpoint that `--resume PATH` names.
+
+    Args:
+        directory: The run's checkpoints.
+        choice: The user's path.
+
+    Raises:
+        CheckpointError: It is no complete checkpoint of this run.
+    """
+    path, tags = Path(choice).resolve(), complete_tags(directory)
+    if path.parent != directory.resolve() or path.name not in tags:
+        raise CheckpointError(
+            f"--resume {choice} is no complete checkpoint of this run; complete ones in {directory}: "
+            f"{', '.join(tags) or 'none'}"
+        )
+    return path
+
+
+def require_layout(directory: Path, wanted: Layout) -> None:
+    """Refuse to load a complete checkpoint into an engine that cuts its state otherwise.
+
+    Raises:
+        CheckpointError: World size, ZeRO stage or dtype differ.
+    """
+    found = Layout(**json.loads((directory / _COMPLETE).read_text())["layout"])
+    if found != wanted:
+        raise CheckpointError(
+            f"{directory} was written with {found}; this launch has {wanted}. Launch it as it was, or start anew in "
+            "another --output_dir"
+        )
 
 
 def _is_complete(directory: Path) -> bool:

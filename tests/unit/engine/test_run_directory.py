@@ -1,4 +1,7 @@
 import json
+import logging
+import os
+from importlib.metadata import version
 
 import pytest
 
@@ -18,7 +21,36 @@ def run(tmp_path):
 
 
 def test_the_same_run_is_opened_again(run):
-    RunDirectory(run.path).open(IDENTITY, resume="auto")
+    run.open(IDENTITY, resume="auto")
+
+
+def test_a_directory_in_which_a_run_works_is_refused_until_that_run_is_gone(run):
+    second = RunDirectory(run.path)
+    with pytest.raises(CheckpointError, match=f"another run works in .* .process {os.getpid()} on "):
+        second.open(IDENTITY, resume="auto")
+    del run._lock
+    second.open(IDENTITY, resume="auto")
+
+
+def test_a_directory_is_checked_before_all_of_the_identity_is_known_and_nothing_is_made(run, tmp_path):
+    run.check({"seed": 1}, resume="auto")
+    with pytest.raises(ConfigError, match="seed was 1, now 2"):
+        run.check({"seed": 2}, resume="auto")
+    RunDirectory(tmp_path / "new").check({"seed": 2}, resume="auto")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_an_earlier_run_had_and_this_one_has_no_more_makes_it_another_run(run):
+    with pytest.raises(ConfigError, match="layer_map was "):
+        run.open({"stage": "general_distill", "seed": 1}, resume="auto")
+
+
+def test_a_stated_checkpoint_that_is_not_there_is_refused_when_the_directory_is_opened(run, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint of this run; complete ones in .*: none"):
+        run.open(IDENTITY, resume=str(run.path / "checkpoints" / "step-00000007"))
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        RunDirectory(tmp_path / "new").open(IDENTITY, resume="step-7")
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_run_is_refused_with_what_differs(run):
@@ -69,6 +101,20 @@ def test_every_launch_is_recorded(run):
     run.note_start(IDENTITY, {"world_size": 2})
     record = json.loads((run.path / "run.json").read_text())
     assert [launch["world_size"] for launch in record["launches"]] == [1, 2]
+    assert record["launches"][1]["versions"]["torch"] == version("torch")
+
+
+def test_what_changed_since_the_last_launch_is_told_by_the_names_that_the_user_knows(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="tinybert_ds")
+    run = RunDirectory(tmp_path)
+    first = {"arguments": {"max_steps": 10, "seed": 1}, "deepspeed_config": {"bf16": {"enabled": False}}}
+    run.note_start(IDENTITY, {**first, "world_size": 1})
+    run.note_start(IDENTITY, {**first, "world_size": 1})
+    assert caplog.messages == []
+    second = {"arguments": {"max_steps": 20, "seed": 1}, "deepspeed_config": {"bf16": {"enabled": True}}}
+    run.note_start(IDENTITY, {**second, "world_size": 2, "from_step": 7})
+    expected = "--max_steps was 10, now 20; deepspeed_config.bf16.enabled was False, now True; world_size was 1, now 2"
+    assert caplog.messages == [f"since the last launch: {expected}"]
 
 
 def test_truncating_metrics_drops_later_lines_and_a_torn_one(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.support.configs import zero_config
@@ -51,5 +50,5 @@ def test_bf16_students_train_on_two_ranks_close_to_fp32(general, one_rank, tmp_p
     assert metrics[0]["loss"] != one_rank[0]["loss"], "this was not bf16"
     assert_same_losses(metrics, one_rank, rel=2e-2)
     weights = load_file(tmp_path / "out" / "model.safetensors")
-    trained = [value for name, value in weights.items() if "pooler" not in name]
-    assert any(not torch.equal(value, value.bfloat16().float()) for value in trained), "rounded weights were saved"
+    rounded = [name for name, value in weights.items() if value.ndim > 1 and value.equal(value.bfloat16().float())]
+    assert rounded == [], "rounded weights were saved, those of the untrained pooler among them perhaps"

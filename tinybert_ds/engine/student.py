@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import deepspeed
@@ -50,6 +51,11 @@ def build_engine(
     factor = partial(
         learning_rate_factor, total_steps=total_steps, warmup_steps=int(warmup * total_steps), schedule=schedule
     )
+    originals = {
+        name: value.detach().to("cpu", copy=True)
+        for name, value in chain(module.named_parameters(remove_duplicate=False), module.named_buffers())
+        if value.is_floating_point() and not value.requires_grad
+    }
     own_schedule = None if config.get("scheduler") else partial(LambdaLR, lr_lambda=factor)
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -59,6 +65,7 @@ def build_engine(
         dist_init_required=False,
     )
     _forget_first_step(engine.optimizer)
+    engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 
 
@@ -92,7 +99,8 @@ def gradient_norm(engine: Any) -> float | None:
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:
-    """Gather the engine's parameters and buffers in full, in float32 where the optimizer keeps masters.
+    """Gather the engine's parameters and buffers in full: trained ones as the optimizer's float32 masters, the others
+    as they were before the engine rounded them.
 
     All ranks must call it. Returns the module's state dict, on CPU.
     """
@@ -101,9 +109,12 @@ def full_state(engine: Any) -> dict[str, Tensor]:
     unfused = isinstance(engine.optimizer, FP16_UnfusedOptimizer)
     masters = {id(parameter): master for master, parameter in _masters(engine.optimizer)} if unfused else {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in engine.untrained_originals:
+            continue
         if engine.zero_optimization() and parameter.requires_grad:
             state[name] = safe_get_full_fp32_param(parameter)
         else:
             with deepspeed.zero.GatheredParameters([parameter], enabled=engine.zero_optimization_partition_weights()):
                 state[name] = masters.get(id(parameter), parameter).detach().float().clone()
+    state |= {name: value for name, value in engine.untrained_originals.items() if name in state}
     return {name: value.detach().cpu() for name, value in state.items()}

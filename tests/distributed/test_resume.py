@@ -6,6 +6,7 @@ import json
 import time
 
 from tests.support.configs import zero_config
+from tests.support.fixtures import with_student
 from tests.support.runs import kill_ranks, read_metrics, run_ranks, start_ranks, wait_ranks
 
 
@@ -26,7 +27,7 @@ def steps_of(directory):
 def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit_dropout_included(inputs, general, tmp_path):
     config = zero_config(tmp_path / "ds.json", stage=2)
     student = inputs / "student_with_dropout"
-    arguments = [*general, "--student_model", student, "--deepspeed_config", config, "--output_dir"]
+    arguments = [*with_student(general, student), "--deepspeed_config", config, "--output_dir"]
     stage_name = "general_distill"
     run_ranks(stage_name, [*arguments, tmp_path / "whole"], world_size=2, log=tmp_path / "whole.log").check()
     for attempt, step in enumerate((3, 18)):  # before the first checkpoint, and between two

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.support.fixtures import with_student
 from tests.support.models import VOCABULARY, config_directory, model_directory
 from tests.support.runs import free_port, run_command_line, run_ranks, write_documents, write_sentiment
 
@@ -107,7 +108,7 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path, general):
 
 def test_a_student_whose_heads_vocabulary_and_depth_do_not_match_is_told_all_three(tmp_path, general):
     student = config_directory(tmp_path / "s", num_attention_heads=6, num_hidden_layers=3, vocab_size=50)
-    words = [*general, "--student_model", student, "--output_dir", tmp_path / "out"]
+    words = [*with_student(general, student), "--output_dir", tmp_path / "out"]
     output = refuse("general_distill", words, tmp_path)
     assert '"num_attention_heads": 4' in output
     assert '"vocab_size"' in output

@@ -35,6 +35,17 @@ def general(inputs):
     ]
 
 
+def with_student(arguments, *students):
+    """Return a command line with other students."""
+    words = list(arguments)
+    place = words.index("--student_model")
+    return [
+        *words[:place],
+        *(word for student in students for word in ("--student_model", student)),
+        *words[place + 2 :],
+    ]
+
+
 @pytest.fixture(scope="session")
 def one_rank(general, tmp_path_factory):
     """Return the metrics of one uninterrupted rank, fp32, no ZeRO."""

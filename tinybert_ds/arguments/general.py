@@ -14,9 +14,11 @@ class GeneralDistillArguments(DistillationArguments):
 
     pregenerated_data: str = option("Directory of shards made by data_tools/pregenerate_training_data.py.")
     teacher_model: str = option("Hugging Face directory of the pre-trained teacher.")
-    student_model: str = option(
+    student_model: list[str] = option(
         "The student: a config.json, a directory with one, a shipped name (4L_312, 6L_768, 3L_192), or with "
-        "--continue_train a directory with weights."
+        "--continue_train a directory with weights. Given several times, the students learn from one teacher pass, "
+        "each in a directory of its own name inside --output_dir.",
+        action="extend",
     )
     continue_train: bool = option("Start from the weights in --student_model.", False)
     init_embeddings: Literal["random", "svd"] = option(
@@ -60,6 +62,8 @@ class GeneralDistillArguments(DistillationArguments):
             )
         if not 0 <= self.eval_fraction < 1:
             found.append(f"--eval_fraction is {self.eval_fraction}; it must be in [0, 1)")
+        if len(self.student_model) > 1 and self.resume not in ("auto", "never"):
+            found.append(f"--resume {self.resume} names the checkpoint of one student; several students need auto")
         if self.max_seq_length < 8:
             found.append(f"--max_seq_length is {self.max_seq_length}; it must be at least 8")
         for name in ("short_seq_prob", "masked_lm_prob"):

@@ -67,7 +67,7 @@ class Checkpoints:
     total_limit: int
 
     def save(self, engine: Any, state: TrainingState) -> None:
-        """Write a checkpoint of all ranks; it counts only once `latest` names it."""
+        """Write a checkpoint of all ranks; it counts only once `latest` names it. Older ones stay until `prune`."""
         tag = f"step-{state.step:08d}"
         directory = self.directory / tag
         if self.world.is_main and directory.exists():  # left by a run that was killed while saving
@@ -78,12 +78,19 @@ class Checkpoints:
         layout = layout_of(engine, self.world)
         run_on_main(self.world, lambda: self._close(directory, layout))
 
+    def prune(self) -> None:
+        """Remove the oldest checkpoints above the limit."""
+        if self.world.is_main:
+            for tag in self.complete_tags()[: -self.total_limit]:
+                self._remove(tag)
+
     def resume(self, engine: Any, choice: str) -> TrainingState:
         """Load the newest complete checkpoint into the engine.
 
         Args:
             engine: A fresh engine.
-            choice: "auto", or the path of one checkpoint of this run; newer ones are removed then.
+            choice: "auto"; "none" for a start from the beginning; or the path of one checkpoint of this run. Those
+                that are newer than the choice are removed: the way they went is given up.
 
         Returns:
             The state to go on from; a fresh one when there is no checkpoint.
@@ -108,9 +115,14 @@ class Checkpoints:
 
     def _choose(self, choice: str) -> str | None:
         tags = self.complete_tags()
+        if choice == "none":
+            for tag in tags:
+                self._remove(tag)
+            (self.directory / "latest").unlink(missing_ok=True)
+            return None
         if choice not in ("auto", "never"):
             path = stated_checkpoint(self.directory, choice)
-            for newer in tags[tags.index(path.name) + 1 :]:  # the way they went is given up
+            for newer in tags[tags.index(path.name) + 1 :]:
                 self._remove(newer)
             write_atomically(self.directory / "latest", path.name)
             return path.name
@@ -129,9 +141,6 @@ class Checkpoints:
         write_atomically(directory / _COMPLETE, json.dumps({"files": sizes, "layout": layout._asdict()}, indent=1))
         fsync_directory(self.directory)
         write_atomically(self.directory / "latest", directory.name)
-        tags = self.complete_tags()
-        for tag in tags[: -self.total_limit]:
-            self._remove(tag)
 
     def _remove(self, tag: str) -> None:
         (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count

@@ -154,8 +154,11 @@ def require_same_everywhere(identity: Mapping[str, Any]) -> None:
         )
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed the generators for one optimizer step of one rank, so that dropout needs no state to resume from."""
-    mixed = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
+def seed_forward(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Seed the generators for one forward of one rank, so that dropout needs no state to resume from.
+
+    Every student of a run gets the same seeds, those that it would have alone.
+    """
+    mixed = int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0]) >> 1
     torch.manual_seed(mixed)
     random.seed(mixed)

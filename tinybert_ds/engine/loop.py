@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -14,12 +14,12 @@ from torch import Tensor
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
 from tinybert_ds.engine.communication import watched_collectives
-from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_step
+from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_forward
 from tinybert_ds.engine.lessons import Lessons, pin
 from tinybert_ds.engine.monitor import Monitor, Stopwatch
 from tinybert_ds.engine.student import gradient_norm
 from tinybert_ds.errors import TrainingError
-from tinybert_ds.types import Batch
+from tinybert_ds.types import Batch, EncoderOutput
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,21 @@ class Evaluation:
     keep_best: Callable[[], None]  # writes the current student as the best one
 
 
-class Step(NamedTuple):
-    """One optimizer step's place in the data, with this rank's part of it."""
+@dataclass(frozen=True)
+class StudentRun:
+    """A student in training and all that is its own; several of them may learn from one teacher pass."""
 
+    engine: Any
+    state: TrainingState
+    checkpoints: Checkpoints
+    monitor: Monitor
+    evaluation: Evaluation | None
+
+
+class Step(NamedTuple):
+    """One optimizer step and its place in the data, with this rank's part of it."""
+
+    number: int  # from 1
     epoch: int
     num_samples: int  # of the global batch
     micro_batches: list[Batch]
@@ -61,57 +73,63 @@ class Step(NamedTuple):
         return sum(real for real, _ in counts), sum(computed for _, computed in counts)
 
 
-def train(
-    engine: Any,
-    lessons: Lessons,
-    source: BatchSource,
-    plan: Plan,
-    evaluation: Evaluation | None,
-    *,
-    state: TrainingState,
-    checkpoints: Checkpoints,
-    monitor: Monitor,
-    world: World,
-) -> TrainingState:
-    """Train from `state` to the end of the plan and return the last state."""
+def train(runs: Sequence[StudentRun], lessons: Lessons, source: BatchSource, plan: Plan, world: World) -> None:
+    """Take all students, which stand at the same step, to the end of the plan; their states are kept up to date."""
     stopwatch = Stopwatch(world.device)
-    engine.train()
-    batches = prefetch(with_following(global_batches(source, state.step, plan, world)))
+    engines = [run.engine for run in runs]
+    for engine in engines:
+        engine.train()
+    first_step = runs[0].state.step
+    batches = prefetch(with_following(global_batches(source, first_step, plan, world)))
     with closing(batches) as steps, watched_collectives(stopwatch, world.size):
-        for _ in range(state.step, plan.total_steps):
+        for _ in range(first_step, plan.total_steps):
             with stopwatch.measure("data"):
                 step = next(steps)
-            state.step += 1
-            seed_step(plan.seed, state.step, world.rank)
-            log_due = plan.is_due(plan.logging_steps, state.step)
-            terms = optimizer_step(engine, lessons, step, stopwatch, log_due=log_due)
-            state.samples += step.num_samples
+            log_due = plan.is_due(plan.logging_steps, step.number)
+            all_terms = optimizer_step(
+                engines, lessons, step, stopwatch, seed=plan.seed, rank=world.rank, log_due=log_due
+            )
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
-            monitor.advance()
+            for run in runs:
+                run.state.step = step.number
+                run.state.samples += step.num_samples
+                run.monitor.advance()
             if log_due:
-                log_step(monitor, state, terms, step, stopwatch, world)
-            if evaluation and plan.is_due(plan.evaluation_steps, state.step):
+                clock = stopwatch.read()
+                for run, terms in zip(runs, all_terms, strict=True):
+                    log_step(run.monitor, run.state, terms, step, clock, world)
+            if plan.is_due(plan.evaluation_steps, step.number):
                 with stopwatch.measure("evaluation"):
-                    evaluate(engine, evaluation, state, monitor)
-            if plan.is_due(plan.checkpoint_steps, state.step):
-                monitor.flush()
+                    for run in runs:
+                        evaluate(run)
+            if plan.is_due(plan.checkpoint_steps, step.number):
                 with stopwatch.measure("save"):
-                    checkpoints.save(engine, state)
-    monitor.account(stopwatch.read())  # what came after the last logged step
-    return state
+                    save(runs)
+    rest = stopwatch.read()  # what came after the last logged step
+    for run in runs:
+        run.monitor.account(rest)
+
+
+def save(runs: Sequence[StudentRun]) -> None:
+    """Write a checkpoint of each student; older ones go only when all are written, so that all can go on together."""
+    for run in runs:
+        run.monitor.flush()
+        run.checkpoints.save(run.engine, run.state)
+    for run in runs:
+        run.checkpoints.prune()
 
 
 def global_batches(source: BatchSource, first_step: int, plan: Plan, world: World) -> Iterator[Step]:
     """Yield this rank's part of every optimizer step after the first `first_step` ones."""
     epoch, position = locate(source, first_step)
-    for _ in range(first_step, plan.total_steps):
+    for number in range(first_step + 1, plan.total_steps + 1):
         if position == source.steps_in_epoch(epoch):
             epoch, position = epoch + 1, 0
         micro_batches = source.micro_batches(
             epoch, position, rank=world.rank, world_size=world.size, accumulation=plan.accumulation
         )
         pinned = [pin(batch, world.device) for batch in micro_batches]
-        yield Step(epoch, source.samples_in_step(epoch, position), pinned)
+        yield Step(number, epoch, source.samples_in_step(epoch, position), pinned)
         position += 1
 
 
@@ -143,33 +161,49 @@ def count_steps(source: BatchSource, *, max_steps: int | None, num_epochs: float
 
 
 def optimizer_step(
-    engine: Any, lessons: Lessons, step: Step, stopwatch: Stopwatch, *, log_due: bool
-) -> dict[str, Tensor | float]:
-    """Forward, backward and step over this rank's micro-batches of one global batch.
+    engines: Sequence[Any],
+    lessons: Lessons,
+    step: Step,
+    stopwatch: Stopwatch,
+    *,
+    seed: int,
+    rank: int,
+    log_due: bool,
+) -> list[dict[str, Tensor | float]]:
+    """Forward, backward and step of every student over this rank's micro-batches of one global batch.
 
     Returns:
-        This rank's mean of each scalar loss term, still on the device; "learning_rate"; "grad_norm" (global, before
-        clipping). Where no log is due the losses may be NaN and the norm is left out.
+        For each student this rank's mean of each scalar loss term, still on the device; "learning_rate"; "grad_norm"
+        (global, before clipping). Where no log is due the losses may be NaN and the norm is left out.
     """
-    means: dict[str, Tensor | float] = {}
-    learning_rate = float(engine.get_lr()[0])
-    norm = None
-    last = step.micro_batches[-1]
-    for micro_batch, following in zip(step.micro_batches, [*step.micro_batches[1:], step.following], strict=True):
+    means: list[dict[str, Tensor | float]] = [{"learning_rate": float(engine.get_lr()[0])} for engine in engines]
+    followings = [*step.micro_batches[1:], step.following]
+    for index, (micro_batch, following) in enumerate(zip(step.micro_batches, followings, strict=True)):
         with stopwatch.measure("teacher"):
             batch, teacher_output = lessons(micro_batch, following)
-        with stopwatch.measure("student"):
-            terms = engine(batch, teacher_output, log_due)
-            engine.backward(terms["loss"])
-            if log_due and micro_batch is last:
-                norm = gradient_norm(engine)
-            engine.step()
-        for name, value in terms.items():
-            if value.dim() == 0:
-                means[name] = means.get(name, 0.0) + value.detach() / len(step.micro_batches)
-    if log_due:
-        means["grad_norm"] = norm if norm is not None else float(engine.get_global_grad_norm() or 0.0)
-    return {**means, "learning_rate": learning_rate}
+        last = index == len(step.micro_batches) - 1
+        for engine, mean in zip(engines, means, strict=True):
+            with stopwatch.measure("student"):
+                seed_forward(seed, step.number, index, rank)
+                terms = backward_and_step(engine, batch, teacher_output, need_norm=log_due and last, need_value=log_due)
+            for name, value in terms.items():
+                share = value if name == "grad_norm" else value / len(step.micro_batches)
+                mean[name] = mean.get(name, 0.0) + share
+    return means
+
+
+def backward_and_step(
+    engine: Any, batch: Batch, teacher_output: EncoderOutput | None, *, need_norm: bool, need_value: bool
+) -> dict[str, Tensor | float]:
+    """Take one micro-batch through a student's engine; return the scalar terms and, on demand, the gradient norm."""
+    terms = engine(batch, teacher_output, need_value)
+    engine.backward(terms["loss"])
+    norm = gradient_norm(engine) if need_norm else None
+    engine.step()
+    scalars: dict[str, Tensor | float] = {name: value.detach() for name, value in terms.items() if value.dim() == 0}
+    if need_norm:
+        scalars["grad_norm"] = norm if norm is not None else float(engine.get_global_grad_norm() or 0.0)
+    return scalars
 
 
 def log_step(
@@ -177,12 +211,11 @@ def log_step(
     state: TrainingState,
     terms: dict[str, Tensor | float],
     step: Step,
-    stopwatch: Stopwatch,
+    clock: dict[str, float],
     world: World,
 ) -> None:
     """Average over the ranks, stop on a loss that is no number, and write the step."""
     real, computed = step.token_counts()
-    clock = stopwatch.read()
     values = mean_over_ranks(
         {
             **{name: float(value) for name, value in terms.items()},
@@ -197,22 +230,24 @@ def log_step(
             f"the loss at step {state.step} is {values['loss']}; lower --learning_rate or train in fp32 or bf16. "
             "The checkpoints before this step are intact"
         )
-    clock["tokens_per_second"] = values.pop("speed") * world.size
+    clock = {**clock, "tokens_per_second": values.pop("speed") * world.size}
     padding_share = 1 - values.pop("real") / values.pop("computed")
     place = {"epoch": step.epoch, "samples": state.samples}
     monitor.log_step(state.step, {**values, "padding_share": padding_share, **place}, clock)
 
 
-def evaluate(engine: Any, evaluation: Evaluation, state: TrainingState, monitor: Monitor) -> None:
-    """Evaluate, log, and keep the student if it is the best so far."""
-    engine.eval()
-    metrics = evaluation.run()
-    engine.train()
-    state.metrics = metrics
-    monitor.log_evaluation(state.step, metrics)
-    if evaluation.score is None:
+def evaluate(run: StudentRun) -> None:
+    """Evaluate a student, log, and keep it if it is the best so far."""
+    if run.evaluation is None:
         return
-    score = metrics[evaluation.score]
-    if state.best_score is None or score > state.best_score:
-        state.best_score, state.best_step = score, state.step
-        evaluation.keep_best()
+    run.engine.eval()
+    metrics = run.evaluation.run()
+    run.engine.train()
+    run.state.metrics = metrics
+    run.monitor.log_evaluation(run.state.step, metrics)
+    if run.evaluation.score is None:
+        return
+    score = metrics[run.evaluation.score]
+    if run.state.best_score is None or score > run.state.best_score:
+        run.state.best_score, run.state.best_step = score, run.state.step
+        run.evaluation.keep_best()

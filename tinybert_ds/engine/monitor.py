@@ -99,24 +99,42 @@ class Monitor:
         start_step: Step the run goes on from: later lines of an earlier attempt are cut off.
         total_steps: Steps of the run, for the progress bar.
         title: What the bar is called.
+        name: Of this student among several; it begins the lines on the console.
+        show_bar: Whether this run has the bar; of several students one has.
     """
 
-    def __init__(self, directory: Path, *, enabled: bool, start_step: int, total_steps: int, title: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        enabled: bool,
+        start_step: int,
+        total_steps: int,
+        title: str,
+        name: str | None = None,
+        show_bar: bool = True,
+    ) -> None:
         self._enabled = enabled
         if not enabled:
             return
         path = directory / "metrics.jsonl"
         truncate_metrics(path, start_step)
         self._directory, self._title = directory, title
+        self._prefix = f"{name}: " if name else ""
         self._steps = (start_step, total_steps)
         self._metrics = path.open("a", encoding="utf-8")
         self._board = Board(directory / "tensorboard", start_step=start_step)
         self._clock: dict[str, float] = {}
         self._started = time.perf_counter()
         # In a file the lines of the logged steps say the same; a bar would fill it with every refresh.
-        wanted = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        wanted = show_bar and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
         self._bar = tqdm(
-            total=total_steps, initial=start_step, desc=title, unit="step", dynamic_ncols=True, disable=not wanted
+            total=total_steps,
+            initial=start_step,
+            desc=title,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not wanted,
         )
 
     def describe(self, arguments: Mapping[str, Any], deepspeed_config: Mapping[str, Any], world_size: int) -> None:
@@ -139,7 +157,7 @@ class Monitor:
         self._board.scalars(step, {**values, **shown})
         first, last = self._steps
         seconds_left = (time.perf_counter() - self._started) / max(1, step - first) * (last - step)
-        logger.info("%s", step_line(step, last, values, clock, seconds_left))
+        logger.info("%s%s", self._prefix, step_line(step, last, values, clock, seconds_left))
 
     def account(self, clock: dict[str, float]) -> None:
         """Count a reading of the stopwatch in the summary of the run."""
@@ -152,7 +170,7 @@ class Monitor:
             return
         self._write_line({"step": step, **metrics})
         self._board.scalars(step, metrics)
-        logger.info("%s", evaluation_line(step, metrics))
+        logger.info("%s%s", self._prefix, evaluation_line(step, metrics))
 
     def flush(self) -> None:
         """Bring everything written so far to disk."""

@@ -5,7 +5,8 @@ One engine then owns every trained parameter, and every use of one is inside its
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +16,47 @@ from tinybert_ds.models.probe import probe_batch
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 
+class TeacherPart(NamedTuple):
+    """The part of a teacher's output that one of its students imitates: positions in the tuples of EncoderOutput."""
+
+    states: tuple[int, ...]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, teacher: CapturingEncoder, states: Sequence[int], attention_layers: Sequence[int]) -> TeacherPart:
+        """Return where the teacher's output holds these states and attention layers of its model."""
+        return cls(
+            tuple(teacher.states.index(state) for state in states),
+            tuple(teacher.attention_layers.index(layer) for layer in attention_layers),
+        )
+
+    def read(self, output: EncoderOutput) -> EncoderOutput:
+        """Return the output with this part alone."""
+        return EncoderOutput(
+            hidden_states=tuple(output.hidden_states[state] for state in self.states),
+            queries=tuple(output.queries[layer] for layer in self.layers),
+            keys=tuple(output.keys[layer] for layer in self.layers),
+            scalings=tuple(output.scalings[layer] for layer in self.layers),
+            logits=output.logits,
+        )
+
+
 class DistilledStudent(nn.Module):
     """Encoder and objective (projections and losses) in one forward.
 
     Args:
         encoder: The student's encoder.
         objective: Called as `objective(student_output, teacher_output, batch, need_value)`; returns LossTerms.
+        teacher_part: The part of the teacher's output that the objective is given; None: all of it.
     """
 
-    def __init__(self, encoder: CapturingEncoder, objective: nn.Module) -> None:
+    def __init__(
+        self, encoder: CapturingEncoder, objective: nn.Module, teacher_part: TeacherPart | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.objective = objective
+        self.teacher_part = teacher_part
 
     def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None, need_value: bool = True) -> LossTerms:
         """Return the objective's terms for a batch.
@@ -36,6 +66,8 @@ class DistilledStudent(nn.Module):
             teacher_output: None where there is no teacher.
             need_value: False on a step whose losses are differentiated but not looked at; they may be NaN then.
         """
+        if self.teacher_part is not None and teacher_output is not None:
+            teacher_output = self.teacher_part.read(teacher_output)
         return self.objective(self.encoder(batch), teacher_output, batch, need_value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.saving import load_projections, save_student
-from tinybert_ds.models.student import DistilledStudent, count_parameters, freeze_unused
+from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
 from tinybert_ds.objective import IntermediateObjective, LossWeights
 
 logger = logging.getLogger(__name__)
@@ -30,65 +31,100 @@ _ENCODER_PREFIX = "encoder.model."
 _PROJECTION_PREFIX = "objective.projections."
 
 
-class Distillation(NamedTuple):
-    """A student module and its teacher, ready for their engines."""
+class Student(NamedTuple):
+    """A student of intermediate-layer distillation before it meets its teacher."""
 
-    module: DistilledStudent
+    model: PreTrainedModel
+    layer_map: tuple[int, ...]  # teacher state for each student state
+    directory: Path  # where an earlier stage may have left projections
+    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
+
+
+class Distillation(NamedTuple):
+    """Student modules and their teacher, ready for their engines."""
+
+    modules: list[DistilledStudent]
     teacher: Teacher
 
 
 def build_intermediate(
     teacher_model: PreTrainedModel,
-    student_model: PreTrainedModel,
-    layer_map: tuple[int, ...],
+    students: Sequence[Student],
     arguments: DistillationArguments,
     *,
-    student_directory: Path,
     max_seq_length: int,
     world: World,
-    embeddings_from_teacher: bool = False,
 ) -> Distillation:
     """Put together the distillation of hidden states and attention scores.
 
     Args:
-        teacher_model, student_model: From `load_*` or `build_student`.
-        layer_map: Teacher state for each student state.
+        teacher_model: From `load_*`.
+        students: One or several; the teacher keeps what any of them imitates.
         arguments: Padding, projection, precision, seed.
-        student_directory: Where an earlier stage may have left projections.
         max_seq_length: Longest sequence of the run.
         world: Where the teacher runs.
-        embeddings_from_teacher: Start the student's embeddings from the teacher's (`--init_embeddings svd`).
     """
-    num_layers = len(layer_map) - 1
     weights = LossWeights(**arguments.loss_weights)
-    states, layers = weights.states(num_layers), weights.attention_layers(num_layers)
+    imitated = [_imitated(student, weights) for student in students]
     teacher = CapturingEncoder(
         teacher_model,
-        states=[layer_map[state] for state in states],
-        attention_layers=[attention_layers(layer_map)[layer] for layer in layers],
+        states=sorted({state for states, _ in imitated for state in states}),
+        attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
         logits=False,
     )
-    student = CapturingEncoder(student_model, states=states, attention_layers=layers, logits=False)
-    for encoder in (teacher, student):
-        check_capture(encoder, sequence_length=max_seq_length)
-    if embeddings_from_teacher:
-        svd_embeddings(teacher_model, student_model)
-    frozen = freeze_unused(student)
+    check_capture(teacher, sequence_length=max_seq_length)
+    modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
+    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
+    compile_encoders((teacher, *(module.encoder for module in modules)), world.device, wanted=arguments.compile)
+    return Distillation(modules, build_teacher(teacher, dtype))
+
+
+def _imitated(student: Student, weights: LossWeights) -> tuple[list[int], list[int]]:
+    """Return the teacher's states and attention layers that a student imitates, in the order of its own."""
+    num_layers, layer_map = len(student.layer_map) - 1, student.layer_map
+    layers = attention_layers(layer_map)
+    return (
+        [layer_map[state] for state in weights.states(num_layers)],
+        [layers[layer] for layer in weights.attention_layers(num_layers)],
+    )
+
+
+def _student_module(
+    teacher: CapturingEncoder,
+    student: Student,
+    arguments: DistillationArguments,
+    weights: LossWeights,
+    max_seq_length: int,
+) -> DistilledStudent:
+    num_layers = len(student.layer_map) - 1
+    encoder = CapturingEncoder(
+        student.model,
+        states=weights.states(num_layers),
+        attention_layers=weights.attention_layers(num_layers),
+        logits=False,
+    )
+    check_capture(encoder, sequence_length=max_seq_length)
+    if student.embeddings_from_teacher:
+        svd_embeddings(teacher.model, student.model)
+    frozen = freeze_unused(encoder)
     torch.manual_seed(arguments.seed)
     objective = IntermediateObjective(
         num_layers,
-        student_model.config.hidden_size,
-        teacher_model.config.hidden_size,
+        student.model.config.hidden_size,
+        teacher.model.config.hidden_size,
         projection=arguments.projection,
         padding=arguments.padding,
         weights=weights,
     )
-    _take_projections(objective, student_directory)
-    _describe(teacher_model, student_model, frozen)
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
-    logger.info("layer map %s; teacher in %s", list(layer_map), dtype)
-    compile_encoders((teacher, student), world.device, wanted=arguments.compile)
-    return Distillation(DistilledStudent(student, objective), build_teacher(teacher, dtype))
+    logger.info(
+        "student %.2f M parameters, layer map %s", count_parameters(student.model) / 1e6, list(student.layer_map)
+    )
+    if frozen:
+        logger.info("not trained in this stage: %s", ", ".join(frozen))
+    _take_projections(objective, student.directory)
+    part = TeacherPart.of(teacher, *_imitated(student, weights))
+    return DistilledStudent(encoder, objective, part)
 
 
 def export_student(engine: Any, tokenizer: Any, directory: Path, world: World) -> None:
@@ -130,10 +166,3 @@ def _take_projections(objective: IntermediateObjective, directory: Path) -> None
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _describe(teacher: PreTrainedModel, student: PreTrainedModel, frozen: tuple[str, ...]) -> None:
-    sizes = count_parameters(teacher), count_parameters(student)
-    logger.info("teacher %.2f M parameters, student %.2f M", sizes[0] / 1e6, sizes[1] / 1e6)
-    if frozen:
-        logger.info("not trained in this stage: %s", ", ".join(frozen))

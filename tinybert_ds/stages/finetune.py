@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tinybert_ds.arguments import FinetuneArguments
@@ -17,7 +18,7 @@ from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.distillation import export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, logits_encoder, write_results
-from tinybert_ds.stages.session import Models, begin, run_stage
+from tinybert_ds.stages.session import Learner, Models, Target, begin, run_stage
 from tinybert_ds.stages.task_data import load_task
 
 
@@ -53,23 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
                 keep_best=lambda: export(engine),
             )
 
-        return Models(module, None, evaluation, export)
+        return Models(None, [Learner(module, evaluation, export)])
 
-    results = run_stage(
+    identity = {
+        "stage": "finetune",
+        "model": model_fingerprint(path),
+        "from_scratch": arguments.from_scratch,
+        "data": source.fingerprint,
+        "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
+    }
+    judge = partial(evaluate_directory, session.output_dir, task, batch_size=arguments.eval_batch_size, world=world)
+    (results,) = run_stage(
         session,
         title="fine-tuning",
         source=source,
-        identity={
-            "stage": "finetune",
-            "model": model_fingerprint(path),
-            "from_scratch": arguments.from_scratch,
-            "data": source.fingerprint,
-            "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
-        },
+        targets=[Target(session.output_dir, identity, judge)],
         evaluation_steps=arguments.eval_step,
         build=build,
-        final_results=lambda: evaluate_directory(
-            session.output_dir, task, batch_size=arguments.eval_batch_size, world=world
-        ),
     )
     write_results(session.output_dir, results, world)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.corpus import CorpusSource
@@ -17,8 +19,8 @@ from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
-from tinybert_ds.stages.distillation import build_intermediate, export_student
-from tinybert_ds.stages.session import Models, begin, run_stage
+from tinybert_ds.stages.distillation import Student, build_intermediate, export_student
+from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, world = session.arguments, session.world
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
-    weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
-    student_path = find_student(arguments.student_model, weights=weights)
-    student_config = read_config(student_path, role="student")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    layer_map = check_pair(
-        teacher_config, student_config, layer_map=arguments.layer_map, projection=arguments.projection
-    )
+    candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
     source = _corpus(arguments, "train", teacher_config)
     if source.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
@@ -47,17 +44,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     held_out = _corpus(arguments, "eval", teacher_config) if arguments.eval_fraction else None
 
     def build() -> Models:
-        teacher_model = load_encoder(arguments.teacher_model, role="teacher")
-        student_model = build_student(arguments.student_model, weights=weights, head=None, seed=arguments.seed)
-        module, teacher = build_intermediate(
-            teacher_model,
-            student_model,
-            layer_map,
+        students = [
+            Student(
+                build_student(candidate.path, weights=candidate.weights, head=None, seed=arguments.seed),
+                candidate.layer_map,
+                candidate.path,
+                embeddings_from_teacher=arguments.init_embeddings == "svd",
+            )
+            for candidate in candidates
+        ]
+        modules, teacher = build_intermediate(
+            load_encoder(arguments.teacher_model, role="teacher"),
+            students,
             arguments,
-            student_directory=student_path,
             max_seq_length=arguments.max_seq_length,
             world=world,
-            embeddings_from_teacher=arguments.init_embeddings == "svd",
         )
 
         def evaluation(engine: Any) -> Evaluation | None:
@@ -70,29 +71,91 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             return Evaluation(run=run, score=None, keep_best=lambda: None)
 
-        return Models(
-            module, teacher, evaluation, lambda engine: export_student(engine, tokenizer, session.output_dir, world)
-        )
+        learners = [
+            Learner(
+                module,
+                evaluation,
+                partial(export_student, tokenizer=tokenizer, directory=candidate.directory, world=world),
+            )
+            for module, candidate in zip(modules, candidates, strict=True)
+        ]
+        return Models(teacher, learners)
 
     run_stage(
         session,
         title="general distillation",
         source=source,
-        identity={
-            "stage": "general_distill",
-            "teacher": model_fingerprint(arguments.teacher_model),
-            "student": model_fingerprint(student_path),
-            "data": source.fingerprint,
-            "layer_map": layer_map,
-            "projection": arguments.projection,
-            "loss_weights": arguments.loss_weights,
-            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, world.device)),
-            "padding": arguments.padding,
-            "init_embeddings": arguments.init_embeddings,
-        },
+        targets=[Target(c.directory, {**c.identity, "data": source.fingerprint}) for c in candidates],
         evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
         build=build,
     )
+
+
+class _Candidate(NamedTuple):
+    path: Path
+    weights: Literal["load", "random"]
+    layer_map: tuple[int, ...]
+    directory: Path
+    identity: dict[str, Any]  # without the data
+
+
+def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) -> list[_Candidate]:
+    """Find the students and check that each fits the teacher."""
+    arguments, output_dir = session.arguments, session.output_dir
+    weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
+    paths = [find_student(name, weights=weights) for name in arguments.student_model]
+    fingerprints = [model_fingerprint(path) for path in paths]
+    candidates = []
+    for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
+        layer_map = check_pair(
+            teacher_config,
+            read_config(path, role="student"),
+            layer_map=arguments.layer_map,
+            projection=arguments.projection,
+        )
+        identity = {
+            "stage": "general_distill",
+            "teacher": model_fingerprint(arguments.teacher_model),
+            "student": fingerprint,
+            "layer_map": layer_map,
+            "projection": arguments.projection,
+            "loss_weights": arguments.loss_weights,
+            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, session.world.device)),
+            "padding": arguments.padding,
+            "init_embeddings": arguments.init_embeddings,
+        }
+        if len(paths) > 1:
+            identity["students"] = fingerprints  # they stand at the same step: none can join or leave
+        candidates.append(_Candidate(path, weights, layer_map, directory, identity))
+    return candidates
+
+
+def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:
+    """Return where each student goes: one alone to `output_dir` itself, several to directories of their names in it.
+
+    A student is called as its directory, or its config file without ".json" where that has a name of its own.
+    Namesakes are numbered.
+
+    Raises:
+        ConfigError: `output_dir` holds anything but those directories.
+    """
+    if len(students) == 1:
+        return [output_dir]
+    names: list[str] = []
+    for student in students:
+        own_name = student.suffix == ".json" and student.name != "config.json"
+        base = student.stem if own_name else (student.parent if student.suffix == ".json" else student).resolve().name
+        numbered = (f"{base}-{number}" for number in count(2))
+        names.append(next(name for name in chain([base], numbered) if name not in names))
+    found = output_dir.iterdir() if output_dir.is_dir() else ()
+    foreign = sorted(path.name for path in found if path.name not in names)
+    if foreign:
+        raise ConfigError(
+            f"--output_dir {output_dir} is for the students {', '.join(names)} and holds other things: "
+            f"{', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an empty or new directory "
+            "(nothing was changed)"
+        )
+    return [output_dir / name for name in names]
 
 
 def _corpus(arguments: GeneralDistillArguments, split: Literal["train", "eval"], teacher_config: Any) -> CorpusSource:

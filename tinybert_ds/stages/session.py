@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -25,7 +27,7 @@ from tinybert_ds.engine.distributed import (
 )
 from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
 from tinybert_ds.engine.lessons import Lessons, side_stream
-from tinybert_ds.engine.loop import Evaluation, Plan, count_steps, train
+from tinybert_ds.engine.loop import Evaluation, Plan, StudentRun, count_steps, train
 from tinybert_ds.engine.monitor import Monitor
 from tinybert_ds.engine.run_directory import RunDirectory
 from tinybert_ds.engine.student import build_engine
@@ -51,13 +53,30 @@ class Session(Generic[Arguments]):
 
 
 @dataclass(frozen=True)
-class Models:
-    """What a stage trains, made only when there is something to do."""
+class Target:
+    """A student's place and what makes two runs of it the same, known before any model is loaded."""
+
+    directory: Path
+    identity: dict[str, Any]  # beside what all stages share
+    final_results: Callable[[], dict[str, float]] | None = None
+    """Judges what the directory holds at the end, on all ranks; None: the last evaluation does."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a student trains with."""
 
     module: DistilledStudent
-    teacher: Teacher | None
     evaluation: Callable[[Any], Evaluation | None]  # from the engine
-    export: Callable[[Any], None]  # writes the engine's student to the output directory; called on all ranks
+    export: Callable[[Any], None]  # writes the engine's student to its directory; called on all ranks
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a stage, made only when there is something to do: a learner for each target."""
+
+    teacher: Teacher | None
+    learners: Sequence[Learner]
 
 
 def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Session[Arguments]:
@@ -83,55 +102,35 @@ def run_stage(
     *,
     title: str,
     source: BatchSource,
-    identity: dict[str, Any],
+    targets: Sequence[Target],
     evaluation_steps: int | None,
     build: Callable[[], Models],
-    final_results: Callable[[], dict[str, float]] | None = None,
-) -> dict[str, float]:
-    """Train a stage from where it stands to its end; return its final metrics.
+) -> list[dict[str, float]]:
+    """Train a stage from where it stands to its end; return the final metrics of each target.
 
     Args:
         session: From `begin`.
         title: What the progress bar is called.
         source: The training data.
-        identity: What makes two runs the same, beside what all stages share.
+        targets: The students. Several of them learn from one teacher pass over the same batches.
         evaluation_steps: Steps between two evaluations; None: no evaluation while training.
         build: Loads the models; called only when the run is not finished.
-        final_results: Judges what the output directory holds at the end, on all ranks; None: the last evaluation does.
     """
     arguments, world = session.arguments, session.world
     total_steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
-    config = session.ds_config
-    raise_all(fill_schedule(config, total_steps=total_steps, warmup_steps=int(arguments.warmup * total_steps)))
-    identity = {**identity, **_common_identity(arguments)}
-    require_same_everywhere(identity)
-    directory = RunDirectory(session.output_dir)
-    run_on_main(world, lambda: directory.open(identity, resume=arguments.resume))
-    require_shared_directory(session.output_dir, world)
-    finished = run_on_main(world, lambda: directory.finished_results(total_steps))
-    if finished is not None:
-        logger.info("%s in %s is finished (%d steps); nothing to do", title, session.output_dir, total_steps)
-        return finished
+    raise_all(
+        fill_schedule(session.ds_config, total_steps=total_steps, warmup_steps=int(arguments.warmup * total_steps))
+    )
+    directories = _open_directories(session, targets)
+    finished = [run_on_main(world, partial(directory.finished_results, total_steps)) for directory in directories]
+    known = [results for results in finished if results is not None]
+    if len(known) == len(targets):
+        for target in targets:
+            logger.info("%s in %s is finished (%d steps); nothing to do", title, target.directory, total_steps)
+        return known
 
     models = build()
-    engine = build_engine(
-        models.module,
-        config,
-        weight_decay=arguments.weight_decay,
-        total_steps=total_steps,
-        warmup=arguments.warmup,
-        schedule=arguments.schedule,
-    )
-    evaluation = models.evaluation(engine)
-    checkpoints = Checkpoints(session.output_dir / "checkpoints", world, arguments.save_total_limit)
-    state = checkpoints.resume(engine, arguments.resume)
-    if state.step > total_steps:
-        raise CheckpointError(
-            f"the run in {session.output_dir} is at step {state.step}, beyond the {total_steps} that are asked for; "
-            "raise --max_steps or --num_train_epochs, or give --resume one of its older checkpoints"
-        )
-    launch = {"arguments": dataclasses.asdict(arguments), "deepspeed_config": config, "world_size": world.size}
-    run_on_main(world, lambda: directory.note_start(identity, {**launch, "from_step": state.step}))
+    runs = _start_runs(session, targets, directories, models, total_steps=total_steps, title=title)
     plan = Plan(
         total_steps=total_steps,
         logging_steps=arguments.logging_steps,
@@ -140,28 +139,98 @@ def run_stage(
         accumulation=arguments.gradient_accumulation_steps,
         seed=arguments.seed,
     )
-    monitor = Monitor(
-        session.output_dir, enabled=world.is_main, start_step=state.step, total_steps=total_steps, title=title
-    )
-    monitor.describe(dataclasses.asdict(arguments), config, world.size)
     side = side_stream(world.device, wanted=getattr(arguments, "overlap_teacher", False))
-    state = train(
-        engine,
-        Lessons(models.teacher, world.device, side),
-        source,
-        plan,
-        evaluation,
-        state=state,
-        checkpoints=checkpoints,
-        monitor=monitor,
-        world=world,
-    )
-    if evaluation is None or evaluation.score is None:
-        models.export(engine)
-    results = final_results() if final_results else state.metrics
-    run_on_main(world, lambda: directory.note_finish(total_steps, results))
-    monitor.finish(results)
-    return results
+    train(runs, Lessons(models.teacher, world.device, side), source, plan, world)
+    all_results = []
+    for target, directory, learner, run in zip(targets, directories, models.learners, runs, strict=True):
+        if run.evaluation is None or run.evaluation.score is None:
+            learner.export(run.engine)
+        results = target.final_results() if target.final_results else run.state.metrics
+        run_on_main(world, partial(directory.note_finish, total_steps, results))
+        run.monitor.finish(results)
+        all_results.append(results)
+    return all_results
+
+
+def _open_directories(session: Session[Any], targets: Sequence[Target]) -> list[RunDirectory]:
+    arguments, world = session.arguments, session.world
+    directories = []
+    for target in targets:
+        identity = _identity(session, target)
+        require_same_everywhere(identity)
+        directory = RunDirectory(target.directory)
+        run_on_main(world, partial(directory.open, identity, resume=arguments.resume))
+        require_shared_directory(target.directory, world)
+        directories.append(directory)
+    return directories
+
+
+def _start_runs(
+    session: Session[Any],
+    targets: Sequence[Target],
+    directories: Sequence[RunDirectory],
+    models: Models,
+    *,
+    total_steps: int,
+    title: str,
+) -> list[StudentRun]:
+    """Make the engines and take them to where the run stands."""
+    arguments, world = session.arguments, session.world
+    all_checkpoints = [Checkpoints(t.directory / "checkpoints", world, arguments.save_total_limit) for t in targets]
+    choices = run_on_main(world, partial(common_choices, all_checkpoints, arguments.resume))
+    runs = []
+    for number, (target, learner, checkpoints, choice) in enumerate(
+        zip(targets, models.learners, all_checkpoints, choices, strict=True)
+    ):
+        config = copy.deepcopy(session.ds_config)
+        engine = build_engine(
+            learner.module,
+            config,
+            weight_decay=arguments.weight_decay,
+            total_steps=total_steps,
+            warmup=arguments.warmup,
+            schedule=arguments.schedule,
+        )
+        evaluation = learner.evaluation(engine)
+        state = checkpoints.resume(engine, choice)
+        if state.step > total_steps:
+            raise CheckpointError(
+                f"the run in {target.directory} is at step {state.step}, beyond the {total_steps} that are asked for; "
+                "raise --max_steps or --num_train_epochs, or give --resume one of its older checkpoints"
+            )
+        launch = {"arguments": dataclasses.asdict(arguments), "deepspeed_config": config, "world_size": world.size}
+        record = {**launch, "from_step": state.step}
+        run_on_main(world, partial(directories[number].note_start, _identity(session, target), record))
+        monitor = Monitor(
+            target.directory,
+            enabled=world.is_main,
+            start_step=state.step,
+            total_steps=total_steps,
+            title=title,
+            name=target.directory.name if len(targets) > 1 else None,
+            show_bar=number == 0,
+        )
+        monitor.describe(dataclasses.asdict(arguments), config, world.size)
+        runs.append(StudentRun(engine, state, checkpoints, monitor, evaluation))
+    return runs
+
+
+def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[str]:
+    """Return what each student is to resume from, so that all stand at the same step.
+
+    Args:
+        all_checkpoints: Of each student.
+        resume: The user's `--resume`; it holds as it is for a single student.
+    """
+    if len(all_checkpoints) == 1:
+        return [resume]
+    common = set.intersection(*(set(checkpoints.complete_tags()) for checkpoints in all_checkpoints))
+    newest = max(common, default=None)
+    return [str(checkpoints.directory / newest) if newest else "none" for checkpoints in all_checkpoints]
+
+
+def _identity(session: Session[Any], target: Target) -> dict[str, Any]:
+    return {**target.identity, **_common_identity(session.arguments)}
 
 
 def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], list[str]]:

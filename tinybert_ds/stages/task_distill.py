@@ -20,7 +20,7 @@ from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import PredictionObjective
-from tinybert_ds.stages.distillation import build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
     logits_encoder,
@@ -28,7 +28,7 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
-from tinybert_ds.stages.session import Models, Session, begin, run_stage
+from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 from tinybert_ds.stages.task_data import TaskData, load_task
 
 
@@ -114,14 +114,13 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
         world=world,
         pooler_relu=arguments.pooler_relu,
     )
-    results = run_stage(
+    (results,) = run_stage(
         session,
         title="prediction distillation" if arguments.pred_distill else "intermediate distillation",
         source=source,
-        identity=identity,
+        targets=[Target(session.output_dir, identity, judge if arguments.pred_distill else None)],
         evaluation_steps=arguments.eval_step,
         build=lambda: build(session, task, tokenizer, layer_map=layer_map),
-        final_results=judge if arguments.pred_distill else None,
     )
     write_results(session.output_dir, results, world)
 
@@ -175,14 +174,9 @@ def _intermediate_models(
     teacher_model = load_classifier(
         cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
     )
-    module, teacher = build_intermediate(
-        teacher_model,
-        _student(session, task),
-        layer_map,
-        arguments,
-        student_directory=Path(arguments.student_model),
-        max_seq_length=task.max_seq_length,
-        world=world,
+    student = Student(_student(session, task), layer_map, Path(arguments.student_model))
+    (module,), teacher = build_intermediate(
+        teacher_model, [student], arguments, max_seq_length=task.max_seq_length, world=world
     )
     held_out = task.source(
         task.spec.eval_splits[0], arguments.eval_batch_size, seed=0, padding=arguments.padding, shuffle=False
@@ -195,9 +189,8 @@ def _intermediate_models(
 
         return Evaluation(run=run, score=None, keep_best=lambda: None)
 
-    return Models(
-        module, teacher, evaluation, lambda engine: export_student(engine, tokenizer, session.output_dir, world)
-    )
+    export = partial(export_student, tokenizer=tokenizer, directory=session.output_dir, world=world)
+    return Models(teacher, [Learner(module, evaluation, export)])
 
 
 def _prediction_models(
@@ -234,7 +227,7 @@ def _prediction_models(
 
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
     teacher = _logits_teacher(session, task) if weights.teacher else None
-    return Models(module, teacher, evaluation, export)
+    return Models(teacher, [Learner(module, evaluation, export)])
 
 
 def _logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:

@@ -90,16 +90,17 @@ class Student:
 def run(lessons, student, steps):
     """Take the steps as the training loop does; return each one's mean loss."""
     stopwatch = Stopwatch(CPU)
-    return [
-        float(optimizer_step(student, lessons, step, stopwatch, log_due=False)["loss"])
-        for step in with_following(steps)
-    ]
+    losses = []
+    for step in with_following(steps):
+        (terms,) = optimizer_step([student], lessons, step, stopwatch, seed=0, rank=0, log_due=False)
+        losses.append(float(terms["loss"]))
+    return losses
 
 
 def steps_of(accumulation: int, count: int = 3) -> list[Step]:
     return [
-        Step(0, accumulation, [batch_of(first + part) for part in range(accumulation)])
-        for first in range(0, count * accumulation, accumulation)
+        Step(number, 0, accumulation, [batch_of(number * accumulation + part) for part in range(accumulation)])
+        for number in range(count)
     ]
 
 

@@ -28,9 +28,9 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.task_files import Table, parse_labels, read_table
 from tinybert_ds.data.task_spec import TaskSpec
-from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.fingerprint import model_fingerprint
 
@@ -259,17 +259,7 @@ def _task(options: argparse.Namespace) -> tuple[TaskSpec, Path]:
         )
     if options.data_dir is not None:
         return spec, options.data_dir
-    if not options.glue_dir.is_dir():
-        raise DataError(f"--glue_dir: {options.glue_dir} is not a directory; give the one with the tasks' folders")
-    names = (spec.directory or spec.name, options.task_name or spec.name)
-    folders = [path for path in sorted(options.glue_dir.iterdir()) if path.is_dir()]
-    for folder in folders:
-        if folder.name.lower() in {name.lower() for name in names}:
-            return spec, folder
-    raise DataError(
-        f"--glue_dir: {options.glue_dir} has no folder {names[0]}; it has "
-        f"{', '.join(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
-    )
+    return spec, find_task_folder(spec, options.glue_dir)
 
 
 def _problems(options: argparse.Namespace) -> list[str]:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
 DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task")
-STAGES = ("general_distill", "task_distill", "finetune")
+STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue")
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(

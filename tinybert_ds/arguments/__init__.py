@@ -5,6 +5,7 @@ offload) is said in the DeepSpeed JSON, what the network is in `config.json`.
 """
 
 from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments
+from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.parsing import Arguments, parse_arguments
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
@@ -12,6 +13,7 @@ from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
 __all__ = [
     "Arguments",
     "DistillationArguments",
+    "EvaluateArguments",
     "FinetuneArguments",
     "GeneralDistillArguments",
     "TaskDistillArguments",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from transformers import HfArgumentParser
 
-from tinybert_ds.arguments.common import TrainingArguments
 from tinybert_ds.errors import ConfigError
 
 
@@ -18,7 +17,24 @@ class _Parser(HfArgumentParser):
         raise ConfigError(f"{message}. See {self.prog} --help")
 
 
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
+class CommandArguments(Protocol):
+    """What every command has that runs on ranks."""
+
+    @property
+    def output_dir(self) -> str: ...
+
+    @property
+    def log_level(self) -> str: ...
+
+    @property
+    def no_onednn_matmul(self) -> bool: ...
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values by themselves, one sentence each."""
+        ...
+
+
+Arguments = TypeVar("Arguments", bound=CommandArguments)
 
 
 def parse_arguments(kind: type[Arguments], argv: Sequence[str], prog: str) -> tuple[Arguments, list[str]]:

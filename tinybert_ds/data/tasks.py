@@ -8,9 +8,18 @@ from pathlib import Path
 from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.data.task_yaml import load_task_file
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.errors import ConfigError, DataError
 
-__all__ = ["TASKS", "SplitFile", "TaskSpec", "describe_labels", "find_task", "label_ids", "load_task_file"]
+__all__ = [
+    "TASKS",
+    "SplitFile",
+    "TaskSpec",
+    "describe_labels",
+    "find_task",
+    "find_task_folder",
+    "label_ids",
+    "load_task_file",
+]
 
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in GLUE_TASKS}
 """The tasks that need no `--task_file`, by the name that `--task_name` takes."""
@@ -32,3 +41,22 @@ def find_task(task_name: str | None, task_file: str | Path | None) -> TaskSpec:
             "Describe a task of your own in a YAML file and pass it with --task_file"
         )
     return spec
+
+
+def find_task_folder(spec: TaskSpec, glue_dir: str | Path) -> Path:
+    """Return the folder of a task below the directory of them all; capitals do not count.
+
+    Raises:
+        DataError: No such directory, or none in it that is called like the task.
+    """
+    root = Path(glue_dir)
+    if not root.is_dir():
+        raise DataError(f"--glue_dir: {root} is not a directory; give the one with the tasks' folders")
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    for folder in folders:
+        if folder.name.lower() in {spec.directory.lower(), spec.name.lower()}:
+            return folder
+    raise DataError(
+        f"--glue_dir: {root} has no folder {spec.directory or spec.name}; it has "
+        f"{', '.join(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
+    )

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
@@ -26,6 +26,14 @@ from tinybert_ds.stages.task_data import TaskData
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "eval_results.json"
+TABLE_FILE = "glue_results.json"
+
+
+class FineTuned(NamedTuple):
+    """A model in eval mode, and its output for each class of the task."""
+
+    module: DistilledStudent
+    columns: list[int]
 
 
 def evaluate_directory(
@@ -37,12 +45,32 @@ def evaluate_directory(
     pooler_relu: bool = False,
     stated_labels: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Load a fine-tuned model in float32 and return the task's metrics, "eval_..."; the same on all ranks.
+    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks.
+
+    Args:
+        directory, task, world, pooler_relu, stated_labels: See `load_fine_tuned`.
+        batch_size: Rows of one forward over all ranks.
+
+    Raises:
+        ModelError: See `load_fine_tuned`.
+    """
+    model = load_fine_tuned(directory, task, world=world, pooler_relu=pooler_relu, stated_labels=stated_labels)
+    return task.evaluate_all(model.module, batch_size, world, columns=model.columns)
+
+
+def load_fine_tuned(
+    directory: str | Path,
+    task: TaskData,
+    *,
+    world: World,
+    pooler_relu: bool = False,
+    stated_labels: Sequence[str] | None = None,
+) -> FineTuned:
+    """Load a fine-tuned model in float32, on this rank's device.
 
     Args:
         directory: Of the model.
-        task: Its evaluation splits are judged.
-        batch_size: Rows of one forward over all ranks.
+        task: What it predicts.
         world: The ranks.
         pooler_relu: See `load_classifier`.
         stated_labels: Names of the model's outputs in its order, where its config says nothing.
@@ -55,7 +83,7 @@ def evaluate_directory(
         directory, label_names=task.spec.label_names or None, role="model", head="required", pooler_relu=pooler_relu
     )
     student = DistilledStudent(logits_encoder(model, task), LabelObjective(regression=task.spec.is_regression))
-    return task.evaluate_all(student.eval().to(world.device), batch_size, world, columns=columns)
+    return FineTuned(student.eval().to(world.device), columns)
 
 
 def require_results_directory(directory: Path) -> None:
@@ -70,7 +98,7 @@ def require_results_directory(directory: Path) -> None:
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
         raise ConfigError(f"--output_dir {directory}: {parent} cannot be written; give another directory")
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    if names and not names & {RESULTS_FILE, "config.json", "run.json"}:
+    if names and not names & {RESULTS_FILE, TABLE_FILE, "config.json", "run.json"}:
         raise ConfigError(
             f"--output_dir {directory} holds files that are no results of this program: {', '.join(sorted(names)[:5])}"
             f"{' ...' if len(names) > 5 else ''}; give an empty or new directory (nothing was changed)"

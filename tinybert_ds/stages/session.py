@@ -14,7 +14,7 @@ from typing import Any, Generic
 
 import transformers
 
-from tinybert_ds.arguments import Arguments, parse_arguments
+from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.checkpoint import Checkpoints
 from tinybert_ds.engine.console import set_up_console
@@ -90,7 +90,7 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     set_up_console(arguments.log_level, is_main=world.is_main)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    trains = not getattr(arguments, "do_eval", False)
+    trains = isinstance(arguments, TrainingArguments) and not getattr(arguments, "do_eval", False)
     config, more = _deepspeed_config(arguments, world) if trains else ({}, [])
     raise_all(problems + more)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)

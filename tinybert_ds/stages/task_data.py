@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.metrics import compute_metrics, official_metric, predict
+from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
@@ -17,6 +17,16 @@ from tinybert_ds.data.tokenizer import special_ids
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """Which task, and where its files are: what `load_task` reads of a command's arguments."""
+
+    data_dir: str | Path
+    task_name: str | None
+    task_file: str | Path | None = None
+    max_seq_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,32 @@ class TaskData:
             type_vocab_size=self.type_vocab_size,
         )
 
-    def evaluate(
+    def predict(
         self, model: Model, split: str, batch_size: int, world: World, *, columns: Sequence[int] | None = None
-    ) -> dict[str, float]:
-        """Return every metric of the task on a split, "eval_..."; the same on all ranks.
+    ) -> Values:
+        """Return the (N,) predictions for a split, class ids or scores, in the order of the file, on all ranks.
 
         Args:
             model: Gives logits.
-            split: A labelled one.
+            split: Labelled or not.
             batch_size: Rows of one forward over all ranks.
             world: The ranks.
             columns: The model's output for each class of the task; None where they are in the task's order.
         """
+        logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
+        return predict(self.spec, logits if columns is None else logits[:, list(columns)])
+
+    def evaluate(
+        self, model: Model, split: str, batch_size: int, world: World, *, columns: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """Return every metric of the task on a split, "eval_..."; the same on all ranks. Arguments: see `predict`.
+
+        The split must have labels.
+        """
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
-        logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
-        if columns is not None:
-            logits = logits[:, list(columns)]
-        metrics = compute_metrics(self.spec, predict(self.spec, logits), labels)
+        predictions = self.predict(model, split, batch_size, world, columns=columns)
+        metrics = compute_metrics(self.spec, predictions, labels)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}

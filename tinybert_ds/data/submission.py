@@ -1,0 +1,92 @@
+"""Predictions in the format of the benchmark's server: a file for each test set, all in one zip.
+
+N rows. A file holds the header `index<TAB>prediction` and a line for each row of the test file. Format and file names:
+https://gluebenchmark.com/faq
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
+from tinybert_ds.data.metrics import Values
+from tinybert_ds.data.task_files import read_table
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.errors import DataError
+
+SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
+    ("cola", "test"): "CoLA.tsv",
+    ("sst-2", "test"): "SST-2.tsv",
+    ("mrpc", "test"): "MRPC.tsv",
+    ("sts-b", "test"): "STS-B.tsv",
+    ("qqp", "test"): "QQP.tsv",
+    ("mnli", "test"): "MNLI-m.tsv",
+    ("mnli", "test_mismatched"): "MNLI-mm.tsv",
+    ("mnli", DIAGNOSTIC_SPLIT): "AX.tsv",
+    ("qnli", "test"): "QNLI.tsv",
+    ("rte", "test"): "RTE.tsv",
+    ("wnli", "test"): "WNLI.tsv",
+}
+"""(task, split) -> file; the server takes a zip of all of them."""
+
+_INDEX_COLUMNS = ("index", "id")
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same zip
+
+
+def test_splits(spec: TaskSpec, data_dir: Path) -> dict[str, str]:
+    """Return the test splits of a task whose files are there -> file of the submission."""
+    files = {split: file for (task, split), file in SUBMISSION_FILES.items() if task == spec.name}
+    return {split: file for split, file in files.items() if (data_dir / spec.splits[split].file).is_file()}
+
+
+def read_index(spec: TaskSpec, data_dir: Path, split: str) -> list[str]:
+    """Return what the server knows each row of a test file by: its index column, or the row's number without one.
+
+    Raises:
+        DataError: The file cannot be read, or names two rows alike.
+    """
+    table = read_table(spec, data_dir, split)
+    header = table.header or []
+    column = next((header.index(name) for name in _INDEX_COLUMNS if name in header), None)
+    if column is None:
+        return [str(number) for number in range(len(table.rows))]
+    index = [fields[column].strip() for _, fields in table.rows]
+    seen: set[str] = set()
+    for (line, _), name in zip(table.rows, index, strict=True):
+        if name in seen:
+            raise DataError(
+                f"{table.path}, line {line}, column {header[column]!r}: {name!r} names a row above too; give the test "
+                "file as the benchmark distributes it"
+            )
+        seen.add(name)
+    return index
+
+
+def format_predictions(spec: TaskSpec, index: Sequence[str], predictions: Values) -> str:
+    """Return the content of a file of the submission.
+
+    Args:
+        spec: The task: its labels are written by name where its files hold names, by number where they hold numbers.
+        index: (N,) from `read_index`.
+        predictions: (N,) class ids, or scores, which are kept inside the task's range.
+    """
+    assert len(index) == len(predictions), (len(index), len(predictions))
+    if spec.is_regression:
+        low, high = spec.score_range or (float("-inf"), float("inf"))
+        words = [f"{min(max(float(score), low), high):.3f}" for score in predictions]
+    else:
+        numbered = bool(spec.label_aliases)
+        words = [str(int(label)) if numbered else spec.label_names[int(label)] for label in predictions]
+    return "index\tprediction\n" + "".join(f"{i}\t{word}\n" for i, word in zip(index, words, strict=True))
+
+
+def submission_zip(files: Mapping[str, str]) -> bytes:
+    """Return a zip of files, name -> content; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), files[name], zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

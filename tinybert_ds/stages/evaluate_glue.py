@@ -1,0 +1,139 @@
+"""Evaluation of fine-tuned models on several tasks of GLUE: one table, predictions, and the benchmark's submission."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tinybert_ds.arguments import EvaluateArguments
+from tinybert_ds.arguments.evaluate import TASK_PLACE
+from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
+from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
+from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.errors import ConfigError, DataError, ModelError
+from tinybert_ds.files import write_atomically
+from tinybert_ds.models.pretrained import has_weights, read_config
+from tinybert_ds.stages.evaluate import TABLE_FILE, load_fine_tuned, require_results_directory, task_columns
+from tinybert_ds.stages.glue_table import SplitResult, markdown, table
+from tinybert_ds.stages.session import begin
+from tinybert_ds.stages.task_data import TaskChoice, load_task
+
+logger = logging.getLogger(__name__)
+
+Submissions = dict[str, dict[str, str]]
+"""Model -> file of its submission -> content."""
+
+
+class Entry(NamedTuple):
+    """A task with its files and the models that are judged on it."""
+
+    spec: TaskSpec
+    folder: Path
+    models: dict[str, Path]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    session = begin(EvaluateArguments, argv, "evaluate_glue.py")
+    arguments, world = session.arguments, session.world
+    require_results_directory(session.output_dir)
+    entries = find_entries(arguments)
+    for entry in entries:  # before any of them is loaded
+        for directory in entry.models.values():
+            task_columns(read_config(directory, role="model"), entry.spec, arguments.stated_labels)
+    results: list[SplitResult] = []
+    submissions: Submissions = {name: {} for name in arguments.models} if arguments.submission else {}
+    for entry in entries:
+        results += _judge(entry, arguments, world, submissions)
+    if arguments.submission and not any(submissions.values()):
+        raise DataError(f"--submission: none of the tasks' folders in {arguments.glue_dir} has a test file")
+    content = table(results, submissions)
+    content["models"] = {entry.spec.name: {n: str(d) for n, d in entry.models.items()} for entry in entries}
+    run_on_main(world, lambda: _write(session.output_dir, content, submissions))
+    logger.info("%s", markdown(content))
+
+
+def find_entries(arguments: EvaluateArguments) -> list[Entry]:
+    """Find the tasks, their files and their models.
+
+    Raises:
+        ConfigError, DataError, ModelError: An unknown task; files or a model that are not there for a task that is
+            named; nothing at all for `all`.
+    """
+    if arguments.task_names != ["all"]:
+        specs = [find_task(name, None) for name in arguments.task_names]
+        return [_entry(spec, arguments) for spec in specs]
+    if not Path(arguments.glue_dir).is_dir():
+        raise DataError(f"--glue_dir: {arguments.glue_dir} is not a directory; give the one with the tasks' folders")
+    entries, missing = [], []
+    for spec in TASKS.values():
+        if spec.name == "mnli-mm":  # the same models and files as mnli, judged the other way round
+            continue
+        try:
+            entries.append(_entry(spec, arguments))
+        except (DataError, ModelError) as error:
+            missing.append(spec.name)
+            logger.info("left out: %s", error)
+    if not entries:
+        raise ConfigError(
+            f"--task_name all: not one of {', '.join(missing)} has a folder in --glue_dir {arguments.glue_dir} and "
+            f"models at {', '.join(arguments.models.values())}; see what was left out above"
+        )
+    return entries
+
+
+def _entry(spec: TaskSpec, arguments: EvaluateArguments) -> Entry:
+    folder = find_task_folder(spec, arguments.glue_dir)
+    models = {name: _model_directory(spec, path) for name, path in arguments.models.items()}
+    return Entry(spec, folder, models)
+
+
+def _model_directory(spec: TaskSpec, path: str) -> Path:
+    candidates = [Path(path.replace(TASK_PLACE, name)) for name in dict.fromkeys((spec.name, spec.directory))]
+    for candidate in candidates:
+        if candidate.is_dir() and has_weights(candidate):
+            return candidate
+    raise ModelError(f"task {spec.name}: no model in {' or '.join(map(str, candidates))}; give --model [NAME=]DIR")
+
+
+def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions: Submissions) -> list[SplitResult]:
+    """Evaluate all models on a task; add their predictions for its test files to the submissions."""
+    spec, folder = entry.spec, entry.folder
+    files = test_splits(spec, folder) if arguments.submission else {}
+    index = {split: read_index(spec, folder, split) for split in files}
+    metrics: dict[str, dict[str, dict[str, float]]] = {split: {} for split in spec.eval_splits}
+    rows = {}
+    for name, directory in entry.models.items():
+        tokenizer = load_tokenizer(directory, arguments.lower_case)
+        choice = TaskChoice(folder, spec.name, max_seq_length=arguments.max_seq_length)
+        config = read_config(directory, role="model")
+        task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config)
+        logger.info("%s: %s in %s", spec.name, name, directory)
+        model = load_fine_tuned(
+            directory, task, world=world, pooler_relu=arguments.pooler_relu, stated_labels=arguments.stated_labels
+        )
+        batch_size = arguments.eval_batch_size
+        for split in spec.eval_splits:
+            found = task.evaluate(model.module, split, batch_size, world, columns=model.columns)
+            metrics[split][name] = {metric: found[f"eval_{metric}"] for metric in spec.metrics}
+            rows[split] = len(task.splits[split])
+        for split, file in files.items():
+            predictions = task.predict(model.module, split, batch_size, world, columns=model.columns)
+            submissions[name][file] = format_predictions(spec, index[split], predictions)
+    return [SplitResult(spec, split, rows[split], metrics[split]) for split in spec.eval_splits]
+
+
+def _write(directory: Path, content: dict, submissions: Submissions) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, files in submissions.items():
+        folder = directory / "predictions" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            write_atomically(folder / file, text)
+        write_atomically(directory / f"{name}-submission.zip", submission_zip(files))
+    write_atomically(directory / "glue_results.md", markdown(content))
+    write_atomically(directory / TABLE_FILE, json.dumps(content, indent=2) + "\n")

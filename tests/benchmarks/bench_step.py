@@ -202,7 +202,7 @@ def joined_world() -> World:
 def deepspeed_config(case: Case, dtype: str, world: World) -> dict[str, Any]:
     """Return the shipped DeepSpeed config of a dtype, filled as a run fills it."""
     arguments = GeneralDistillArguments(
-        output_dir="", pregenerated_data="", teacher_model="", student_model=[""], train_batch_size=case.rows
+        output_dir="", pregenerated_data=[], teacher_model="", student_model=[""], train_batch_size=case.rows
     )
     config, problems = read_config(CONFIG_DIRECTORY / DS_CONFIGS[dtype])
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)

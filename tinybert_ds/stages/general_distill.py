@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinybert_ds.arguments import GeneralDistillArguments
-from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
@@ -19,6 +18,7 @@ from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
+from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student
 from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 
@@ -34,14 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher_config = read_config(arguments.teacher_model, role="teacher")
     candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
-    source = _corpus(arguments, "train", teacher_config)
-    if source.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
-        raise ConfigError(
-            f"the shards in {arguments.pregenerated_data} were made with another tokeniser than that of "
-            f"--teacher_model {arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model} "
-            "and the same casing flags"
-        )
-    held_out = _corpus(arguments, "eval", teacher_config) if arguments.eval_fraction else None
+    corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
 
     def build() -> Models:
         students = [
@@ -57,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             load_encoder(arguments.teacher_model, role="teacher"),
             students,
             arguments,
-            max_seq_length=arguments.max_seq_length,
+            max_seq_length=corpora.longest,
             world=world,
         )
 
         def evaluation(engine: Any) -> Evaluation | None:
+            held_out = corpora.held_out
             if held_out is None:
                 return None
 
@@ -71,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             return Evaluation(run=run, score=None, keep_best=lambda: None)
 
+        def export(directory: Path, engine: Any) -> None:
+            corpora.finish_verification()
+            export_student(engine, tokenizer, directory, world)
+
         learners = [
-            Learner(
-                module,
-                evaluation,
-                partial(export_student, tokenizer=tokenizer, directory=candidate.directory, world=world),
-            )
+            Learner(module, evaluation, partial(export, candidate.directory))
             for module, candidate in zip(modules, candidates, strict=True)
         ]
         return Models(teacher, learners)
@@ -84,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_stage(
         session,
         title="general distillation",
-        source=source,
-        targets=[Target(c.directory, {**c.identity, "data": source.fingerprint}) for c in candidates],
+        source=corpora.train,
+        targets=[Target(c.directory, {**c.identity, **corpora.identity}) for c in candidates],
         evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
         build=build,
+        total_steps=corpora.total_steps,
     )
 
 
@@ -156,22 +151,3 @@ def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path
             "(nothing was changed)"
         )
     return [output_dir / name for name in names]
-
-
-def _corpus(arguments: GeneralDistillArguments, split: Literal["train", "eval"], teacher_config: Any) -> CorpusSource:
-    batch_size = arguments.train_batch_size if split == "train" else arguments.eval_batch_size
-    return CorpusSource(
-        Path(arguments.pregenerated_data),
-        split=split,
-        eval_fraction=arguments.eval_fraction,
-        global_batch_size=batch_size,
-        max_seq_length=arguments.max_seq_length,
-        seed=arguments.seed,
-        padding=arguments.padding,
-        one_seq=arguments.one_seq or None,
-        masked_lm_prob=arguments.masked_lm_prob,
-        whole_word=arguments.do_whole_word_mask or None,
-        short_seq_prob=arguments.short_seq_prob,
-        max_predictions_per_seq=arguments.max_predictions_per_seq,
-        type_vocab_size=getattr(teacher_config, "type_vocab_size", 0),
-    )

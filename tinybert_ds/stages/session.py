@@ -105,6 +105,7 @@ def run_stage(
     targets: Sequence[Target],
     evaluation_steps: int | None,
     build: Callable[[], Models],
+    total_steps: int | None = None,
 ) -> list[dict[str, float]]:
     """Train a stage from where it stands to its end; return the final metrics of each target.
 
@@ -115,9 +116,11 @@ def run_stage(
         targets: The students. Several of them learn from one teacher pass over the same batches.
         evaluation_steps: Steps between two evaluations; None: no evaluation while training.
         build: Loads the models; called only when the run is not finished.
+        total_steps: Optimizer steps; None: what the arguments say of this source.
     """
     arguments, world = session.arguments, session.world
-    total_steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+    if total_steps is None:
+        total_steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
     raise_all(
         fill_schedule(session.ds_config, total_steps=total_steps, warmup_steps=int(arguments.warmup * total_steps))
     )

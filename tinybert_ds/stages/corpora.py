@@ -1,0 +1,152 @@
+"""The corpora of a general distillation, as its arguments describe them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tinybert_ds.arguments import GeneralDistillArguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.phases import PhasedSource, phase_steps
+from tinybert_ds.data.verification import Verification
+from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.loop import count_steps
+from tinybert_ds.errors import ConfigError, raise_all
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """What is read in training and for `eval_loss`."""
+
+    train: BatchSource
+    held_out: CorpusSource | None
+    total_steps: int
+    identity: dict[str, Any]  # what makes two runs the same
+    longest: int  # tokens of the longest sample
+    verification: Verification | None  # on one rank of each host, with --verify_data
+
+    def finish_verification(self) -> None:
+        """Wait until --verify_data has seen all files; raises DataError if one is damaged."""
+        if self.verification is not None:
+            self.verification.wait()
+            logger.info("--verify_data: all files of the corpus are what was written")
+
+
+def open_corpora(
+    arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str, world: World
+) -> Corpora:
+    """Open what --pregenerated_data names.
+
+    Args:
+        arguments: the command line.
+        teacher_config: what the token ids must fit.
+        teacher_tokenizer: fingerprint of the tokeniser that must have made them.
+        world: the ranks; the first counts the samples of corpora that are new, for all.
+
+    Raises:
+        ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
+    """
+    _check_batches(arguments, world)
+    verification = None
+    if arguments.verify_data and world.local_rank == 0:
+        verification = Verification([directory for directory, _ in arguments.corpora])
+    sources = [
+        _open(arguments, "train", length, arguments.phase_batch_size(length), teacher_config, verification)
+        for length, _ in arguments.phase_list
+    ]
+    _check_tokens(sources[0], arguments, teacher_config, teacher_tokenizer)
+    longest = max(length for length, _ in arguments.phase_list)
+    held_out = None
+    if arguments.eval_fraction:
+        held_out = _open(arguments, "eval", longest, arguments.eval_batch_size, teacher_config, None)
+
+    def count() -> int:
+        steps = count_steps(sources[0], max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+        _join(sources, arguments, steps)
+        if held_out is not None:
+            held_out.samples_in_epoch(0)
+        return steps
+
+    total_steps = run_on_main(world, count)  # the other ranks find its counts beside the corpus
+    identity = dict(sources[0].identity)
+    if len(sources) > 1:
+        identity["phases"] = arguments.phase_list
+    train = _join(sources, arguments, total_steps)
+    return Corpora(train, held_out, total_steps, identity, longest, verification)
+
+
+def _join(sources: Sequence[CorpusSource], arguments: GeneralDistillArguments, total_steps: int) -> BatchSource:
+    if len(sources) == 1:
+        return sources[0]
+    steps = phase_steps([share for _, share in arguments.phase_list], total_steps)
+    return PhasedSource(sources, steps)
+
+
+def _check_batches(arguments: GeneralDistillArguments, world: World) -> None:
+    """Raise `ConfigError` unless the ranks can share the batches of all phases evenly."""
+    parts = world.size * arguments.gradient_accumulation_steps
+    problems = []
+    for length, _ in arguments.phase_list[1:]:
+        rows = arguments.phase_batch_size(length)
+        if rows % parts:
+            problems.append(
+                f"the phase of {length} tokens has {rows} samples a step, which {world.size} ranks x "
+                f"{arguments.gradient_accumulation_steps} accumulation steps cannot share evenly; give another "
+                "--train_batch_size or fewer --gradient_accumulation_steps"
+            )
+    raise_all(problems, ConfigError)
+
+
+def _check_tokens(
+    source: CorpusSource, arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str
+) -> None:
+    """Raise `ConfigError` unless the teacher, and so the student, reads every token as it was meant."""
+    directories = ", ".join(directory for directory, _ in arguments.corpora)
+    if source.tokenizer_fingerprint != teacher_tokenizer:
+        raise ConfigError(
+            f"the shards in {directories} were made with another tokeniser than that of --teacher_model "
+            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model} and the same "
+            "casing flags"
+        )
+    if source.vocab_size > teacher_config.vocab_size:
+        raise ConfigError(
+            f"the shards in {directories} have token ids up to {source.vocab_size - 1}, but --teacher_model "
+            f"{arguments.teacher_model} has embeddings for {teacher_config.vocab_size} tokens: its tokeniser files do "
+            "not belong to its config.json. Restore the directory, and make the shards anew with its own tokeniser"
+        )
+
+
+def _open(
+    arguments: GeneralDistillArguments,
+    split: Literal["train", "eval"],
+    length: int,
+    batch_size: int,
+    teacher_config: Any,
+    verification: Verification | None,
+) -> CorpusSource:
+    directories, weights = zip(*arguments.corpora, strict=True)
+    training = split == "train"
+    return CorpusSource(
+        directories,
+        split=split,
+        eval_fraction=arguments.eval_fraction,
+        global_batch_size=batch_size,
+        max_seq_length=length,
+        seed=arguments.seed,
+        weights=weights if training and weights[0] is not None else None,
+        padding=arguments.padding,
+        one_seq=arguments.one_seq or None,
+        full_sentences=arguments.full_sentences or None,
+        masked_lm_prob=arguments.masked_lm_prob,
+        whole_word=arguments.do_whole_word_mask or None,
+        short_seq_prob=arguments.short_seq_prob,
+        max_predictions_per_seq=arguments.max_predictions_per_seq,
+        type_vocab_size=getattr(teacher_config, "type_vocab_size", 0),
+        max_samples=arguments.phase_max_samples(length) if training else None,
+        verification=verification,
+    )

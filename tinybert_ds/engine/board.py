@@ -63,7 +63,7 @@ def layout(names: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
 def hyper_parameters(arguments: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the HParams page lists: arguments that change what is learnt, and `run`, such as the world size."""
     learning = {name: value for name, value in arguments.items() if name not in _NOT_LEARNING}
-    known = {name: value for name, value in {**learning, **run}.items() if value is not None}
+    known = {name: value for name, value in {**learning, **run}.items() if value is not None and value is not False}
     return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in known.items()}
 
 
@@ -115,7 +115,9 @@ class Board:
         for name, value in named.items():
             self._writer.add_scalar(name, value, step)
         assert self._writer.file_writer is not None
-        for summary in hparams(self._hyper_parameters, named):
+        # The first of the three, the experiment, is left out: TensorBoard takes one for all runs of a folder, and their
+        # metrics differ. Without it, it looks through the runs and puts the parameters that differ first.
+        for summary in hparams(self._hyper_parameters, named)[1:]:
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
 

@@ -26,6 +26,8 @@ TIMEOUT_SECONDS = 240
 
 DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task")
 STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue")
+SERIES, THEN = "series", "then"
+"""Several general distillations in one process, in turn: SERIES as the stage, THEN between their arguments."""
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -64,7 +66,7 @@ def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: P
     most of the tests' time.
 
     Args:
-        stage: One of STAGES or DATA_TOOLS.
+        stage: One of STAGES or DATA_TOOLS, or SERIES.
         arguments: The command line.
         world_size: Ranks; with one, the command runs as under plain `python`.
         log: Rank r writes its output to `log` with the suffix `.rankr`.
@@ -138,7 +140,11 @@ def _run_rank(stage: str, words: list[str], environment: dict[str, str], log: Pa
         for stream in (1, 2):
             os.dup2(handle.fileno(), stream)
     sys.argv = [f"{stage}.py", *words]
-    if stage in DATA_TOOLS:
+    if stage == SERIES:
+        for command in " ".join(words).split(f" {THEN} "):  # no word of a test's command line holds a space
+            sys.argv = ["general_distill.py", *command.split(" ")]
+            run_training("general_distill")
+    elif stage in DATA_TOOLS:
         run_command(importlib.import_module(f"data_tools.{stage}").main)
     else:
         run_training(stage)

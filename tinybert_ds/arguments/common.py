@@ -127,6 +127,11 @@ class DistillationArguments(TrainingArguments):
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "Precision of the frozen teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, fp32 elsewhere.", "auto"
     )
+    teacher_engine: Literal["inference", "zero3"] = option(
+        "inference: every rank holds the whole teacher; zero3: its parameters are split among the ranks and gathered "
+        "layer by layer, for teachers that do not fit.",
+        "inference",
+    )
     overlap_teacher: bool = option(
         "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "
         "the teacher's outputs of two batches are then held at a time.",
@@ -161,4 +166,9 @@ class DistillationArguments(TrainingArguments):
                 found.append(f"--{name}_weight is {weight}; it must not be negative")
         if not any(self.loss_weights.values()):
             found.append("--attention_weight, --hidden_weight and --embedding_weight are all 0: nothing is learned")
+        if self.overlap_teacher and self.teacher_engine == "zero3":
+            found.append(
+                "--overlap_teacher and --teacher_engine zero3 contradict each other: two streams would gather "
+                "parameters at a time, in no fixed order; drop one of them"
+            )
         return found

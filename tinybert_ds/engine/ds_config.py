@@ -42,6 +42,9 @@ _SECTIONS = (
     "zero_optimization",
     "checkpoint",
     "data_types",
+    "tensorboard",
+    "csv_monitor",
+    "flops_profiler",
 )
 _SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
 
@@ -57,6 +60,13 @@ _OWNED = {
     "scheduler.params.warmup_num_steps": "--warmup_proportion",
     "scheduler.params.total_num_steps": "--max_steps or --num_train_epochs",
 }
+
+_OUTPUTS = {
+    "tensorboard.output_path": "tensorboard",
+    "csv_monitor.output_path": "deepspeed_csv",
+    "flops_profiler.output_file": "flops_profile.txt",
+}
+"""Where DeepSpeed writes, inside --output_dir, when the JSON has the section and says "auto"."""
 
 
 def default_config_path(device_type: str, *, fp16: bool) -> Path:
@@ -137,6 +147,7 @@ def resolve_config(
         owned["scheduler.params.warmup_max_lr"] = arguments.learning_rate
         owned["scheduler.params.warmup_min_lr"] = 0.0
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]
+    _fill_outputs(config, Path(arguments.output_dir))
     problems += [
         f'{key} is "auto" in the DeepSpeed config, but no argument owns it; give it a value'
         for key in _remaining_autos(config)
@@ -202,6 +213,8 @@ def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
     if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
         params.setdefault("torch_adam", True)
         params.setdefault("fused", True)  # torch's own vectorised step, four times as fast as its loop
+    if params.get("torch_adam"):  # with an offloaded optimizer DeepSpeed would insist on its compiled one
+        config.setdefault("zero_force_ds_cpu_optimizer", False)
     return []
 
 
@@ -219,6 +232,13 @@ def _fill(config: dict[str, Any], dotted_key: str, value: Any) -> list[str]:
         f'{dotted_key} is {stated!r} in the DeepSpeed config and {value!r} from {_OWNED[dotted_key]}; set it to "auto" '
         "there or pass the same value"
     ]
+
+
+def _fill_outputs(config: dict[str, Any], output_dir: Path) -> None:
+    for dotted_key, name in _OUTPUTS.items():
+        section, key = dotted_key.split(".")
+        if config.get(section, {}).get(key) == "auto":
+            config[section][key] = str(output_dir / name)
 
 
 def _remaining_autos(config: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,12 +1,13 @@
-"""The teacher: frozen, in eval mode, in half precision where the machine has it, in DeepSpeed's inference engine."""
+"""The teacher: frozen, in eval mode, in half precision where the machine has it, in an engine of DeepSpeed's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
@@ -15,6 +16,7 @@ from tinybert_ds.types import Batch, EncoderOutput
 
 Teacher = Callable[[Batch], EncoderOutput]
 TeacherDtype = Literal["auto", "fp32", "bf16", "fp16"]
+TeacherEngine = Literal["inference", "zero3"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,8 +38,15 @@ def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
     return inference_dtype(device)
 
 
-def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype) -> Teacher:
-    """Hand the teacher to `deepspeed.init_inference`.
+def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:
+    """Freeze the teacher and hand it to DeepSpeed.
+
+    Args:
+        encoder: Its parameters are frozen and cast in place.
+        dtype: What it runs in.
+        kind: "inference": `deepspeed.init_inference`, a whole copy on every rank. "zero3": an engine without an
+            optimizer whose parameters are split among the ranks and gathered layer by layer, for teachers that do not
+            fit; every rank must then call the teacher equally often.
 
     Returns:
         A function from a batch to the states, queries, keys and logits that the encoder was asked to keep. It runs
@@ -45,10 +54,33 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype) -> Teacher:
     """
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
-    engine = deepspeed.init_inference(encoder.eval(), dtype=dtype, replace_with_kernel_inject=False)
+    encoder.eval()
+    engine = _zero3_engine(encoder, dtype) if kind == "zero3" else _inference_engine(encoder, dtype)
 
     def teach(batch: Batch) -> EncoderOutput:
         with torch.no_grad():
             return engine(batch)
 
     return teach
+
+
+def _inference_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+    return deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
+
+
+def _zero3_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # asked for, but of no meaning without an optimizer
+        "zero_optimization": {"stage": 3},
+        "steps_per_print": 2**31 - 1,
+    }
+    if dtype is not torch.float32:
+        config["bf16" if dtype is torch.bfloat16 else "fp16"] = {"enabled": True}
+    encoder.to(dtype)
+    deepspeed.zero.Init(module=encoder, config_dict_or_path=config, dtype=dtype)  # one parameter at a time: never whole
+    device = torch.device(get_accelerator().current_device_name())
+    for buffer in encoder.buffers():
+        buffer.data = buffer.data.to(device)
+    engine, *_ = deepspeed.initialize(model=encoder, config=config, dist_init_required=False)
+    engine.eval()
+    return engine

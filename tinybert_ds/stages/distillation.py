@@ -77,7 +77,7 @@ def build_intermediate(
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     compile_encoders((teacher, *(module.encoder for module in modules)), world.device, wanted=arguments.compile)
-    return Distillation(modules, build_teacher(teacher, dtype))
+    return Distillation(modules, build_teacher(teacher, dtype, arguments.teacher_engine))
 
 
 def _imitated(student: Student, weights: LossWeights) -> tuple[list[int], list[int]]:

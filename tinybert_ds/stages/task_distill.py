@@ -237,4 +237,5 @@ def _logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> T
     )
     encoder = logits_encoder(model, task)
     compile_encoders((encoder,), world.device, wanted=arguments.compile)
-    return build_teacher(encoder, teacher_dtype(arguments.teacher_dtype, world.device))
+    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    return build_teacher(encoder, dtype, arguments.teacher_engine)

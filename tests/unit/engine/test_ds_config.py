@@ -33,6 +33,7 @@ def test_every_shipped_config_is_filled_completely(path):
     assert problems == []
     resolved, problems = resolve(config, device_type="cuda", world_size=2, gradient_accumulation_steps=2)
     assert problems == []
+    assert fill_schedule(resolved, total_steps=100, warmup_steps=10) == []
     assert "auto" not in json.dumps(resolved)
     assert resolved["train_micro_batch_size_per_gpu"] == 8
     assert resolved["optimizer"]["params"]["lr"] == 1e-3

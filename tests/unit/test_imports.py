@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.files",
         "tinybert_ds.hardware",
         "tinybert_ds.command_line",
+        "tinybert_ds.launch",
     ),
     (
         "tinybert_ds.arguments",

@@ -29,6 +29,11 @@ class EvaluateArguments:
         "Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None
     )
     eval_batch_size: int = option("Samples of one forward over all ranks.", 32)
+    cache_dir: str | None = option(
+        "Folder of tokenised rows. Default: .tinybert_cache beside a task's files, or where that cannot be written "
+        "~/.cache/tinybert_ds.",
+        None,
+    )
     teacher_labels: str | None = option(
         "Names of the models' outputs in their order, for one task, where a config has only LABEL_0 ...", None
     )

@@ -21,6 +21,11 @@ class _TaskArguments:
         "Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None
     )
     eval_step: int = option("Steps between two evaluations on the task's evaluation split.", 50)
+    cache_dir: str | None = option(
+        "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache in --data_dir, or "
+        "where that cannot be written ~/.cache/tinybert_ds.",
+        None,
+    )
 
     def task_problems(self) -> list[str]:
         """What is wrong with the choice of the task."""

@@ -5,9 +5,11 @@ N rows, T tokens of all rows together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -29,10 +31,11 @@ ENCODE_ROWS = 8192
 class EncodedExamples:
     """The rows of one split as token ids, special tokens included: row i is `tokens[offsets[i]:offsets[i + 1]]`."""
 
-    tokens: NDArray[np.int32]  # (T,)
+    tokens: NDArray[np.integer]  # (T,)
     offsets: NDArray[np.int64]  # (N + 1,)
     segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
     labels: Labels | None  # (N,) int64 class ids or float32 scores
+    skipped_rows: int = 0  # rows of the file that lack fields and were left out
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -60,6 +63,29 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
     Raises:
         ConfigError: `max_seq_length` leaves no room beside the special tokens.
     """
+    blocks = list(encode_blocks(examples, tokenizer, max_seq_length))
+    lengths = np.concatenate([block.lengths for block in blocks])
+    return EncodedExamples(
+        np.concatenate([block.tokens for block in blocks]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([block.segment_a_lengths for block in blocks]),
+        examples.labels,
+        examples.skipped_rows,
+    )
+
+
+class EncodedBlock(NamedTuple):
+    """Consecutive rows as token ids."""
+
+    tokens: NDArray[np.int32]  # (Σ lengths,)
+    lengths: NDArray[np.int64]  # (n,)
+    segment_a_lengths: NDArray[np.int32]  # (n,)
+
+
+def encode_blocks(
+    examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
+) -> Iterator[EncodedBlock]:
+    """Tokenise the rows of a split block by block, each in all threads of the tokeniser; see `encode`."""
     pair = len(examples.texts) == 2
     # A copy, because truncation is a setting of the tokeniser itself and the caller's must stay as it is.
     engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -71,17 +97,15 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
         )
     engine.no_padding()
     engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
-
-    rows: Sequence[str | tuple[str, ...]] = list(zip(*examples.texts, strict=True)) if pair else examples.texts[0]
-    tokens: list[NDArray[np.int32]] = []
-    lengths = np.zeros(len(rows) + 1, dtype=np.int64)
-    segment_a_lengths = np.zeros(len(rows), dtype=np.int32)
-    for start in range(0, len(rows), ENCODE_ROWS):
-        for row, encoding in enumerate(engine.encode_batch_fast(rows[start : start + ENCODE_ROWS]), start=start):
-            tokens.append(np.asarray(encoding.ids, dtype=np.int32))
-            lengths[row + 1] = len(encoding.ids)
-            segment_a_lengths[row] = len(encoding.ids) - sum(encoding.type_ids)
-    return EncodedExamples(np.concatenate(tokens), np.cumsum(lengths), segment_a_lengths, examples.labels)
+    for start in range(0, len(examples), ENCODE_ROWS):
+        texts = [column[start : start + ENCODE_ROWS] for column in examples.texts]
+        encodings = engine.encode_batch_fast(list(zip(*texts, strict=True)) if pair else texts[0])
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
+        yield EncodedBlock(
+            np.fromiter(ids, dtype=np.int32, count=int(lengths.sum())), lengths, (lengths - of_type_1).astype(np.int32)
+        )
 
 
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:

@@ -109,9 +109,9 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
     rows = {}
     for name, directory in entry.models.items():
         tokenizer = load_tokenizer(directory, arguments.lower_case)
-        choice = TaskChoice(folder, spec.name, max_seq_length=arguments.max_seq_length)
+        choice = TaskChoice(folder, spec.name, max_seq_length=arguments.max_seq_length, cache_dir=arguments.cache_dir)
         config = read_config(directory, role="model")
-        task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config)
+        task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config, world=world)
         logger.info("%s: %s in %s", spec.name, name, directory)
         model = load_fine_tuned(
             directory, task, world=world, pooler_relu=arguments.pooler_relu, stated_labels=arguments.stated_labels

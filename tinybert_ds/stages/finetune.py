@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = read_config(path, role="model")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
-    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config)
+    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config, world=world)
     label_names = task.spec.label_names or None
     source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
-from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
-from tinybert_ds.data.task_files import read_split
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
+from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import special_ids
 from tinybert_ds.engine.distributed import World
@@ -27,6 +28,7 @@ class TaskChoice:
     task_name: str | None
     task_file: str | Path | None = None
     max_seq_length: int | None = None
+    cache_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class TaskData:
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
         type_vocab_size: Of the model that will read the batches.
+        cache_home: The folder of derived data.
     """
 
     spec: TaskSpec
@@ -46,6 +49,7 @@ class TaskData:
     max_seq_length: int
     pad_id: int
     type_vocab_size: int
+    cache_home: Path
 
     @property
     def score(self) -> str:
@@ -108,15 +112,17 @@ class TaskData:
 
 
 def load_task(
-    arguments: Any, tokenizer: PreTrainedTokenizerFast, splits: Sequence[str], *, model_config: Any
+    arguments: Any, tokenizer: PreTrainedTokenizerFast, splits: Sequence[str], *, model_config: Any, world: World
 ) -> TaskData:
-    """Read and tokenise a task's splits.
+    """Tokenise a task's splits, or map what was tokenised before.
 
     Args:
-        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, and `aug_train` where there is one.
+        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` where there is
+            one.
         tokenizer: Of the models.
         splits: Which to read.
         model_config: Of the model that will read the batches.
+        world: The ranks, one of which does the work on each host; no collective is called.
 
     Raises:
         ConfigError, DataError: The task is not known, a file is missing, a row does not fit, a split has no labels
@@ -127,18 +133,20 @@ def load_task(
     if getattr(arguments, "aug_train", False):
         spec = _augmented(spec)
     max_seq_length = arguments.max_seq_length or spec.max_seq_length
-    encoded = {
-        split: encode(read_split(spec, arguments.data_dir, split), tokenizer, max_seq_length) for split in splits
+    home = cache_home(arguments.data_dir, arguments.cache_dir)
+    first = world.local_rank == 0
+    rows = {
+        split: load_rows(spec, arguments.data_dir, split, tokenizer, max_seq_length, home=home, first=first)
+        for split in splits
     }
     for split in ("train", *spec.eval_splits):
-        if split in encoded and encoded[split].labels is None:
+        if split in rows and rows[split].labels is None:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"
             )
-    return TaskData(
-        spec, encoded, max_seq_length, special_ids(tokenizer).pad, getattr(model_config, "type_vocab_size", 0)
-    )
+    pad_id = special_ids(tokenizer).pad
+    return TaskData(spec, rows, max_seq_length, pad_id, getattr(model_config, "type_vocab_size", 0), home)
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

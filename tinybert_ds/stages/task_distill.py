@@ -47,7 +47,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     config = read_config(arguments.student_model, role="model")
     tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
-    task = load_task(arguments, tokenizer, spec.eval_splits, model_config=config)
+    task = load_task(arguments, tokenizer, spec.eval_splits, model_config=config, world=session.world)
     results = evaluate_directory(
         arguments.student_model,
         task,
@@ -82,7 +82,7 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     spec = find_task(arguments.task_name, arguments.task_file)
     raise_all(prediction_problems(arguments, spec))
     columns = task_columns(teacher_config, spec, arguments.stated_labels)
-    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config)
+    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config, world=world)
     source = task.source(
         "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
     )

@@ -1,13 +1,17 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.support.models import VOCAB_SIZE, tiny_config, write_tokenizer
 from tests.support.runs import write_sentiment
 from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.engine.distributed import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages.evaluate import require_results_directory
 from tinybert_ds.stages.task_data import load_task
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +23,23 @@ def tokenizer(tmp_path_factory):
 
 def arguments(data_dir, **changes):
     return SimpleNamespace(
-        **{"data_dir": data_dir, "task_name": "sst-2", "task_file": None, "max_seq_length": None, **changes}
+        **{
+            "data_dir": data_dir,
+            "task_name": "sst-2",
+            "task_file": None,
+            "max_seq_length": None,
+            "cache_dir": None,
+            **changes,
+        }
     )
 
 
 def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):
     write_sentiment(tmp_path, rows=8)
-    load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config())
+    load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+    narrow = tiny_config(vocab_size=VOCAB_SIZE - 1)
     with pytest.raises(ConfigError, match=rf"ids up to {VOCAB_SIZE - 1}, .* {VOCAB_SIZE - 1} entries"):
-        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(vocab_size=VOCAB_SIZE - 1))
+        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=narrow, world=ALONE)
 
 
 def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer, tmp_path):
@@ -39,7 +51,7 @@ def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer
     )
     chosen = arguments(tmp_path, task_name=None, task_file=tmp_path / "task.yaml")
     with pytest.raises(DataError, match=r"the test split of task task \(test.tsv\) has no labels"):
-        load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config())
+        load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config(), world=ALONE)
 
 
 def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_path):

@@ -1,0 +1,169 @@
+"""Derived data that is made once: directories that are whole or not there, written by one process at a time.
+
+They may be deleted at any moment; what needs them makes them anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.files import fsync_directory
+
+logger = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
+
+CACHE_FOLDER = ".tinybert_cache"
+POLL_SECONDS = 0.2
+HEAD_START_SECONDS = 2.0
+
+
+def cache_home(data_dir: str | Path | None, cache_dir: str | Path | None) -> Path:
+    """Return the folder of a task's derived data, and make it.
+
+    Args:
+        data_dir: The folder of the task's files, None where there is none.
+        cache_dir: `--cache_dir`. Without it the folder is inside `data_dir` if that can be written, else inside the
+            user's own cache ($XDG_CACHE_HOME, or ~/.cache).
+
+    Raises:
+        ConfigError: It cannot be made or written.
+    """
+    if cache_dir is not None:
+        home = Path(cache_dir)
+    elif data_dir is not None and os.access(data_dir, os.W_OK | os.X_OK):
+        home = Path(data_dir) / CACHE_FOLDER
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinybert_ds"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(home, error) from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise ConfigError(f"the folder of derived data {home} cannot be written; give another one with --cache_dir")
+    return home
+
+
+def obtain(
+    directory: Path,
+    read: Callable[[Path], Content | None],
+    build: Callable[[Path], None],
+    *,
+    head_start: float = 0.0,
+) -> Content:
+    """Return what a directory of derived data holds, after making it if it is not there.
+
+    Any number of processes may ask at the same time: one of them makes it, the others look now and then, outside of
+    any collective. When the maker dies, the next one takes its place.
+
+    Args:
+        directory: Below a folder that exists.
+        read: From the directory to its content; None where it is missing or damaged.
+        build: Fills an empty directory, which is then moved into place. Its errors are raised here.
+        head_start: Seconds before this process would make it itself, so that the one that reports is the first.
+
+    Raises:
+        ConfigError: The directory cannot be written.
+    """
+    own_turn = time.monotonic() + head_start
+    while True:
+        content = read(directory)
+        if content is not None:
+            return content
+        if time.monotonic() >= own_turn:
+            with try_lock(directory) as locked:
+                if locked:
+                    return _make(directory, read, build)
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def try_lock(directory: Path) -> Iterator[bool]:
+    """Hold the lock of a directory of derived data, if nobody else does; the kernel frees it when a process dies.
+
+    Raises:
+        ConfigError: The file of the lock cannot be made or locked.
+    """
+    path = directory.with_name(f"{directory.name}.lock")
+    try:
+        handle = path.open("wb")
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    with handle:
+        locked = _lock(handle.fileno(), path)
+        try:
+            yield locked
+        finally:
+            if locked:
+                path.unlink(missing_ok=True)
+
+
+def write_whole(directory: Path, build: Callable[[Path], None]) -> None:
+    """Fill a directory under another name and move it into place; only with its lock.
+
+    Raises:
+        ConfigError: The disk is full or cannot be written.
+    """
+    temporary = directory.with_name(f"{directory.name}.tmp")
+    if directory.exists():  # and yet it is written: nobody could read it
+        logger.warning("%s is damaged and is made anew", directory)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir()
+        build(temporary)
+        fsync_directory(temporary)
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.replace(directory)
+        fsync_directory(directory.parent)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError) -> ConfigError:
+    """Return what to tell the user when derived data cannot be written."""
+    return ConfigError(
+        f"cannot write the derived data {path}: {error.strerror or error}; make room there, or give another folder "
+        "with --cache_dir"
+    )
+
+
+def save_array(path: Path, array: NDArray) -> None:
+    """Write a .npy file that is on the disk when the call returns."""
+    with path.open("wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _make(directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None]) -> Content:
+    content = read(directory)  # somebody may have been faster
+    if content is None:
+        write_whole(directory, build)
+        content = read(directory)
+        assert content is not None, f"{directory} cannot be read after it was written"
+    return content
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had the lock removes its file: a lock on a removed file is none.
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -1,0 +1,137 @@
+"""A task's rows as token ids on disk: tokenised once, mapped by every process that reads them.
+
+A directory for each (file, task, tokeniser, length): `rows.bin/.idx`, a sequence for each row, special tokens
+included; `segments.npy` and `labels.npy`; `record.json` with what was written. N rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
+from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
+from tinybert_ds.data.task_batches import EncodedExamples, encode_blocks
+from tinybert_ds.data.task_files import Examples, read_split
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.errors import DataError
+from tinybert_ds.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Raised whenever the same file, task, tokeniser and length give other bytes than before."""
+
+_ROWS, _SEGMENTS, _LABELS, _RECORD = "rows", "segments.npy", "labels.npy", "record.json"
+
+
+def load_rows(
+    spec: TaskSpec,
+    data_dir: str | Path,
+    split: str,
+    tokenizer: PreTrainedTokenizerFast,
+    max_seq_length: int,
+    *,
+    home: Path,
+    first: bool = True,
+) -> EncodedExamples:
+    """Return the tokenised rows of a split, memory-mapped, after tokenising them if nobody has.
+
+    Args:
+        spec, data_dir, split: See `read_split`.
+        tokenizer: Of the models.
+        max_seq_length: What rows are cut to.
+        home: The folder of derived data, from `cache_home`.
+        first: Whether this process is the one of its host that does the work and reports, if there is work.
+
+    Raises:
+        ConfigError, DataError: see `read_split`, `encode` and `obtain`.
+    """
+    path = Path(data_dir) / spec.splits[split].file
+    if not path.is_file():
+        read_split(spec, data_dir, split)  # says what is wrong
+    key = {
+        "version": FORMAT_VERSION,
+        "file": hash_file(path)._asdict(),
+        "task": _what_decides(spec, split),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "max_seq_length": max_seq_length,
+    }
+    directory = home / f"tokens-{path.stem}-{_digest(key)}"
+
+    def build(target: Path) -> None:
+        examples = read_split(spec, data_dir, split)
+        logger.info("tokenising %s: %s rows, kept in %s", path, f"{len(examples):,}", directory)
+        _write(target, examples, tokenizer, max_seq_length, key)
+
+    return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+
+
+def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
+    """Everything of a task that can change how a file is read."""
+    content = {**asdict(spec), "splits": asdict(spec.splits[split])}
+    for name in ("name", "directory", "metrics", "official", "eval_splits", "max_seq_length", "augmented_copies"):
+        content.pop(name)
+    content["splits"].pop("file")  # of the file its content counts
+    return dict(json.loads(json.dumps(content)))
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(key, sort_keys=True).encode())
+
+
+def _write(
+    directory: Path,
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerFast,
+    max_seq_length: int,
+    key: dict[str, Any],
+) -> None:
+    writer = ShardWriter(directory, _ROWS, token_dtype(special_ids(tokenizer).vocab_size))
+    segments = []
+    bar: Any = tqdm(total=len(examples), desc=f"tokenising {examples.path.name}", unit="row", delay=5)
+    with bar:
+        for block in encode_blocks(examples, tokenizer, max_seq_length):
+            writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
+            segments.append(block.segment_a_lengths)
+            bar.update(len(block.lengths))
+    writer.finish()
+    save_array(directory / _SEGMENTS, np.concatenate(segments))
+    if examples.labels is not None:
+        save_array(directory / _LABELS, examples.labels)
+    written = _map(directory, examples.skipped_rows)
+    record = {"key": key, "skipped_rows": examples.skipped_rows, "fingerprint": written.fingerprint}
+    write_atomically(directory / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
+    """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
+    try:
+        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        rows = _map(directory, record["skipped_rows"])
+        return rows if (record["key"], record["fingerprint"]) == (key, rows.fingerprint) else None
+    except (DataError, OSError, ValueError, KeyError, TypeError):  # not there, or not as it was written
+        return None
+
+
+def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
+    shard = open_shard(directory, _ROWS)
+    ends = np.append(shard.offsets // shard.tokens.itemsize, len(shard.tokens))
+    labels = directory / _LABELS
+    return EncodedExamples(
+        shard.tokens,
+        ends,
+        np.load(directory / _SEGMENTS, mmap_mode="r", allow_pickle=False),
+        np.load(labels, mmap_mode="r", allow_pickle=False) if labels.is_file() else None,
+        skipped_rows,
+    )

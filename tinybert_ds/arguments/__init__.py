@@ -8,6 +8,7 @@ from tinybert_ds.arguments.common import DistillationArguments, TrainingArgument
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.parsing import Arguments, parse_arguments
+from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "TaskDistillArguments",
     "TrainingArguments",
     "parse_arguments",
+    "recipe_values",
 ]

@@ -28,6 +28,9 @@ class TrainingArguments:
     )
     deepspeed: bool = option("Accepted for habit's sake: training always goes through DeepSpeed.", False)
     local_rank: int = option("Set by the `deepspeed` launcher.", -1)
+    recipe: str | None = option(
+        "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.", None
+    )
     seed: int = option("Seed of the order of the data, masking, dropout and new weights.", 42)
     train_batch_size: int = option("Global batch: samples of one optimizer step over all ranks.", 32)
     gradient_accumulation_steps: int = option("Micro-batches of each rank in one optimizer step.", 1)
@@ -75,6 +78,11 @@ class TrainingArguments:
     def lower_case(self) -> bool | None:
         """Forced casing of the tokeniser, or None for the model directory's own."""
         return True if self.do_lower_case else (False if self.no_lower_case else None)
+
+    @property
+    def recipe_section(self) -> str:
+        """The section of a recipe that is for this command and stage."""
+        return "general"
 
     @property
     def schedule(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from transformers import HfArgumentParser
 
+from tinybert_ds.arguments.recipes import recipe_values, recipe_words
 from tinybert_ds.errors import ConfigError
 
 
@@ -49,13 +50,23 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str], prog: str) -> tu
         The arguments, and every problem with them (unknown flags, bad values, contradictions), one sentence each.
 
     Raises:
-        ConfigError: A required flag is missing or a value has the wrong type.
+        ConfigError: A required flag is missing, a value has the wrong type, or there is no such recipe.
     """
+    arguments, unknown = _parse(kind, argv, prog)
+    values = recipe_values(arguments)
+    if values:
+        try:
+            arguments, unknown = _parse(kind, [*recipe_words(values), *argv], prog)  # the last one wins
+        except ConfigError as error:
+            raise ConfigError(f"--recipe {getattr(arguments, 'recipe', None)}: {error}") from error
+    problems = [f"unknown argument {word!r}; {prog} --help lists the known ones" for word in unknown]
+    return arguments, problems + arguments.problems()
+
+
+def _parse(kind: type[Arguments], argv: Sequence[str], prog: str) -> tuple[Arguments, list[str]]:
     description = (kind.__doc__ or "").strip()
     parser = _Parser([kind], prog=prog, description=description, allow_abbrev=False)
     parsed, unknown = parser.parse_args_into_dataclasses(
         list(argv), return_remaining_strings=True, look_for_args_file=False
     )
-    arguments = cast(Arguments, parsed)
-    problems = [f"unknown argument {word!r}; {prog} --help lists the known ones" for word in unknown]
-    return arguments, problems + arguments.problems()
+    return cast(Arguments, parsed), unknown

@@ -44,6 +44,10 @@ class FinetuneArguments(_TaskArguments, TrainingArguments):
     from_scratch: bool = option("Start from random weights: --model gives the architecture only.", False)
     tokenizer: str | None = option("Directory of the tokeniser, where --model has none.", None)
 
+    @property
+    def recipe_section(self) -> str:
+        return "finetune"
+
     def problems(self) -> list[str]:
         found = super().problems() + self.task_problems()
         if self.from_scratch and self.tokenizer is None:
@@ -88,6 +92,10 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
         return self.teacher_labels.split(",") if self.teacher_labels else None
 
     @property
+    def recipe_section(self) -> str:
+        return "prediction" if self.pred_distill else "intermediate"
+
+    @property
     def schedule(self) -> str:
         intermediate = not self.pred_distill
         return "constant" if self.lr_schedule == "auto" and intermediate else super().schedule
@@ -96,6 +104,8 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
         found = super().problems() + self.task_problems()
         if self.do_eval and self.pred_distill:
             found.append("--do_eval and --pred_distill contradict each other; run them one after the other")
+        if self.do_eval and self.recipe is not None:
+            found.append("--recipe is for training; leave it out of --do_eval")
         if not self.do_eval and self.teacher_model is None:
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if self.temperature <= 0:

@@ -14,7 +14,7 @@ from typing import Any, Generic
 
 import transformers
 
-from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments
+from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments, recipe_values
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.checkpoint import Checkpoints
 from tinybert_ds.engine.console import set_up_console
@@ -202,7 +202,7 @@ def _start_runs(
                 "raise --max_steps or --num_train_epochs, or give --resume one of its older checkpoints"
             )
         launch = {"arguments": dataclasses.asdict(arguments), "deepspeed_config": config, "world_size": world.size}
-        record = {**launch, "from_step": state.step}
+        record = {**launch, "recipe": recipe_values(arguments), "from_step": state.step}
         run_on_main(world, partial(directories[number].note_start, _identity(session, target), record))
         monitor = Monitor(
             target.directory,

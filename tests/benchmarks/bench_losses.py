@@ -2,9 +2,10 @@
 
     python tests/benchmarks/bench_losses.py [--rounds 9] [--tokens 4096] [--lengths 128 512 2048] [--plot]
 
-One layer of 12 heads, teacher heads of 64, float32, full rows; the peer "published" is two matrix products, where and
-mse_loss, written here as the published code has them. "gram, no value" is what a training step does that logs nothing.
-Writes results/losses.csv and prints a table.
+One layer of 12 heads, teacher heads of 64, float32, full rows; queries and keys are views of what a projection left, as
+in a model. The peer "reference" is two matrix products, where and mse_loss and no more; "published" also divides the
+scores and adds the mask to them, as the published code does. "auto, no value" is what a training step does that logs
+nothing. Writes results/losses.csv and prints a table.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +27,10 @@ from tests.benchmarks.measurement import RESULTS, Row, extra_peak_mib, interleav
 from tinybert_ds.losses import attention_score_loss, hidden_state_loss, soft_cross_entropy
 
 HEADS, TEACHER_HEAD = 12, 64
-PUBLISHED = "published"
+REFERENCE, PUBLISHED = "reference", "published"
 ATTENTION_VARIANTS = {
     "tiled": {"backend": "tiled"},
     "gram": {"backend": "gram"},
-    "gram, no value": {"backend": "gram", "need_value": False},
     "auto": {},
     "auto, no value": {"need_value": False},
     "auto, reference padding": {"padding": "reference"},
@@ -48,16 +47,20 @@ class Scores(NamedTuple):
     mask: Tensor
 
 
-def draw_scores(tokens: int, length: int, student_head: int) -> Scores:
-    """Return seeded inputs of so many tokens in rows of `length`."""
-    generator = torch.Generator().manual_seed(0)
-    batch = max(1, tokens // length)
+def split_heads(projected: Tensor) -> Tensor:
+    """Return what a projection left, (B, S, A·D), by heads (B, A, S, D), as a view."""
+    return projected.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
-    def heads(size: int) -> Tensor:
-        return torch.randn(batch, length, HEADS, size, generator=generator).transpose(1, 2)
 
-    student = [heads(student_head).requires_grad_() for _ in range(2)]
-    return Scores(*student, heads(TEACHER_HEAD), heads(TEACHER_HEAD), torch.ones(batch, length, dtype=torch.int64))
+def reference_attention(inputs: Scores) -> Tensor:
+    """Return the loss by two matrix products, where and mse_loss."""
+
+    def scores(query: Tensor, key: Tensor) -> Tensor:
+        found = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return torch.where(found <= -1e2, torch.zeros_like(found), found)
+
+    student = scores(inputs.student_query, inputs.student_key)
+    return F.mse_loss(student, scores(inputs.teacher_query, inputs.teacher_key))
 
 
 def published_attention(inputs: Scores) -> Tensor:
@@ -73,13 +76,27 @@ def published_attention(inputs: Scores) -> Tensor:
 
 
 def attention_pass(variant: str, tokens: int, length: int, student_head: int) -> Callable[[], object]:
-    """Return one forward and backward of the attention loss in a variant."""
-    inputs = draw_scores(tokens, length, student_head)
-    loss = partial(published_attention, inputs)
-    if variant != PUBLISHED:
-        scalings = {"student_scaling": student_head**-0.5, "teacher_scaling": TEACHER_HEAD**-0.5}
-        loss = partial(attention_score_loss, *inputs, **scalings, **ATTENTION_VARIANTS[variant])
-    return lambda: torch.autograd.grad(loss(), inputs[:2])
+    """Return one forward and backward of the attention loss in a variant, on seeded inputs in rows of `length`."""
+    generator = torch.Generator().manual_seed(0)
+    batch = max(1, tokens // length)
+
+    def draw(size: int) -> Tensor:
+        return torch.randn(batch, length, HEADS * size, generator=generator)
+
+    student = [draw(student_head).requires_grad_() for _ in range(2)]
+    teacher = [split_heads(draw(TEACHER_HEAD)) for _ in range(2)]
+    mask = torch.ones(batch, length, dtype=torch.int64)
+    scalings = {"student_scaling": student_head**-0.5, "teacher_scaling": TEACHER_HEAD**-0.5}
+
+    def loss(inputs: Scores) -> Tensor:
+        if variant in PEERS:
+            return PEERS[variant](inputs)
+        return attention_score_loss(*inputs, **scalings, **ATTENTION_VARIANTS[variant])
+
+    return lambda: torch.autograd.grad(loss(Scores(*map(split_heads, student), *teacher, mask)), student)
+
+
+PEERS = {REFERENCE: reference_attention, PUBLISHED: published_attention}
 
 
 def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teacher_width: int) -> Callable:
@@ -122,12 +139,21 @@ def cross_entropy_pass(variant: str, rows: int, classes: int) -> Callable[[], ob
     return run
 
 
-def measure(case: str, build: Callable, variants: Sequence[str], sizes: Sequence[int], *, rounds: int, memory: bool):
-    """Return the rows of one case: every variant interleaved with the published form."""
-    names = [PUBLISHED, *variants]
+def measure(
+    case: str,
+    build: Callable,
+    variants: Sequence[str],
+    sizes: Sequence[int],
+    *,
+    rounds: int,
+    memory: bool,
+    peer: str = PUBLISHED,
+) -> list[Row]:
+    """Return the rows of one case: every variant interleaved with the peer."""
+    names = [peer, *variants]
     seconds = interleave({name: build(name, *sizes) for name in names}, rounds)
     extra = {name: extra_peak_mib(build, name, *sizes) for name in names} if memory else {}
-    peers = dict.fromkeys(variants, PUBLISHED)
+    peers = dict.fromkeys(variants, peer)
     found = rows_of("losses", case, seconds, peers=peers, extra_mib=extra)
     print(table(found), flush=True)
     return found
@@ -151,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         for length in values.lengths:
             case = f"attention, heads of {head}, rows of {length}"
             sizes = (values.tokens, length, head)
-            rows += measure(case, attention_pass, tuple(ATTENTION_VARIANTS), sizes, **how)
+            rows += measure(case, attention_pass, (PUBLISHED, *ATTENTION_VARIANTS), sizes, **how, peer=REFERENCE)
     sizes = (5, values.tokens, 312, 768)
     rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
     sizes = (max(1, values.tokens // 8), values.classes)

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.attention_chunks import PROVED_SCORE, QUERY_BLOCK, loaded_chunks, no_score_reaches_cutoff
+from tinybert_ds.losses.attention_chunks import (
+    PROVED_SCORE,
+    QUERY_BLOCK,
+    column_scales,
+    columns_of,
+    loaded_chunks,
+    no_score_reaches_cutoff,
+)
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
 from tinybert_ds.losses.precomputed import attach_gradients
 from tinybert_ds.losses.reference import Problem
@@ -62,25 +69,26 @@ def attention_terms(
     """Return the (3,) float64 sums as in `ChunkTerms` and the gradients (B, A, S, D_student) in the compute dtype."""
     dtype = coefficient.dtype
     student_head, _ = problem.head_sizes
-    scales = problem.scales(dtype)
+    student_columns = columns_of(*problem.head_sizes).student
+    scales = column_scales(problem, dtype)
     sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if need_value else None
     query, key = problem.student
     gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if need_gradient else None
     needs = {"need_value": need_value, "need_gradient": need_gradient}
     workspace_dtype = operand_dtype(problem, dtype) if form == "gram" else dtype
     for rows, heads, operands in loaded_chunks(problem, workspace_dtype, block=QUERY_BLOCK if form == "tiled" else 0):
-        cutoff = problem.padding == "reference" and not no_score_reaches_cutoff(operands, student_head, scales)
+        cutoff = problem.padding == "reference" and not no_score_reaches_cutoff(operands, student_columns, scales)
         terms: ChunkTerms
         if cutoff or form == "tiled":
-            terms = tiled_terms(operands, student_head, scales, coefficient, cutoff=cutoff, **needs)
+            terms = tiled_terms(operands, student_columns, scales, coefficient, cutoff=cutoff, **needs)
         else:
-            terms = gram_terms(operands, student_head, scales, coefficient, **needs)
+            terms = gram_terms(operands, student_columns, scales, coefficient, **needs)
         if sums is not None and terms.sums is not None:
             sums += terms.sums
         if gradients is not None and terms.gradients is not None:
             for whole, part in zip(gradients, terms.gradients, strict=True):
                 target, length = whole[rows, heads], part.shape[1]
-                target[:, :, :length] = part.view(*target.shape[:2], length, student_head)
+                target[:, :, :length] = part.view(*target.shape[:2], length, student_columns)[..., :student_head]
                 target[:, :, length:] = 0.0
     return sums, gradients
 
@@ -160,12 +168,12 @@ def triton_is_installed() -> bool:
 def gram_pays_from(student_head: int, teacher_head: int, *, need_value: bool) -> int:
     """Return the sequence length from which the closed form takes fewer multiply-adds than the tiles.
 
-    A head of S tokens takes S·d·4·D_student of them without the value and S·d·(2·d + 2·D_student) with it, against
-    S²·(d + 2·D_student) by tiles.
+    With p student columns and d columns (see `attention_chunks`), a head of S tokens takes S·4·d·p of them, and
+    S·2·(d − p)² more for the value, against S²·(d + 2·p) by tiles.
     """
-    width = student_head + teacher_head
-    gram = width * (2 * (width if need_value else student_head) + 2 * student_head)
-    return math.ceil(gram / (width + 2 * student_head))
+    student, total = columns_of(student_head, teacher_head)
+    gram = 4 * total * student + (2 * (total - student) ** 2 if need_value else 0)
+    return math.ceil(gram / (total + 2 * student))
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """The attention loss of one chunk and its gradient, in closed form (gram) and by blocks of scores (tiled).
 
-n heads, L positions, D head size; d = D_student + D_teacher. With A and B (L, d) as in `attention_chunks`, the loss is
+n heads, L positions, p student columns, d columns. With A and B (L, d) as in `attention_chunks`, the loss is
 Σ (A·Bᵀ)² = ⟨AᵀA, BᵀB⟩, whose gradients are A·BᵀB and B·AᵀA: no score is ever formed, at a cost of O(L·d²).
 """
 
@@ -20,42 +20,55 @@ class ChunkTerms(NamedTuple):
     """What a chunk adds to the loss."""
 
     sums: Tensor | None  # (3,) float64: Σ student², −2·Σ student·teacher, Σ teacher²; their sum is the loss
-    gradients: Tensor | None  # (2, n, L, D_student): by student query and key, times the coefficient
+    gradients: Tensor | None  # (2, n, L, p): by student query and key, times the coefficient
 
 
 def gram_terms(
-    operands: Tensor, student_head: int, scales: Tensor, coefficient: Tensor, *, need_value: bool, need_gradient: bool
+    operands: Tensor,
+    student_columns: int,
+    scales: Tensor,
+    coefficient: Tensor,
+    *,
+    need_value: bool,
+    need_gradient: bool,
 ) -> ChunkTerms:
-    """Return the loss and gradients of a chunk from the d x d Gram matrices of its operands.
+    """Return the loss and gradients of a chunk from the Gram matrices of its operands.
 
     Args:
         operands: (2, n, L, d) unscaled; float32, float64, or a half precision on which products are split.
-        student_head: D_student, the first columns of the operands.
-        scales: (d,) as `Problem.scales`, float32 or float64.
+        student_columns: p, the first columns of the operands.
+        scales: (d,) as `column_scales`, float32 or float64.
         coefficient: scalar, 2 / denominator.
         need_value: False leaves out the products of the teacher's columns with each other, which no gradient needs.
     """
     _, heads, length, width = operands.shape
     flat = operands.reshape(2 * heads, length, width)
-    gram = wide_matmul(flat.transpose(1, 2), flat if need_value else flat[:, :, :student_head], scales.dtype)
+    student, teacher = flat[:, :, :student_columns], flat[:, :, student_columns:]
+    gram = wide_matmul(student.transpose(1, 2), flat, scales.dtype)  # (2n, p, d); its other rows follow by symmetry
     sums = None
     if need_value:
-        products = (gram[:heads] * gram[heads:]).sum(dim=0, dtype=torch.float64) * torch.outer(scales, scales).double()
-        student, teacher = products[:student_head], products[student_head:]
-        sums = torch.stack(
-            [student[:, :student_head].sum(), 2 * student[:, student_head:].sum(), teacher[:, student_head:].sum()]
-        )
+        own = paired_sums(gram) * scales[0].double() * scales.double()
+        other = paired_sums(wide_matmul(teacher.transpose(1, 2), teacher, scales.dtype)) * scales[-1].double().square()
+        sums = torch.stack([own[:student_columns].sum(), 2 * own[student_columns:].sum(), other.sum()])
     if not need_gradient:
         return ChunkTerms(sums, None)
-    factors = gram[:, :, :student_head] * (coefficient * scales[0] * scales)[:, None]
     # Queries are multiplied by the Gram matrix of the keys, and keys by that of the queries.
-    factors = factors.view(2, heads, width, student_head).flip(0).view(2 * heads, width, student_head)
-    return ChunkTerms(sums, split_product(flat, factors).view(2, heads, length, student_head))
+    factors = gram.mul_(coefficient * scales[0] * scales).transpose(1, 2).view(2, heads, width, student_columns)
+    gradients = flat.new_empty(2, heads, length, student_columns, dtype=scales.dtype)
+    for side in (0, 1):
+        split_product(operands[side], factors[1 - side], out=gradients[side])
+    return ChunkTerms(sums, gradients)
+
+
+def paired_sums(gram: Tensor) -> Tensor:
+    """Return (d,) float64: the products of the queries' and the keys' Gram matrices (2n, p, d), summed but for d."""
+    queries, keys = gram.chunk(2)
+    return (queries * keys).sum(dim=0).sum(dim=0, dtype=torch.float64)
 
 
 def tiled_terms(
     operands: Tensor,
-    student_head: int,
+    student_columns: int,
     scales: Tensor,
     coefficient: Tensor,
     *,
@@ -74,14 +87,16 @@ def tiled_terms(
     queries, keys = operands[0].mul_(scales), operands[1]
     heads, length, _ = queries.shape
     scratch = queries.new_empty(heads * min(length, QUERY_BLOCK) * length)
-    gradients = queries.new_zeros(2, heads, length, student_head) if need_gradient else None
+    gradients = queries.new_empty(2, heads, length, student_columns) if need_gradient else None
+    by_query, by_key = float(coefficient * scales[0]), float(coefficient)
     total = torch.zeros((), dtype=torch.float64, device=queries.device)
     for start in range(0, length, QUERY_BLOCK):
-        block = queries[:, start : start + QUERY_BLOCK]
+        rows = slice(start, start + QUERY_BLOCK)
+        block = queries[:, rows]
         difference = scratch[: heads * block.shape[1] * length].view(heads, block.shape[1], length)
         cut = None
         if cutoff:
-            cut = cut_difference(block, keys, student_head, difference)
+            cut = cut_difference(block, keys, student_columns, difference)
         else:
             torch.bmm(block, keys.transpose(1, 2), out=difference)
         if need_value:
@@ -89,36 +104,40 @@ def tiled_terms(
         if gradients is not None:
             if cut is not None:
                 difference.masked_fill_(cut, 0.0)
-            torch.bmm(difference, keys[:, :, :student_head], out=gradients[0, :, start : start + QUERY_BLOCK])
-            gradients[1].baddbmm_(difference.transpose(1, 2), block[:, :, :student_head])
-    if gradients is not None:
-        gradients[0].mul_(coefficient * scales[0])
-        gradients[1].mul_(coefficient)
+            add_product(gradients[0, :, rows], difference, keys[:, :, :student_columns], by_query, first=True)
+            student = block[:, :, :student_columns]
+            add_product(gradients[1], difference.transpose(1, 2), student, by_key, first=start == 0)
     return ChunkTerms(torch.stack([total * 0, total * 0, total]) if need_value else None, gradients)
 
 
-def cut_difference(block: Tensor, keys: Tensor, student_head: int, difference: Tensor) -> Tensor:
+def add_product(target: Tensor, left: Tensor, right: Tensor, factor: float, *, first: bool) -> None:
+    """Add factor · left · right to a batch of matrices, or write it there."""
+    torch.baddbmm(target, left, right, beta=0 if first else 1, alpha=factor, out=target)
+
+
+def cut_difference(block: Tensor, keys: Tensor, student_columns: int, difference: Tensor) -> Tensor:
     """Write score differences with scores ≤ −100 taken as 0, and return where the student's were (bool, as them)."""
-    torch.bmm(block[:, :, :student_head], keys[:, :, :student_head].transpose(1, 2), out=difference)
+    torch.bmm(block[:, :, :student_columns], keys[:, :, :student_columns].transpose(1, 2), out=difference)
     cut = difference <= CUTOFF_SCORE
     difference.masked_fill_(cut, 0.0)
-    negative_teacher = torch.bmm(block[:, :, student_head:], keys[:, :, student_head:].transpose(1, 2))
+    negative_teacher = torch.bmm(block[:, :, student_columns:], keys[:, :, student_columns:].transpose(1, 2))
     difference.add_(negative_teacher.masked_fill_(negative_teacher >= -CUTOFF_SCORE, 0.0))
     return cut
 
 
-def split_product(operand: Tensor, factors: Tensor) -> Tensor:
-    """Return operand (n, L, d) · factors (n, d, D) in the factors' dtype without rounding these to half precision.
+def split_product(operand: Tensor, factors: Tensor, *, out: Tensor) -> None:
+    """Write operand (n, L, d) · factors (n, d, p) in the factors' dtype without rounding these to half precision.
 
     A half-precision operand is multiplied by the factors' high and low part: rounded to their high part alone, the
     terms that nearly cancel in the gradient of a good student would leave 100 times the error.
     """
     if operand.dtype == factors.dtype:
-        return torch.bmm(operand, factors)
+        torch.bmm(operand, factors, out=out)
+        return
     # float16 ends at 65504 and at 6e-8; powers of two, so that nothing is rounded here.
     exponent = torch.frexp(factors.abs().amax(dim=(1, 2), keepdim=True)).exponent - 10
     factors = torch.ldexp(factors, -exponent)
     high = factors.to(operand.dtype)
     low = (factors - high.to(factors.dtype)).to(operand.dtype)
     product = wide_matmul(operand, high, factors.dtype) + wide_matmul(operand, low, factors.dtype)
-    return torch.ldexp(product, exponent)
+    torch.ldexp(product, exponent, out=out)

@@ -26,15 +26,17 @@ class _Precomputed(torch.autograd.Function):
     def forward(ctx, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors[count:])
         ctx.input_dtypes = [tensor.dtype for tensor in tensors[:count]]
+        ctx.leaves = [tensor.is_leaf for tensor in tensors[:count]]
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
+        # Most losses are only added up. A leaf would keep the tensor as its own .grad, and add to it in place.
+        unscaled = upstream.device.type == "cpu" and upstream.item() == 1
+        inputs = zip(ctx.saved_tensors, ctx.input_dtypes, ctx.leaves, ctx.needs_input_grad[2:], strict=False)
         gradients = [
-            (gradient * upstream).to(dtype) if needed else None
-            for gradient, dtype, needed in zip(
-                ctx.saved_tensors, ctx.input_dtypes, ctx.needs_input_grad[2:], strict=False
-            )
+            None if not needed else gradient.to(dtype, copy=leaf) if unscaled else (gradient * upstream).to(dtype)
+            for gradient, dtype, leaf, needed in inputs
         ]
         return (None, None, *gradients, *([None] * len(gradients)))

@@ -38,12 +38,6 @@ class Problem(NamedTuple):
         """D_student and D_teacher."""
         return self.student[0].shape[3], self.teacher[0].shape[3]
 
-    def scales(self, dtype: torch.dtype) -> Tensor:
-        """Return the (d,) factors that make [Q_s | Q_t]·[K_s | K_t]ᵀ the difference of the scores."""
-        student_head, teacher_head = self.head_sizes
-        student = self.real.new_full((student_head,), self.student_scaling, dtype=dtype)
-        return torch.cat([student, student.new_full((teacher_head,), -self.teacher_scaling)])
-
 
 def attention_score_loss(problem: Problem, *, denominator: float | None) -> Tensor:
     """Squared differences of pre-softmax attention scores (B, A, S, S) over the denominator.

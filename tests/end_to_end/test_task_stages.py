@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -96,14 +97,31 @@ def test_evaluation_alone_gives_the_same_figure_on_two_ranks(inputs, predicted, 
     assert results == json.loads((predicted / "eval_results.json").read_text())
 
 
-def test_prediction_distillation_on_two_ranks_gives_the_losses_of_one(prediction, predicted, tmp_path):
+def test_prediction_distillation_on_two_ranks_gives_the_losses_and_kept_logits_of_one(
+    inputs, prediction, predicted, tmp_path
+):
     config = zero_config(tmp_path / "ds.json", stage=2)
     words = [*prediction, "--output_dir", tmp_path / "out", "--deepspeed_config", config]
+    words += ["--cache_dir", tmp_path / "cache"]
     run_ranks("task_distill", words, world_size=2, log=tmp_path / "log").check()
     for line, expected in zip(read_metrics(tmp_path / "out"), read_metrics(predicted), strict=True):
         assert line["step"] == expected["step"]
         assert line.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-3)
         assert line.get("eval_accuracy") == expected.get("eval_accuracy")
+    (kept,) = (tmp_path / "cache").glob("teacher-*")
+    of_one_rank = inputs / "task" / ".tinybert_cache" / kept.name
+    assert np.allclose(np.load(kept / "logits.npy"), np.load(of_one_rank / "logits.npy"), atol=1e-5)
+    assert {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()} == {"teacher", "tokens"}
+
+
+def test_prediction_distillation_from_kept_logits_gives_the_losses_of_the_live_teacher(prediction, predicted, tmp_path):
+    words = [*prediction, "--max_steps", 8, "--no_teacher_cache", "--lr_schedule", "constant"]
+    run_ranks("task_distill", [*words, "--output_dir", tmp_path / "live"], log=tmp_path / "log").check()
+    kept = [*prediction, "--max_steps", 8, "--lr_schedule", "constant", "--output_dir", tmp_path / "kept"]
+    output = run_ranks("task_distill", kept, log=tmp_path / "log").check().output
+    assert "the teacher's predictions come from" in output
+    for line, expected in zip(read_metrics(tmp_path / "kept"), read_metrics(tmp_path / "live"), strict=True):
+        assert line.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-4)
 
 
 def test_a_regression_task_of_the_users_own_runs_through_all_stages(inputs, student, tmp_path):

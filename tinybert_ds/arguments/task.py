@@ -8,8 +8,15 @@ from typing import Literal
 
 from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments, option
 
-_LAYER_FLAGS = ("layer_map", "projection", "attention_weight", "hidden_weight", "embedding_weight")
-_PREDICTION_FLAGS = ("temperature", "squared_temperature", "prediction_weight", "label_weight", "regression_target")
+_LAYER_FLAGS: tuple[str, ...] = ("layer_map", "projection", "attention_weight", "hidden_weight", "embedding_weight")
+_PREDICTION_FLAGS: tuple[str, ...] = (
+    "temperature",
+    "squared_temperature",
+    "prediction_weight",
+    "label_weight",
+    "regression_target",
+    "no_teacher_cache",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,11 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
     )
     regression_target: Literal["gold", "teacher"] = option(
         "With --pred_distill, for tasks with scores: learn the gold scores, as published, or the teacher's.", "gold"
+    )
+    no_teacher_cache: bool = option(
+        "With --pred_distill: ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it "
+        "says of all rows in the folder of derived data (--cache_dir), for later epochs, starts and students.",
+        False,
     )
     pooler_relu: bool = option(
         "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False

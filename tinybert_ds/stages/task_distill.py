@@ -12,7 +12,7 @@ from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
-from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import raise_all
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.compilation import compile_encoders
@@ -30,6 +30,7 @@ from tinybert_ds.stages.evaluate import (
 )
 from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 from tinybert_ds.stages.task_data import TaskData, load_task
+from tinybert_ds.stages.teacher_logits import logits_teacher
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -226,16 +227,5 @@ def _prediction_models(
         )
 
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
-    teacher = _logits_teacher(session, task) if weights.teacher else None
+    teacher = logits_teacher(session, task) if weights.teacher else None
     return Models(teacher, [Learner(module, evaluation, export)])
-
-
-def _logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
-    arguments, world = session.arguments, session.world
-    model = load_classifier(
-        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
-    )
-    encoder = logits_encoder(model, task)
-    compile_encoders((encoder,), world.device, wanted=arguments.compile)
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
-    return build_teacher(encoder, dtype, arguments.teacher_engine)

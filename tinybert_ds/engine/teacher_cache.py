@@ -1,0 +1,194 @@
+"""The teacher's logits of all rows of a task, computed once and mapped from then on.
+
+They do not change from epoch to epoch, from start to start, or from student to student. The ranks share the rows; each
+keeps what it has finished in files of its own, so that a run that was killed goes on; then one puts them together.
+N rows, C outputs of the teacher.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, save_array, try_lock, write_whole
+from tinybert_ds.engine.distributed import World, gather_objects
+from tinybert_ds.engine.lessons import move
+from tinybert_ds.engine.sharing import place_in_directory
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.errors import ModelError
+from tinybert_ds.files import write_atomically
+from tinybert_ds.types import Batch, EncoderOutput
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Raised whenever the same key gives other bytes than before."""
+
+BATCH_ROWS = {"cpu": 64, "cuda": 512}
+STEPS_OF_A_PART = 32
+_LOGITS, _RECORD = "logits.npy", "record.json"
+
+Logits = NDArray[np.float32]
+"""(N, C), the teacher's outputs in its own order; row i belongs to sample id i."""
+
+
+def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
+    """Where the logits of a teacher, data, tokeniser, length and precision are kept.
+
+    Args:
+        home: The folder of derived data.
+        key: Everything that decides about the logits, JSON values.
+    """
+    content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
+    return home / f"teacher-{xxhash.xxh3_64_hexdigest(content.encode())}"
+
+
+def read_logits(directory: Path, num_rows: int) -> Logits | None:
+    """Map the logits of a directory after comparing them with their hash; None where they are missing or damaged."""
+    try:
+        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        logits = np.load(directory / _LOGITS, mmap_mode="r", allow_pickle=False)
+        return logits if record == _record(logits) and len(logits) == num_rows else None
+    except (OSError, ValueError):  # not there, or not as it was written
+        return None
+
+
+def missing_anywhere(logits: Logits | None) -> bool:
+    """Whether some rank has not found the logits; called on all ranks."""
+    return any(gather_objects(logits is None))
+
+
+def compute_logits(
+    directory: Path, teacher: Teacher, num_rows: int, batches_of: Callable[[int], BatchSource], world: World
+) -> Logits:
+    """Let the teacher look at every row once and keep what it says; called on all ranks.
+
+    The batches are the same for any number of ranks, and so are the bytes that are written. No rank waits in a
+    collective for another's work: each looks now and then whether the others have finished.
+
+    Args:
+        directory: From `logits_directory`.
+        teacher: Gives logits.
+        num_rows: N; sample ids are the row numbers 0..N-1.
+        batches_of: From a number of rows to all rows in batches of so many, in an order that never changes.
+        world: The ranks.
+
+    Raises:
+        ConfigError: The directory cannot be written.
+        ModelError: Logits that are no finite numbers.
+    """
+    batch_rows = BATCH_ROWS["cpu" if world.device.type == "cpu" else "cuda"]
+    source = batches_of(batch_rows)
+    # Parts of other batches are other parts.
+    parts = directory.with_name(f"{directory.name}.parts-{batch_rows}")
+    paths = [parts / f"{number}.npy" for number in range(-(-source.steps_in_epoch(0) // STEPS_OF_A_PART))]
+    place = place_in_directory(directory.parent, world)
+    logger.info("the teacher's predictions for %s rows are computed once and kept in %s", f"{num_rows:,}", directory)
+    progress: Any = tqdm(
+        total=len(paths), desc="teacher's predictions", unit="part", delay=5, disable=not world.is_main
+    )
+
+    def look() -> Logits | None:
+        if world.is_main:
+            progress.update(sum(path.is_file() for path in paths) - progress.n)
+        return read_logits(directory, num_rows)
+
+    with progress:
+        for number in range(place.number, len(paths), place.size):
+            if look() is not None:
+                break  # another run was faster
+            if not paths[number].is_file():
+                _write_part(paths[number], teacher, _steps(source, number), world)
+        while (logits := look()) is None:
+            if place.number == 0 and all(path.is_file() for path in paths):
+                _put_together(directory, paths, num_rows)
+            else:
+                time.sleep(POLL_SECONDS)
+    if place.number == 0:
+        shutil.rmtree(parts, ignore_errors=True)
+    return logits
+
+
+def cached_teacher(logits: Logits, device: torch.device) -> Teacher:
+    """Return a teacher that looks its logits up by the sample ids of a batch.
+
+    Args:
+        logits: Of all rows. They stay on the disk for a CPU; another device holds them all, a few bytes a row.
+        device: Where the batches are.
+    """
+    table = None if device.type == "cpu" else torch.from_numpy(np.array(logits)).to(device)
+
+    def look_up(batch: Batch) -> EncoderOutput:
+        rows = batch.sample_ids.clamp_min(0)  # a filler row counts for nothing, whatever is said of it
+        found = torch.from_numpy(logits[rows.numpy()]) if table is None else table[rows]
+        return EncoderOutput((), (), (), (), found)
+
+    return look_up
+
+
+def _steps(source: BatchSource, number: int) -> Iterator[Batch]:
+    """Yield the batches of a part, each whole."""
+    begin = number * STEPS_OF_A_PART
+    for step in range(begin, min(begin + STEPS_OF_A_PART, source.steps_in_epoch(0))):
+        yield from source.micro_batches(0, step, rank=0, world_size=1, accumulation=1)
+
+
+def _write_part(path: Path, teacher: Teacher, batches: Iterator[Batch], world: World) -> None:
+    """Write row numbers (n,) and logits (n, C) of some batches, whole or not at all."""
+    ids, found = [], []
+    for batch in batches:
+        logits = teacher(move(batch, world.device)).logits
+        assert logits is not None, "this teacher gives no logits"
+        ids.append(batch.sample_ids.numpy())
+        found.append(logits.float().cpu().numpy())
+    content = io.BytesIO()
+    for array in (np.concatenate(ids), np.concatenate(found)):
+        np.save(content, array, allow_pickle=False)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # another run has put all parts together and removed them
+            write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _put_together(directory: Path, paths: Sequence[Path], num_rows: int) -> None:
+    """Write all logits in the order of the rows, and their record, unless somebody else does."""
+
+    def build(target: Path) -> None:
+        logits = np.zeros((0, 0), dtype=np.float32)
+        for path in paths:
+            with path.open("rb") as handle:
+                rows, found = (np.load(handle, allow_pickle=False) for _ in range(2))
+            if not len(logits):
+                logits = np.full((num_rows, found.shape[1]), np.nan, dtype=np.float32)
+            logits[rows] = found
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                "the teacher gives logits that are no finite numbers; take a higher precision with --teacher_dtype, or "
+                "another teacher"
+            )
+        save_array(target / _LOGITS, logits)
+        write_atomically(target / _RECORD, json.dumps(_record(logits), sort_keys=True) + "\n")
+
+    with try_lock(directory) as locked:
+        if locked and read_logits(directory, num_rows) is None:
+            write_whole(directory, build)
+
+
+def _record(logits: Logits) -> dict[str, Any]:
+    return {"shape": list(logits.shape), "xxh3": xxhash.xxh3_64_hexdigest(np.ascontiguousarray(logits).data)}

@@ -1,0 +1,68 @@
+"""The teacher of the prediction stage: looked up where its logits are kept, asked anew for every batch otherwise."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import cast
+
+from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.engine.loop import count_steps
+from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher_cache import (
+    cached_teacher,
+    compute_logits,
+    logits_directory,
+    missing_anywhere,
+    read_logits,
+)
+from tinybert_ds.models.compilation import compile_encoders
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.pretrained import load_classifier
+from tinybert_ds.stages.evaluate import logits_encoder
+from tinybert_ds.stages.session import Session
+from tinybert_ds.stages.task_data import TaskData
+
+logger = logging.getLogger(__name__)
+
+
+def logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
+    """Return what gives the teacher's logits for a batch of the training split; called on all ranks.
+
+    They are computed once for all rows, unless `--no_teacher_cache` is given or the run sees no whole epoch.
+    """
+    arguments, world = session.arguments, session.world
+    if arguments.no_teacher_cache:
+        return _live_teacher(session, task)
+    rows = task.splits["train"]
+    key = {
+        "teacher": model_fingerprint(cast(str, arguments.teacher_model)),
+        "data": rows.fingerprint,
+        "max_seq_length": task.max_seq_length,
+        "dtype": str(teacher_dtype(arguments.teacher_dtype, world.device)),
+    }
+    directory = logits_directory(task.cache_home, key)
+    logits = read_logits(directory, len(rows))
+    if not missing_anywhere(logits):
+        assert logits is not None
+        logger.info("the teacher's predictions come from %s", directory)
+        return cached_teacher(logits, world.device)
+    source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
+    steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+    if steps < source.steps_in_epoch(0):
+        return _live_teacher(session, task)  # it is asked about fewer rows than there are
+    batches_of = partial(task.source, "train", seed=0, shuffle=False)
+    return cached_teacher(
+        compute_logits(directory, _live_teacher(session, task), len(rows), batches_of, world), world.device
+    )
+
+
+def _live_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
+    arguments, world = session.arguments, session.world
+    model = load_classifier(
+        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
+    )
+    encoder = logits_encoder(model, task)
+    compile_encoders((encoder,), world.device, wanted=arguments.compile)
+    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    return build_teacher(encoder, dtype, arguments.teacher_engine)

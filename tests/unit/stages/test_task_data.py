@@ -22,16 +22,8 @@ def tokenizer(tmp_path_factory):
 
 
 def arguments(data_dir, **changes):
-    return SimpleNamespace(
-        **{
-            "data_dir": data_dir,
-            "task_name": "sst-2",
-            "task_file": None,
-            "max_seq_length": None,
-            "cache_dir": None,
-            **changes,
-        }
-    )
+    fields = {"data_dir": data_dir, "task_name": "sst-2", "task_file": None, "max_seq_length": None, "cache_dir": None}
+    return SimpleNamespace(**{**fields, **changes})
 
 
 def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.command_line import run_command
+from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 
@@ -43,8 +43,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_stage(path: Path, name: str, command: list[str]) -> int:
-    """Run `command` unless it has finished before; returns its exit code, 128 + n if signal n ended it."""
+def run_stage(path: Path, name: str, command: list[str], *, seconds_before: float = 0.0) -> int:
+    """Run `command` unless it has finished before; returns its exit code, 128 + n if signal n ended it.
+
+    `seconds_before`: what this process has already taken to get here; it counts as the stage's.
+    """
     stages = read_stages(path)
     stage = next((stage for stage in stages if stage["name"] == name), None)
     if stage is None:
@@ -58,7 +61,7 @@ def run_stage(path: Path, name: str, command: list[str]) -> int:
 
     words = [str(free_port()) if word == "FREE_PORT" else word for word in command]
     print(f"== {name}\n{shlex.join(words)}", flush=True)
-    before, begin = stage["seconds"], time.monotonic()
+    before, begin = stage["seconds"], time.monotonic() - seconds_before
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         process = subprocess.Popen(words)
@@ -82,7 +85,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="what the stage is called")
     parser.add_argument("command", nargs="+", help="after --: the command; FREE_PORT becomes an unused port")
     values = parser.parse_args()
-    sys.exit(run_stage(values.stages_file, values.name, values.command))
+    sys.exit(run_stage(values.stages_file, values.name, values.command, seconds_before=seconds_since_start()))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from tinybert_ds.errors import UserError
 
 SIBLING_DELAY_SECONDS = 10.0
+_TRUE = ("true", "yes", "t", "y", "1")
 
 
 def run_training(stage: str) -> None:
@@ -19,9 +22,30 @@ def run_training(stage: str) -> None:
     DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
     """
     torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
-    if "--no_cuda" in sys.argv or not torch.accelerator.is_available():
+    if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     run_command(lambda: importlib.import_module(f"tinybert_ds.stages.{stage}").main())
+
+
+def wants_cpu(words: Sequence[str]) -> bool:
+    """Whether a command line says `--no_cuda` in one of the ways that flags are written; the last one counts."""
+    wanted = False
+    for word, following in pairwise([*words, "-"]):
+        flag, equals, value = word.partition("=")
+        if flag in ("--no_cuda", "--no-cuda"):
+            given = value if equals else following
+            wanted = given.startswith("-") or given.lower() in _TRUE
+    return wanted
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started; what it has imported is in them. CPU seconds where /proc is missing."""
+    try:
+        status = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return time.process_time()
+    start_ticks = int(status.rpartition(")")[2].split()[19])  # field 22, counted from the boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -287,15 +288,17 @@ def read_stages(path: Path | None) -> list[dict[str, Any]]:
         ) from error
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    begin = time.perf_counter()
+def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:
+    """Run the command; `seconds_before` it the process was started, which counts as its time."""
+    begin = time.perf_counter() - seconds_before
     values = parse_arguments(arguments)
     spec = find_task(values.task_name, values.task_file)
     stages = read_stages(values.stages_file)
     max_seq_length = values.max_seq_length or spec.max_seq_length
     examples = read_split(spec, values.data_dir, values.split)
     train = read_split(spec, values.data_dir, "train")
+    if examples.skipped_rows:
+        print(f"{examples.path}: {examples.skipped_rows} rows lack fields and are left out", file=sys.stderr)
     if examples.labels is None:
         raise DataError(f"{examples.path} has no labels to measure against; name a labelled split with --split")
 

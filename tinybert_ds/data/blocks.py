@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tinybert_ds.data.indexed import Shard
 from tinybert_ds.data.manifest import Corpus
@@ -24,6 +22,7 @@ from tinybert_ds.data.packing import pack_sentences
 from tinybert_ds.data.rows import Spans
 from tinybert_ds.data.samples import Chunks, chunk_documents, draw_targets
 from tinybert_ds.files import write_atomically
+from tinybert_ds.progress import progress_bar
 
 BLOCK_TOKENS = 1 << 17
 COUNTS_DIRECTORY = "counts"
@@ -161,8 +160,7 @@ def count_samples(corpus: Corpus, selection: Selection, key: int) -> Ints:
 
 def _count(corpus: Corpus, selection: Selection, key: int, blocks: int) -> Ints:
     counts, first_document = [], 0
-    quiet = os.environ.get("RANK", "0") != "0"
-    with tqdm(total=blocks, desc="counting samples", unit="block", delay=5, disable=quiet) as bar:
+    with progress_bar(total=blocks, desc="counting samples", unit="block") as bar:
         for shard in corpus.shards:
             for number in range(num_blocks(len(shard.tokens))):
                 counts.append(read_block(shard, first_document, number, selection).num_samples(selection, key))

@@ -30,6 +30,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory
+from tinybert_ds.progress import progress_bar
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
@@ -214,10 +215,13 @@ def open_shard(directory: Path, name: str) -> Shard:
 def hash_file(path: Path) -> FileRecord:
     """Size and xxh3-64 of a file, read in pieces."""
     digest, size = xxhash.xxh3_64(), 0
-    with path.open("rb") as handle:
+    total = path.stat().st_size
+    bar = progress_bar(total=total, desc=f"hashing {path.name}", unit="B", unit_scale=True)
+    with path.open("rb") as handle, bar:
         while piece := handle.read(_COPY_BYTES):
             digest.update(piece)
             size += len(piece)
+            bar.update(len(piece))
     return FileRecord(size, digest.hexdigest())
 
 

@@ -21,6 +21,7 @@ from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, ste
 from tinybert_ds.data.order import Ints, make_key
 from tinybert_ds.data.task_files import Examples, Labels
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch
 
 ENCODE_ROWS = 8192
@@ -97,15 +98,17 @@ def encode_blocks(
         )
     engine.no_padding()
     engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
-    for start in range(0, len(examples), ENCODE_ROWS):
-        texts = [column[start : start + ENCODE_ROWS] for column in examples.texts]
-        encodings = engine.encode_batch_fast(list(zip(*texts, strict=True)) if pair else texts[0])
-        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-        ids = chain.from_iterable(encoding.ids for encoding in encodings)
-        of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
-        yield EncodedBlock(
-            np.fromiter(ids, dtype=np.int32, count=int(lengths.sum())), lengths, (lengths - of_type_1).astype(np.int32)
-        )
+    bar = progress_bar(total=len(examples), desc=f"tokenising {examples.path.name}", unit="row", unit_scale=True)
+    with bar:
+        for start in range(0, len(examples), ENCODE_ROWS):
+            texts = [column[start : start + ENCODE_ROWS] for column in examples.texts]
+            encodings = engine.encode_batch_fast(list(zip(*texts, strict=True)) if pair else texts[0])
+            lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+            ids = chain.from_iterable(encoding.ids for encoding in encodings)
+            of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
+            tokens = np.fromiter(ids, dtype=np.int32, count=int(lengths.sum()))
+            yield EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+            bar.update(len(encodings))
 
 
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
@@ -99,12 +98,9 @@ def _write(
 ) -> None:
     writer = ShardWriter(directory, _ROWS, token_dtype(special_ids(tokenizer).vocab_size))
     segments = []
-    bar: Any = tqdm(total=len(examples), desc=f"tokenising {examples.path.name}", unit="row", delay=5)
-    with bar:
-        for block in encode_blocks(examples, tokenizer, max_seq_length):
-            writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
-            segments.append(block.segment_a_lengths)
-            bar.update(len(block.lengths))
+    for block in encode_blocks(examples, tokenizer, max_seq_length):
+        writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
+        segments.append(block.segment_a_lengths)
     writer.finish()
     save_array(directory / _SEGMENTS, np.concatenate(segments))
     if examples.labels is not None:

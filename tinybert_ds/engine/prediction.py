@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.lessons import move
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Model = Callable[[Batch, EncoderOutput | None], LossTerms]
@@ -63,6 +62,7 @@ def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World)
 
 def _steps(source: BatchSource, world: World) -> Iterator[list[Batch]]:
     total = source.steps_in_epoch(0)
-    bar: Any = tqdm(range(total), desc="evaluating", unit="batch", disable=not world.is_main, leave=False, delay=5)
-    for position in bar:
-        yield source.micro_batches(0, position, rank=world.rank, world_size=world.size, accumulation=1)
+    with progress_bar(total=total, desc="evaluating", unit="batch") as bar:
+        for position in range(total):
+            yield source.micro_batches(0, position, rank=world.rank, world_size=world.size, accumulation=1)
+            bar.update()

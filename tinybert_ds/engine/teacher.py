@@ -9,7 +9,6 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
@@ -26,16 +25,18 @@ def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
 
     Args:
         choice: The user's; "auto" takes fp16 on a GPU, bf16 on a CPU with bf16 instructions, fp32 elsewhere.
-        device: Where it runs.
-
-    Raises:
-        ConfigError: fp16 on a CPU.
+        device: Where it runs; see `dtype_problems`.
     """
-    if choice == "fp16" and device.type == "cpu":
-        raise ConfigError("--teacher_dtype fp16 is not supported on this CPU; take auto, bf16 or fp32")
     if choice != "auto":
         return _DTYPES[choice]
     return inference_dtype(device)
+
+
+def dtype_problems(choice: TeacherDtype, device: torch.device) -> list[str]:
+    """What is wrong with a choice of `--teacher_dtype` on a device."""
+    if choice == "fp16" and device.type == "cpu":
+        return ["--teacher_dtype fp16 is not supported on a CPU; take auto, bf16 or fp32"]
+    return []
 
 
 def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import xxhash
 
+from tinybert_ds.progress import progress_bar
+
 _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _CHUNK_BYTES = 1 << 24
 
@@ -22,9 +24,12 @@ def model_fingerprint(path: str | Path) -> str:
     path = Path(path)
     files = [path] if path.is_file() else sorted({f for pattern in _PATTERNS for f in path.glob(pattern)})
     digest = xxhash.xxh3_128()
-    for file in files:
-        digest.update(file.name.encode() if path.is_dir() else b"config.json")
-        with file.open("rb") as handle:
-            while chunk := handle.read(_CHUNK_BYTES):
-                digest.update(chunk)
+    total = sum(file.stat().st_size for file in files)
+    with progress_bar(total=total, desc=f"hashing {path.name}", unit="B", unit_scale=True) as bar:
+        for file in files:
+            digest.update(file.name.encode() if path.is_dir() else b"config.json")
+            with file.open("rb") as handle:
+                while chunk := handle.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    bar.update(len(chunk))
     return digest.hexdigest()

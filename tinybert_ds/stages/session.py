@@ -31,7 +31,7 @@ from tinybert_ds.engine.loop import Evaluation, Plan, StudentRun, count_steps, t
 from tinybert_ds.engine.monitor import Monitor
 from tinybert_ds.engine.run_directory import RunDirectory
 from tinybert_ds.engine.student import build_engine
-from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher import Teacher, dtype_problems
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.hardware import choose_float32_products
 from tinybert_ds.models.student import DistilledStudent
@@ -92,6 +92,8 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     transformers.utils.logging.disable_progress_bar()
     trains = isinstance(arguments, TrainingArguments) and not getattr(arguments, "do_eval", False)
     config, more = _deepspeed_config(arguments, world) if trains else ({}, [])
+    if trains:
+        more += dtype_problems(getattr(arguments, "teacher_dtype", "auto"), world.device)
     raise_all(problems + more)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     return Session(arguments, world, config)

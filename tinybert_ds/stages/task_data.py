@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -18,6 +19,8 @@ from tinybert_ds.data.tokenizer import special_ids
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,10 @@ def load_task(
         split: load_rows(spec, arguments.data_dir, split, tokenizer, max_seq_length, home=home, first=first)
         for split in splits
     }
+    for split, encoded in rows.items():
+        if encoded.skipped_rows:
+            path = Path(arguments.data_dir) / spec.splits[split].file
+            logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:
             raise DataError(

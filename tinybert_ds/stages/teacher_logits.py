@@ -67,4 +67,5 @@ def _live_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Tea
     encoder = logits_encoder(model, task)
     compile_encoders((encoder,), world.device, wanted=arguments.compile)
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    logger.info("teacher in %s", dtype)
     return build_teacher(encoder, dtype, arguments.teacher_engine)

@@ -46,6 +46,17 @@ def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer
         load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config(), world=ALONE)
 
 
+def test_rows_that_are_left_out_are_told_once_with_their_number(tokenizer, tmp_path, caplog):
+    rows = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "0\t1\t2\ta film\tthe film\t1", "1\t3\t4\tcut off"]
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
+    data = load_task(
+        arguments(tmp_path, task_name="qqp"), tokenizer, ("train",), model_config=tiny_config(), world=ALONE
+    )
+    assert len(data.splits["train"]) == 1
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"{tmp_path / 'train.tsv'}: 1 rows lack fields and are left out"]
+
+
 def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_path):
     require_results_directory(tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()

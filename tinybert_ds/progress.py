@@ -1,0 +1,46 @@
+"""Progress bars of everything that may take longer than a few seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from tqdm import tqdm
+
+DELAY_SECONDS = 5.0
+"""What is done sooner shows no bar."""
+_FILE_SECONDS = 10.0
+"""Between two lines of a bar that goes to a file, where every refresh stays."""
+
+
+def progress_bar(
+    *, total: int, desc: str, unit: str, unit_scale: bool = False, leave: bool = False, delay: float = DELAY_SECONDS
+) -> tqdm:
+    """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
+
+    Args:
+        total: Of what is counted.
+        desc: What is done, such as "tokenising train.tsv".
+        unit: What is counted, such as "row".
+        unit_scale: Whether large counts are shown as 12.3M.
+        leave: Whether the bar stays when it is full.
+        delay: Seconds before it appears.
+    """
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        unit_scale=unit_scale,
+        leave=leave,
+        delay=delay,
+        disable=is_quiet(),
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else _FILE_SECONDS,
+    )
+
+
+def is_quiet() -> bool:
+    """Whether this process shows no progress: another rank than the first, or told so by `--log_level`."""
+    return os.environ.get("RANK", "0") != "0" or logging.getLogger("tinybert_ds").level > logging.INFO

@@ -77,9 +77,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     if count > 1:
         cells = " | ".join([*(f"{100 * content['average'][model]:.1f}" for model in models), *("" for _ in published)])
         lines.append(f"| mean of the {count} tasks' official metrics | | | | {cells} |")
-    lines.append("")
     if published:
-        lines.append("Published: arXiv 1909.10351v5, table 2, where the evaluation file has the benchmark's rows.")
+        lines += ["", "Published: arXiv 1909.10351v5, table 2, where the evaluation file has the benchmark's rows."]
     return "\n".join([*lines, *_submission_lines(content["submissions"])]) + "\n"
 
 

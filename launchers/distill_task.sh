@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Task distillation from end to end: augmentation, intermediate layers, predictions, evaluation.
+#
+#     bash launchers/distill_task.sh TASK --glue_dir DIR --teacher DIR --student DIR --output_dir DIR \
+#         (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] [--num_gpus N] [--seed N] [-- FLAGS...]
+#
+# TASK is one of GLUE, its files in its folder below --glue_dir. --teacher is fine-tuned on it, --student comes from
+# general distillation. --masked_lm is the model that suggests words, --glove the file of word vectors (without it,
+# words of several pieces stay). --recipe: default paper/TASK. --num_gpus N takes N ranks under the deepspeed launcher;
+# without it there is one rank. FLAGS go to both distillation stages and win over the recipe, such as --max_steps 100.
+#
+# Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
+# teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
+set -euo pipefail
+caller="$PWD"
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+fail() {
+    echo "error: $1; see the head of launchers/distill_task.sh" >&2
+    exit 2
+}
+absolute() {
+    case "$1" in
+        /*) echo "$1" ;;
+        *) echo "$caller/$1" ;;
+    esac
+}
+
+[ $# -gt 0 ] || fail "name a task, such as sst-2"
+task="$1"
+shift
+glue_dir="" teacher="" student="" out="" masked_lm="" glove="" recipe="paper/${task%-mm}" seed=42
+augmentation=yes
+launch=(python)
+flags=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --no_augmentation)
+            augmentation=no
+            shift
+            continue
+            ;;
+        --)
+            shift
+            flags=("$@")
+            break
+            ;;
+        --glue_dir | --teacher | --student | --output_dir | --masked_lm | --glove | --recipe | --num_gpus | --seed)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            ;;
+        *) fail "unknown argument $1 (flags of the distillation stages come after --)" ;;
+    esac
+    case "$1" in
+        --glue_dir) glue_dir="$(absolute "$2")" ;;
+        --teacher) teacher="$(absolute "$2")" ;;
+        --student) student="$(absolute "$2")" ;;
+        --output_dir) out="$(absolute "$2")" ;;
+        --masked_lm) masked_lm="$(absolute "$2")" ;;
+        --glove) glove="$(absolute "$2")" ;;
+        --recipe) recipe="$2" ;;
+        --num_gpus) launch=(deepspeed --num_gpus "$2" --master_port FREE_PORT) ;;
+        --seed) seed="$2" ;;
+    esac
+    shift 2
+done
+[ -n "$glue_dir" ] || fail "--glue_dir DIR is missing"
+[ -n "$teacher" ] || fail "--teacher DIR is missing"
+[ -n "$student" ] || fail "--student DIR is missing"
+[ -n "$out" ] || fail "--output_dir DIR is missing"
+if [ "$augmentation" = yes ]; then
+    [ -n "$masked_lm" ] || fail "give --masked_lm DIR for the augmentation, or --no_augmentation"
+elif [ -n "$masked_lm$glove" ]; then
+    fail "--no_augmentation leaves --masked_lm and --glove without use; drop one or the other"
+fi
+[ -d "$glue_dir" ] || fail "--glue_dir $glue_dir is not a directory"
+data_dir="$(find "$glue_dir" -mindepth 1 -maxdepth 1 -iname "${task%-mm}" | sort | head -n 1)"
+[ -n "$data_dir" ] || fail "--glue_dir $glue_dir has no folder ${task%-mm}; there are: $(ls "$glue_dir" | tr '\n' ' ')"
+
+cd "$here"
+[ -d .venv/bin ] && export PATH="$here/.venv/bin:$PATH"
+
+stage() {
+    local name="$1"
+    shift
+    python launchers/run_stage.py --stages_file "$out/stages.json" --name "$name" -- "$@"
+}
+distil=(--teacher_model "$teacher" --data_dir "$data_dir" --task_name "$task" --recipe "$recipe" --seed "$seed")
+
+if [ "$augmentation" = yes ]; then
+    vectors=(--no_glove)
+    [ -z "$glove" ] || vectors=(--glove_embs "$glove")
+    stage augmentation "${launch[@]}" data_tools/data_augmentation.py --pretrained_bert_model "$masked_lm" \
+        "${vectors[@]}" --data_dir "$data_dir" --task_name "$task" --seed "$seed"
+else
+    distil+=(--aug_train false)
+fi
+
+stage intermediate "${launch[@]}" launchers/task_distill.py "${distil[@]}" \
+    --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"}
+
+stage prediction "${launch[@]}" launchers/task_distill.py --pred_distill "${distil[@]}" \
+    --student_model "$out/intermediate" --output_dir "$out/student" ${flags[@]+"${flags[@]}"}
+
+stage evaluation "${launch[@]}" launchers/evaluate_glue.py --task_name "$task" --glue_dir "$glue_dir" \
+    --model "teacher=$teacher" "student=$out/student" --output_dir "$out/evaluation"
+
+cat "$out/evaluation/glue_results.md"

@@ -1,0 +1,119 @@
+"""The chain of distill_task.sh with stand-ins for its commands: what it runs, in which order, and where it goes on."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinybert_ds.arguments import EvaluateArguments, TaskDistillArguments, parse_arguments
+
+ROOT = Path(__file__).parents[3]
+
+STAND_IN = """#!{python}
+import os, pathlib, shlex, sys
+words = sys.argv[1:]
+if words[0] == "launchers/run_stage.py":
+    os.execv(sys.executable, [sys.executable, *words])
+with open({log!r}, "a") as log:
+    print(shlex.join(words), file=log)
+out = pathlib.Path(words[words.index("--output_dir") + 1]) if "--output_dir" in words else None
+if os.environ.get("FAIL_AT", "-") in words:
+    sys.exit(3)
+if words[0] == "launchers/evaluate_glue.py":
+    out.mkdir()
+    (out / "glue_results.md").write_text("the table")
+"""
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Return a function that runs the script and returns how it ended; the commands it ran are in tmp_path/log."""
+    script = tmp_path / "checkout" / "launchers" / "distill_task.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text((ROOT / "launchers" / "distill_task.sh").read_text())
+    (script.parent / "run_stage.py").symlink_to(ROOT / "launchers" / "run_stage.py")
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "python").write_text(STAND_IN.format(python=sys.executable, log=str(tmp_path / "log")))
+    (binaries / "python").chmod(0o755)
+    (tmp_path / "glue" / "STS-B").mkdir(parents=True)
+
+    def run(*words, **environment):
+        path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", script, *words],
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def commands(tmp_path):
+    return [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+WORDS = "sts-b --glue_dir glue --teacher t --student s --output_dir out --masked_lm lm --glove vectors.txt".split()
+
+
+def test_the_four_steps_run_in_order_and_the_table_is_printed(chain, tmp_path):
+    finished = chain(*WORDS, "--seed", "7", "--", "--max_steps", "5")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.endswith("the table")
+    augmentation, intermediate, prediction, evaluation = commands(tmp_path)
+    assert augmentation[0] == "data_tools/data_augmentation.py"
+    assert augmentation[augmentation.index("--glove_embs") + 1] == str(tmp_path / "vectors.txt")
+    found = []
+    for words in (intermediate, prediction):
+        assert words[0] == "launchers/task_distill.py"
+        arguments, problems = parse_arguments(TaskDistillArguments, words[1:], "task_distill.py")
+        assert problems == []
+        assert (arguments.data_dir, arguments.seed) == (str(tmp_path / "glue" / "STS-B"), 7)
+        found.append((arguments.pred_distill, arguments.aug_train, arguments.max_steps, arguments.num_train_epochs))
+    assert found == [(False, True, 5, 20), (True, False, 5, 3)]  # the paper's recipe
+    assert prediction[prediction.index("--student_model") + 1] == str(tmp_path / "out" / "intermediate")
+    arguments, problems = parse_arguments(EvaluateArguments, evaluation[1:], "evaluate_glue.py")
+    assert problems == []
+    assert arguments.models == {"teacher": str(tmp_path / "t"), "student": str(tmp_path / "out" / "student")}
+
+
+def test_a_chain_that_was_stopped_goes_on_with_the_step_that_failed(chain, tmp_path):
+    assert chain(*WORDS, FAIL_AT="--pred_distill").returncode == 3
+    assert len(commands(tmp_path)) == 3
+    assert chain(*WORDS).returncode == 0
+    assert [("--pred_distill" in words, words[0]) for words in commands(tmp_path)[3:]] == [
+        (True, "launchers/task_distill.py"),
+        (False, "launchers/evaluate_glue.py"),
+    ]
+
+
+def test_without_augmentation_the_stages_train_on_the_plain_file(chain, tmp_path):
+    finished = chain(*WORDS[:-4], "--no_augmentation")
+    assert finished.returncode == 0, finished.stderr
+    assert len(commands(tmp_path)) == 3
+    for words in commands(tmp_path)[:2]:
+        assert not parse_arguments(TaskDistillArguments, words[1:], "task_distill.py")[0].aug_train
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name a task"),
+        (["rte", *WORDS[1:]], "has no folder rte; there are: STS-B"),
+        (WORDS[:-4], "--masked_lm DIR for the augmentation, or --no_augmentation"),
+        ([*WORDS, "--no_augmentation"], "without use"),
+        ([*WORDS, "--max_steps", "3"], "unknown argument --max_steps"),
+        (["sts-b", "--glue_dir", "glue", "--teacher", "t", "--output_dir", "out"], "--student DIR is missing"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_any_step(chain, tmp_path, words, said):
+    finished = chain(*words)
+    assert finished.returncode == 2
+    assert said in finished.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,27 +1,43 @@
-"""Turns text into the shards that general distillation reads."""
+"""Turns text into the shards that general distillation reads.
+
+Killed and started again with the same command, it redoes only what is unfinished. Started by `mpirun`, `srun` or by
+hand on several hosts that share the output directory, it shares the work between all processes; the shards do not
+depend on how many there are.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
-from data_tools.corpus_writer import CorpusIdentity, CorpusWriter, check_output_directory
-from data_tools.text_input import InputReader, TextInput, TextUnit, find_inputs, hash_inputs
-from data_tools.tokenise_text import TextOptions, tokenise_units
+from data_tools.cleaning import Filters
+from data_tools.corpus_directory import (
+    CorpusIdentity,
+    WorkDirectory,
+    check_output_directory,
+    describe_differences,
+    describe_report,
+    earlier_hashes,
+    finish_corpus,
+)
+from data_tools.corpus_job import Job
+from data_tools.corpus_processes import run_job
+from data_tools.input_files import TextInput, find_dataset, find_inputs
+from data_tools.input_groups import group_inputs
+from data_tools.ranks import Ranks, find_ranks
+from data_tools.tokenise_text import TextOptions
 from tinybert_ds.command_line import run_command
-from tinybert_ds.data.indexed import FileRecord, token_dtype
+from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 
-DEFAULT_SHARD_TOKENS = 2**27
+SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
+_SHARDS = 64
+_ATTEMPTS = 5
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,9 +47,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add(
         "--train_corpus",
         nargs="+",
-        required=True,
         metavar="FILE",
-        help="text: plain, .gz or .xz; a sentence a line, a blank line between documents",
+        help="files, directories or patterns: text (a sentence a line, a blank line between documents), JSON lines "
+        "(.jsonl; a document a line), both plain or .gz, .xz, .zst; .parquet (a document a row)",
     )
     add("--bert_model", required=True, metavar="DIR", help="model directory whose tokeniser is used")
     add("--output_dir", required=True, type=Path, metavar="DIR", help="new, empty, or holding this very corpus")
@@ -52,10 +68,29 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--language", default="en", help="language of --split_sentences, a two-letter code (default: en)")
     add("--num_workers", type=int, default=1, help="processes; the shards do not depend on it (default: 1)")
     add(
-        "--shard_tokens",
+        "--shard_bytes",
         type=int,
-        default=DEFAULT_SHARD_TOKENS,
-        help="a shard ends with the first document that reaches so many tokens (default: 2**27)",
+        help="bytes of text of a shard, which ends with a document (default: a 64th of the inputs, rounded up to a "
+        "power of two between 4 MiB and 256 MiB)",
+    )
+    add("--extend", action="store_true", help="add the inputs that the finished corpus in --output_dir has not yet")
+    add("--text_field", default="text", help="name of the text in JSON lines, Parquet and datasets (default: text)")
+    add("--skip_bad_input", action="store_true", help="leave out what cannot be read, and count and list it")
+    dataset = parser.add_argument_group("datasets", "Instead of --train_corpus; each record is a document.")
+    dataset.add_argument("--dataset", metavar="NAME", help="what datasets.load_dataset opens, streamed: local or hub")
+    dataset.add_argument("--dataset_config", metavar="NAME", help="its configuration")
+    dataset.add_argument("--dataset_split", default="train", metavar="NAME", help="its split (default: train)")
+    dataset.add_argument("--dataset_revision", metavar="REVISION", help="its revision on the hub; state it to repeat")
+    cleaning = parser.add_argument_group("cleaning", "What is left out, always whole documents.")
+    cleaning.add_argument("--dedup", action="store_true", help="documents whose lines were all there before, in order")
+    cleaning.add_argument("--min_chars", type=int, default=0, help="documents of fewer characters (default: 0)")
+    cleaning.add_argument("--max_chars", type=int, help="documents of more characters")
+    cleaning.add_argument(
+        "--min_letters",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="documents with fewer letters, of any script, among what is not white space (default: 0)",
     )
     sampling = parser.add_argument_group(
         "samples", "Defaults of training, kept in the manifest; they do not change the shards."
@@ -83,58 +118,112 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the corpus that the command line describes; say what is there."""
     options = parse_arguments(arguments)
+    ranks = find_ranks()
     _check_numbers(options)
-    _say_what_is_ignored(options)
-    inputs = find_inputs(options.train_corpus)
+    if ranks.rank == 0:
+        _say_what_is_ignored(options)
+    inputs = _find_inputs(options)
     identity = _identity(options)
-    if (options.output_dir / MANIFEST_NAME).is_file():
-        manifest = _check_finished(options.output_dir, identity, inputs)
-        print(f"{options.output_dir} already holds this corpus, finished; nothing to do.")
-        _print_counts(manifest, seconds=None)
+    for _ in range(_ATTEMPTS):
+        check_output_directory(options.output_dir)
+        begin = time.monotonic()
+        try:
+            manifest, is_new = _prepare(options, inputs, identity, ranks)
+        except FileNotFoundError:
+            continue  # another process has finished the corpus and removed what this one was looking at
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {str(options.output_dir)!r}: {error}. Make room or mend the directory, and run the "
+                "same command again."
+            ) from error
+        if ranks.rank == 0:
+            if not is_new:
+                print(f"{options.output_dir} already holds this corpus, finished; nothing to do.")
+            _print_counts(manifest, time.monotonic() - begin if is_new else None)
         return
-    check_output_directory(options.output_dir)
-    begin = time.monotonic()
-    manifest = write_corpus(options, identity, inputs)
-    _print_counts(manifest, time.monotonic() - begin)
+    raise DataError(
+        f"{str(options.output_dir)!r} does not keep what is written there. Does something remove its files?"
+    )
 
 
-def write_corpus(options: argparse.Namespace, identity: CorpusIdentity, inputs: Sequence[TextInput]) -> Manifest:
-    """Tokenise all inputs into shards; the same bytes for any number of workers."""
-    dtype = token_dtype(identity.special_ids.vocab_size).name
-    text_options = TextOptions(identity.tokenizer_json, dtype, options.language if options.split_sentences else None)
-    places: deque[tuple[str, int]] = deque()
-    records: dict[str, FileRecord] = {}
-    with CorpusWriter(options.output_dir, dtype, options.shard_tokens) as writer, _progress_bar(inputs) as bar:
-        units = _units(inputs, places, records, bar)
-        for unit in tokenise_units(units, text_options, options.num_workers):
-            name, offset = places.popleft()
-            writer.add(name, offset, unit)
-            bar.update(unit.text_bytes)
-        return writer.finish(identity, records)
+def _prepare(
+    options: argparse.Namespace, inputs: Sequence[TextInput], identity: CorpusIdentity, ranks: Ranks
+) -> tuple[Manifest, bool]:
+    """Make the corpus, or find that it is there; its manifest, and whether anything was written."""
+    directory: Path = options.output_dir
+    work = WorkDirectory(directory)
+    base = None
+    if (directory / MANIFEST_NAME).is_file():
+        base = open_corpus(directory).manifest
+        _check_same_options(directory, base, identity)
+        inputs = _missing_inputs(inputs, base)
+        if not inputs:
+            work.remove()
+            return base, False
+        if not options.extend:
+            raise DataError(
+                f"{str(directory)!r} holds a finished corpus that was made of other text: {_names(base.inputs)}, but "
+                f"not {_names([item.name for item in inputs])}. Give --extend to add it, or another --output_dir."
+            )
+    elif options.extend:
+        raise DataError(f"--extend: {str(directory)!r} holds no finished corpus. Leave the flag away to make one.")
+    named = {
+        "--bert_model's tokeniser": identity.tokenizer_fingerprint,
+        **identity.options,
+        "the corpus to extend": None if base is None else base.fingerprint,
+        "the list of inputs": [item.name for item in inputs],
+    }
+    part_bytes = work.begin(named, options.shard_bytes or _shard_bytes(inputs))
+    if (directory / MANIFEST_NAME).is_file() and (base is None or open_corpus(directory).manifest != base):
+        work.remove()  # another process has finished the corpus since
+        return _prepare(options, inputs, identity, ranks)
+    sources = group_inputs(inputs, part_bytes)
+    hashes = work.hash_inputs(sources, skip_bad_input=options.skip_bad_input)
+    work.forget_lost_shards(directory)
+    language = options.language if options.split_sentences else None
+    job = Job(
+        directory=directory,
+        work_directory=work.path,
+        sources=sources,
+        first_number=0 if base is None else len(base.inputs),
+        part_bytes=part_bytes,
+        text_field=options.text_field,
+        text=TextOptions(identity.tokenizer_json, token_dtype(identity.special_ids.vocab_size).name, language),
+        filters=Filters(options.min_chars, options.max_chars, options.min_letters),
+        dedup=options.dedup,
+        earlier_hashes=earlier_hashes(directory, base),
+        skip_bad_input=options.skip_bad_input,
+    )
+    run_job(job, ranks, options.num_workers)
+    return _finish(job, identity, hashes, base), True
 
 
-def _units(
-    inputs: Sequence[TextInput], places: deque[tuple[str, int]], records: dict[str, FileRecord], bar: tqdm
-) -> Iterator[TextUnit]:
-    """All units of all inputs; notes the place of each, the record of each input, and how much text is to come."""
-    all_bytes = sum(item.path.stat().st_size for item in inputs)
-    file_bytes, text_bytes = 0, 0
-    for item in inputs:
-        reader = InputReader(item.path)
-        for unit in reader.units():
-            places.append((item.name, unit.begin))
-            text_bytes += len(unit.data)
-            # Compressed files do not say how much text is in them; what was read so far tells the ratio.
-            bar.total = max(text_bytes, text_bytes * all_bytes // max(1, file_bytes + reader.file_position))
-            yield unit
-        records[item.name] = reader.record
-        file_bytes += reader.file_position
+def _finish(
+    job: Job, identity: CorpusIdentity, hashes: Sequence[Sequence[FileRecord | None]], base: Manifest | None
+) -> Manifest:
+    """Let one process write the manifest."""
+    work = WorkDirectory(job.directory)
+    while True:
+        with work.claims.take("finish", again=True) as claim:
+            if claim is not None:
+                return finish_corpus(job, identity, hashes, base)
+        time.sleep(0.05)  # until the directory has gone, which is a FileNotFoundError
 
 
-def _progress_bar(inputs: Sequence[TextInput]) -> tqdm:
-    interval = 0.5 if sys.stderr.isatty() else 10.0
-    total = sum(item.path.stat().st_size for item in inputs)
-    return tqdm(total=total, desc="tokenising", unit="B", unit_scale=True, mininterval=interval, file=sys.stderr)
+def _find_inputs(options: argparse.Namespace) -> list[TextInput]:
+    if (options.train_corpus is None) == (options.dataset is None):
+        raise ConfigError("give one of --train_corpus and --dataset")
+    if options.train_corpus is not None:
+        return find_inputs(options.train_corpus)
+    name = (options.dataset, options.dataset_config, options.dataset_split, options.dataset_revision)
+    return find_dataset(*name)
+
+
+def _shard_bytes(inputs: Sequence[TextInput]) -> int:
+    share = -(-sum(item.text_bytes for item in inputs) // _SHARDS)
+    if any(item.path is None for item in inputs):
+        share = LARGEST_SHARD_BYTES
+    return min(max(1 << (share - 1).bit_length(), SMALLEST_SHARD_BYTES), LARGEST_SHARD_BYTES)
 
 
 def _identity(options: argparse.Namespace) -> CorpusIdentity:
@@ -152,7 +241,13 @@ def _identity(options: argparse.Namespace) -> CorpusIdentity:
         options={
             "split_sentences": options.split_sentences,
             "language": options.language if options.split_sentences else None,
-            "shard_tokens": options.shard_tokens,
+            "shard_bytes": options.shard_bytes,
+            "text_field": options.text_field,
+            "skip_bad_input": options.skip_bad_input,
+            "dedup": options.dedup,
+            "min_chars": options.min_chars,
+            "max_chars": options.max_chars,
+            "min_letters": options.min_letters,
         },
         sampling=Sampling(
             max_seq_len=options.max_seq_len,
@@ -165,37 +260,47 @@ def _identity(options: argparse.Namespace) -> CorpusIdentity:
     )
 
 
-def _check_finished(directory: Path, identity: CorpusIdentity, inputs: Sequence[TextInput]) -> Manifest:
-    """The manifest of a finished corpus, if it is the one that is asked for.
-
-    Raises:
-        DataError: other inputs, options or tokeniser; a damaged corpus.
-    """
-    manifest = open_corpus(directory).manifest
-    wanted = {"--bert_model's tokeniser": identity.tokenizer_fingerprint, **identity.options}
+def _check_same_options(directory: Path, manifest: Manifest, identity: CorpusIdentity) -> None:
+    """Raise a `DataError` unless a finished corpus has the options and the tokeniser that are asked for."""
     found = {"--bert_model's tokeniser": manifest.tokenizer_fingerprint, **manifest.options}
-    wanted.update(asdict(identity.sampling))
+    wanted = {"--bert_model's tokeniser": identity.tokenizer_fingerprint, **identity.options}
     found.update(asdict(manifest.sampling))
-    differences = [
-        f"{name} is {found.get(name)!r} there and {value!r} now"
-        for name, value in wanted.items()
-        if found.get(name) != value
-    ]
-    if not differences and manifest.inputs != hash_inputs(inputs):
-        differences = [f"it was made of other text: {', '.join(manifest.inputs)}"]
-    if differences:
+    wanted.update(asdict(identity.sampling))
+    if differences := describe_differences(found, wanted):
         raise DataError(
-            f"{str(directory)!r} holds a finished corpus that differs: {'; '.join(differences)}. Give another "
-            "--output_dir, or remove this one."
+            f"{str(directory)!r} holds a finished corpus that differs: {differences}. Give another --output_dir, or "
+            "remove this one."
         )
-    return manifest
+
+
+def _missing_inputs(inputs: Sequence[TextInput], manifest: Manifest) -> list[TextInput]:
+    """The inputs that a corpus was not made of: by size and hash, which is read only where the size is known."""
+    records = set(manifest.inputs.values())
+    sizes = {record.bytes for record in records}
+    return [
+        item
+        for item in inputs
+        if (item.name not in manifest.inputs if item.path is None else item.size not in sizes)
+        or (item.path is not None and hash_file(item.path) not in records)
+    ]
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:5]) + " ..." * (len(listed) > 5)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
     problems = []
-    for name, lowest in (("num_workers", 1), ("shard_tokens", 1), ("max_seq_len", 5), ("max_predictions_per_seq", 0)):
-        if getattr(options, name) < lowest:
-            problems.append(f"--{name} is {getattr(options, name)}; it must be at least {lowest}")
+    lowest_values = {"num_workers": 1, "shard_bytes": 16, "max_seq_len": 5, "max_predictions_per_seq": 0}
+    for name, lowest in {**lowest_values, "min_chars": 0, "max_chars": 1}.items():
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            problems.append(f"--{name} is {value}; it must be at least {lowest}")
+    if not 0 <= options.min_letters <= 1:
+        problems.append(f"--min_letters is {options.min_letters}; it must be from 0 to 1")
+    if options.max_chars is not None and options.max_chars < options.min_chars:
+        problems.append(f"--max_chars {options.max_chars} is below --min_chars {options.min_chars}")
     if not 0 <= options.short_seq_prob <= 1:
         problems.append(f"--short_seq_prob is {options.short_seq_prob}; it must be from 0 to 1")
     if not 0 <= options.masked_lm_prob < 1:
@@ -218,6 +323,9 @@ def _print_counts(manifest: Manifest, seconds: float | None) -> None:
         f"{len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}; "
         f"{manifest.text_bytes:,} bytes of text{speed}; {disk_bytes / manifest.tokens:.2f} bytes on disk a token"
     )
+    if left_out := describe_report(manifest.report):
+        seen = f"of {manifest.report['documents']:,} documents" if "documents" in manifest.report else "of the inputs"
+        print(f"left out {seen}{left_out}")
 
 
 if __name__ == "__main__":

@@ -1,141 +1,259 @@
-"""Text files as units of whole lines: plain, .gz or .xz, read once from front to back, hashed on the way."""
+"""Plain text, which may be compressed, as parts that begin and end at the end of a document.
+
+Part k of a text begins behind the first blank line that starts at byte k · P or later, and ends where part k + 1
+begins; part 0 begins with the text. So a part is found by reading from byte k · P on, by anyone, in any order, and each
+document lies in one part. A part inside a long document is empty.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
 import lzma
-import os
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import xxhash
+from data_tools.text_units import UNIT_BYTES, Problems, Unit, UnreadableInputError
 
-from tinybert_ds.data.indexed import FileRecord, hash_file
-from tinybert_ds.errors import DataError, raise_all
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
-UNIT_BYTES = 1 << 20
-_READ_BYTES = 1 << 20
-_UNREADABLE_SUFFIXES = (".zst", ".bz2", ".zip", ".7z", ".tar", ".parquet", ".arrow", ".json", ".jsonl", ".pdf")
-
-
-class TextInput(NamedTuple):
-    """An input file and the name that the manifest gives it."""
-
-    path: Path
-    name: str
+BLOCK_BYTES = 1 << 20
+LONGEST_LINE_BYTES = 1 << 26
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstd.open}
 
 
-class TextUnit(NamedTuple):
-    """Consecutive whole lines of one input."""
+class LineReader:
+    """A text, read forward in whole lines.
 
-    path: str
-    begin: int  # offset in the decompressed text
-    first_line: int  # from 1
-    data: bytes
-    ends_input: bool
-
-
-class InputReader:
-    """Reads one input; knows how far it has come in the file, and the file's hash at the end."""
+    The file is read in blocks that do not depend on where reading begins, so that a damaged one gives the same text to
+    everyone.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._hash = xxhash.xxh3_64()
-        self.file_position = 0  # bytes of the file, compressed where it is
-        self.file_bytes = path.stat().st_size
+        self.path = path
+        self.offset = 0  # in the decompressed text
+        self._handle: IO[bytes] | None = None
+        self._seekable = path.suffix.lower() not in COMPRESSED
+        self._data, self._base = b"", 0  # a piece of the text and its offset
 
-    @property
-    def record(self) -> FileRecord:
-        """Size and hash of what was read of the file; of all of it, once `units` is exhausted."""
-        return FileRecord(self.file_position, self._hash.hexdigest())
+    def take_lines(self, size: int, stop: int | None = None) -> bytes:
+        """The next whole lines, at least `size` bytes if there are so many; none starts at `stop` or behind it."""
+        last = self.offset + size - 1 if stop is None else min(self.offset + size, stop) - 1
+        if last < self.offset:
+            return b""
+        search = last
+        while True:
+            found = self._data.find(b"\n", max(0, search - self._base))
+            if found >= 0:
+                end = self._base + found + 1
+                break
+            search = max(last, self._base + len(self._data))
+            if not self._read_block():
+                end = self._base + len(self._data)
+                break
+            if search - last > LONGEST_LINE_BYTES:
+                raise UnreadableInputError(
+                    f"cannot read {str(self.path)!r}: the line at offset {self.offset} or behind it is longer than "
+                    f"{LONGEST_LINE_BYTES} bytes; a sentence a line is expected. Is it a text?"
+                )
+        lines = self._data[self.offset - self._base : end - self._base]
+        self.offset = end
+        return lines
 
-    def units(self) -> Iterator[TextUnit]:
-        """The text in units of about a megabyte, cut at ends of lines.
+    def skip_to(self, offset: int) -> None:
+        """Go on at an offset behind the present one, or at the end of the text."""
+        if self._seekable and offset >= self._base + len(self._data):
+            self._base = offset - offset % BLOCK_BYTES
+            self._data = b""
+            self._open().seek(self._base)
+        while self._base + len(self._data) < offset:
+            self.offset = self._base + len(self._data)
+            if not self._read_block():
+                return
+        self.offset = offset
 
-        Raises:
-            DataError: the file cannot be read or decompressed.
-        """
-        begin, line = 0, 1
+    def at_end(self) -> bool:
+        """Whether no text is left."""
+        return self.offset == self._base + len(self._data) and not self._read_block()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle is not None:
+            self._handle.close()
+
+    def _open(self) -> IO[bytes]:
+        if self._handle is None:
+            try:
+                self._handle = COMPRESSED.get(self.path.suffix.lower(), open)(self.path, "rb")
+            except OSError as error:
+                raise _unreadable(self.path, 0, error) from error
+        return self._handle
+
+    def _read_block(self) -> bool:
+        """Append the next block; forget what lies before the present offset."""
         try:
-            with ExitStack() as stack:
-                raw = stack.enter_context(self._path.open("rb", buffering=0))
-                text = stack.enter_context(io.BufferedReader(_decompressed(self._path, _Tap(raw, self)), _READ_BYTES))
-                data = _whole_lines(text)
-                while data:
-                    following = _whole_lines(text)
-                    yield TextUnit(str(self._path), begin, line, data, ends_input=not following)
-                    begin, line = begin + len(data), line + data.count(b"\n")
-                    data = following
-        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise DataError(
-                f"cannot read {str(self._path)!r} after {begin} bytes of text: {error}. "
-                "The file is cut off, damaged or not readable; copy it again."
-            ) from error
-
-    def saw(self, data: bytes) -> None:
-        """Take note of bytes read from the file."""
-        self._hash.update(data)
-        self.file_position += len(data)
+            block = self._open().read(BLOCK_BYTES)
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError) as error:
+            raise _unreadable(self.path, self._base + len(self._data), error) from error
+        passed = min(self.offset - self._base, len(self._data)) if self.offset > self._base else 0
+        self._data, self._base = self._data[passed:] + block, self._base + passed
+        return bool(block)
 
 
-class _Tap(io.RawIOBase):
-    """A file whose reader is told of all that is read."""
+class LineParts:
+    """The lines of a text part by part, as bytes.
 
-    def __init__(self, raw: IO[bytes] | io.RawIOBase, reader: InputReader) -> None:
-        self._raw = raw
-        self._reader = reader
+    Args:
+        path: plain, .gz, .xz or .zst.
+        part_bytes: P.
+        blank_lines: documents end at blank lines; otherwise every line is one.
+    """
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, path: Path, part_bytes: int, *, blank_lines: bool) -> None:
+        self.num_parts = None
+        if path.suffix.lower() not in COMPRESSED:
+            self.num_parts = max(1, -(-path.stat().st_size // part_bytes))
+        self.begin = self.end = 0
+        self.ended = False
+        self._lines = LineReader(path)
+        self._part_bytes = part_bytes
+        self._blank_lines = blank_lines
+        self._edge: int | None = 0
+        """Where the line starts that decides that a part may begin at the reader's offset; None: none may."""
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._raw.read(len(buffer)) or b""
-        buffer[: len(data)] = data
-        self._reader.saw(data)
-        return len(data)
+    def pieces(self, part: int) -> Iterator[bytes]:
+        """Whole lines of a part, about UNIT_BYTES at a time; sets `begin`, `end` and `ended`."""
+        lines, begin, stop = self._lines, part * self._part_bytes, (part + 1) * self._part_bytes
+        for _ in self._to_edge(begin, stop):
+            pass
+        self.begin = self.end = lines.offset
+        if self._edge is not None and self._edge < stop:
+            self._edge = None
+            while piece := lines.take_lines(UNIT_BYTES, stop):
+                self.end = lines.offset
+                yield piece
+            if lines.offset >= stop:  # else the text has ended
+                for piece in _gathered(self._to_edge(stop, None)):
+                    self.end = lines.offset
+                    yield piece
+        self.ended = lines.at_end()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+    def _to_edge(self, begin: int, stop: int | None) -> Iterator[bytes]:
+        """Go on to the first edge at `begin` or behind it, unless none lies before `stop`; yield the lines passed."""
+        lines = self._lines
+        if self._edge is not None and self._edge >= begin:
+            return
+        self._edge = None
+        if lines.offset < begin:
+            lines.skip_to(begin - 1)
+            lines.take_lines(1)
+        while stop is None or lines.offset < stop:
+            start = lines.offset
+            line = lines.take_lines(1) if self._blank_lines else b""
+            if line:
+                yield line
+            if not line or is_blank(line):
+                self._edge = start
+                return
 
 
-def find_inputs(paths: Sequence[str]) -> list[TextInput]:
-    """The input files in lexical order of the names that the manifest gives them.
+class TextReader(LineParts):
+    """A `PartReader` of text: a sentence or paragraph a line, a blank line between documents."""
 
-    A name is the path below the deepest directory that all inputs share, so that it does not depend on where they lie.
+    def __init__(self, path: Path, part_bytes: int) -> None:
+        super().__init__(path, part_bytes, blank_lines=True)
+        self._path = path
+
+    def read(self, part: int, problems: Problems) -> Iterator[Unit]:
+        """The text of a part (see `PartReader`)."""
+        offset = None
+        for piece in self.pieces(part):
+            offset = self.begin if offset is None else offset
+            yield Unit(decode_lines(self._path, offset, piece, problems), len(piece))
+            offset += len(piece)
+
+
+def decode_lines(path: Path, offset: int, data: bytes, problems: Problems) -> list[str]:
+    """Lines of UTF-8 as stripped strings; one that is not UTF-8 is a problem, and left out.
+
+    Args:
+        path: the input, for messages.
+        offset: of `data` in the text.
+        data: whole lines.
+        problems: takes note of bad lines.
 
     Raises:
-        DataError: a file is missing, no text file by its name, or given twice; all are reported together.
+        DataError: a bad line that is not to be skipped.
     """
-    problems = []
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    for path, given in zip(absolute, paths, strict=True):
-        if path.is_dir():
-            problems.append(f"{given!r} is a directory; give its text files")
-        elif not path.is_file():
-            problems.append(f"the text file {given!r} does not exist")
-        elif path.suffix.lower() in _UNREADABLE_SUFFIXES:
-            problems.append(f"{given!r} is no text file by its name; allowed are plain text, .gz and .xz. Convert it")
-        elif absolute.count(path) > 1:
-            problems.append(f"{given!r} is given more than once")
-    raise_all(problems, DataError)
-    root = os.path.commonpath([path.parent for path in absolute])
-    return sorted((TextInput(path, path.relative_to(root).as_posix()) for path in absolute), key=lambda item: item.name)
+    if offset == 0 and data.startswith(BYTE_ORDER_MARK):
+        offset, data = len(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        lines = list(_decode_one_by_one(path, offset, data, problems))
+    else:
+        if not lines[-1]:
+            lines.pop()  # what follows the last \n is no line
+    return [line.strip() for line in lines]
 
 
-def hash_inputs(inputs: Sequence[TextInput]) -> dict[str, FileRecord]:
-    """Size and hash of every input, by name."""
-    return {item.name: hash_file(item.path) for item in inputs}
+def is_blank(line: bytes) -> bool:
+    """Whether nothing but white space is in a line."""
+    line = line.strip()
+    unsure = b"\x1c\x1d\x1e\x1f"  # white space for str, but not for bytes
+    return not line or ((line[0] >= 0x80 or line[0] in unsure) and not line.decode("utf-8", errors="replace").strip())
 
 
-def _decompressed(path: Path, raw: io.RawIOBase) -> io.RawIOBase:
-    buffered = io.BufferedReader(raw, _READ_BYTES)
-    if path.suffix.lower() == ".gz":
-        return gzip.GzipFile(fileobj=buffered, mode="rb")  # type: ignore[return-value]
-    if path.suffix.lower() == ".xz":
-        return lzma.LZMAFile(buffered, mode="rb")  # type: ignore[return-value]
-    return buffered  # type: ignore[return-value]
+def line_number(path: Path, offset: int) -> int:
+    """The number, from 1, of the line in which byte `offset` of a text lies; reads the text up to there."""
+    lines = LineReader(path)
+    number = 1
+    while lines.offset <= offset and (piece := lines.take_lines(BLOCK_BYTES, offset + 1)):
+        number += piece.count(b"\n", 0, offset - (lines.offset - len(piece)))
+    lines.close()
+    return number
 
 
-def _whole_lines(text: IO[bytes] | io.BufferedReader) -> bytes:
-    return text.read(UNIT_BYTES) + text.readline()
+def _decode_one_by_one(path: Path, offset: int, data: bytes, problems: Problems) -> Iterator[str]:
+    for line in io.BytesIO(data):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            place = offset + error.start
+            problems.found(
+                "lines that are not UTF-8",
+                f"{str(path)!r} is not UTF-8: byte 0x{line[error.start]:02x} at offset {place} of the text, line "
+                f"{line_number(path, place)}",
+                "Convert the file, for instance with: iconv -f LATIN1 -t UTF-8",
+            )
+        offset += len(line)
+
+
+def _gathered(lines: Iterator[bytes]) -> Iterator[bytes]:
+    gathered, size = [], 0
+    for line in lines:
+        gathered.append(line)
+        size += len(line)
+        if size >= UNIT_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _unreadable(path: Path, offset: int, error: BaseException) -> UnreadableInputError:
+    return UnreadableInputError(
+        f"cannot read {str(path)!r} after {offset} bytes of text: {error}. The file is cut off, damaged or not "
+        "readable; copy it again."
+    )

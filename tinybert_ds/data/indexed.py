@@ -177,8 +177,13 @@ class ShardWriter:
             offset, done = int(ends[-1]), done + count
 
 
-def open_shard(directory: Path, name: str) -> Shard:
+def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Shard:
     """Memory-map a shard after checking that both files have the size that the index states.
+
+    Args:
+        directory: where it is.
+        name: of the files, without `.bin` and `.idx`.
+        dtype_name: of the tokens, whatever the index says: its codes above 5 mean different dtypes to different tools.
 
     Raises:
         DataError: a file is missing, is no shard, has another dtype, or is shorter or longer than it should be.
@@ -192,7 +197,7 @@ def open_shard(directory: Path, name: str) -> Shard:
     if len(header) < _HEADER.size or _HEADER.unpack(header)[:2] != (_MAGIC, 1):
         raise DataError(f"{str(idx)!r} is not a version 1 index of token shards. {_RESTORE}")
     _, _, code, n, d = _HEADER.unpack(header)
-    if code not in _DTYPES:
+    if dtype_name is None and code not in _DTYPES:
         raise DataError(
             f"{str(idx)!r} states the dtype code {code}; supported are 3 (int16) and 4 (int32), the two on which "
             "readers of this format agree. Write the shards again with pregenerate_training_data.py."
@@ -204,7 +209,7 @@ def open_shard(directory: Path, name: str) -> Shard:
     documents = index[_HEADER.size + 12 * n :].view("<i8")
     if n == 0 or d < 2 or documents[0] != 0 or documents[-1] != n:
         raise DataError(f"{str(idx)!r} is damaged: its document index does not span its {n} sentences. {_RESTORE}")
-    dtype = _DTYPES[code]
+    dtype = _DTYPES[code] if dtype_name is None else np.dtype(dtype_name)
     _check_size(bin_, int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize)
     with bin_.open("rb") as handle:
         mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)

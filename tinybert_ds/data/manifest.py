@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Sampling:
 
 
 class SourceRange(NamedTuple):
-    """The part of an input that a shard holds, in bytes of its decompressed text."""
+    """The part of an input that a shard holds: bytes of its decompressed text, or rows of a Parquet file."""
 
     name: str
     begin: int
@@ -52,6 +52,7 @@ class ShardRecord:
     tokens: int
     files: Mapping[str, FileRecord]
     sources: tuple[SourceRange, ...]
+    dtype: str | None = None  # of the tokens, where the index does not say it, because another tool wrote it
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     tokenizer_file: FileRecord
     text_bytes: int
+    report: Mapping[str, int] = field(default_factory=dict)  # documents seen, and what was left out, by reason
+    other_files: Mapping[str, FileRecord] = field(default_factory=dict)  # which training does not read
 
     @property
     def documents(self) -> int:
@@ -81,7 +84,7 @@ class Manifest:
 
     @property
     def files(self) -> dict[str, FileRecord]:
-        """Every file that the manifest vouches for."""
+        """Every file that training reads."""
         shard_files = {name: record for shard in self.shards for name, record in shard.files.items()}
         return {**shard_files, TOKENIZER_NAME: self.tokenizer_file}
 
@@ -110,7 +113,7 @@ def open_corpus(directory: str | Path) -> Corpus:
     manifest = read_manifest(directory)
     shards = []
     for record in manifest.shards:
-        shard = open_shard(directory, record.name)
+        shard = open_shard(directory, record.name, record.dtype)
         found = (shard.num_documents, len(shard.lengths), len(shard.tokens))
         expected = (record.documents, record.sentences, record.tokens)
         if found != expected:
@@ -172,9 +175,11 @@ def manifest_text(manifest: Manifest) -> str:
         "options": dict(manifest.options),
         "sampling": asdict(manifest.sampling),
         "inputs": {name: record._asdict() for name, record in manifest.inputs.items()},
+        "report": dict(manifest.report),
+        "other_files": {name: record._asdict() for name, record in manifest.other_files.items()},
         "shards": [
             {
-                **{field.name: getattr(shard, field.name) for field in fields(shard)},
+                **{column.name: getattr(shard, column.name) for column in fields(shard)},
                 "files": {name: record._asdict() for name, record in shard.files.items()},
                 "sources": [source._asdict() for source in shard.sources],
             }
@@ -207,6 +212,8 @@ def _from_json(content: dict[str, Any]) -> Manifest:
         ),
         tokenizer_file=FileRecord(**tokenizer["file"]),
         text_bytes=content["counts"]["text_bytes"],
+        report=content["report"],
+        other_files={name: FileRecord(**record) for name, record in content["other_files"].items()},
     )
 
 

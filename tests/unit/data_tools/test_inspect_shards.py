@@ -43,20 +43,20 @@ def test_verification_passes_on_an_intact_corpus(corpus, capsys):
     assert "all 3 files are as they were written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["shard-00000.bin", "shard-00000.idx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["shard-00000-00000.bin", "shard-00000-00000.idx", "tokenizer.json"])
 def test_one_flipped_bit_is_found_and_its_file_named(corpus, name):
     content = bytearray((corpus / name).read_bytes())
-    content[len(content) // 2 if name != "shard-00000.idx" else 36] ^= 1
+    content[len(content) // 2 if name != "shard-00000-00000.idx" else 36] ^= 1
     (corpus / name).write_bytes(content)
     with pytest.raises(DataError, match=f"1 of 3 files .*{name}|{name}' is damaged"):
         inspect_shards.main([str(corpus), "--verify"])
 
 
 def test_the_command_exits_with_2_and_names_a_truncated_file(corpus):
-    path = corpus / "shard-00000.bin"
+    path = corpus / "shard-00000-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])
     script = Path(inspect_shards.__file__)
     ended = subprocess.run([sys.executable, str(script), str(corpus)], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert "shard-00000.bin' is damaged" in ended.stderr
+    assert "shard-00000-00000.bin' is damaged" in ended.stderr
     assert "Traceback" not in ended.stderr

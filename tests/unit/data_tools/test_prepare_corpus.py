@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import prepare_corpus
-from data_tools.corpus_writer import UNFINISHED_NAME
+from data_tools.corpus_directory import IDENTITY_NAME, WORK_DIRECTORY
 from data_tools.prepare_corpus import main
 from tests.support.models import WORDS, write_tokenizer
 from tinybert_ds.data.manifest import MANIFEST_NAME, Sampling, open_corpus
@@ -57,7 +57,7 @@ def arguments(model: Path, texts: list[Path], output: Path, *more: str) -> list[
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def corpus_tokens(directory: Path) -> list[list[list[int]]]:
@@ -76,49 +76,55 @@ def test_shards_hold_the_ids_of_the_hugging_face_tokenizer_document_by_document(
     documents = [text.split("\n") for text in story(50).strip().split("\n\n")]
     expected = [[tokenizer(line, add_special_tokens=False).input_ids for line in lines] for lines in documents]
     assert corpus_tokens(tmp_path / "out") == expected
-    assert sorted(contents(tmp_path / "out")) == [MANIFEST_NAME, "shard-00000.bin", "shard-00000.idx", "tokenizer.json"]
+    assert sorted(contents(tmp_path / "out")) == [
+        MANIFEST_NAME,
+        "shard-00000-00000.bin",
+        "shard-00000-00000.idx",
+        "tokenizer.json",
+    ]
     assert "50 documents, 200 sentences, 1,200 tokens in 1 shard" in capsys.readouterr().out
 
 
 def test_the_manifest_names_tokenizer_inputs_ranges_and_sampling(model, texts, tmp_path):
     flags = ["--max_seq_len", "64", "--short_seq_prob", "0.2", "--masked_lm_prob", "0.15"]
-    flags += ["--max_predictions_per_seq", "9", "--do_whole_word_mask", "--one_seq", "--shard_tokens", "500"]
+    flags += ["--max_predictions_per_seq", "9", "--do_whole_word_mask", "--one_seq", "--shard_bytes", "500"]
     main(arguments(model, texts, tmp_path / "out", *flags))
     manifest = open_corpus(tmp_path / "out").manifest
     assert manifest.tokenizer_fingerprint == tokenizer_fingerprint(load_tokenizer(model, None))
     assert manifest.sampling == Sampling(64, 0.2, 0.15, 9, True, True)
     assert list(manifest.inputs) == ["a.txt", "b.txt.gz"]
     assert manifest.text_bytes == len(story()) + len(story(20, first=30))
-    assert [shard.documents for shard in manifest.shards] == [21, 21, 8]
-    ranges = [[(source.name, source.begin, source.end) for source in shard.sources] for shard in manifest.shards]
-    size = len(story())
-    assert [[name for name, _, _ in parts] for parts in ranges] == [["a.txt"], ["a.txt", "b.txt.gz"], ["b.txt.gz"]]
-    assert ranges[0][0][1:] == (0, len(story(21)) + 1)
-    assert (ranges[1][0][1], ranges[1][0][2]) == (ranges[0][0][2], size)
-    assert (ranges[1][1][1], ranges[2][0][2]) == (0, len(story(20, first=30)))
-    assert ranges[1][1][2] == ranges[2][0][1]
+    ranges = [(source.name, source.begin, source.end) for shard in manifest.shards for source in shard.sources]
+    blank_lines = [len(story(number)) for number in range(1, 30)]
+    ends = [next(place for place in blank_lines if place >= 500 * part) + 1 for part in (1, 2, 3)]
+    assert ranges[:3] == [("a.txt", 0, ends[0]), ("a.txt", ends[0], ends[1]), ("a.txt", ends[1], ends[2])]
+    text_end = next(number for number, (name, _, _) in enumerate(ranges) if name == "b.txt.gz")
+    assert ranges[text_end - 1][2] == len(story())
+    assert ranges[text_end][1] == 0
+    assert ranges[-1][2] == len(story(20, first=30))
+    assert manifest.documents == 50
 
 
-@pytest.mark.parametrize("shard_tokens", ["1", "500", "100000"])
-def test_shards_are_cut_at_documents_and_hold_the_same_text(model, texts, tmp_path, shard_tokens):
+@pytest.mark.parametrize("shard_bytes", ["16", "500", "100000"])
+def test_shards_are_cut_at_documents_and_hold_the_same_text(model, texts, tmp_path, shard_bytes):
     main(arguments(model, texts, tmp_path / "one"))
-    main(arguments(model, texts, tmp_path / "cut", "--shard_tokens", shard_tokens))
+    main(arguments(model, texts, tmp_path / "cut", "--shard_bytes", shard_bytes))
     assert corpus_tokens(tmp_path / "cut") == corpus_tokens(tmp_path / "one")
     shards = open_corpus(tmp_path / "cut").manifest.shards
-    assert len(shards) == {"1": 50, "500": 3, "100000": 1}[shard_tokens]
+    assert len(shards) == {"16": 50, "500": 12, "100000": 1}[shard_bytes]
 
 
 def test_units_make_no_difference_to_the_bytes(model, texts, tmp_path, monkeypatch):
-    main(arguments(model, texts, tmp_path / "one", "--shard_tokens", "300"))
+    main(arguments(model, texts, tmp_path / "one", "--shard_bytes", "300"))
     monkeypatch.setattr("data_tools.text_input.UNIT_BYTES", 100)
-    main(arguments(model, texts, tmp_path / "many", "--shard_tokens", "300"))
+    main(arguments(model, texts, tmp_path / "many", "--shard_bytes", "300"))
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 def test_workers_and_the_order_of_the_arguments_make_no_difference_to_the_bytes(model, texts, tmp_path, monkeypatch):
-    main(arguments(model, texts, tmp_path / "one", "--shard_tokens", "300"))
+    main(arguments(model, texts, tmp_path / "one", "--shard_bytes", "300"))
     monkeypatch.setattr("data_tools.text_input.UNIT_BYTES", 1000)
-    main(arguments(model, texts[::-1], tmp_path / "two", "--shard_tokens", "300", "--num_workers", "2"))
+    main(arguments(model, texts[::-1], tmp_path / "two", "--shard_bytes", "300", "--num_workers", "2"))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -185,12 +191,14 @@ def test_foreign_files_are_refused_and_left_alone(model, texts, tmp_path):
     assert contents(out) == {"shard-00000.bin": b"of another tool"}
 
 
-def test_what_an_unfinished_run_left_is_replaced(model, texts, tmp_path):
+def test_what_a_killed_run_left_is_replaced(model, texts, tmp_path):
     main(arguments(model, texts, tmp_path / "good"))
     out = tmp_path / "out"
-    out.mkdir()
-    for name in (UNFINISHED_NAME, "shard-00000.bin", "shard-00007.idx.tmp", ".manifest.json.12.tmp", "tokenizer.json"):
-        (out / name).write_bytes(b"left over")
+    (out / WORK_DIRECTORY).mkdir(parents=True)
+    names = ["shard-00000-00000.bin.tmp", "shard-00000-00007.idx", ".manifest.json.12.tmp", "tokenizer.json"]
+    names += [f"{WORK_DIRECTORY}/input-00000.json", f"{WORK_DIRECTORY}/shard-00000-00000.json"]
+    for name in names:
+        (out / name).write_bytes(b'{"torn": ')
     main(arguments(model, texts, out))
     assert contents(out) == contents(tmp_path / "good")
 
@@ -254,7 +262,7 @@ def test_the_command_ends_with_2_and_no_traceback_when_a_file_is_missing(model, 
 def test_a_run_killed_in_the_middle_is_done_again_with_the_same_bytes(model, tmp_path):
     text = tmp_path / "large.txt"
     text.write_text(story(2000) * 5, encoding="utf-8")
-    flags = ("--shard_tokens", "20000")
+    flags = ("--shard_bytes", "20000")
     main(arguments(model, [text], tmp_path / "good", *flags))
     out = tmp_path / "out"
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
@@ -265,10 +273,10 @@ def test_a_run_killed_in_the_middle_is_done_again_with_the_same_bytes(model, tmp
         env=environment,
     ) as process:
         give_up = time.monotonic() + 60
-        while not (out / "shard-00003.bin").exists() and time.monotonic() < give_up and process.poll() is None:
+        while not (out / "shard-00000-00003.bin").exists() and time.monotonic() < give_up and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    assert (out / UNFINISHED_NAME).exists(), "killed too late or too early to show anything"
+    assert (out / WORK_DIRECTORY / IDENTITY_NAME).exists(), "killed too late or too early to show anything"
     assert not (out / MANIFEST_NAME).exists()
     main(arguments(model, [text], out, *flags))
     assert contents(out) == contents(tmp_path / "good")

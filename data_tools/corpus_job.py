@@ -1,0 +1,302 @@
+"""The work of preparing a corpus, as tasks that any number of processes share.
+
+First all inputs are hashed; then, where documents may be left out, all parts are looked at and the hashes of documents
+compared; then each part becomes a shard. A task depends on the inputs and the options alone, so the bytes written do
+not depend on who does it. Imports little, because every worker process imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.claims import Claims, Record
+from data_tools.cleaning import (
+    DUPLICATES,
+    DocumentPicker,
+    Filters,
+    Surveyor,
+    dropped_documents,
+    num_buckets,
+    save_duplicates,
+    save_survey,
+)
+from data_tools.input_groups import Source, SourceReader, open_source
+from data_tools.text_units import Problems, UnreadableInputError
+from data_tools.tokenise_text import TextOptions, TextTokeniser
+from tinybert_ds.data.indexed import ShardWriter
+
+POLL_SECONDS = 0.2
+SURVEY, SHARD = "survey", "shard"
+
+PartTask = Callable[[int, int, SourceReader], Record]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the tasks of a corpus depend on, and where they are."""
+
+    directory: Path  # of the corpus
+    work_directory: Path
+    sources: tuple[Source, ...]
+    first_number: int  # of the sources in the corpus, which may be extended by these
+    part_bytes: int
+    text_field: str
+    text: TextOptions
+    filters: Filters
+    dedup: bool
+    earlier_hashes: tuple[Path, ...]  # of documents that the corpus has already, where duplicates are left out
+    skip_bad_input: bool
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether documents may be left out."""
+        return self.dedup or self.filters.is_active
+
+    @property
+    def num_phases(self) -> int:
+        """How often the text is read."""
+        return 1 + self.needs_survey
+
+
+class CorpusWorker:
+    """One process's share of a job.
+
+    Args:
+        job: the job.
+        place: from 0 to below 1; where in the list of sources this process begins, so that several keep apart.
+        progress: called after each part that this process has done.
+        stopped: asked before each part; True ends the work early.
+    """
+
+    def __init__(
+        self, job: Job, place: float, progress: Callable[[], None], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._job = job
+        self._claims = Claims(job.work_directory)
+        first = int(place * len(job.sources))
+        self._order = [*range(first, len(job.sources)), *range(first)]
+        self._progress = progress
+        self._stopped = stopped
+        self._tokeniser: TextTokeniser | None = None
+        self._surveys: list[Path] = []
+        self._duplicates: list[Path] = []
+
+    def work(self) -> None:
+        """Do what is left of the job until nothing is, waiting for what others are doing.
+
+        Raises:
+            DataError: an input, or the output, is unusable.
+            FileNotFoundError: the work directory has gone, because others have finished everything.
+        """
+        job = self._job
+        if job.needs_survey:
+            self._do_parts(SURVEY, self._make_survey)
+            names = [
+                name for number in range(len(job.sources)) for name, _ in part_records(self._claims, SURVEY, number)
+            ]
+            self._surveys = [array_path(job, name) for name in names]
+        if job.dedup:
+            self._find_duplicates()
+        self._do_parts(SHARD, self._make_shard)
+
+    def _do_parts(self, kind: str, make: PartTask) -> None:
+        while not self._stopped():
+            before = [is_complete(self._claims, kind, number) for number in self._order]
+            if all(before):
+                return
+            did = [self._do_source(kind, number, make) for number in self._order]
+            if not any(did):
+                time.sleep(POLL_SECONDS)
+
+    def _do_source(self, kind: str, number: int, make: PartTask) -> bool:
+        """Do all parts of a source that nobody else has taken; whether there was one."""
+        did, source = False, self._job.sources[number]
+        is_exclusive = source[0].is_exclusive
+        with contextlib.ExitStack() as stack:
+            reader: SourceReader | None = None
+            for part in itertools.count():
+                if self._stopped():
+                    break
+                record = self._claims.record(part_name(kind, number, part))
+                if record is None:
+                    if reader is None and not is_exclusive:
+                        reader = stack.enter_context(contextlib.closing(self._open(source)))
+                    if reader is not None and reader.num_parts is not None and part >= reader.num_parts:
+                        break
+                    with self._claims.take(part_name(kind, number, part)) as claim:
+                        if claim is not None:
+                            if reader is None:
+                                reader = stack.enter_context(contextlib.closing(self._open(source)))
+                            record = make(number, part, reader)
+                            claim.finish(record)
+                            self._progress()
+                            did = True
+                        elif is_exclusive:
+                            break
+                if record is not None and record["last"]:
+                    break
+        return did
+
+    def _open(self, source: Source) -> SourceReader:
+        try:
+            return open_source(source, self._job.part_bytes, self._job.text_field)
+        except UnreadableInputError as error:
+            if not self._job.skip_bad_input:
+                raise
+            unreadable = _Unreadable(error)
+            return SourceReader(source[:1], lambda _: unreadable)
+
+    def _make_survey(self, number: int, part: int, reader: SourceReader) -> Record:
+        surveyor = Surveyor(self._job.filters)
+        problems = Problems(self._job.skip_bad_input)
+        text_bytes = 0
+        try:
+            for unit in reader.read(part, problems):
+                surveyor.look(unit.lines)
+                text_bytes += unit.text_bytes
+        except UnreadableInputError as error:
+            record = self._given_up(error)
+            surveyor = Surveyor(self._job.filters)
+        else:
+            record = {"last": reader.ended, "text_bytes": text_bytes}
+        survey = surveyor.finish()
+        save_survey(array_path(self._job, part_name(SURVEY, number, part)), survey)
+        return {**record, "counts": dict(survey.counts)}
+
+    def _make_shard(self, number: int, part: int, reader: SourceReader) -> Record:
+        job = self._job
+        if self._tokeniser is None:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker is a core
+            self._tokeniser = TextTokeniser(job.text)
+        problems = Problems(job.skip_bad_input)
+        counts: dict[str, int] = {}
+        dropped: frozenset[int] = frozenset()
+        if job.needs_survey:
+            name = part_name(SURVEY, number, part)
+            survey = self._claims.record(name)
+            assert survey is not None, "all parts were looked at before"
+            if "unreadable" in survey:
+                return self._given_up(UnreadableInputError(survey["unreadable"]))
+            place = self._surveys.index(array_path(job, name))
+            dropped, repeated = dropped_documents(self._surveys[place], place, self._duplicates)
+            counts = {**survey["counts"], **({"duplicates": repeated} if job.dedup else {})}
+        picker = DocumentPicker(dropped)
+        writer: ShardWriter | None = None
+        text_bytes = 0
+        try:
+            for unit in reader.read(part, problems):
+                tokenised = self._tokeniser.tokenise(picker.keep(unit.lines))
+                text_bytes += unit.text_bytes
+                if writer is None and len(tokenised.lengths):
+                    writer = ShardWriter(job.directory, shard_name(job.first_number + number, part), job.text.dtype)
+                if writer is not None:
+                    writer.add_sentences(*tokenised)
+            last = reader.ended
+            shard = None if writer is None else _finish(writer)
+        except UnreadableInputError as error:
+            if writer is not None:
+                writer.discard()
+            return self._given_up(error)
+        except BaseException:
+            if writer is not None:
+                writer.discard()
+            raise
+        return {
+            "last": last,
+            "ranges": reader.ranges,
+            "text_bytes": text_bytes,
+            "counts": {**counts, **problems.counts},
+            "listed": problems.listed,
+            "shard": shard,
+        }
+
+    def _given_up(self, error: UnreadableInputError) -> Record:
+        """What is noted of a part that cannot be read; it and all behind it are left out."""
+        if not self._job.skip_bad_input:
+            raise error
+        counts = {"unreadable inputs": 1}
+        empty = {"ranges": [], "text_bytes": 0, "shard": None, "listed": [str(error)]}
+        return {**empty, "last": True, "counts": counts, "unreadable": str(error)}
+
+    def _find_duplicates(self) -> None:
+        job = self._job
+        records = [part_records(self._claims, SURVEY, number) for number in range(len(job.sources))]
+        documents = sum(record["counts"].get("documents", 0) for parts in records for _, record in parts)
+        buckets = num_buckets(documents)
+        names = [f"{DUPLICATES}-{bucket:05d}" for bucket in range(buckets)]
+        self._duplicates = [array_path(job, name) for name in names]
+        while not self._stopped():
+            missing = [bucket for bucket in range(buckets) if self._claims.record(names[bucket]) is None]
+            if not missing:
+                return
+            did = False
+            for bucket in missing:
+                with self._claims.take(names[bucket]) as claim:
+                    if claim is not None:
+                        path = self._duplicates[bucket]
+                        found = save_duplicates(path, self._surveys, job.earlier_hashes, bucket, buckets)
+                        claim.finish({"duplicates": found})
+                        did = True
+            if not did:
+                time.sleep(POLL_SECONDS)
+
+
+class _Unreadable:
+    """The reader of an input that cannot be opened."""
+
+    def __init__(self, error: UnreadableInputError) -> None:
+        self.num_parts: int | None = 1
+        self.begin = self.end = 0
+        self.ended = True
+        self._error = error
+
+    def read(self, part: int, problems: Problems) -> Iterator[Any]:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+def part_name(kind: str, number: int, part: int) -> str:
+    """The name of a task."""
+    return f"{kind}-{number:05d}-{part:05d}"
+
+
+def shard_name(number: int, part: int) -> str:
+    """The name of the shard of a part of a source."""
+    return f"shard-{number:05d}-{part:05d}"
+
+
+def array_path(job: Job, name: str) -> Path:
+    """Where the arrays that belong to a task's record are."""
+    return job.work_directory / f"{name}.npz"
+
+
+def part_records(claims: Claims, kind: str, number: int) -> Iterator[tuple[str, Record]]:
+    """Names and records of a source's finished parts, up to the last or the first unfinished one."""
+    for part in itertools.count():
+        name = part_name(kind, number, part)
+        record = claims.record(name)
+        if record is None:
+            return
+        yield name, record
+        if record["last"]:
+            return
+
+
+def is_complete(claims: Claims, kind: str, number: int) -> bool:
+    """Whether all parts of a source are finished."""
+    return any(record["last"] for _, record in part_records(claims, kind, number))
+
+
+def _finish(writer: ShardWriter) -> dict[str, Any]:
+    files = writer.finish()
+    counts = {"documents": writer.num_documents, "sentences": writer.num_sentences, "tokens": writer.num_tokens}
+    return {"name": writer.name, **counts, "files": files}

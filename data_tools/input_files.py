@@ -1,0 +1,135 @@
+"""Which inputs a command line names, and how each of them is read."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_tools.record_input import JsonLinesReader
+from data_tools.text_input import COMPRESSED, TextReader
+from data_tools.text_units import PartReader
+from tinybert_ds.errors import DataError, raise_all
+
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+_UNREADABLE = (".bz2", ".zip", ".7z", ".tar", ".arrow", ".pdf", ".doc", ".docx", ".html")
+_IN_DIRECTORIES = (".txt", ".text", ".jsonl", ".ndjson", ".parquet")
+_ALLOWED = "text and JSON lines, plain or as .gz, .xz or .zst, and .parquet"
+_TABLES = "data_tools.table_input"  # imported where needed, because pyarrow takes its time
+
+
+class TextInput(NamedTuple):
+    """An input and the name that the manifest gives it."""
+
+    name: str
+    path: Path | None  # None: a piece of a dataset
+    dataset: Any = None  # a DatasetName
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether it costs much to read it twice, so that one process at a time should."""
+        return self.dataset is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 where nobody knows."""
+        return 0 if self.path is None else self.path.stat().st_size
+
+    @property
+    def text_bytes(self) -> int:
+        """About how many bytes of text are in it."""
+        return self.size * (4 if self.path is not None and self.path.suffix.lower() in COMPRESSED else 1)
+
+
+def find_inputs(patterns: Sequence[str]) -> list[TextInput]:
+    """The input files in lexical order of the names that the manifest gives them.
+
+    A name is the path below the deepest directory that all inputs share, so that it does not depend on where they lie.
+
+    Args:
+        patterns: files, directories (all texts in them and below), or patterns with `*`, `**`, `?` and `[...]`.
+
+    Raises:
+        DataError: a file is missing, cannot be read by its name, or is given twice; all are reported together.
+    """
+    problems: list[str] = []
+    found: dict[Path, str] = {}
+    for given in patterns:
+        for path in _matches(given, problems):
+            if path in found:
+                problems.append(f"{str(path)!r} is given more than once, by {found[path]!r} and {given!r}")
+            found[path] = given
+    raise_all(problems, DataError)
+    root = os.path.commonpath([path.parent for path in found])
+    inputs = (TextInput(path.relative_to(root).as_posix(), path) for path in found)
+    return sorted(inputs, key=lambda item: item.name)
+
+
+def find_dataset(path: str, config: str | None, split: str, revision: str | None) -> list[TextInput]:
+    """The pieces of a dataset that `datasets.load_dataset` opens.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    tables = importlib.import_module(_TABLES)
+    name = tables.DatasetName(path, config, split, revision, 0)
+    count = tables.open_dataset(name).num_shards
+    names = (name._replace(piece=piece) for piece in range(count))
+    return [TextInput(str(piece), None, piece) for piece in names]
+
+
+def open_input(item: TextInput, part_bytes: int, text_field: str) -> PartReader:
+    """The reader of an input.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    if item.dataset is not None:
+        return importlib.import_module(_TABLES).DatasetReader(item.dataset, part_bytes, text_field)
+    assert item.path is not None
+    suffix = _format_suffix(item.path)
+    if suffix == ".parquet":
+        return importlib.import_module(_TABLES).ParquetReader(item.path, part_bytes, text_field)
+    if suffix in _JSON_LINES:
+        return JsonLinesReader(item.path, part_bytes, text_field)
+    return TextReader(item.path, part_bytes)
+
+
+def _matches(given: str, problems: list[str]) -> list[Path]:
+    path = Path(os.path.abspath(given))
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+        matches = [p for p in inside if _format_suffix(p) in _IN_DIRECTORIES]
+        if not matches:
+            problems.append(f"the directory {given!r} holds no file that ends in {', '.join(_IN_DIRECTORIES)}")
+        return matches
+    if not path.exists() and glob.has_magic(given):
+        matches = [Path(os.path.abspath(match)) for match in sorted(glob.glob(given, recursive=True))]
+        matches = [match for match in matches if match.is_file()]
+        if not matches:
+            problems.append(f"no file matches {given!r}")
+    else:
+        matches = [path]
+        if not path.is_file():
+            problems.append(f"the text file {given!r} does not exist")
+    problems += [
+        f"{str(match)!r} is no text by its name; allowed are {_ALLOWED}. Convert it"
+        for match in matches
+        if _format_suffix(match) in _UNREADABLE or (_format_suffix(match) == ".parquet" and match.suffix != ".parquet")
+    ]
+    return matches
+
+
+def _is_hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(below).parts)
+
+
+def _format_suffix(path: Path) -> str:
+    """What a file's name says about its content, once it is decompressed."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

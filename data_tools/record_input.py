@@ -1,0 +1,77 @@
+"""Records with a text, each of them a document: here JSON lines, and what all kinds of records share.
+
+The lines of a record's text are its sentences; blank ones are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_tools.text_input import LineParts, decode_lines
+from data_tools.text_units import Problems, Unit
+
+_UNPAIRED = re.compile("[\ud800-\udfff]")
+
+
+class JsonLinesReader(LineParts):
+    """A `PartReader` of JSON lines: part k holds the records that begin in bytes [k · P, (k + 1) · P) of the text."""
+
+    def __init__(self, path: Path, part_bytes: int, field: str) -> None:
+        super().__init__(path, part_bytes, blank_lines=False)
+        self._path, self._field = path, field
+
+    def read(self, part: int, problems: Problems) -> Iterator[Unit]:
+        """The records of a part (see `PartReader`)."""
+        offset = None
+        for piece in self.pieces(part):
+            offset = self.begin if offset is None else offset
+            lines: list[str] = []
+            for line in decode_lines(self._path, offset, piece, problems):
+                if line:
+                    lines += self._record_lines(line, problems)
+            yield Unit(lines, len(piece))
+            offset += len(piece)
+
+    def _record_lines(self, line: str, problems: Problems) -> list[str]:
+        shown = line if len(line) <= 80 else f"{line[:80]}..."
+        advice = f"Each line must be an object with the text in {self._field!r} (--text_field)"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            problems.found("lines that are not JSON", f"{str(self._path)!r}: not JSON ({error}): {shown}", advice)
+            return []
+        text = record.get(self._field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            message = f"{str(self._path)!r}: no text in {self._field!r}: {shown}"
+            problems.found("records without text", message, advice)
+            return []
+        return record_lines(text, problems)
+
+
+def record_lines(text: str, problems: Problems) -> list[str]:
+    """The lines of one record, and the empty line that ends a document."""
+    if _UNPAIRED.search(text):
+        text, count = _UNPAIRED.subn("\ufffd", text)
+        problems.counts["unpaired surrogates that became U+FFFD"] += count
+    return [*(line for line in map(str.strip, text.split("\n")) if line), ""]
+
+
+def records_unit(texts: Iterable[Any], place: str, first_row: int, field: str, problems: Problems) -> Unit:
+    """The unit of some texts, consecutive rows of one input; what is no text is a problem."""
+    lines: list[str] = []
+    size = 0
+    for row, text in enumerate(texts, first_row):
+        if isinstance(text, str):
+            size += len(text.encode("utf-8", errors="replace"))
+            lines += record_lines(text, problems)
+        else:
+            problems.found(
+                "records without text",
+                f"{place}: row {row} has no text in {field!r}, but {text!r:.80}",
+                "Give another --text_field",
+            )
+    return Unit(lines, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -118,6 +119,14 @@ class WorkDirectory:
             for name, (size, _) in files["files"].items():
                 if not (corpus / name).is_file() or (corpus / name).stat().st_size != size:
                     path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Leave nothing behind, unless a part is finished."""
+        if not any(self.claims.record(path.stem) for path in self.path.glob("s*-*.json")):
+            self.remove()
+            _remove_left_over(self.path.parent, keep=())
+            with contextlib.suppress(OSError):  # not empty
+                self.path.parent.rmdir()
 
     def remove(self) -> None:
         """Remove it; others may be doing so as well."""

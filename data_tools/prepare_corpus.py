@@ -194,7 +194,12 @@ def _prepare(
         earlier_hashes=earlier_hashes(directory, base),
         skip_bad_input=options.skip_bad_input,
     )
-    run_job(job, ranks, options.num_workers)
+    try:
+        run_job(job, ranks, options.num_workers)
+    except DataError:
+        if base is None and ranks.size == 1:
+            work.abandon()
+        raise
     return _finish(job, identity, hashes, base), True
 
 

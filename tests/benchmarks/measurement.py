@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -146,13 +146,13 @@ def _processor() -> str:
     return f"{capabilities.get('cpu_name') or platform.machine()} {best}".strip()
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows, each with the environment."""
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Write the rows, `Row`s or other named tuples of one kind, each with the environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     around = environment()
     with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*Row._fields, *around])
+        writer.writerow([*rows[0]._fields, *around])
         for row in rows:
             cells = ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in row]
             writer.writerow([*cells, *around.values()])

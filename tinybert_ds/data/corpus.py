@@ -53,6 +53,7 @@ class _Epoch(NamedTuple):
 
 class _Window(NamedTuple):
     spans: Spans
+    first_spans: Ints  # (n,) of each sample
     first_lengths: Ints  # (n,) tokens of type 0
     sample_ids: Ints  # (n,)
     lengths: Ints  # (n,) tokens of each sample, special tokens included
@@ -242,7 +243,7 @@ class CorpusSource:
         first_lengths, sample_ids = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
         lengths = spans.row_lengths(self._template)
         steps = plan_window(lengths, self.global_batch_size, key if self._split == "train" else None)
-        return _Window(spans, first_lengths, sample_ids, lengths, steps, plan.key)
+        return _Window(spans, spans.first_spans(), first_lengths, sample_ids, lengths, steps, plan.key)
 
     def _stream_rows(
         self, stream: Stream, order: Order, places: tuple[int, int], sample_ids: Ints, key: int
@@ -258,7 +259,7 @@ class CorpusSource:
 
     def _rows(self, window: _Window, rows: Ints) -> Rows:
         """Rows of a window as tokens, with their special tokens and masks."""
-        tokens = window.spans.of(rows).tokens(self._template, self._placement.gather)
+        tokens = window.spans.of(rows, window.first_spans).tokens(self._template, self._placement.gather)
         lengths, sample_ids = window.lengths[rows], window.sample_ids[rows]
         if self._masking is not None:
             tokens = mask_tokens(make_key(window.key, "mask"), sample_ids, tokens, lengths, self._masking)

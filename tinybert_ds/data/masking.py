@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_ds.data.order import Ints, make_key, random_bits, uniforms
+from tinybert_ds.data.order import Ints, random_bits
 
-_POSITION_BITS = np.uint64(20)
+_SCORE_BITS = np.uint64((1 << 63) - (1 << 20))  # above the bits of a position, below the largest number
+_LARGEST = np.uint64(2**64 - 1)
+_REPLACEMENT_COUNTER = 1 << 32  # draws of replacements are numbered from here, those of scores from 0
+_KIND_SHIFT = np.uint64(40)
+_DRAWN_BITS = np.uint64((1 << 40) - 1)  # times a vocabulary, they fit in 64 bits
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,28 @@ def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking
         chosen = _choose_tokens(row_keys, maskable, budget)
     else:
         chosen = _choose_words(row_keys, maskable, budget, masking.continuation[ids])
-    return _replace(make_key(key, "replace"), sample_ids, ids, chosen, masking)[valid]
+    masked = tokens.copy()
+    rows, places = np.nonzero(chosen)
+    bits = random_bits(row_keys[rows, 0], places + _REPLACEMENT_COUNTER)
+    masked[chosen[valid]] = _replacements(bits, ids[rows, places], masking)
+    return masked
 
 
 def _scores(row_keys: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """A random, different number for each candidate of a row; the largest number for the others."""
     places = np.arange(candidates.shape[1], dtype=np.uint64)
-    bits = random_bits(row_keys, places) >> np.uint64(1)
-    scores = (bits >> _POSITION_BITS << _POSITION_BITS) | places
-    return np.where(candidates, scores, np.iinfo(np.uint64).max)
+    scores = random_bits(row_keys, places)
+    scores &= _SCORE_BITS
+    scores |= places
+    np.copyto(scores, _LARGEST, where=~candidates)
+    return scores
 
 
 def _choose_tokens(row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], budget: Ints) -> NDArray[np.bool_]:
     scores = _scores(row_keys, maskable)
     in_order = np.sort(scores, axis=1)
-    threshold = np.take_along_axis(in_order, np.maximum(budget - 1, 0)[:, None], axis=1)
-    return maskable & (scores <= threshold) & (budget > 0)[:, None]
+    threshold = in_order[np.arange(len(budget)), np.maximum(budget - 1, 0)]
+    return maskable & (scores <= threshold[:, None]) & (budget > 0)[:, None]
 
 
 def _choose_words(
@@ -93,11 +103,9 @@ def _choose_words(
     return maskable & np.take_along_axis(chosen_words, word, axis=1)
 
 
-def _replace(key: int, sample_ids: Ints, ids: Ints, chosen: NDArray[np.bool_], masking: Masking) -> Ints:
-    rows, places = np.nonzero(chosen)
-    keys = random_bits(key, sample_ids)[rows]
-    kind = uniforms(keys, 2 * places)
-    drawn = np.floor(uniforms(keys, 2 * places + 1) * len(masking.replacements)).astype(np.int64)
+def _replacements(bits: NDArray[np.uint64], tokens: Ints, masking: Masking) -> Ints:
+    """What stands for each chosen token: the upper 24 of its random bits say what kind, the others which token."""
+    kind = (bits >> _KIND_SHIFT).astype(np.float64) * 2.0**-24
+    drawn = ((bits & _DRAWN_BITS) * np.uint64(len(masking.replacements)) >> _KIND_SHIFT).astype(np.int64)
     replaced = np.where(kind < 0.8, masking.mask_id, masking.replacements[drawn])
-    ids[rows, places] = np.where(kind < 0.9, replaced, ids[rows, places])
-    return ids
+    return np.where(kind < 0.9, replaced, tokens)

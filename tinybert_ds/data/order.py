@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
+_THIRTY, _TWENTY_SEVEN, _THIRTY_ONE = (np.uint64(shift) for shift in (30, 27, 31))
 
 
 def make_key(*parts: int | str) -> int:
@@ -67,6 +68,9 @@ def span_indices(starts: Ints, lengths: Ints) -> Ints:
 
 
 def _mix(x: UInts) -> UInts:
-    x = (x ^ (x >> np.uint64(30))) * _FIRST
-    x = (x ^ (x >> np.uint64(27))) * _SECOND
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> _THIRTY)
+    x *= _FIRST
+    x ^= x >> _TWENTY_SEVEN
+    x *= _SECOND
+    x ^= x >> _THIRTY_ONE
+    return x

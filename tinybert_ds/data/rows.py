@@ -13,6 +13,8 @@ import numpy as np
 from tinybert_ds.data.order import Ints, span_indices
 from tinybert_ds.data.samples import Samples
 
+_ZERO = np.zeros(1, dtype=np.int64)
+
 
 class Template(NamedTuple):
     """The special tokens of a row."""
@@ -29,11 +31,21 @@ class Spans(NamedTuple):
     lengths: Ints  # (m,)
     counts: Ints  # (n,) spans of each row, at least 1
 
-    def of(self, rows: Ints) -> Spans:
-        """The rows of some numbers, in their order."""
-        ends = np.cumsum(self.counts)
-        places = span_indices((ends - self.counts)[rows], self.counts[rows])
-        return Spans(self.starts[places], self.lengths[places], self.counts[rows])
+    def first_spans(self) -> Ints:
+        """(n,) the number of each row's first span."""
+        return np.cumsum(self.counts) - self.counts
+
+    def of(self, rows: Ints, first_spans: Ints | None = None) -> Spans:
+        """The rows of some numbers, in their order.
+
+        Args:
+            rows: their numbers.
+            first_spans: from `first_spans`, for who asks often.
+        """
+        first = self.first_spans() if first_spans is None else first_spans
+        counts = self.counts[rows]
+        places = span_indices(first[rows], counts)
+        return Spans(self.starts[places], self.lengths[places], counts)
 
     def row_lengths(self, template: Template) -> Ints:
         """Tokens of each row (n,), special tokens included."""
@@ -49,19 +61,20 @@ class Spans(NamedTuple):
             gather: the tokens of spans (starts, lengths), one span after the other.
         """
         prefix, joiner, suffix = (np.array(part, dtype=np.int64) for part in template)
-        row_lengths = self.row_lengths(template)
-        row_ends = np.cumsum(row_lengths)
-        row_begins = row_ends - row_lengths
         last = np.zeros(len(self.starts), dtype=bool)
         last[np.cumsum(self.counts) - 1] = True
         # Every span is followed by a joiner, or by the suffix and the prefix of the next row.
         after = np.where(last, len(suffix) + len(prefix), len(joiner))
-        begins = len(prefix) + np.cumsum(self.lengths + after) - self.lengths - after
-        tokens = np.empty(row_lengths.sum(), dtype=np.int64)
-        tokens[row_begins[:, None] + np.arange(len(prefix))] = prefix
-        tokens[span_indices(begins, self.lengths)] = gather(self.starts, self.lengths)
-        tokens[(begins + self.lengths)[~last][:, None] + np.arange(len(joiner))] = joiner
-        tokens[(row_ends - len(suffix))[:, None] + np.arange(len(suffix))] = suffix
+        ends = np.cumsum(self.lengths + after) - after + len(prefix)
+        row_ends = ends[last] + len(suffix)
+        row_begins = np.concatenate([_ZERO, row_ends[:-1]])
+        tokens = np.empty(row_ends[-1], dtype=np.int64)
+        is_text = np.ones(len(tokens), dtype=bool)
+        for begins, special in ((row_begins, prefix), (ends[~last], joiner), (ends[last], suffix)):
+            for offset, token in enumerate(special):
+                tokens[begins + offset] = token
+                is_text[begins + offset] = False
+        tokens[is_text] = gather(self.starts, self.lengths)
         return tokens
 
 

@@ -1,0 +1,52 @@
+"""`python -m tinybert_ds.doctor` on this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.models import config_directory
+from tinybert_ds.doctor import __main__ as doctor
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function from a command line to the exit code and what was printed."""
+
+    def command(*words):
+        with pytest.raises(SystemExit) as ended:
+            doctor.main([str(word) for word in words])
+        return ended.value.code, capsys.readouterr().out
+
+    return command
+
+
+def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path):
+    words = ["--teacher_model", inputs / "teacher", "--student_model", inputs / "student", "--ranks", 2]
+    code, output = run(*words, "--pregenerated_data", inputs / "shards", "--output_dir", tmp_path / "out")
+    assert code == 0, output
+    assert "120 documents" in output
+    assert "layer map [0, 2, 4]" in output
+    assert "zero0_fp32.json" in output
+    assert "the job can run" in output
+
+
+def test_everything_that_keeps_the_job_from_running_is_said_at_once(inputs, run, tmp_path):
+    (tmp_path / "shards").mkdir()
+    config_directory(tmp_path / "student", num_attention_heads=3)
+    words = ["--teacher_model", inputs / "teacher", "--student_model", tmp_path / "student"]
+    words += ["--pregenerated_data", tmp_path / "shards", "--train_batch_size", 7, "--ranks", 2]
+    code, output = run(*words)
+    assert code == 1
+    assert output.count("PROBLEM") == 3  # shards without a manifest, heads that differ, a batch that does not divide
+    assert output.count("->") >= 1
+    assert "3 problem(s)" in output
+
+
+def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, monkeypatch):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("localhost slots=1\nno-such-host.invalid slots=1\n")
+    code, output = run("--hostfile", hostfile)
+    assert code == 1
+    assert "no-such-host.invalid cannot run" in output
+    assert "password-less ssh" in output
+    assert "localhost, 1 rank(s)" in output  # the others are looked at all the same

@@ -1,0 +1,113 @@
+"""The command: `python -m tinybert_ds.doctor --help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinybert_ds.command_line import run_command
+from tinybert_ds.doctor.findings import Finding, render
+from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
+from tinybert_ds.doctor.machine import facts as facts_of_this_host
+from tinybert_ds.launch.hostfile import Host, read_hostfile
+from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
+
+Section = tuple[str, list[Finding]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m tinybert_ds.doctor",
+        description="Look at this machine, or at every host of a hostfile, and at the job if one is described. Exit "
+        "code 1 when it could not run.",
+        allow_abbrev=False,
+    )
+    result.add_argument("--hostfile", type=Path, help="look at all of these hosts, by ssh")
+    result.add_argument("--ssh_port", type=int, help="port of the hosts' sshd")
+    result.add_argument("--ranks", type=int, help="ranks on this machine, without --hostfile (default: its GPUs, or 1)")
+    result.add_argument("--teacher_model", help="directory of the teacher")
+    result.add_argument("--student_model", help="directory, config.json or shipped name of the student")
+    result.add_argument("--pregenerated_data", nargs="+", default=[], metavar="DIR", help="shards")
+    result.add_argument("--output_dir", help="where the run is to be kept")
+    result.add_argument("--deepspeed_config", type=Path, help="look at this one instead of the shipped ones")
+    result.add_argument("--teacher_engine", choices=("inference", "zero3"), default="inference")
+    result.add_argument("--train_batch_size", type=int, default=32, help="global batch (default: 32)")
+    result.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    result.add_argument("--max_seq_length", type=int, default=128, help="(default: 128)")
+    return result
+
+
+def examine(values: argparse.Namespace) -> list[Section]:
+    """Look at everything; return the sections of the report."""
+    inputs = [path for path in (values.teacher_model, *values.pregenerated_data) if path]
+    paths = [*inputs, values.output_dir or os.getcwd()]
+    facts_here = facts_of_this_host(paths)
+    if values.hostfile is None:
+        slots = values.ranks or len(facts_here["accelerator"].get("memory_bytes", ())) or 1
+        hosts: list[Host] = [Host("localhost", slots)]
+        found: list[dict[str, Any] | None] = [facts_here]
+        sections: list[Section] = []
+    else:
+        hosts = list(read_hostfile(values.hostfile))
+        found, silent = _facts_of(hosts, paths, values.ssh_port)
+        sections = [("hosts", silent)] if silent else []
+    floors = requirements()
+    for host, facts_or_none in zip(hosts, found, strict=True):
+        if facts_or_none is not None:
+            title = f"{host.name}, {host.slots} rank(s)"
+            sections.append((title, check_host(facts_or_none, host.slots, floors=floors, inputs=inputs)))
+    known = [facts for facts in found if facts is not None]
+    between = [*check_differences(known), *check_launching(facts_here, len(hosts))]
+    if len(hosts) > 1 and between:
+        sections.append(("between the hosts", between))
+    if "error" not in facts_here["accelerator"]:
+        job = importlib.import_module("tinybert_ds.doctor.job")  # needs torch, which may be what is amiss
+        usable = [
+            (facts, host)
+            for facts, host in zip(found, hosts, strict=True)
+            if facts is not None and "error" not in facts["accelerator"]
+        ]
+        sections.append(("the job", job.examine_job(values, usable, sum(host.slots for host in hosts))))
+    return [section for section in sections if section[1]]
+
+
+def _facts_of(
+    hosts: Sequence[Host], paths: Sequence[str], ssh_port: int | None
+) -> tuple[list[dict[str, Any] | None], list[Finding]]:
+    absolute = [str(Path(path).absolute()) for path in paths]
+    words = ["tinybert_ds.doctor.machine", *absolute]
+    found: list[dict[str, Any] | None] = []
+    silent = []
+    for answer in run_everywhere(hosts, words, ssh_port=ssh_port, timeout=120):
+        if answer.returncode == 0:
+            facts = json.loads(answer.output.strip().splitlines()[-1])
+            facts["paths"] = dict(zip(paths, (facts["paths"][path] for path in absolute), strict=True))
+            found.append(facts)
+            continue
+        found.append(None)
+        fix = f"password-less ssh to it, the checkout with its .venv at {CHECKOUT}, then: bash launchers/install.sh"
+        silent.append(Finding("problem", f"{answer.host} cannot run {sys.executable}: {answer.reason}", fix))
+    return found, silent
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    values = parser().parse_args(argv)
+    if values.deepspeed_config is not None and not values.deepspeed_config.is_file():
+        parser().error(f"--deepspeed_config {values.deepspeed_config} is not a file")
+    sections = examine(values)
+    print("\n\n".join(render(title, findings) for title, findings in sections))
+    problems = sum(finding.level == "problem" for _, findings in sections for finding in findings)
+    print(f"\n{problems} problem(s): the job could not run" if problems else "\nthe job can run")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    run_command(main)

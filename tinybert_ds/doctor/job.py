@@ -1,0 +1,75 @@
+"""The part of the doctor that reads models and shards."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from tinybert_ds.data.manifest import open_corpus
+from tinybert_ds.doctor.findings import Finding
+from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
+from tinybert_ds.doctor.memory import Job
+from tinybert_ds.doctor.sizes import student_size, teacher_size
+from tinybert_ds.errors import UserError
+from tinybert_ds.launch.hostfile import Host
+from tinybert_ds.models.build import check_pair, resolve_student
+from tinybert_ds.models.pretrained import read_config
+
+
+def examine_job(
+    values: argparse.Namespace, hosts: Sequence[tuple[dict[str, Any], Host]], world_size: int
+) -> list[Finding]:
+    """Look at the job that the command line describes.
+
+    Args:
+        values: The parsed command line.
+        hosts: The facts of the hosts that answered; the one with the least room decides.
+        world_size: Ranks on all hosts.
+    """
+    findings = []
+    for directory in values.pregenerated_data:
+        findings.append(attempt(f"shards {directory}", partial(_corpus, directory)))
+    if not values.teacher_model or not values.student_model or not hosts:
+        return [*findings, Finding("note", "no memory is estimated without --teacher_model and --student_model")]
+    try:
+        teacher, student = teacher_size(values.teacher_model), student_size(values.student_model)
+    except UserError as error:
+        return [*findings, Finding("problem", str(error))]
+    findings.append(attempt("teacher and student", lambda: _pair(values)))
+    findings += check_batch(values.train_batch_size, world_size, values.gradient_accumulation_steps)
+    facts, host = min(hosts, key=_room_in)
+    accelerator = facts["accelerator"]
+    job = Job(
+        teacher,
+        student,
+        rows=max(1, values.train_batch_size // (world_size * values.gradient_accumulation_steps)),
+        sequence_length=values.max_seq_length,
+        world_size=world_size,
+        teacher_bytes=2 if accelerator["kind"] != "cpu" or accelerator["bf16"] else 4,
+        teacher_is_split=values.teacher_engine == "zero3",
+        device=accelerator["kind"],
+    )
+    configs = candidates(accelerator, values.deepspeed_config)
+    findings += check_memory(job, room_of(facts, host.slots), configs)
+    if values.output_dir:
+        findings.append(check_disk(job, facts["paths"][values.output_dir]["free_bytes"]))
+    return findings
+
+
+def _room_in(place: tuple[dict[str, Any], Host]) -> int:
+    room = room_of(place[0], place[1].slots)
+    return room.device_bytes if room else 0
+
+
+def _corpus(directory: str) -> str:
+    manifest = open_corpus(directory).manifest
+    return f"{manifest.documents:,} documents, {manifest.tokens:,} tokens"
+
+
+def _pair(values: argparse.Namespace) -> str:
+    teacher = read_config(values.teacher_model, role="teacher")
+    student = read_config(resolve_student(values.student_model), role="student")
+    layer_map = check_pair(teacher, student, layer_map="uniform", projection="per_layer")
+    return f"fit, with the uniform layer map {list(layer_map)}"

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from data_tools.ranks import Ranks, find_ranks
 from data_tools.sentence_words import SentenceSplitter
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
-from tinybert_ds.data.task_files import Table, parse_labels, read_table
+from tinybert_ds.data.table_formats import augmented_file
+from tinybert_ds.data.task_files import Table, parse_labels, read_table, without_tabs
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -100,10 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = _device(options, ranks)
     raise_all([*_problems(options), *_machine_problems(options, device)])
     spec, folder = _task(options)
-    table = read_table(spec, folder, "train")
+    table = without_tabs(read_table(spec, folder, "train"))
     labels = parse_labels(spec, table, "train")
-    path = PurePath(spec.splits["train"].file)
-    output = folder / path.with_name(f"{path.stem}_aug{path.suffix}")
+    output = folder / augmented_file(spec.splits["train"].file)
     vectors = None
     if options.glove_embs is not None:
         vectors = cache_directory(options.glove_embs, options.glove_vocab_size, output.parent)

@@ -1,19 +1,15 @@
-"""Reading the files of a task as GLUE writes them: tab-separated, never quoted.
-
-N rows. Quoting is off because GLUE's texts hold single quotation marks that belong to them; a file written by a
-spreadsheet with quoted fields shows its quotation marks in the texts. Lines end at LF or CRLF only.
-"""
+"""Reading the files of a task: its texts by column, its labels by name. N rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinybert_ds.data.table_formats import Records, file_format, read_records
 from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.errors import DataError
 
@@ -40,10 +36,11 @@ class Table:
 
     path: Path
     header: list[str] | None
-    rows: list[tuple[int, list[str]]]  # (1-based line number, fields)
+    rows: list[tuple[int, list[str]]]  # (1-based number, fields)
     text_columns: tuple[int, ...]
     label_column: int | None  # None in an unlabelled file
     skipped_rows: int = 0  # rows with missing fields, where the task allows them
+    unit: str = "line"  # what the numbers count, see `Records`
 
 
 def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
@@ -77,22 +74,39 @@ def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
         raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
     layout = spec.splits[split]
     path = Path(data_dir) / layout.file
-    rows = _rows(_read_text(path, spec), path)
-    width, text_columns, label_column = _find_columns(rows, layout, path)
-    header = rows[0][1] if layout.header else None
+    unit, header, rows = _read(path, spec, layout)
+    if header is None and layout.header:
+        (first, header), *rows = rows
+    else:
+        first = rows[0][0]
+    width, text_columns, label_column = _find_columns(header or rows[0][1], header is not None, layout, path, first)
     skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
     whole = []
-    for line, fields in rows[layout.header :]:
+    for line, fields in rows:
         if len(fields) == width:
             whole.append((line, fields))
         elif not skip_short_rows:
             raise DataError(
-                f"{path}, line {line}: {len(fields)} tab-separated fields, but line {rows[0][0]} has {width}. "
-                "Texts may hold no tabs or line breaks; mend or remove the line"
+                f"{path}, {unit} {line}: {len(fields)} fields, but line {first} has {width}. Texts of a tab-separated "
+                "file may hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or "
+                "remove the row"
             )
     if not whole:
         raise DataError(f"{path} holds no rows; give a file with at least one example")
-    return Table(path, header, whole, tuple(text_columns), label_column, len(rows) - layout.header - len(whole))
+    return Table(path, header, whole, tuple(text_columns), label_column, len(rows) - len(whole), unit)
+
+
+def without_tabs(table: Table) -> Table:
+    """Return a table whose fields can be written tab-separated: tabs and line breaks inside them become spaces.
+
+    A tab-separated file's own fields stay as they are.
+    """
+    if file_format(table.path) == "tsv":
+        return table
+    clean = {ord(character): " " for character in "\t\r\n"}
+    rows = [(number, [field.translate(clean) for field in fields]) for number, fields in table.rows]
+    header = None if table.header is None else [name.translate(clean) for name in table.header]
+    return replace(table, header=header, rows=rows)
 
 
 def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
@@ -106,15 +120,18 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
     known_labels = label_ids(spec)
     label = spec.splits[split].label
     labels = [
-        _parse_label(fields[table.label_column], spec, known_labels, f"{table.path}, line {line}, column {label!r}")
+        _parse_label(
+            fields[table.label_column], spec, known_labels, f"{table.path}, {table.unit} {line}, column {label!r}"
+        )
         for line, fields in table.rows
     ]
     return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)
 
 
-def _read_text(path: Path, spec: TaskSpec) -> str:
+def _read(path: Path, spec: TaskSpec, layout: SplitFile) -> Records:
+    needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
     try:
-        content = path.read_bytes()
+        return read_records(path, needed)
     except OSError as error:
         folder = path.parent
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
@@ -122,44 +139,28 @@ def _read_text(path: Path, spec: TaskSpec) -> str:
             f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir; "
             f"found there: {found or 'nothing'}"
         ) from error
-    try:
-        return content.decode("utf-8-sig")  # MRPC starts with a byte-order mark
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
-
-
-def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
-    """Return (1-based line number, fields) of every line that is not blank."""
-    rows = list(_split(text))
-    if not rows:
-        raise DataError(f"{path} is empty; give a file with at least one example")
-    return rows
-
-
-def _split(text: str) -> Iterator[tuple[int, list[str]]]:
-    # Not str.splitlines: it also breaks lines at form feeds and Unicode separators, which texts do hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        content = line.removesuffix("\r")
-        if content.strip():
-            yield number, content.split("\t")
 
 
 def _find_columns(
-    rows: list[tuple[int, list[str]]], layout: SplitFile, path: Path
+    first: list[str], header: bool, layout: SplitFile, path: Path, line: int
 ) -> tuple[int, list[int], int | None]:
-    """Return the number of fields of a row, the positions of the texts, and that of the label if the file has it."""
-    first = [field.strip() for field in rows[0][1]]
-    positions = [_position(column, first, layout.header) for column in layout.texts]
-    label = None if layout.label is None else _position(layout.label, first, layout.header)
+    """Return the number of fields of a row, the positions of the texts, and that of the label if the file has it.
+
+    Args:
+        first: The header, or the fields of the first row; it stands in line `line`.
+    """
+    first = [field.strip() for field in first]
+    positions = [_position(column, first, header) for column in layout.texts]
+    label = None if layout.label is None else _position(layout.label, first, header)
     missing = [column for column, at in zip(layout.texts, positions, strict=True) if at is None]
     if layout.label is not None and label is None and layout.label_required:
         missing.append(layout.label)
     if missing:
-        found = f"the columns {', '.join(first)}" if layout.header else f"{len(first)} fields and no header"
+        found = f"the columns {', '.join(first)}" if header else f"{len(first)} fields and no header"
         raise DataError(
-            f"{path}, line {rows[0][0]}: no column {', '.join(repr(column) for column in missing)}; found "
-            f"{found}. Columns are separated by tabs; name the right ones in the task file or rename them in the data"
+            f"{path}, line {line}: no column {', '.join(repr(column) for column in missing)}; found "
+            f"{found}. Columns are separated by tabs, in a .csv by commas; name the right ones in the task file or "
+            "rename them in the data"
         )
     return len(first), [at for at in positions if at is not None], label
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
+from tinybert_ds.data.table_formats import names_its_columns
 from tinybert_ds.data.task_spec import CLASSIFICATION_METRICS, REGRESSION_METRICS, SEQUENCE_LENGTHS, SplitFile, TaskSpec
 from tinybert_ds.errors import ConfigError, raise_all
 
 _KEYS = {
     "name": "what the task is called",
-    "files": "split -> file name below --data_dir; train, dev and, if there is one, test",
+    "files": "split -> file below --data_dir: .tsv, .csv, .jsonl or .parquet; train, dev and, if there is one, test",
     "header": "true if the files' first line names the columns (default), else false",
     "text": "the column of the text, or a list of two columns for pairs",
     "label": "the column of the label or the score",
@@ -88,6 +89,11 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {', '.join(files) or 'none'}")
     if header not in ("true", "false"):
         problems.append(f"header: true or false, found {header!r}")
+    problems += [
+        f"header: {file} names its columns by itself; leave `header: false` out"
+        for file in files.values()
+        if header == "false" and names_its_columns(str(file))
+    ]
     if "labels" in content and (len(labels) < 2 or len({label.lower() for label in labels}) < len(labels)):
         problems.append(f"labels: at least two different names (capitals do not count), found {labels}")
     if not max_seq_length.isdecimal() or int(max_seq_length) < 8:

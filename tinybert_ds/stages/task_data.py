@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
+from tinybert_ds.data.table_formats import augmented_file
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
@@ -168,6 +169,5 @@ def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -
 
 def _augmented(spec: TaskSpec) -> TaskSpec:
     train = spec.splits["train"]
-    file = PurePath(train.file)
-    augmented = replace(train, file=str(file.with_name(f"{file.stem}_aug{file.suffix}")))
+    augmented = replace(train, file=str(augmented_file(train.file)))
     return replace(spec, splits={**spec.splits, "train": augmented})

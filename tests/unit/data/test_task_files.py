@@ -86,7 +86,7 @@ def test_a_score_is_finite_even_where_any_number_will_do(tmp_path, score):
 
 def test_a_row_with_other_fields_is_refused_or_skipped_and_counted_as_the_task_says(tmp_path):
     content = b"sentence\tlabel\ngood\t1\nlost its label\na\ttab\t1\nbad\t0\n"
-    with pytest.raises(DataError, match=r"train.tsv, line 3: 1 tab-separated fields, but line 1 has 2"):
+    with pytest.raises(DataError, match=r"train.tsv, line 3: 1 fields, but line 1 has 2"):
         read(tmp_path, content)
     examples = read(tmp_path, content, replace(SST2, skip_short_rows=True))
     assert examples.texts == (["good", "bad"],)

@@ -1,0 +1,210 @@
+"""Writes a data set of the `datasets` library, from its hub or a local copy, as the files of a task.
+
+    python data_tools/export_dataset.py --dataset nyu-mll/glue --task_name mnli --output_dir glue
+
+The files are those that the training commands read: of GLUE in GLUE's own layout (`--glue_dir`), of a task of your own
+(`--task_file`) under its own names. Labels are written by name, whatever numbers the data set gives them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from tinybert_ds.command_line import run_command
+from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
+from tinybert_ds.data.table_formats import file_format
+from tinybert_ds.data.task_spec import SplitFile, describe_labels
+from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
+from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.files import write_atomically
+
+HUB_SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "dev": ("validation", "validation_matched", "dev"),
+    "dev_mismatched": ("validation_mismatched",),
+    "test": ("test", "test_matched"),
+    "test_mismatched": ("test_mismatched",),
+}
+"""Split of a task -> what data sets call it; other splits go by their own name."""
+
+_MNLI_TEXTS = ("premise", "hypothesis")
+HUB_TEXTS: Mapping[str, tuple[str, ...]] = {
+    "mrpc": ("sentence1", "sentence2"),
+    "mnli": _MNLI_TEXTS,
+    "mnli-mm": _MNLI_TEXTS,
+}
+"""Task of GLUE -> its columns on the hub, where they are not those of its files."""
+
+_CLEAN = {ord(character): " " for character in "\t\r\n"}
+
+
+def open_dataset(source: str, config: str | None) -> Mapping[str, Any]:
+    """Open a data set, all splits of it.
+
+    Args:
+        source: A name of the hub, or a directory: one that `save_to_disk` wrote, one that holds such directories by
+            configuration, or a copy of a repository of the hub.
+        config: The configuration; None where there is one only.
+
+    Raises:
+        DataError: Nothing there that can be opened.
+    """
+    candidates = [Path(source) / (config or "."), Path(source)]
+    saved = next((path for path in candidates if (path / "dataset_dict.json").is_file()), None)
+    try:
+        if saved is not None:
+            return datasets.load_from_disk(str(saved))
+        return datasets.load_dataset(source, config)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        what = f"{source}, configuration {config}" if config else source
+        raise DataError(
+            f"--dataset {what} cannot be opened: {str(error).partition(chr(10))[0]}. Give a name of the hub, such as "
+            "nyu-mll/glue, or a directory with a copy of the data set"
+        ) from error
+
+
+def export_task(spec: TaskSpec, splits: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write every split of a task that the data set has; return the files.
+
+    A file that is there already must be the same.
+
+    Raises:
+        DataError: No training split, columns or labels that are not the task's, or another file in a file's place.
+    """
+    written = []
+    for split, layout in spec.splits.items():
+        name = next((name for name in (*HUB_SPLITS.get(split, ()), split) if name in splits), None)
+        if name is None:
+            if split in ("train", *spec.eval_splits):
+                raise DataError(f"task {spec.name} needs a split {split}; the data set has {', '.join(splits)}")
+            continue
+        content = format_split(spec, layout, splits[name], place=f"split {name}")
+        path = folder / layout.file
+        if path.is_file() and path.read_text(encoding="utf-8") != content:
+            raise DataError(f"{path} is there and holds something else; give another --output_dir, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        written.append(path)
+    return written
+
+
+def format_split(spec: TaskSpec, layout: SplitFile, rows: Any, *, place: str) -> str:
+    """Return a split as the content of its file, in the columns that the task's files have.
+
+    Raises:
+        DataError: A column is missing, or a label is not the task's; names split, row and column.
+    """
+    texts = [str(column) for column in HUB_TEXTS.get(spec.name, layout.texts)]
+    if spec.name == "cola":  # whose files have no header
+        texts = ["sentence"]
+    own_label = "label" if spec.name in TASKS else str(layout.label)
+    missing = [name for name in texts if name not in rows.column_names]
+    labelled = layout.label is not None and layout.label_required
+    if labelled and own_label not in rows.column_names:
+        missing.append(own_label)
+    if missing:
+        raise DataError(f"{place}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
+    columns: list[Iterable[str]] = [[str(text).translate(_CLEAN) for text in rows[name]] for name in texts]
+    if labelled:
+        columns.append(_labels(spec, rows, own_label, place))
+    table = list(zip(*columns, strict=True))
+    if not layout.header:
+        return _join(layout, _without_header(layout, table))
+    names = [str(column) for column in layout.texts]
+    if labelled:
+        return _join(layout, [[*names, str(layout.label)], *table])
+    return _join(layout, [["index", *names], *([str(number), *row] for number, row in enumerate(table))])
+
+
+def _labels(spec: TaskSpec, rows: Any, column: str, place: str) -> list[str]:
+    """Return the labels as the task's files spell them: by name where they are numbered differently."""
+    values = rows[column]
+    if spec.is_regression:
+        return [repr(float(value)) for value in values]
+    names = getattr(rows.features[column], "names", None)
+    found = []
+    for row, value in enumerate(values, start=1):
+        word = names[value] if names is not None and isinstance(value, int) and 0 <= value < len(names) else str(value)
+        label = spec.label_id(word)
+        if label is None:
+            raise DataError(
+                f"{place}, row {row}, column {column}: {word!r} is no label of task {spec.name}; it has "
+                f"{describe_labels(spec)}"
+            )
+        found.append(
+            str(label) if spec.label_aliases.get(str(label)) == spec.label_names[label] else spec.label_names[label]
+        )
+    return found
+
+
+def _without_header(layout: SplitFile, table: Sequence[Sequence[str]]) -> list[list[str]]:
+    assert layout.label is not None
+    places = [int(column) for column in (*layout.texts, layout.label)]
+    rows = []
+    for fields in table:
+        row = ["" for _ in range(max(places) + 1)]
+        for place, field in zip(places, fields, strict=True):
+            row[place] = field
+        rows.append(row)
+    return rows
+
+
+def _join(layout: SplitFile, rows: Sequence[Sequence[str]]) -> str:
+    kind = file_format(layout.file)
+    if kind == "tsv":
+        return "".join("\t".join(row) + "\n" for row in rows)
+    if kind != "csv":
+        raise ConfigError(f"{layout.file}: a data set is exported as .tsv or .csv; name such files in the task file")
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export what the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--dataset", required=True, help="name on the hub, such as nyu-mll/glue, or a local copy")
+    parser.add_argument("--dataset_config", help="its configuration (default: for GLUE the task's, else the only one)")
+    parser.add_argument("--task_name", help="a task of GLUE, several with commas, or all")
+    parser.add_argument("--task_file", help="YAML file of a task of your own")
+    parser.add_argument("--output_dir", type=Path, required=True, help="for GLUE each task gets its folder in it")
+    options = parser.parse_args(arguments)
+    names = (options.task_name or "").lower().split(",") if options.task_name else []
+    if names == ["all"]:
+        names = [name for name in TASKS if name != "mnli-mm"]
+    problems = []
+    if (options.task_name is None) == (options.task_file is None):
+        problems.append("give one of --task_name and --task_file")
+    if options.dataset_config is not None and len(names) > 1:
+        problems.append("--dataset_config is for one task; without it each task takes its own")
+    raise_all(problems)
+    specs = [find_task(name.strip(), None) for name in names] or [find_task(None, options.task_file)]
+    for spec in specs:
+        config = options.dataset_config
+        if config is None and spec.name in TASKS:
+            config = spec.directory.lower().replace("-", "")
+        splits = dict(open_dataset(options.dataset, config))
+        if DIAGNOSTIC_SPLIT in spec.splits and config == "mnli":
+            splits |= _diagnostic(options.dataset)
+        folder = options.output_dir / spec.directory if spec.directory else options.output_dir
+        for path in export_task(spec, splits, folder):
+            print(path)
+
+
+def _diagnostic(source: str) -> dict[str, Any]:
+    """Return MNLI's diagnostic set, a configuration of its own, where the data set has it."""
+    try:
+        return {DIAGNOSTIC_SPLIT: open_dataset(source, "ax")["test"]}
+    except (DataError, KeyError):
+        return {}
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.engine.ds_config"),
     ("tinybert_ds.objective", "tinybert_ds.engine"),
     ("tinybert_ds.stages",),
-    ("tinybert_ds.comparison", "tinybert_ds.doctor", "launchers"),
+    ("tinybert_ds.comparison", "tinybert_ds.doctor", "tinybert_ds.report", "launchers"),
 )
 """From the ground up. A module belongs to its longest prefix here; it may import its own floor and those below."""
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-PARTS = ("data", "teacher", "student", "evaluation", "save")
-"""What the time of a run is divided into; "communication" is a part of these."""
+from tinybert_ds.engine.clock import shares
 
 
 class ConsoleHandler(logging.Handler):
@@ -105,9 +104,7 @@ def summary_table(
 
 def time_shares(clock: Mapping[str, float]) -> str:
     """Return what the time went into, the rest as "other"."""
-    shares = {part: clock[f"{part}_share"] for part in PARTS if f"{part}_share" in clock}
-    shares["other"] = max(0.0, 1 - sum(shares.values()))
-    text = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+    text = ", ".join(f"{part} {share:.0%}" for part, share in shares(clock).items())
     communication = clock.get("communication_share")
     return text if communication is None else f"{text}; communication, inside these, {communication:.0%}"
 

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from tinybert_ds.engine.board import Board
+from tinybert_ds.engine.clock import add_clocks
 from tinybert_ds.engine.console import evaluation_line, step_line, summary_table
 from tinybert_ds.files import write_atomically
 
@@ -193,19 +194,6 @@ class Monitor:
         assert all(not isinstance(v, float) or math.isfinite(v) for v in line.values()), f"not finite: {line}"
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
-
-
-def add_clocks(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    """Return two readings of a stopwatch as one; a part that a reading lacks took no time in it."""
-    if not first:
-        return dict(second)
-    sums = {name: first[name] + second[name] for name in ("seconds", "steps")}
-    rates = (first.keys() | second.keys()) - sums.keys() - {"step_seconds"}
-    means = {
-        name: sum(clock.get(name, 0.0) * clock["seconds"] for clock in (first, second)) / sums["seconds"]
-        for name in sorted(rates)
-    }
-    return {**sums, "step_seconds": sums["seconds"] / max(1, sums["steps"]), **means}
 
 
 def truncate_metrics(path: Path, step: int) -> None:

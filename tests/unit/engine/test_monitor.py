@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tinybert_ds.engine import monitor
-from tinybert_ds.engine.monitor import Monitor, Stopwatch, add_clocks
+from tinybert_ds.engine.clock import add_clocks
+from tinybert_ds.engine.monitor import Monitor, Stopwatch
 
 
 @pytest.fixture

@@ -127,3 +127,23 @@ def test_another_kind_of_file_another_dtype_and_a_broken_document_index_are_refu
         index.write_bytes(content)
         with pytest.raises(DataError, match=message):
             open_shard(tmp_path, "shard-00000")
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32"])
+def test_we_read_what_deepspeed_writes(tmp_path, dtype):
+    from deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset import (  # noqa: PLC0415
+        MMapIndexedDatasetBuilder,
+    )
+
+    builder = MMapIndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.dtype(dtype).type)
+    for document in ([[1, 2, 3], [4]], [[5, 6]]):
+        for sentence in document:
+            builder.add_item_numpy(np.array(sentence))
+        builder.end_document()
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    shard = open_shard(tmp_path, "theirs")
+    assert shard.tokens.dtype == np.dtype(dtype)
+    assert shard.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    assert shard.lengths.tolist() == [3, 1, 2]
+    assert shard.documents.tolist() == [0, 2, 3]
+    assert [shard.document_start(document) for document in range(3)] == [0, 4, 6]

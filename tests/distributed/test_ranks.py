@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support.configs import zero_config
-from tests.support.runs import read_metrics, run_ranks
+from tests.support.runs import free_port, read_metrics, run_command_line, run_ranks
 
 LOSSES = ("loss", "attention_loss", "hidden_loss", "grad_norm", "eval_loss")
 
@@ -28,6 +28,13 @@ def test_two_ranks_give_the_losses_of_one_rank_step_by_step(general, one_rank, t
     arguments = [*general, "--output_dir", tmp_path / "out", "--gradient_accumulation_steps", accumulation]
     arguments += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=stage)]
     run_ranks("general_distill", arguments, world_size=2, log=tmp_path / "log").check()
+    assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
+
+
+def test_the_deepspeed_launchers_two_ranks_give_the_losses_of_one_rank(general, one_rank, tmp_path):
+    words = [*general, "--output_dir", tmp_path / "out"]
+    launcher = ["deepspeed", "--num_gpus", 2, "--master_port", free_port(), "launchers/general_distill.py"]
+    run_command_line([*launcher, *words]).check()
     assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
 
 

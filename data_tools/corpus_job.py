@@ -35,6 +35,8 @@ from tinybert_ds.data.indexed import ShardWriter
 POLL_SECONDS = 0.2
 SURVEY, SHARD = "survey", "shard"
 
+_EMPTY: Record = {"ranges": [], "text_bytes": 0, "counts": {}, "listed": [], "shard": None}
+
 PartTask = Callable[[int, int, SourceReader], Record]
 
 
@@ -85,7 +87,7 @@ class CorpusWorker:
         self._progress = progress
         self._stopped = stopped
         self._tokeniser: TextTokeniser | None = None
-        self._surveys: list[Path] = []
+        self._surveys: dict[str, int] = {}  # names of all parts, in order
         self._duplicates: list[Path] = []
 
     def work(self) -> None:
@@ -101,7 +103,7 @@ class CorpusWorker:
             names = [
                 name for number in range(len(job.sources)) for name, _ in part_records(self._claims, SURVEY, number)
             ]
-            self._surveys = [array_path(job, name) for name in names]
+            self._surveys = {name: place for place, name in enumerate(names)}
         if job.dedup:
             self._find_duplicates()
         self._do_parts(SHARD, self._make_shard)
@@ -181,11 +183,11 @@ class CorpusWorker:
         if job.needs_survey:
             name = part_name(SURVEY, number, part)
             survey = self._claims.record(name)
-            assert survey is not None, "all parts were looked at before"
+            if survey is None or name not in self._surveys:
+                return {**_EMPTY, "last": True}  # behind the last part, whose end this process has not seen
             if "unreadable" in survey:
                 return self._given_up(UnreadableInputError(survey["unreadable"]))
-            place = self._surveys.index(array_path(job, name))
-            dropped, repeated = dropped_documents(self._surveys[place], place, self._duplicates)
+            dropped, repeated = dropped_documents(array_path(job, name), self._surveys[name], self._duplicates)
             counts = {**survey["counts"], **({"duplicates": repeated} if job.dedup else {})}
         picker = DocumentPicker(dropped)
         writer: ShardWriter | None = None
@@ -222,8 +224,7 @@ class CorpusWorker:
         if not self._job.skip_bad_input:
             raise error
         counts = {"unreadable inputs": 1}
-        empty = {"ranges": [], "text_bytes": 0, "shard": None, "listed": [str(error)]}
-        return {**empty, "last": True, "counts": counts, "unreadable": str(error)}
+        return {**_EMPTY, "last": True, "counts": counts, "listed": [str(error)], "unreadable": str(error)}
 
     def _find_duplicates(self) -> None:
         job = self._job
@@ -232,6 +233,7 @@ class CorpusWorker:
         buckets = num_buckets(documents)
         names = [f"{DUPLICATES}-{bucket:05d}" for bucket in range(buckets)]
         self._duplicates = [array_path(job, name) for name in names]
+        surveys = [array_path(job, name) for name in self._surveys]
         while not self._stopped():
             missing = [bucket for bucket in range(buckets) if self._claims.record(names[bucket]) is None]
             if not missing:
@@ -241,7 +243,7 @@ class CorpusWorker:
                 with self._claims.take(names[bucket]) as claim:
                     if claim is not None:
                         path = self._duplicates[bucket]
-                        found = save_duplicates(path, self._surveys, job.earlier_hashes, bucket, buckets)
+                        found = save_duplicates(path, surveys, job.earlier_hashes, bucket, buckets)
                         claim.finish({"duplicates": found})
                         did = True
             if not did:

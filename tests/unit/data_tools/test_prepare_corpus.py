@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from data_tools import prepare_corpus
-from data_tools.corpus_directory import IDENTITY_NAME, WORK_DIRECTORY
+from data_tools.corpus_directory import WORK_DIRECTORY
 from data_tools.prepare_corpus import main
 from tests.support.models import WORDS, write_tokenizer
 from tinybert_ds.data.manifest import MANIFEST_NAME, Sampling, open_corpus
@@ -248,38 +243,6 @@ def test_abbreviated_and_contradicting_flags_are_refused(model, texts, tmp_path,
     with pytest.raises(SystemExit) as ended:
         main(arguments(model, texts, tmp_path / "out", *flags))
     assert ended.value.code == 2
-
-
-def test_the_command_ends_with_2_and_no_traceback_when_a_file_is_missing(model, tmp_path):
-    missing = arguments(model, [tmp_path / "nowhere.txt"], tmp_path / "out")
-    ended = subprocess.run([sys.executable, str(SCRIPT), *missing], capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("error: the text file")
-    assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_killed_in_the_middle_is_done_again_with_the_same_bytes(model, tmp_path):
-    text = tmp_path / "large.txt"
-    text.write_text(story(2000) * 5, encoding="utf-8")
-    flags = ("--shard_bytes", "20000")
-    main(arguments(model, [text], tmp_path / "good", *flags))
-    out = tmp_path / "out"
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    with subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments(model, [text], out, *flags)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    ) as process:
-        give_up = time.monotonic() + 60
-        while not (out / "shard-00000-00003.bin").exists() and time.monotonic() < give_up and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert (out / WORK_DIRECTORY / IDENTITY_NAME).exists(), "killed too late or too early to show anything"
-    assert not (out / MANIFEST_NAME).exists()
-    main(arguments(model, [text], out, *flags))
-    assert contents(out) == contents(tmp_path / "good")
 
 
 def test_the_same_run_gives_the_same_manifest_wherever_the_files_lie(model, texts, tmp_path):

@@ -261,7 +261,7 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 def describe_report(report: Mapping[str, int]) -> str:
     """What was left out, in words, with a semicolon in front."""
     left_out = {reason: count for reason, count in report.items() if reason != "documents" and count}
-    return "".join(f"; {reason}: {count:,}" for reason, count in left_out.items())
+    return "; ".join([""] + [f"{reason}: {count:,}" for reason, count in left_out.items()])
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Shows what is in a corpus directory, checks its files, prints training samples as text."""
+"""Shows what is in a corpus directory, checks its files, prints samples as text, adopts shards of other tools."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from data_tools.adopt_shards import DTYPE_CODES, adopt_shards, special_share
+from data_tools.corpus_directory import describe_report
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.indexed import hash_file
@@ -24,12 +26,37 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--verify", action="store_true", help="read every file and compare its hash; exit 2 on damage")
     parser.add_argument("--decode", type=int, default=0, metavar="N", help="print the first N samples of an epoch")
     parser.add_argument("--seed", type=int, default=42, help="of the samples that --decode prints (default: 42)")
-    return parser.parse_args(arguments)
+    adopt = parser.add_argument_group(
+        "adopting", "Shards of other tools, of int16, int32 or uint16, are left as they are."
+    )
+    adopt.add_argument("--adopt", action="store_true", help="check the shards in DIR and write a manifest beside them")
+    adopt.add_argument("--bert_model", metavar="DIR", help="model directory with the tokeniser that made the ids")
+    adopt.add_argument(
+        "--dtype_codes",
+        choices=sorted(DTYPE_CODES),
+        help="whose they are, if they are uint16: the code of that dtype is 6 to DeepSpeed, 8 to Megatron",
+    )
+    casing = adopt.add_mutually_exclusive_group()
+    casing.add_argument(
+        "--do_lower_case", dest="lower_case", action="store_true", default=None, help="the tokeniser lower-cased"
+    )
+    casing.add_argument("--no_lower_case", dest="lower_case", action="store_false", help="the tokeniser kept the case")
+    options = parser.parse_args(arguments)
+    if options.adopt != (options.bert_model is not None):
+        parser.error("--adopt and --bert_model go together")
+    if options.dtype_codes is not None and not options.adopt:
+        parser.error("--dtype_codes goes with --adopt")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Inspect the corpus that the command line names."""
     options = parse_arguments(arguments)
+    if options.adopt:
+        manifest = adopt_shards(options.directory, options.bert_model, options.lower_case, options.dtype_codes)
+        print(f"adopted {len(manifest.shards)} shards; train with --pregenerated_data {options.directory}")
+        if share := special_share(options.directory, manifest):
+            print(f"note: {share:.2%} of the tokens are special ones; they are trained on like any other.")
     manifest = open_corpus(options.directory).manifest
     print_counts(manifest)
     if options.verify:
@@ -48,9 +75,11 @@ def print_counts(manifest: Manifest) -> None:
     for shard in manifest.shards:
         sources = ", ".join(f"{source.name}[{source.begin}:{source.end}]" for source in shard.sources)
         print(
-            f"  {shard.name}: {shard.documents:,} documents, {shard.sentences:,} sentences, {shard.tokens:,} tokens "
-            f"from {sources}"
+            f"  {shard.name}: {shard.documents:,} documents, {shard.sentences:,} sentences, {shard.tokens:,} tokens"
+            + f" from {sources}" * bool(sources)
         )
+    if left_out := describe_report(manifest.report):
+        print(f"  left out{left_out}")
 
 
 def verify(directory: Path, manifest: Manifest) -> None:
@@ -60,19 +89,20 @@ def verify(directory: Path, manifest: Manifest) -> None:
         DataError: files differ; all are named.
     """
     damaged = []
-    total = sum(record.bytes for record in manifest.files.values())
+    files = {**manifest.files, **manifest.other_files}
+    total = sum(record.bytes for record in files.values())
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
-        for name, record in manifest.files.items():
+        for name, record in files.items():
             path = directory / name
             if not path.is_file() or hash_file(path) != record:
                 damaged.append(str(path))
             bar.update(record.bytes)
     if damaged:
         raise DataError(
-            f"{len(damaged)} of {len(manifest.files)} files are missing or not what was written: "
+            f"{len(damaged)} of {len(files)} files are missing or not what was written: "
             f"{', '.join(damaged)}. Restore them from a copy, or remove the directory and write the corpus again."
         )
-    print(f"all {len(manifest.files)} files are as they were written")
+    print(f"all {len(files)} files are as they were written")
 
 
 def decode_samples(directory: Path, manifest: Manifest, count: int, seed: int) -> list[str]:

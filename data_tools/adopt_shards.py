@@ -1,0 +1,147 @@
+"""A manifest for token shards that another tool wrote in Megatron's layout, so that training reads them as they are."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
+from tinybert_ds.data.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Manifest,
+    Sampling,
+    ShardRecord,
+    write_manifest,
+)
+from tinybert_ds.data.tokenizer import SpecialIds, load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
+from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.files import write_atomically
+
+DTYPE_CODES: dict[str, dict[int, str | None]] = {
+    "deepspeed": {3: None, 4: None, 6: "uint16"},
+    "megatron": {3: None, 4: None, 8: "uint16"},
+}
+"""What the codes of an index mean to a tool; None: the same to all of them."""
+
+_CODE = struct.Struct("<9sQB")
+_AT_ONCE = 1 << 22
+
+
+def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_codes: str | None) -> Manifest:
+    """Check all shards of a directory and write a manifest and the tokeniser beside them; they stay as they are.
+
+    Args:
+        directory: holds `.bin/.idx` pairs, taken in lexical order; each sequence counts as a sentence.
+        model: directory of the tokeniser that made the ids.
+        lower_case: as for `load_tokenizer`.
+        dtype_codes: whose codes of dtypes the indexes have, "deepspeed" or "megatron"; None: they have none that
+            differ.
+
+    Raises:
+        ConfigError: an index has a code that means different dtypes to different tools, and it is not said whose.
+        DataError: there is a manifest already, there are no shards, or one is damaged or not of this tokeniser.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{str(directory)!r} is not a directory. Give the one with the .bin and .idx files.")
+    if (directory / MANIFEST_NAME).exists():
+        raise DataError(f"{str(directory)!r} has a {MANIFEST_NAME} already; remove it to adopt the shards anew.")
+    names = sorted(path.stem for path in directory.glob("*.idx"))
+    if not names:
+        raise DataError(f"{str(directory)!r} holds no .idx file, and so no shards.")
+    tokenizer = load_tokenizer(model, lower_case)
+    special = special_ids(tokenizer)
+    dtypes = {name: _stated_dtype(directory / f"{name}.idx", dtype_codes) for name in names}
+    total = sum((directory / f"{name}.bin").stat().st_size for name in names if (directory / f"{name}.bin").is_file())
+    records = []
+    with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
+        for name in names:
+            records.append(_adopt(directory, name, dtypes[name], special))
+            bar.update(records[-1].files[f"{name}.bin"].bytes)
+    write_atomically(directory / TOKENIZER_NAME, tokenizer_json(tokenizer))
+    manifest = Manifest(
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        special_ids=special,
+        options={"adopted": True, "dtype_codes": dtype_codes},
+        sampling=Sampling(),
+        inputs={},
+        shards=tuple(records),
+        tokenizer_file=hash_file(directory / TOKENIZER_NAME),
+        text_bytes=0,
+    )
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def special_share(directory: Path, manifest: Manifest) -> float:
+    """Share of special tokens among the first tokens of the first shard; tools other than ours may write them."""
+    record = manifest.shards[0]
+    tokens = open_shard(directory, record.name, record.dtype).tokens[:_AT_ONCE]
+    return float(np.isin(tokens, manifest.special_ids.all_special).mean())
+
+
+def _stated_dtype(path: Path, dtype_codes: str | None) -> str | None:
+    """The dtype that must be stated because the index's code is ambiguous; None where it is not."""
+    with path.open("rb") as handle:
+        header = handle.read(_CODE.size)
+    code = _CODE.unpack(header)[2] if len(header) == _CODE.size else 3  # `open_shard` says what is wrong with it
+    if code in (3, 4):
+        return None
+    meanings = {tool: codes[code] for tool, codes in DTYPE_CODES.items() if code in codes}
+    if dtype_codes in meanings:
+        return meanings[dtype_codes]
+    if dtype_codes is not None or not meanings:
+        allowed = sorted(DTYPE_CODES[dtype_codes or "megatron"])
+        raise DataError(
+            f"{str(path)!r} states the dtype code {code}, which is none of int16, int32 and uint16; supported are "
+            f"{', '.join(map(str, allowed))}. Write the shards with one of these dtypes."
+        )
+    raise ConfigError(
+        f"{str(path)!r} states the dtype code {code}, which is uint16 to {' and '.join(meanings)}, but another dtype "
+        f"to other tools. State whose shards these are with --dtype_codes {'|'.join(DTYPE_CODES)}."
+    )
+
+
+def _adopt(directory: Path, name: str, dtype: str | None, special: SpecialIds) -> ShardRecord:
+    shard = open_shard(directory, name, dtype)
+    if problem := _problem(shard, special.vocab_size):
+        raise DataError(
+            f"the shard {str(directory / name)!r} cannot be adopted: {problem}. Was it made with this --bert_model, "
+            "and are --dtype_codes right?"
+        )
+    files: dict[str, FileRecord] = {f"{name}{end}": hash_file(directory / f"{name}{end}") for end in (".bin", ".idx")}
+    counts = (shard.num_documents, len(shard.lengths), len(shard.tokens))
+    return ShardRecord(name, *counts, files, sources=(), dtype=dtype)
+
+
+def _problem(shard: Shard, vocab_size: int) -> str | None:
+    """What is wrong with the content of a shard; it is read once, in pieces."""
+    for begin in range(0, len(shard.lengths), _AT_ONCE):
+        lengths = np.asarray(shard.lengths[begin : begin + _AT_ONCE], dtype=np.int64)
+        offsets = np.asarray(shard.offsets[begin : begin + _AT_ONCE])
+        if (lengths <= 0).any():
+            return f"sequence {begin + int((lengths <= 0).argmax())} has no tokens"
+        starts = np.cumsum(lengths) - lengths
+        if begin == 0 and offsets[0] != 0:
+            return "its first sequence does not begin at byte 0"
+        if (offsets - offsets[0] != starts * shard.tokens.itemsize).any():
+            return "its sequences do not lie behind each other"
+    if not _is_ascending(shard.documents):
+        return "its documents are not in order"
+    for begin in range(0, len(shard.tokens), _AT_ONCE):
+        tokens = shard.tokens[begin : begin + _AT_ONCE]
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= vocab_size:
+            return f"it holds ids from {low} to {high}, and the vocabulary has ids from 0 to {vocab_size - 1}"
+    return None
+
+
+def _is_ascending(numbers: Sequence[int] | np.ndarray) -> bool:
+    return all(
+        (np.diff(numbers[begin : begin + _AT_ONCE + 1]) >= 0).all() for begin in range(0, len(numbers), _AT_ONCE)
+    )

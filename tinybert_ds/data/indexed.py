@@ -190,8 +190,7 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     """
     idx, bin_ = directory / f"{name}.idx", directory / f"{name}.bin"
     for path in (idx, bin_):
-        if not path.is_file():
-            raise DataError(f"the shard file {str(path)!r} is missing. {_RESTORE}")
+        require_file(path)
     with idx.open("rb") as handle:
         header = handle.read(_HEADER.size)
     if len(header) < _HEADER.size or _HEADER.unpack(header)[:2] != (_MAGIC, 1):
@@ -202,7 +201,7 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
             f"{str(idx)!r} states the dtype code {code}; supported are 3 (int16) and 4 (int32), the two on which "
             "readers of this format agree. Write the shards again with pregenerate_training_data.py."
         )
-    _check_size(idx, _HEADER.size + 12 * n + 8 * d)
+    check_size(idx, _HEADER.size + 12 * n + 8 * d)
     index = np.memmap(idx, mode="r", dtype=np.uint8)
     lengths = index[_HEADER.size : _HEADER.size + 4 * n].view("<i4")
     offsets = index[_HEADER.size + 4 * n : _HEADER.size + 12 * n].view("<i8")
@@ -210,7 +209,7 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     if n == 0 or d < 2 or documents[0] != 0 or documents[-1] != n:
         raise DataError(f"{str(idx)!r} is damaged: its document index does not span its {n} sentences. {_RESTORE}")
     dtype = _DTYPES[code] if dtype_name is None else np.dtype(dtype_name)
-    _check_size(bin_, int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize)
+    check_size(bin_, int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize)
     with bin_.open("rb") as handle:
         mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     tokens = np.frombuffer(mapping, dtype=dtype.newbyteorder("<"))
@@ -233,7 +232,15 @@ def hash_file(path: Path) -> FileRecord:
 _RESTORE = "Restore the file from a copy, or write the corpus again with pregenerate_training_data.py."
 
 
-def _check_size(path: Path, expected: int) -> None:
+def require_file(path: Path) -> None:
+    """Raise `DataError` unless a file of a corpus is there."""
+    if not path.is_file():
+        raise DataError(f"the shard file {str(path)!r} is missing. {_RESTORE}")
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Raise `DataError` unless a file of a corpus is there and has its size."""
+    require_file(path)
     found = path.stat().st_size
     if found != expected:
         raise DataError(f"{str(path)!r} is damaged: it has {found} bytes and should have {expected}. {_RESTORE}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from tinybert_ds.data.indexed import FileRecord, Shard, open_shard
+from tinybert_ds.data.indexed import FileRecord, Shard, check_size, open_shard
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
@@ -19,6 +21,7 @@ from tinybert_ds.files import write_atomically
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
+_OPEN_SHARDS = 256
 
 
 @dataclass(frozen=True)
@@ -95,34 +98,74 @@ class Manifest:
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
 
-class Corpus(NamedTuple):
-    """A corpus directory with its shards memory-mapped."""
+class Shards(Sequence[Shard]):
+    """The shards of a corpus, memory-mapped when they are asked for; only so many are open at a time.
 
-    directory: Path
-    manifest: Manifest
-    shards: tuple[Shard, ...]
-
-
-def open_corpus(directory: str | Path) -> Corpus:
-    """Read the manifest and memory-map all shards; sizes and counts are checked, hashes are not.
-
-    Raises:
-        DataError: no corpus, an unfinished one, another format version, or a damaged shard.
+    Each open shard holds two file descriptors and two mappings, of which a process has only thousands.
     """
-    directory = Path(directory)
-    manifest = read_manifest(directory)
-    shards = []
-    for record in manifest.shards:
-        shard = open_shard(directory, record.name, record.dtype)
+
+    def __init__(self, directory: Path, records: Sequence[ShardRecord]) -> None:
+        self._directory = directory
+        self._records = records
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: Any) -> Any:
+        """The shard of a number.
+
+        Raises:
+            DataError: its files are not those of the manifest.
+        """
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        with self._lock:
+            if number not in self._open:
+                self._open[number] = self._map(self._records[number])
+                if len(self._open) > _OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
+            return self._open[number]
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[number] for number in range(len(self)))
+
+    def _map(self, record: ShardRecord) -> Shard:
+        shard = open_shard(self._directory, record.name, record.dtype)
         found = (shard.num_documents, len(shard.lengths), len(shard.tokens))
         expected = (record.documents, record.sentences, record.tokens)
         if found != expected:
             raise DataError(
-                f"shard {record.name!r} in {str(directory)!r} has (documents, sentences, tokens) {found}, but its "
-                f"manifest says {expected}. Restore it from a copy, or write the corpus again."
+                f"shard {record.name!r} in {str(self._directory)!r} has (documents, sentences, tokens) {found}, but "
+                f"its manifest says {expected}. Restore it from a copy, or write the corpus again."
             )
-        shards.append(shard)
-    return Corpus(directory, manifest, tuple(shards))
+        return shard
+
+
+class Corpus(NamedTuple):
+    """A corpus directory with its shards."""
+
+    directory: Path
+    manifest: Manifest
+    shards: Shards
+
+
+def open_corpus(directory: str | Path) -> Corpus:
+    """Read the manifest and check that all files have their sizes; hashes are not checked.
+
+    A shard is memory-mapped, and its counts are checked, when it is first read.
+
+    Raises:
+        DataError: no corpus, an unfinished one, another format version, or a missing or damaged file.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    for name, record in manifest.files.items():
+        check_size(directory / name, record.bytes)
+    return Corpus(directory, manifest, Shards(directory, manifest.shards))
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -115,13 +115,20 @@ def choose_ends(fits: Ints, bounds: Ints, origins: Ints, overhead: int) -> Ints:
 
 
 def follow(successors: Ints) -> Ints:
-    """The numbers that are reached from 0 by going from each to its successor, until there is none."""
-    steps = successors.tolist()
-    reached, place = [], 0
-    while place < len(steps):
-        reached.append(place)
-        place = steps[place]
-    return np.array(reached, dtype=np.int64)
+    """The numbers that are reached from 0 by going from each to its successor, which is larger, until there is none.
+
+    After k rounds the first 2**k of them are known, and `jump` leads from each number so many steps ahead.
+    """
+    end = len(successors)
+    jump = np.append(successors, end)
+    reached = np.zeros(min(end, 1), dtype=np.int64)
+    known = -1
+    while known < len(reached):
+        known = len(reached)
+        further = jump[reached]
+        reached = np.concatenate([reached, further[further < end]])
+        jump = jump[jump]
+    return reached
 
 
 def cut_long(lengths: Ints, longest: int) -> tuple[Ints, Ints]:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.support.corpora import SPECIAL_IDS, numbered_documents, write_corpus
+from tinybert_ds.data import manifest as manifest_module
 from tinybert_ds.data.manifest import (
     MANIFEST_NAME,
     Sampling,
@@ -70,8 +73,29 @@ def test_a_shard_that_is_not_the_one_of_the_manifest_is_refused(directory, tmp_p
     other = write_corpus(tmp_path / "other", numbered_documents(2, 2, 2))
     for suffix in (".bin", ".idx"):
         (other / f"shard-00000{suffix}").replace(directory / f"shard-00001{suffix}")
-    with pytest.raises(DataError, match=r"'shard-00001' .* \(2, 4, 8\), but its manifest says \(2, 4, 12\)"):
+    with pytest.raises(DataError, match=r"shard-00001\.bin' is damaged: it has 16 bytes and should have 24"):
         open_corpus(directory)
+
+
+def test_a_shard_of_other_counts_than_the_manifest_says_is_refused_when_it_is_read(directory):
+    found = read_manifest(directory)
+    shards = (found.shards[0], replace(found.shards[1], documents=3), found.shards[2])
+    write_manifest(directory, replace(found, shards=shards))
+    corpus = open_corpus(directory)
+    assert corpus.shards[0].num_documents == 2
+    with pytest.raises(DataError, match=r"'shard-00001' .* \(2, 4, 12\), but its manifest says \(3, 4, 12\)"):
+        list(corpus.shards)
+
+
+def test_only_so_many_shards_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_OPEN_SHARDS", 3)
+    write_corpus(tmp_path, numbered_documents(10, 1, 2), documents_per_shard=1)
+    descriptors = Path("/proc/self/fd")
+    shards = open_corpus(tmp_path).shards
+    before = len(list(descriptors.iterdir()))
+    assert [shard.tokens.tolist() for shard in shards] == [[5 + 2 * i, 6 + 2 * i] for i in range(10)]
+    assert [shard.tokens[0] for shard in shards[8:1:-3]] == [21, 15, 9]
+    assert len(list(descriptors.iterdir())) - before <= 3 * 2
 
 
 def test_continuations_are_the_pieces_marked_by_the_tokenizer(directory):

@@ -8,7 +8,8 @@ calls one module many times. B batch rows, S sequence length, A heads, D head si
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class AttentionCalls:
 
 _collector: ContextVar[AttentionCalls | None] = ContextVar("tinybert_ds_attention_calls", default=None)
 
+_NO_POOLER = nn.Identity()  # not None, which not every architecture expects
 _SCORE_ADDITIONS = ("position_bias", "softcap", "s_aux")
 
 
@@ -138,11 +140,27 @@ class CapturingEncoder(nn.Module):
             inputs["output_hidden_states"] = sorted(set(self.states))
         calls = AttentionCalls(frozenset(self.attention_layers))
         token = _collector.set(calls)
+        base = self.model.base_model
         try:
-            output = (self.model if self.logits else self.model.base_model)(**inputs, return_dict=True)
+            with nullcontext() if self.logits else _pooler_skipped(base):
+                output = (self.model if self.logits else base)(**inputs, return_dict=True)
         finally:
             _collector.reset(token)
         return output, calls
+
+
+@contextmanager
+def _pooler_skipped(model: nn.Module) -> Iterator[None]:
+    """Let the model run without its pooler, which only a head reads; it stays the model's own."""
+    pooler = getattr(model, "pooler", None)
+    if not isinstance(pooler, nn.Module):
+        yield
+        return
+    model.pooler = _NO_POOLER
+    try:
+        yield
+    finally:
+        model.pooler = pooler
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

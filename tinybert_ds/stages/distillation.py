@@ -23,6 +23,7 @@ from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
+from tinybert_ds.models.unread_layers import drop_unread_layers
 from tinybert_ds.objective import IntermediateObjective, LossWeights
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def build_intermediate(
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
+    drop_unread_layers(teacher)
     compile_encoders((teacher, *(module.encoder for module in modules)), world.device, wanted=arguments.compile)
     return Distillation(modules, build_teacher(teacher, dtype, arguments.teacher_engine))
 

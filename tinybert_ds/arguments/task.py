@@ -18,6 +18,9 @@ _PREDICTION_FLAGS: tuple[str, ...] = (
     "no_teacher_cache",
 )
 
+SEARCH_LEARNING_RATES = [2e-5, 3e-5, 5e-5]  # those of BERT's authors (arXiv 1810.04805, A.3)
+SEARCH_SEEDS = [42, 43, 44]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _TaskArguments:
@@ -50,6 +53,13 @@ class FinetuneArguments(_TaskArguments, TrainingArguments):
     )
     from_scratch: bool = option("Start from random weights: --model gives the architecture only.", False)
     tokenizer: str | None = option("Directory of the tokeniser, where --model has none.", None)
+    search: bool = option(
+        "Fine-tune with each of --search_learning_rates and --search_seeds instead of --learning_rate and --seed; "
+        "report mean and standard deviation over the seeds, and keep the best run of the best mean.",
+        False,
+    )
+    search_learning_rates: list[float] = option("Learning rates of --search.", SEARCH_LEARNING_RATES)
+    search_seeds: list[int] = option("Seeds of --search, two or more.", SEARCH_SEEDS)
 
     @property
     def recipe_section(self) -> str:
@@ -59,6 +69,22 @@ class FinetuneArguments(_TaskArguments, TrainingArguments):
         found = super().problems() + self.task_problems()
         if self.from_scratch and self.tokenizer is None:
             found.append("--from_scratch needs --tokenizer DIR: a config.json has no vocabulary")
+        return found + self._search_problems()
+
+    def _search_problems(self) -> list[str]:
+        rates, seeds = self.search_learning_rates, self.search_seeds
+        if not self.search:
+            stated = {"search_learning_rates": rates != SEARCH_LEARNING_RATES, "search_seeds": seeds != SEARCH_SEEDS}
+            return [
+                f"--{name} is for --search; leave it out or add --search" for name, given in stated.items() if given
+            ]
+        found = []
+        if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+            found.append(f"--search_learning_rates are {rates}; give different ones above 0")
+        if len(seeds) < 2 or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            found.append(f"--search_seeds are {seeds}; give two or more different ones, none of them negative")
+        if self.resume not in ("auto", "never"):
+            found.append("--resume PATH is for a single run; a search goes on by itself")
         return found
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.data.tasks import find_task
@@ -18,19 +21,44 @@ from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.distillation import export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, logits_encoder, write_results
-from tinybert_ds.stages.session import Learner, Models, Target, begin, run_stage
-from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.stages.search import prepare_search, search
+from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
+from tinybert_ds.stages.task_data import TaskData, load_task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     session = begin(FinetuneArguments, argv, "finetune_teacher.py")
-    arguments, world = session.arguments, session.world
+    if session.arguments.search:
+        prepare_search(session)
+    inputs = _read_inputs(session)
+    if session.arguments.search:
+        results = search(session, partial(_fine_tune, inputs=inputs), score=inputs.task.score)
+    else:
+        results = _fine_tune(session, inputs)
+    write_results(session.output_dir, results, session.world)
+
+
+class _Inputs(NamedTuple):
+    path: Path  # of the model
+    tokenizer: PreTrainedTokenizerFast
+    task: TaskData
+
+
+def _read_inputs(session: Session[FinetuneArguments]) -> _Inputs:
+    arguments = session.arguments
     path = find_student(arguments.model, weights="random" if arguments.from_scratch else "load")
     config = read_config(path, role="model")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
-    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config, world=world)
+    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config, world=session.world)
+    return _Inputs(path, tokenizer, task)
+
+
+def _fine_tune(session: Session[FinetuneArguments], inputs: _Inputs) -> dict[str, float]:
+    """Fine-tune once, into the session's output directory; return the metrics of its best state."""
+    arguments, world = session.arguments, session.world
+    path, tokenizer, task = inputs
     label_names = task.spec.label_names or None
     source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
 
@@ -61,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": model_fingerprint(path),
         "from_scratch": arguments.from_scratch,
         "data": source.fingerprint,
-        "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
+        "evaluation_data": [task.splits[split].fingerprint for split in task.spec.eval_splits],
     }
     judge = partial(evaluate_directory, session.output_dir, task, batch_size=arguments.eval_batch_size, world=world)
     (results,) = run_stage(
@@ -72,4 +100,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation_steps=arguments.eval_step,
         build=build,
     )
-    write_results(session.output_dir, results, world)
+    return results

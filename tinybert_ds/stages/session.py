@@ -99,6 +99,17 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     return Session(arguments, world, config)
 
 
+def with_arguments(session: Session[Arguments], arguments: Arguments) -> Session[Arguments]:
+    """Return the session for other arguments of the same command.
+
+    Raises:
+        ConfigError: They do not fit the DeepSpeed config.
+    """
+    config, problems = _deepspeed_config(arguments, session.world)
+    raise_all(problems)
+    return Session(arguments, session.world, config)
+
+
 def run_stage(
     session: Session[Any],
     *,

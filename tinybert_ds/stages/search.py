@@ -1,0 +1,175 @@
+"""A search over learning rates and seeds: every run, the mean and the standard deviation, never the best alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinybert_ds.arguments import FinetuneArguments
+from tinybert_ds.engine.distributed import run_on_main
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.stages.session import Session, with_arguments
+
+logger = logging.getLogger(__name__)
+
+SEARCH_FILE = "search.json"
+_NOT_OF_THE_MODEL = ("run.json", "metrics.jsonl", "eval_results.json")
+
+
+class Trial(NamedTuple):
+    """One run of a search."""
+
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return f"lr{self.learning_rate:g}-seed{self.seed}"
+
+
+def prepare_search(session: Session[FinetuneArguments]) -> None:
+    """Make the directory of a search, or check that it holds one.
+
+    Raises:
+        ConfigError: It holds something else, cannot be made, or holds a search although `--resume` is never.
+    """
+    run_on_main(session.world, lambda: open_search(session.output_dir, resume=session.arguments.resume))
+
+
+def search(
+    session: Session[FinetuneArguments],
+    run: Callable[[Session[FinetuneArguments]], dict[str, float]],
+    *,
+    score: str,
+) -> dict[str, float]:
+    """Run every trial that is not finished, write the table, and take over the model of the best run of the best mean.
+
+    Args:
+        session: Its output directory is the search's; each trial has a directory in it.
+        run: Trains into a session's output directory, or finds it finished; returns the metrics.
+        score: The metric that decides.
+
+    Returns:
+        The metrics of the run whose model is taken over.
+    """
+    arguments = session.arguments
+    results: dict[Trial, dict[str, float]] = {}
+    for learning_rate in arguments.search_learning_rates:
+        for seed in arguments.search_seeds:
+            trial = Trial(learning_rate, seed)
+            own = dataclasses.replace(
+                arguments,
+                learning_rate=learning_rate,
+                seed=seed,
+                output_dir=str(session.output_dir / trial.name),
+                resume="auto",
+            )
+            logger.info("search: learning rate %g, seed %d", learning_rate, seed)
+            results[trial] = run(with_arguments(session, own))
+    content = summarise(results, score)
+    text = markdown(content)
+    chosen = Trial(content["taken"]["learning_rate"], content["taken"]["seed"])
+
+    def finish() -> None:
+        take_model(session.output_dir / chosen.name, session.output_dir)
+        write_atomically(session.output_dir / "search.md", text)
+        write_atomically(session.output_dir / SEARCH_FILE, json.dumps(content, indent=2) + "\n")
+
+    run_on_main(session.world, finish)
+    logger.info("%s", text)
+    return results[chosen]
+
+
+def summarise(results: Mapping[Trial, Mapping[str, float]], score: str) -> dict[str, Any]:
+    """Return all trials and, for each learning rate and metric, mean and sample standard deviation over the seeds.
+
+    "taken" is the best seed of the learning rate with the highest mean score; of equals the first.
+    """
+    rates = list(dict.fromkeys(trial.learning_rate for trial in results))
+    names = list(next(iter(results.values())))
+    summary: list[dict[str, Any]] = []
+    for rate in rates:
+        own = {trial.seed: metrics for trial, metrics in results.items() if trial.learning_rate == rate}
+        values = {name: [metrics[name] for metrics in own.values()] for name in names}
+        summary.append(
+            {
+                "learning_rate": rate,
+                "seeds": list(own),
+                "values": values,
+                "mean": {name: statistics.fmean(of_name) for name, of_name in values.items()},
+                "standard_deviation": {name: statistics.stdev(of_name) for name, of_name in values.items()},
+            }
+        )
+    best_rate = max(summary, key=lambda row: row["mean"][score])["learning_rate"]
+    own_trials = [trial for trial in results if trial.learning_rate == best_rate]
+    taken = max(own_trials, key=lambda trial: results[trial][score])
+    return {"score": score, "learning_rates": summary, "taken": {"learning_rate": best_rate, "seed": taken.seed}}
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """Return the table of `summarise` for people to read."""
+    score = content["score"]
+    seeds = content["learning_rates"][0]["seeds"]
+    lines = [
+        f"{score.removeprefix('eval_')} on the evaluation split, mean and standard deviation over {len(seeds)} seeds:",
+        "",
+        f"| learning rate | mean | standard deviation | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        f"|---:|---:|---:|{'---:|' * len(seeds)}",
+    ]
+    for row in content["learning_rates"]:
+        cells = " | ".join(f"{value:.4f}" for value in row["values"][score])
+        mean, deviation = row["mean"][score], row["standard_deviation"][score]
+        lines.append(f"| {row['learning_rate']:g} | {mean:.4f} | {deviation:.4f} | {cells} |")
+    taken = content["taken"]
+    lines += [
+        "",
+        f"The model here is that of learning rate {taken['learning_rate']:g}, whose mean is the highest, and of its "
+        f"best seed, {taken['seed']}. Chosen on the evaluation split, its own figure flatters it; the mean less so.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def take_model(source: Path, target: Path) -> None:
+    """Copy the model of a trial's directory; without config.json, which comes last, the copy does not load."""
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in files if path.name not in _NOT_OF_THE_MODEL]
+    (target / "config.json").unlink(missing_ok=True)
+    for path in sorted(files, key=lambda path: path.name == "config.json"):
+        temporary = target / f".{path.name}.copy"
+        shutil.copyfile(path, temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(target / path.name)
+    fsync_directory(target)
+
+
+def open_search(directory: Path, *, resume: str) -> None:
+    """See `prepare_search`, for one process."""
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {directory} cannot be made: {error.strerror}; give another one") from error
+    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    if SEARCH_FILE in names:
+        if resume == "never":
+            raise ConfigError(
+                f"--output_dir {directory} holds a search and --resume is never; give another one, or --resume auto"
+            )
+        return
+    if names:
+        raise ConfigError(
+            f"--output_dir {directory} holds files that are no search of this program: {', '.join(names[:5])}"
+            f"{' ...' if len(names) > 5 else ''}; give an empty or new directory (nothing was changed)"
+        )
+    write_atomically(directory / SEARCH_FILE, "{}\n")  # from now on the directory is known as a search's

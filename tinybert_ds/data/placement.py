@@ -11,6 +11,7 @@ from tinybert_ds.data.blocks import num_blocks
 from tinybert_ds.data.indexed import Shard
 from tinybert_ds.data.manifest import Corpus
 from tinybert_ds.data.order import Ints, span_indices
+from tinybert_ds.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,25 @@ class PlacedShard:
     def shard(self) -> Shard:
         """The shard, memory-mapped."""
         return self.owner.shards[self.number]
+
+    def require_whole(self) -> None:
+        """Look whether the files are as long as they were: to touch the lost part of a mapped file ends the process.
+
+        Raises:
+            DataError: A file was removed or cut short since it was mapped.
+        """
+        for name, record in self.owner.manifest.shards[self.number].files.items():
+            path = self.owner.directory / name
+            try:
+                found = path.stat().st_size
+            except FileNotFoundError:
+                found = None
+            if found != record.bytes:
+                state = "gone" if found is None else f"{found} bytes long instead of {record.bytes}"
+                raise DataError(
+                    f"the shard file {str(path)!r} was changed while it was read: it is {state}. Restore it and start "
+                    "the same command again"
+                )
 
 
 class Placement:
@@ -54,11 +74,17 @@ class Placement:
     def find_block(self, number: int) -> tuple[PlacedShard, int]:
         """The shard of a block, and the block's number inside it."""
         placed = self._placed[int(np.searchsorted(self._block_bases, number, side="right")) - 1]
+        placed.require_whole()
         return placed, number - placed.block_base
 
     def gather(self, starts: Ints, lengths: Ints) -> Ints:
-        """Tokens of spans, one span after the other; starts (n,) are addresses, no span leaves its shard."""
+        """Tokens of spans, one span after the other; starts (n,) are addresses, no span leaves its shard.
+
+        Raises:
+            DataError: A shard's file was removed or cut short in the meantime.
+        """
         if len(self._placed) == 1:
+            self._placed[0].require_whole()
             return self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
         tokens = np.empty(lengths.sum(), dtype=np.int64)
         places = np.cumsum(lengths) - lengths
@@ -66,6 +92,7 @@ class Placement:
         for owner in np.unique(owners):
             mine = owners == owner
             placed = self._placed[owner]
+            placed.require_whole()
             source = span_indices(starts[mine] - placed.token_base, lengths[mine])
             tokens[span_indices(places[mine], lengths[mine])] = placed.shard.tokens[source]
         return tokens

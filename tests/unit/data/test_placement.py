@@ -1,0 +1,35 @@
+import os
+
+import numpy as np
+import pytest
+
+from tests.support.corpora import numbered_documents, write_corpus
+from tinybert_ds.data.manifest import open_corpus
+from tinybert_ds.data.placement import Placement
+from tinybert_ds.errors import DataError
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return write_corpus(tmp_path, numbered_documents(4, 2, 3), documents_per_shard=2)
+
+
+def test_spans_are_gathered_across_shards_in_the_order_asked_for(directory):
+    placement = Placement([open_corpus(directory)])
+    tokens = placement.gather(np.array([15, 0]), np.array([2, 3]))
+    assert tokens.tolist() == [20, 21, 5, 6, 7]  # the documents' tokens are 5, 6, 7, ... from the first on
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+def test_a_shard_that_is_gone_or_cut_is_named_before_the_lost_part_is_touched(directory, suffix):
+    placement = Placement([open_corpus(directory)])
+    file = directory / f"shard-00001{suffix}"
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(DataError, match=rf"shard-00001{suffix}' was changed while it was read: it is \d+ bytes long"):
+        placement.gather(np.array([15]), np.array([2]))
+    with pytest.raises(DataError, match="shard-00001"):
+        placement.find_block(1)
+    file.unlink()
+    with pytest.raises(DataError, match=r"it is gone\. Restore it and start the same command again"):
+        placement.gather(np.array([15]), np.array([2]))
+    assert placement.gather(np.array([0]), np.array([1])).tolist() == [5], "the other shard is whole"

@@ -92,15 +92,26 @@ def _choose_words(
     sizes = np.bincount(flat, minlength=n * words).reshape(n, words)
     order = np.argsort(_scores(row_keys, sizes > 0), axis=1)
     sizes = np.take_along_axis(sizes, order, axis=1)
-    taken, count = np.zeros_like(sizes, dtype=bool), np.zeros(n, dtype=np.int64)
-    for place in range(words):
-        taken[:, place] = (sizes[:, place] > 0) & (count + sizes[:, place] <= budget)
-        count += sizes[:, place] * taken[:, place]
-        if (count == budget).all():
-            break
+    taken = take_words(sizes, budget)
     chosen_words = np.zeros_like(taken)
     np.put_along_axis(chosen_words, order, taken, axis=1)
     return maskable & np.take_along_axis(chosen_words, word, axis=1)
+
+
+def take_words(sizes: Ints, budget: Ints) -> NDArray[np.bool_]:
+    """Which words are taken when each that still fits is, from left to right; sizes (n, G), 0 behind the last."""
+    rows, words = np.arange(len(sizes)), sizes.shape[1]
+    ends = np.cumsum(sizes, axis=1)
+    taken = (ends <= budget[:, None]) & (sizes > 0)
+    place = taken.sum(axis=1)  # of the first word that does not fit; most rows are full, or nearly, by then
+    count = np.where(place > 0, ends[rows, place - 1], 0)
+    while (open_rows := (count < budget) & (place < words)).any():
+        size = sizes[rows, np.minimum(place, words - 1)]
+        fits = open_rows & (size > 0) & (count + size <= budget)
+        taken[rows[fits], place[fits]] = True
+        count += size * fits
+        place += 1
+    return taken
 
 
 def _replacements(bits: NDArray[np.uint64], tokens: Ints, masking: Masking) -> Ints:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinybert_ds.data.masking import Masking, mask_tokens
+from tinybert_ds.data.masking import Masking, mask_tokens, take_words
 
 VOCABULARY = 100
 MASK, CLS, SEP = 4, 2, 3
@@ -109,6 +109,17 @@ def test_words_that_do_not_fit_are_left_out_and_smaller_ones_taken_instead():
     masked = mask_tokens(1, np.arange(200), tokens, np.full(200, 7), masking(0.3, 2, whole_word=True)).reshape(200, 7)
     assert (masked[:, 1:4] == [10, 80, 81]).all()
     assert (masked[:, 4:6] == MASK).sum() == pytest.approx(200 * 2 * 0.8, rel=0.1)
+
+
+def test_words_are_taken_from_left_to_right_as_long_as_they_fit():
+    rng = np.random.default_rng(0)
+    sizes = np.sort(rng.integers(0, 5, size=(300, 9)) > 0, axis=1)[:, ::-1] * rng.integers(1, 6, size=(300, 9))
+    budget = rng.integers(0, 14, size=300)
+    taken = take_words(sizes, budget)
+    for row, left, found in zip(sizes.tolist(), budget.tolist(), taken.tolist(), strict=True):
+        for size, mine in zip(row, found, strict=True):
+            assert mine == (0 < size <= left)
+            left -= size * mine  # noqa: PLW2901
 
 
 def test_a_piece_cut_off_from_its_word_is_a_word_of_its_own():

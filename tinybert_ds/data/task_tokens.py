@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
+from tinybert_ds.data.table_formats import file_format
 from tinybert_ds.data.task_batches import EncodedExamples, encode_blocks
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.task_spec import TaskSpec
@@ -62,6 +63,7 @@ def load_rows(
     key = {
         "version": FORMAT_VERSION,
         "file": hash_file(path)._asdict(),
+        "format": file_format(path),
         "task": _what_decides(spec, split),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "max_seq_length": max_seq_length,

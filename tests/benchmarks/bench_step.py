@@ -157,8 +157,13 @@ def batches_of(case: Case, *, bins: bool) -> Iterator[Batch]:
         yield from step_batches(step, lengths, fetch, layout, rank=0, world_size=1, accumulation=1)
 
 
-def prepare_ours(case: Case, sizes: str, dtype: str) -> Callable[[], None]:
-    """Return a pass over the case's samples through the engines, as general distillation makes it."""
+def prepare_ours(case: Case, sizes: str, dtype: str, ds_config: str | None = None) -> Callable[[], None]:
+    """Return a pass over the case's samples through the engines, as general distillation makes it.
+
+    Args:
+        case, sizes, dtype: Names what is computed.
+        ds_config: A shipped DeepSpeed config; default: the dtype's.
+    """
     world = joined_world()
     models = build_models(sizes, case.dropout)
     depth = models.student.config.num_hidden_layers
@@ -174,7 +179,7 @@ def prepare_ours(case: Case, sizes: str, dtype: str) -> Callable[[], None]:
     objective.projections[0].load_state_dict(models.projection.state_dict())
     engine = build_engine(
         DistilledStudent(student, objective),
-        deepspeed_config(case, dtype, world),
+        deepspeed_config(case, ds_config or DS_CONFIGS[dtype], world),
         weight_decay=0.01,
         total_steps=1_000_000,
         warmup=0.0,
@@ -199,12 +204,12 @@ def joined_world() -> World:
     return init_distributed()
 
 
-def deepspeed_config(case: Case, dtype: str, world: World) -> dict[str, Any]:
-    """Return the shipped DeepSpeed config of a dtype, filled as a run fills it."""
+def deepspeed_config(case: Case, name: str, world: World) -> dict[str, Any]:
+    """Return a shipped DeepSpeed config, filled as a run fills it."""
     arguments = GeneralDistillArguments(
         output_dir="", pregenerated_data=[], teacher_model="", student_model=[""], train_batch_size=case.rows
     )
-    config, problems = read_config(CONFIG_DIRECTORY / DS_CONFIGS[dtype])
+    config, problems = read_config(CONFIG_DIRECTORY / name)
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
     assert not problems + more, problems + more
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,9 @@ class ConsoleHandler(logging.Handler):
 
 def set_up_console(level: str, *, is_main: bool) -> None:
     """Show our messages from `level` on and other libraries' warnings; on other ranks than the first, errors only."""
+    # DeepSpeed calls collectives by names that torch is going to change: nothing for users to do.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    logging.captureWarnings(True)
     handler = ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], force=True)

@@ -1,4 +1,5 @@
 import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ def shown(capsys):
     def lines() -> list[str]:
         return capsys.readouterr().err.splitlines()
 
-    yield lines
+    with warnings.catch_warnings():
+        yield lines
+    logging.captureWarnings(False)
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
@@ -84,4 +87,5 @@ def test_other_ranks_show_errors_only(shown):
     for name in ("tinybert_ds.x", "elsewhere"):
         logging.getLogger(name).warning("look out")
         logging.getLogger(name).error("broken")
+    warnings.warn("no matter", UserWarning, stacklevel=1)
     assert shown() == ["broken", "broken"]

@@ -1,6 +1,6 @@
 """The fused losses against their published form, forward and backward.
 
-    python tests/benchmarks/bench_losses.py [--rounds 9] [--tokens 4096] [--lengths 128 512 2048] [--plot]
+    python tests/benchmarks/bench_losses.py [--rounds 9] [--tokens 4096] [--lengths 128 512 2048] [--head_sizes 26 64]
 
 One layer of 12 heads, teacher heads of 64, float32, full rows; queries and keys are views of what a projection left, as
 in a model. The peer "reference" is two matrix products, where and mse_loss and no more; "published" also divides the
@@ -23,7 +23,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.measurement import RESULTS, Row, extra_peak_mib, interleave, plot, rows_of, table, write_csv
+from tests.benchmarks.measurement import (
+    RESULTS,
+    Row,
+    extra_peak_mib,
+    interleave,
+    plot,
+    rows_of,
+    table,
+    update_readme,
+    write_csv,
+)
 from tinybert_ds.losses import attention_score_loss, hidden_state_loss, soft_cross_entropy
 
 HEADS, TEACHER_HEAD = 12, 64
@@ -167,22 +177,29 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048], help="sequence lengths")
     parser.add_argument("--head_sizes", type=int, nargs="+", default=[26, 64], help="head sizes of the student")
     parser.add_argument("--classes", type=int, default=30522, help="width of the soft cross-entropy")
-    parser.add_argument("--no_memory", action="store_true", help="leave out the peaks in fresh processes")
+    parser.add_argument(
+        "--no_memory", action="store_true", help="leave out the peaks in fresh processes, taken at the greatest length"
+    )
+    parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of the README")
     parser.add_argument("--out", type=Path, default=RESULTS / "losses.csv")
     parser.add_argument("--plot", action="store_true", help="draw the ratios beside the CSV (needs matplotlib)")
     values = parser.parse_args(arguments)
-    how = {"rounds": values.rounds, "memory": not values.no_memory}
     rows: list[Row] = []
     for head in values.head_sizes:
         for length in values.lengths:
             case = f"attention, heads of {head}, rows of {length}"
             sizes = (values.tokens, length, head)
-            rows += measure(case, attention_pass, (PUBLISHED, *ATTENTION_VARIANTS), sizes, **how, peer=REFERENCE)
+            memory = length == max(values.lengths) and not values.no_memory
+            variants = (PUBLISHED, *ATTENTION_VARIANTS)
+            rows += measure(case, attention_pass, variants, sizes, rounds=values.rounds, memory=memory, peer=REFERENCE)
+    how = {"rounds": values.rounds, "memory": not values.no_memory}
     sizes = (5, values.tokens, 312, 768)
     rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
     sizes = (max(1, values.tokens // 8), values.classes)
     rows += measure(f"soft cross-entropy, {values.classes} classes", cross_entropy_pass, ["auto"], sizes, **how)
     write_csv(values.out, rows)
+    if values.readme:
+        update_readme(values.readme, rows)
     if values.plot:
         plot(values.out.with_suffix(".png"), rows)
     return rows

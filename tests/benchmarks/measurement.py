@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent / "README.md"
 VERSIONS = ("torch", "deepspeed", "transformers")
 
 
@@ -116,6 +117,12 @@ def _resident_kib(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
+def half_precision_gain(dtype: torch.dtype) -> float:
+    """Return how many times as fast as float32 ones matrix products of a half precision are on this machine."""
+    peaks = [matrix_peak(kind, size=256, rounds=3) for kind in (dtype, torch.float32)]
+    return peaks[0] / peaks[1]
+
+
 def matrix_peak(dtype: torch.dtype, *, size: int = 1536, rounds: int = 5) -> float:
     """Return the multiply-adds per second, times 2, that a square matrix product of a dtype reaches here."""
     left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
@@ -172,6 +179,18 @@ def table(rows: Sequence[Row]) -> str:
         extra = "" if row.extra_mib is None else f"{row.extra_mib:.0f}"
         lines.append(f"| {row.case} | {row.variant} | {times} | {ratio} | {speed} | {floor} | {extra} |")
     return "\n".join(lines) + "\n"
+
+
+def update_readme(section: str, rows: Sequence[Row], *, readme: Path = README) -> None:
+    """Put the rows, and what they were measured on, between the two marks of a section of the benchmarks' README."""
+    begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    text = readme.read_text(encoding="utf-8")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{readme} has no section between {begin} and {end}; put these two lines where it belongs")
+    around = ", ".join(f"{name} {value}" for name, value in environment().items())
+    readme.write_text(f"{before}{begin}\n{around}\n\n{table(rows)}{end}{after}", encoding="utf-8")
 
 
 def plot(path: Path, rows: Sequence[Row]) -> None:

@@ -76,7 +76,7 @@ def test_batches_that_are_no_whole_number_of_longer_samples_are_refused_with_one
     [
         (["--phases", "4:1"], "--phases is 4; it must be at least 8"),
         (["--max_seq_length", "4"], "--max_seq_length is 4; it must be at least 8"),
-        (["--phases", "128:1", "--max_seq_length", "128"], "--phases and --max_seq_length contradict"),
+        (["--phases", "128:1", "--max_seq_length", "64"], "--max_seq_length 64 is none of the lengths of --phases"),
         (["--max_train_samples", "0"], "--max_train_samples is 0"),
         (["--full_sentences", "--one_seq"], "--full_sentences and --one_seq contradict"),
         (["--full_sentences", "--short_seq_prob", "0.1"], "it has no --short_seq_prob"),

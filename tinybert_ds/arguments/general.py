@@ -170,9 +170,13 @@ class GeneralDistillArguments(DistillationArguments):
     def _phase_problems(self) -> list[str]:
         flag = "--max_seq_length" if self.phases is None else "--phases"
         found = []
-        if self.phases is not None and self.max_seq_length is not None:
-            found.append("--phases and --max_seq_length contradict each other; give one of them")
         try:
+            lengths = [length for length, _ in self.phase_list]
+            if self.max_seq_length not in (None, *lengths):
+                found.append(
+                    f"--max_seq_length {self.max_seq_length} is none of the lengths of --phases {self.phases}; leave "
+                    "it away"
+                )
             for length, _ in self.phase_list:
                 if length < _SHORTEST_LENGTH:
                     found.append(f"{flag} is {length}; it must be at least {_SHORTEST_LENGTH}")

@@ -1,7 +1,9 @@
-"""How a command ends: 0 done, 2 the user must change something, 130 interrupted; anything else is a fault."""
+"""How a command ends: 0 done, 2 the user must change something, 75 preempted with its state saved, 130 interrupted;
+anything else is a fault."""
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import sys
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from tinybert_ds.errors import UserError
+from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR, FaultError, PreemptedError, UserError
 
 SIBLING_DELAY_SECONDS = 10.0
 _TRUE = ("true", "yes", "t", "y", "1")
@@ -21,6 +23,7 @@ def run_training(stage: str) -> None:
 
     DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
     """
+    faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
     torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
     if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -56,7 +59,8 @@ def run_command(main: Callable[[], None]) -> None:
     first rank that leaves, and rank 0 must have printed by then.
 
     Raises:
-        SystemExit: 2 on a `UserError`, 130 on an interrupt from the keyboard.
+        SystemExit: 2 on a `UserError`, 1 on a `FaultError`, 75 on a `PreemptedError`, 130 on an interrupt from the
+            keyboard.
     """
     try:
         main()
@@ -65,6 +69,13 @@ def run_command(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(SIBLING_DELAY_SECONDS)
-        sys.exit(2)
+        sys.exit(EXIT_USER_ERROR)
+    except FaultError as error:  # each rank sees another side of it, and rank 0 may be the one that is gone
+        print(f"fault on rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_FAULT)
+    except PreemptedError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(error, file=sys.stderr, flush=True)
+        sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+"""A run that was asked to stop has saved its state and wants to be started again (EX_TEMPFAIL of sysexits.h)."""
+
 
 class UserError(Exception):
     """Base of all errors that the user can mend; the commands print them without a traceback."""
@@ -30,6 +35,14 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that cannot go on, such as one whose loss is no number any more."""
+
+
+class FaultError(Exception):
+    """Something broke that is nobody's mistake, such as a host that went away; exit code EXIT_FAULT, no traceback."""
+
+
+class PreemptedError(Exception):
+    """The run was asked to stop, and has saved its state; exit code EXIT_PREEMPTED."""
 
 
 def raise_all(problems: Sequence[str], error: type[UserError] = ConfigError) -> None:

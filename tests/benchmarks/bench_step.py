@@ -204,7 +204,9 @@ def prepare_ours(case: Case, sizes: str, dtype: str, ds_config: str | None = Non
 
     def steps() -> None:
         for batch in batches:
-            optimizer_step([engine], lessons, Step(1, 0, case.rows, [batch]), stopwatch, seed=0, rank=0, log_due=False)
+            optimizer_step(
+                [engine], lessons, Step(1, 0, case.rows, [batch]), stopwatch, seed=0, rank=0, need_value=False
+            )
 
     return run
 

@@ -133,7 +133,8 @@ def make_stage(stage: str, sizes: str) -> tuple[Callable[[Sequence[Batch], Teach
     def run(batches: Sequence[Batch], asked: Teacher | None) -> None:
         lessons = Lessons(asked, world.device)
         for batch in batches:
-            optimizer_step([engine], lessons, Step(1, 0, BATCH_ROWS, [batch]), stopwatch, seed=0, rank=0, log_due=False)
+            step = Step(1, 0, BATCH_ROWS, [batch])
+            optimizer_step([engine], lessons, step, stopwatch, seed=0, rank=0, need_value=False)
 
     live = None if stage == "fine-tuning" else build_teacher(teacher, inference_dtype(world.device))
     return run, live

@@ -48,6 +48,14 @@ def test_the_reference_run_goes_through_uneven_rows_and_a_short_step(one_rank):
     assert steps[-1]["loss"] < 0.95 * steps[0]["loss"]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_zero_on_one_rank_gives_the_losses_of_none(general, one_rank, tmp_path, bf16):
+    arguments = [*general, "--output_dir", tmp_path / "out"]
+    arguments += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=2, bf16=bf16)]
+    run_ranks("general_distill", arguments, log=tmp_path / "log").check()
+    assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-2 if bf16 else 2e-5)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_bf16_students_train_on_two_ranks_close_to_fp32(general, one_rank, tmp_path, stage):
     arguments = [*general, "--output_dir", tmp_path / "out"]

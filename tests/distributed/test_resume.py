@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
+import signal
+from functools import partial
+
+import pytest
 
 from tests.support.configs import zero_config
 from tests.support.fixtures import with_student
-from tests.support.runs import kill_ranks, read_metrics, run_ranks, start_ranks, wait_ranks
-
-
-def wait_for_step(directory, step, processes, log):
-    path = directory / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not path.is_file() or path.read_text().count('"loss"') < step:
-        running = all(process.is_alive() for process in processes)
-        assert running, wait_ranks(processes, log).output
-        assert time.monotonic() < deadline, "the run did not get to the step"
-        time.sleep(0.01)
+from tests.support.runs import (
+    exit_codes,
+    kill_ranks,
+    read_metrics,
+    run_ranks,
+    start_ranks,
+    wait_for_step,
+    wait_ranks,
+)
+from tests.support.sabotage import die_writing_checkpoint
+from tinybert_ds.errors import EXIT_FAULT
 
 
 def steps_of(directory):
@@ -44,6 +47,35 @@ def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit_dropout_included(inputs, 
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
     assert steps_of(tmp_path / "killed") == ["step-00000035", "step-00000040"]  # --save_total_limit 2
+
+
+@pytest.mark.parametrize(
+    ("world_size", "stage", "bf16", "killed"), [(2, 2, False, 0), (2, 3, False, 1), (1, 1, True, 0)]
+)
+def test_a_rank_killed_while_it_saves_costs_the_steps_since_the_checkpoint_before(
+    general, tmp_path, world_size, stage, bf16, killed
+):
+    config = zero_config(tmp_path / "ds.json", stage=stage, bf16=bf16)
+    arguments = [*general, "--max_steps", 16, "--deepspeed_config", config, "--output_dir"]
+    stage_name = "general_distill"
+    run_ranks(stage_name, [*arguments, tmp_path / "whole"], world_size=world_size, log=tmp_path / "whole.log").check()
+    log = tmp_path / "killed.log"
+    sabotage = {killed: partial(die_writing_checkpoint, "step-00000014")}
+    processes = start_ranks(stage_name, [*arguments, tmp_path / "killed"], world_size, log, sabotage)
+    codes = exit_codes(processes)
+    assert codes[killed] == -signal.SIGKILL
+    if world_size > 1:
+        assert codes[1 - killed] == EXIT_FAULT
+        told = log.with_suffix(f".rank{1 - killed}").read_text()
+        assert "contact with another rank is lost" in told
+        assert "checkpoints/step-00000007: start the same command again" in told
+    log = tmp_path / "resumed.log"
+    words = [*arguments, tmp_path / "killed"]
+    output = run_ranks(stage_name, words, world_size=world_size, log=log).check().output
+    assert "step-00000014 is incomplete; falling back to step-00000007" in output
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
 
 
 def test_a_torn_checkpoint_is_passed_over_and_said_so_and_a_finished_run_does_nothing(general, one_rank, tmp_path):

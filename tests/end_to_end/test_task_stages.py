@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support.configs import zero_config
 from tests.support.models import WORDS, model_directory, published_directory
-from tests.support.runs import read_metrics, run_ranks
+from tests.support.runs import exit_codes, read_metrics, run_ranks, start_ranks
+from tests.support.sabotage import die_replacing, die_writing_checkpoint
 
 TASK = ("--task_name", "sst-2", "--train_batch_size", 16, "--logging_steps", 1)
 
@@ -122,6 +125,23 @@ def test_prediction_distillation_from_kept_logits_gives_the_losses_of_the_live_t
     assert "the teacher's predictions come from" in output
     for line, expected in zip(read_metrics(tmp_path / "kept"), read_metrics(tmp_path / "live"), strict=True):
         assert line.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-4)
+
+
+@pytest.mark.parametrize("moment", ["before the checkpoint", "while the result is put in place"])
+def test_a_kill_never_costs_the_best_student(prediction, predicted, tmp_path, moment):
+    out = tmp_path / "out"
+    fault = {
+        "before the checkpoint": partial(die_writing_checkpoint, "step-"),  # the best student is kept already
+        "while the result is put in place": partial(die_replacing, out, 2),
+    }[moment]
+    words = [*prediction, "--output_dir", out]
+    assert exit_codes(start_ranks("task_distill", words, 1, tmp_path / "log", {0: fault})) == [-signal.SIGKILL]
+    assert not (out / "config.json").exists(), "half a model would load"
+    assert list((out / "checkpoints").glob("best-*/config.json"))
+    run_ranks("task_distill", words, log=tmp_path / "again").check()
+    assert read_metrics(out) == read_metrics(predicted)
+    for name in ("config.json", "model.safetensors", "eval_results.json"):
+        assert (out / name).read_bytes() == (predicted / name).read_bytes()
 
 
 def test_a_regression_task_of_the_users_own_runs_through_all_stages(inputs, student, tmp_path):

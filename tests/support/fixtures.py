@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 
 from data_tools import prepare_corpus
 from tests.support.models import config_directory, model_directory
@@ -53,3 +54,11 @@ def one_rank(general, tmp_path_factory):
     arguments = [*general, "--output_dir", folder / "out"]
     run_ranks("general_distill", arguments, log=folder / "log").check()
     return read_metrics(folder / "out")
+
+
+@pytest.fixture
+def one_rank_group():
+    """Join a process group of one rank, as a run under plain python does."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess as Process
 from pathlib import Path
@@ -59,7 +59,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: Path) -> list[Process]:
+def start_ranks(
+    stage: str,
+    arguments: Sequence[object],
+    world_size: int,
+    log: Path,
+    sabotage: Mapping[int, Callable[[], None]] | None = None,
+) -> list[Process]:
     """Start a command on so many ranks.
 
     They are forked from a server that has imported everything already: starting python for each of them would take
@@ -70,6 +76,7 @@ def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: P
         arguments: The command line.
         world_size: Ranks; with one, the command runs as under plain `python`.
         log: Rank r writes its output to `log` with the suffix `.rankr`.
+        sabotage: For some ranks what is called in their process first (see `tests.support.sabotage`).
     """
     port = free_port()
     processes = []
@@ -80,7 +87,9 @@ def start_ranks(stage: str, arguments: Sequence[object], world_size: int, log: P
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
         words = [str(argument) for argument in arguments]
-        process = _SERVER.Process(target=_run_rank, args=(stage, words, environment, log.with_suffix(f".rank{rank}")))
+        fault = (sabotage or {}).get(rank)
+        place_and_log = (environment, log.with_suffix(f".rank{rank}"))
+        process = _SERVER.Process(target=_run_rank, args=(stage, words, *place_and_log, fault))
         process.start()
         processes.append(process)
     return processes
@@ -134,12 +143,37 @@ def run_command_line(words: Sequence[object], *, timeout: float = TIMEOUT_SECOND
     return Finished(process.returncode, output)
 
 
-def _run_rank(stage: str, words: list[str], environment: dict[str, str], log: Path) -> None:
+def exit_codes(processes: Sequence[Process], *, timeout: float = TIMEOUT_SECONDS) -> list[int | None]:
+    """Wait until all ranks have ended by themselves; None stands for one that had to be killed."""
+    deadline = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    kill_ranks(processes)
+    return codes
+
+
+def wait_for_step(directory: Path, step: int, processes: Sequence[Process], log: Path) -> None:
+    """Wait until a run has logged so many training steps; fail the test if it ends before."""
+    path = directory / "metrics.jsonl"
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not path.is_file() or path.read_text().count('"learning_rate"') < step:
+        running = all(process.is_alive() for process in processes)
+        assert running, wait_ranks(processes, log).output
+        assert time.monotonic() < deadline, "the run did not get to the step"
+        time.sleep(0.01)
+
+
+def _run_rank(
+    stage: str, words: list[str], environment: dict[str, str], log: Path, sabotage: Callable[[], None] | None
+) -> None:
     os.environ.update(environment)
     with log.open("wb") as handle:
         for stream in (1, 2):
             os.dup2(handle.fileno(), stream)
     sys.argv = [f"{stage}.py", *words]
+    if sabotage is not None:
+        sabotage()
     if stage == SERIES:
         for command in " ".join(words).split(f" {THEN} "):  # no word of a test's command line holds a space
             sys.argv = ["general_distill.py", *command.split(" ")]

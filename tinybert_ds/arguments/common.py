@@ -63,6 +63,16 @@ class TrainingArguments:
         "holds a run; PATH: go on from this checkpoint of the run.",
         "auto",
     )
+    preempt_grace_seconds: float = option(
+        "Time from SIGTERM or SIGUSR1 to the end of the run, in which it finishes its step and saves; its exit code is "
+        "75 then. More than 30 is refused under DeepSpeed's launcher, which kills its ranks after that time.",
+        25.0,
+    )
+    stall_timeout_seconds: float = option(
+        "A rank that completes no step for so long writes its stacks to stalls/ in --output_dir and ends. Longer than "
+        "an evaluation and a save together.",
+        1800.0,
+    )
     do_lower_case: bool = option("Force lower-casing. Default: what the model directory says.", False)
     no_lower_case: bool = option("Force keeping capitals. Default: what the model directory says.", False)
     no_cuda: bool = option("Train on the CPU even where there is a GPU.", False)
@@ -121,6 +131,8 @@ class TrainingArguments:
         for name in ("weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 found.append(f"--{name} is {getattr(self, name)}; it must not be negative")
+        if self.stall_timeout_seconds <= 0:
+            found.append(f"--stall_timeout_seconds is {self.stall_timeout_seconds:g}; it must be above 0")
         if self.do_lower_case and self.no_lower_case:
             found.append("--do_lower_case and --no_lower_case contradict each other; give one of them")
         if self.fp16 and self.no_cuda:

@@ -12,14 +12,18 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch.distributed as dist
 
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.best import best_directory, prune_best
+from tinybert_ds.engine.convert import Layout, layout_of, load_converted, must_convert
+from tinybert_ds.engine.distributed import World, gather_objects, run_on_main
 from tinybert_ds.engine.trust import require_trusted
+from tinybert_ds.engine.writing import guarded_writer
 from tinybert_ds.errors import CheckpointError
 from tinybert_ds.files import fsync_directory, write_atomically
 
@@ -27,25 +31,8 @@ logger = logging.getLogger(__name__)
 
 _COMPLETE = "complete.json"
 _TAG = re.compile(r"step-(\d+)")
-DIRECTORY = "checkpoints"
+CHECKPOINT_DIRECTORY = "checkpoints"
 """Of the checkpoints, inside a run's output directory."""
-
-
-class Layout(NamedTuple):
-    """How a checkpoint is cut into files: what an engine must have in common with it to load it as it is."""
-
-    world_size: int
-    zero_stage: int
-    dtype: str  # of the weights in the forward pass
-
-    def __str__(self) -> str:
-        return f"{self.world_size} rank(s), ZeRO stage {self.zero_stage}, {self.dtype}"
-
-
-def layout_of(engine: Any, world: World) -> Layout:
-    """Return the layout in which an engine writes checkpoints."""
-    dtype, _ = engine.get_data_types()
-    return Layout(world.size, int(engine.zero_optimization_stage()), str(dtype).removeprefix("torch."))
 
 
 @dataclass
@@ -68,22 +55,28 @@ class Checkpoints:
     total_limit: int
 
     def save(self, engine: Any, state: TrainingState) -> None:
-        """Write a checkpoint of all ranks; it counts only once `latest` names it. Older ones stay until `prune`."""
+        """Write a checkpoint of all ranks; it counts only once `latest` names it. Older ones stay until `prune`.
+
+        Raises:
+            CheckpointError: On every rank, when any of them could not write; the checkpoints before stand.
+        """
         tag = f"step-{state.step:08d}"
         directory = self.directory / tag
         if self.world.is_main and directory.exists():  # left by a run that was killed while saving
             shutil.rmtree(directory)
         dist.barrier()
-        engine.save_checkpoint(str(self.directory), tag=tag, client_state=asdict(state), save_latest=False)
-        dist.barrier()
+        with guarded_writer(engine) as writer:
+            engine.save_checkpoint(str(self.directory), tag=tag, client_state=asdict(state), save_latest=False)
+        failures = [failure for failure in gather_objects(writer.failure) if failure]
         layout = layout_of(engine, self.world)
-        run_on_main(self.world, lambda: self._close(directory, layout))
+        run_on_main(self.world, lambda: self._close(directory, layout, state.best_step, failures))
 
     def prune(self) -> None:
-        """Remove the oldest checkpoints above the limit."""
+        """Remove the oldest checkpoints above the limit, never the last complete one, nor the best student of any."""
         if self.world.is_main:
             for tag in self.complete_tags()[: -self.total_limit]:
                 self._remove(tag)
+            self._prune_best()
 
     def resume(self, engine: Any, choice: str) -> TrainingState:
         """Load the newest complete checkpoint into the engine.
@@ -100,11 +93,18 @@ class Checkpoints:
             CheckpointError: The stated path is no complete checkpoint of this run.
         """
         tag = run_on_main(self.world, lambda: self._choose(choice))
+        if self.world.is_main:
+            self._prune_best()  # what no checkpoint names was kept on a way that is given up
         if tag is None:
             return TrainingState()
         run_on_main(self.world, lambda: require_trusted(self.directory / tag, _COMPLETE))
-        run_on_main(self.world, lambda: require_layout(self.directory / tag, layout_of(engine, self.world)))
-        path, client_state = engine.load_checkpoint(str(self.directory), tag=tag)
+        found = run_on_main(self.world, lambda: read_layout(self.directory / tag))
+        wanted = layout_of(engine, self.world)
+        if must_convert(found, wanted, str(self.directory / tag)):
+            path, client_state = load_converted(engine, self.directory, tag, self.world)
+            logger.info("%s was written with %s; it was converted for %s", tag, found, wanted)
+        else:
+            path, client_state = engine.load_checkpoint(str(self.directory), tag=tag)
         if path is None:
             raise CheckpointError(f"{self.directory / tag} could not be loaded; remove it to go on from an older one")
         state = TrainingState(**{name: client_state[name] for name in asdict(TrainingState())})
@@ -130,19 +130,47 @@ class Checkpoints:
             return path.name
         newest = tags[-1] if tags else None
         latest = self.directory / "latest"
-        if latest.is_file() and latest.read_text().strip() != newest:
-            logger.warning("checkpoint %s is incomplete; falling back to %s", latest.read_text().strip(), newest)
+        torn = [tag for tag in _tags(self.directory) if newest is None or tag > newest]
+        if torn:
+            logger.warning("checkpoint %s is incomplete; falling back to %s", torn[-1], newest or "the start")
+        elif latest.is_file() and latest.read_text().strip() != newest:
+            logger.warning("checkpoint %s is gone; falling back to %s", latest.read_text().strip(), newest)
         return newest
 
-    def _close(self, directory: Path, layout: Layout) -> None:
+    def last_good(self) -> str:
+        """A sentence about the newest complete checkpoint."""
+        tags = self.complete_tags()
+        return f"The last good checkpoint is {self.directory / tags[-1]}" if tags else "There is no checkpoint yet"
+
+    def _close(self, directory: Path, layout: Layout, best_step: int | None, failures: Sequence[str]) -> None:
+        try:
+            if not failures:
+                self._seal(directory, layout, best_step)
+        except OSError as error:
+            failures = [f"{directory}: {error}"]
+        if failures:
+            (directory / _COMPLETE).unlink(missing_ok=True)
+            free = shutil.disk_usage(self.directory).free
+            shutil.rmtree(directory, ignore_errors=True)
+            raise CheckpointError(
+                f"a checkpoint could not be written ({'; '.join(failures)}; {free / 2**20:.0f} MB were free there). "
+                f"{self.last_good()}: make room and start the same command again"
+            )
+
+    def _seal(self, directory: Path, layout: Layout, best_step: int | None) -> None:
         files = sorted(path for path in directory.rglob("*") if path.is_file())
         for path in files:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         sizes = {str(path.relative_to(directory)): path.stat().st_size for path in files}
-        write_atomically(directory / _COMPLETE, json.dumps({"files": sizes, "layout": layout._asdict()}, indent=1))
+        manifest = {"files": sizes, "layout": layout._asdict(), "best_step": best_step}
+        write_atomically(directory / _COMPLETE, json.dumps(manifest, indent=1))
         fsync_directory(self.directory)
         write_atomically(self.directory / "latest", directory.name)
+
+    def _prune_best(self) -> None:
+        named = (read_manifest(self.directory / tag)["best_step"] for tag in self.complete_tags())
+        prune_best(self.directory, {step for step in named if step is not None})
 
     def _remove(self, tag: str) -> None:
         (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count
@@ -151,10 +179,7 @@ class Checkpoints:
 
 def complete_tags(directory: Path) -> list[str]:
     """Names of the complete checkpoints in a directory, oldest first."""
-    if not directory.is_dir():
-        return []
-    tags = sorted(path.name for path in directory.iterdir() if _TAG.fullmatch(path.name))
-    return [tag for tag in tags if _is_complete(directory / tag)]
+    return [tag for tag in _tags(directory) if _is_complete(directory / tag)]
 
 
 def stated_checkpoint(directory: Path, choice: str) -> Path:
@@ -176,25 +201,31 @@ def stated_checkpoint(directory: Path, choice: str) -> Path:
     return path
 
 
-def require_layout(directory: Path, wanted: Layout) -> None:
-    """Refuse to load a complete checkpoint into an engine that cuts its state otherwise.
+def read_layout(directory: Path) -> Layout:
+    """Return the layout that a complete checkpoint was written with."""
+    return Layout(**read_manifest(directory)["layout"])
 
-    Raises:
-        CheckpointError: World size, ZeRO stage or dtype differ.
-    """
-    found = Layout(**json.loads((directory / _COMPLETE).read_text())["layout"])
-    if found != wanted:
-        raise CheckpointError(
-            f"{directory} was written with {found}; this launch has {wanted}. Launch it as it was, or start anew in "
-            "another --output_dir"
-        )
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return what closes a complete checkpoint: "files" with their sizes, "layout" and "best_step"."""
+    return cast("dict[str, Any]", json.loads((directory / _COMPLETE).read_text()))
+
+
+def _tags(directory: Path) -> list[str]:
+    if not directory.is_dir():
+        return []
+    return sorted(path.name for path in directory.iterdir() if _TAG.fullmatch(path.name))
 
 
 def _is_complete(directory: Path) -> bool:
     manifest = directory / _COMPLETE
     if not manifest.is_file():
         return False
-    files = json.loads(manifest.read_text())["files"]
-    return all(
-        (directory / name).is_file() and (directory / name).stat().st_size == size for name, size in files.items()
+    try:
+        content = read_manifest(directory)
+        best, files = content["best_step"], content["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged disk: the file itself is written atomically
+        return False
+    return (best is None or best_directory(directory.parent, best).is_dir()) and all(
+        (directory / name).is_file() and (directory / name).stat().st_size == size for name, size in files
     )

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
+import torch.distributed as dist
 from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
+from tinybert_ds.engine.agreement import Agreement
+from tinybert_ds.engine.best import keep_best
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
 from tinybert_ds.engine.communication import watched_collectives
 from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_forward
+from tinybert_ds.engine.health import Health, require_finite, skipped_step
 from tinybert_ds.engine.lessons import Lessons, pin
 from tinybert_ds.engine.monitor import Monitor, Stopwatch
+from tinybert_ds.engine.preemption import Preemption
+from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import gradient_norm
-from tinybert_ds.errors import TrainingError
+from tinybert_ds.errors import PreemptedError
 from tinybert_ds.types import Batch, EncoderOutput
 
 
@@ -33,6 +40,11 @@ class Plan:
     accumulation: int
     seed: int
 
+    def is_looked_at(self, step: int) -> bool:
+        """Whether the numbers of this step are read: they are logged, or something rests on them."""
+        intervals = (self.logging_steps, self.checkpoint_steps, self.evaluation_steps)
+        return any(self.is_due(interval, step) for interval in intervals)
+
     def is_due(self, interval: int | None, step: int) -> bool:
         """Whether something that happens every `interval` steps, and at the end, happens after this step."""
         return interval is not None and (step % interval == 0 or step == self.total_steps)
@@ -44,7 +56,6 @@ class Evaluation:
 
     run: Callable[[], dict[str, float]]  # metrics by name, "eval_...", the same on all ranks
     score: str | None  # the metric whose highest value is the best; None: the last state is the result
-    keep_best: Callable[[], None]  # writes the current student as the best one
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,15 @@ class StudentRun:
     checkpoints: Checkpoints
     monitor: Monitor
     evaluation: Evaluation | None
+    export: Callable[[Path], None]  # writes the student as it is to a directory; called on all ranks
+    health: Health
+
+
+class Guards(NamedTuple):
+    """What looks after the process that trains."""
+
+    preemption: Preemption
+    stall: StallWatch
 
 
 class Step(NamedTuple):
@@ -73,38 +93,52 @@ class Step(NamedTuple):
         return sum(real for real, _ in counts), sum(computed for _, computed in counts)
 
 
-def train(runs: Sequence[StudentRun], lessons: Lessons, source: BatchSource, plan: Plan, world: World) -> None:
-    """Take all students, which stand at the same step, to the end of the plan; their states are kept up to date."""
+def train(
+    runs: Sequence[StudentRun], lessons: Lessons, source: BatchSource, plan: Plan, world: World, guards: Guards
+) -> None:
+    """Take all students, which stand at the same step, to the end of the plan; their states are kept up to date.
+
+    Raises:
+        PreemptedError: Some rank was asked to stop; all students are saved.
+        UserError: On all ranks: data that cannot be read, numbers that are none any more, a checkpoint that cannot be
+            written.
+    """
     stopwatch = Stopwatch(world.device)
+    agreement = Agreement(world)
     engines = [run.engine for run in runs]
     for engine in engines:
         engine.train()
-    first_step = runs[0].state.step
+    first_step = saved_step = runs[0].state.step
     batches = prefetch(with_following(global_batches(source, first_step, plan, world)))
     with closing(batches) as steps, watched_collectives(stopwatch, world.size):
         for _ in range(first_step, plan.total_steps):
             with stopwatch.measure("data"):
-                step = next(steps)
-            log_due = plan.is_due(plan.logging_steps, step.number)
+                step = agreement.draw(steps, stop=guards.preemption.asked)
+            if step is None:
+                stop(runs, saved_step, guards.preemption)
+            looked_at = plan.is_looked_at(step.number)
             all_terms = optimizer_step(
-                engines, lessons, step, stopwatch, seed=plan.seed, rank=world.rank, log_due=log_due
+                engines, lessons, step, stopwatch, seed=plan.seed, rank=world.rank, need_value=looked_at
             )
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
             for run in runs:
                 run.state.step = step.number
                 run.state.samples += step.num_samples
                 run.monitor.advance()
-            if log_due:
+            examine(runs, all_terms, looked_at=looked_at)
+            if plan.is_due(plan.logging_steps, step.number):
                 clock = stopwatch.read()
                 for run, terms in zip(runs, all_terms, strict=True):
-                    log_step(run.monitor, run.state, terms, step, clock, world)
+                    log_step(run, terms, step, clock, world)
             if plan.is_due(plan.evaluation_steps, step.number):
                 with stopwatch.measure("evaluation"):
                     for run in runs:
-                        evaluate(run)
+                        evaluate(run, world)
             if plan.is_due(plan.checkpoint_steps, step.number):
                 with stopwatch.measure("save"):
                     save(runs)
+                saved_step = step.number
+            guards.stall.alive(f"step {step.number}")
     rest = stopwatch.read()  # what came after the last logged step
     for run in runs:
         run.monitor.account(rest)
@@ -117,6 +151,34 @@ def save(runs: Sequence[StudentRun]) -> None:
         run.checkpoints.save(run.engine, run.state)
     for run in runs:
         run.checkpoints.prune()
+
+
+def stop(runs: Sequence[StudentRun], saved_step: int, preemption: Preemption) -> NoReturn:
+    """Save all students where they stand, unless a checkpoint has them so, and leave."""
+    step = runs[0].state.step
+    if step != saved_step:
+        for run in runs:
+            run.health.require_sound(run.checkpoints.last_good)
+        save(runs)
+    dist.barrier()
+    preemption.done()
+    where = f"at step {step} with everything saved" if step else "before the first step"
+    raise PreemptedError(f"preempted {where}; start the same command again to go on")
+
+
+def examine(runs: Sequence[StudentRun], all_terms: Sequence[Mapping[str, Tensor | float]], *, looked_at: bool) -> None:
+    """Watch the numbers of a step, and stop where one that was seen since the last look is none.
+
+    A step that fp16's loss scaler has left out changed nothing, and is not held against the student.
+    """
+    for run, terms in zip(runs, all_terms, strict=True):
+        if not skipped_step(run.engine, run.state.step, run.checkpoints.last_good):
+            if looked_at:
+                run.health.watch(run.state.step, "loss", terms["loss"])
+            if "grad_norm" in terms:
+                run.health.watch(run.state.step, "gradient norm", terms["grad_norm"])
+        if looked_at:
+            run.health.require_sound(run.checkpoints.last_good)
 
 
 def global_batches(source: BatchSource, first_step: int, plan: Plan, world: World) -> Iterator[Step]:
@@ -168,13 +230,13 @@ def optimizer_step(
     *,
     seed: int,
     rank: int,
-    log_due: bool,
+    need_value: bool,
 ) -> list[dict[str, Tensor | float]]:
     """Forward, backward and step of every student over this rank's micro-batches of one global batch.
 
     Returns:
-        For each student this rank's mean of each scalar loss term, still on the device; "learning_rate"; "grad_norm"
-        (global, before clipping). Where no log is due the losses may be NaN and the norm is left out.
+        For each student this rank's mean of each scalar loss term, still on the device, which may be NaN without
+        `need_value`; "learning_rate"; and where the engine knows it, "grad_norm" (global, before clipping).
     """
     means: list[dict[str, Tensor | float]] = [{"learning_rate": float(engine.get_lr()[0])} for engine in engines]
     followings = [*step.micro_batches[1:], step.following]
@@ -185,7 +247,7 @@ def optimizer_step(
         for engine, mean in zip(engines, means, strict=True):
             with stopwatch.measure("student"):
                 seed_forward(seed, step.number, index, rank)
-                terms = backward_and_step(engine, batch, teacher_output, need_norm=log_due and last, need_value=log_due)
+                terms = backward_and_step(engine, batch, teacher_output, need_norm=last, need_value=need_value)
             for name, value in terms.items():
                 share = value if name == "grad_norm" else value / len(step.micro_batches)
                 mean[name] = mean.get(name, 0.0) + share
@@ -202,19 +264,16 @@ def backward_and_step(
     engine.step()
     scalars: dict[str, Tensor | float] = {name: value.detach() for name, value in terms.items() if value.dim() == 0}
     if need_norm:
-        scalars["grad_norm"] = norm if norm is not None else float(engine.get_global_grad_norm() or 0.0)
+        norm = engine.get_global_grad_norm() if norm is None else norm
+    if norm is not None:
+        scalars["grad_norm"] = norm
     return scalars
 
 
 def log_step(
-    monitor: Monitor,
-    state: TrainingState,
-    terms: dict[str, Tensor | float],
-    step: Step,
-    clock: dict[str, float],
-    world: World,
+    run: StudentRun, terms: Mapping[str, Tensor | float], step: Step, clock: dict[str, float], world: World
 ) -> None:
-    """Average over the ranks, stop on a loss that is no number, and write the step."""
+    """Average over the ranks and write the step."""
     real, computed = step.token_counts()
     values = mean_over_ranks(
         {
@@ -225,24 +284,23 @@ def log_step(
         },
         world,
     )
-    if not math.isfinite(values["loss"]):
-        raise TrainingError(
-            f"the loss at step {state.step} is {values['loss']}; lower --learning_rate or train in fp32 or bf16. "
-            "The checkpoints before this step are intact"
-        )
+    if run.engine.fp16_enabled():
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # of a step left out
+        values["skipped_steps"] = run.engine.skipped_steps
     clock = {**clock, "tokens_per_second": values.pop("speed") * world.size}
     padding_share = 1 - values.pop("real") / values.pop("computed")
-    place = {"epoch": step.epoch, "samples": state.samples}
-    monitor.log_step(state.step, {**values, "padding_share": padding_share, **place}, clock)
+    place = {"epoch": step.epoch, "samples": run.state.samples}
+    run.monitor.log_step(step.number, {**values, "padding_share": padding_share, **place}, clock)
 
 
-def evaluate(run: StudentRun) -> None:
+def evaluate(run: StudentRun, world: World) -> None:
     """Evaluate a student, log, and keep it if it is the best so far."""
     if run.evaluation is None:
         return
     run.engine.eval()
     metrics = run.evaluation.run()
     run.engine.train()
+    require_finite(metrics, run.state.step, run.checkpoints.last_good)
     run.state.metrics = metrics
     run.monitor.log_evaluation(run.state.step, metrics)
     if run.evaluation.score is None:
@@ -250,4 +308,4 @@ def evaluate(run: StudentRun) -> None:
     score = metrics[run.evaluation.score]
     if run.state.best_score is None or score > run.state.best_score:
         run.state.best_score, run.state.best_step = score, run.state.step
-        run.evaluation.keep_best()
+        keep_best(run.checkpoints.directory, run.state.step, run.export, world)

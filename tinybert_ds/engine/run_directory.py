@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from tinybert_ds.engine.checkpoint import DIRECTORY, stated_checkpoint
+from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, stated_checkpoint
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import write_atomically
 
@@ -49,7 +49,7 @@ class RunDirectory:
             raise ConfigError(f"--output_dir {self.path} is a file; give a directory")
         record = self.record()
         if resume not in ("auto", "never"):
-            stated_checkpoint(self.path / DIRECTORY, resume)
+            stated_checkpoint(self.path / CHECKPOINT_DIRECTORY, resume)
         if record is None:
             self._refuse_foreign_files()
             return

@@ -86,16 +86,17 @@ def _masters(optimizer: FP16_UnfusedOptimizer) -> list[tuple[Tensor, Tensor]]:
     return [pair for fp32, fp16 in groups for pair in zip(fp32, fp16, strict=True)]
 
 
-def gradient_norm(engine: Any) -> float | None:
+def gradient_norm(engine: Any) -> Tensor | None:
     """Global gradient norm before clipping, read between `backward` and `step`, where ZeRO leaves gradients in place.
 
     Returns:
-        The norm; None for an engine that computes it inside `step` (ask `engine.get_global_grad_norm()` afterwards).
+        The norm, still on the device; None for an engine that computes it inside `step` (ask
+        `engine.get_global_grad_norm()` afterwards).
     """
     if engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled():
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:

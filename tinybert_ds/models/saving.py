@@ -6,6 +6,7 @@ import copy
 import filecmp
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,16 @@ def save_student(
             "this package, or its predictions differ",
             directory,
         )
+
+
+def copy_student(source: str | Path, directory: str | Path) -> None:
+    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
+        for file in Path(source).iterdir():
+            shutil.copyfile(file, Path(name) / file.name)
+        _replace(Path(name), directory)
 
 
 def load_projections(directory: str | Path) -> dict[str, Tensor] | None:

@@ -129,7 +129,7 @@ def _student_module(
     return DistilledStudent(encoder, objective, part)
 
 
-def export_student(engine: Any, tokenizer: Any, directory: Path, world: World) -> None:
+def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World) -> None:
     """Write the engine's student as a Hugging Face directory, with its projections; called on all ranks."""
     state = full_state(engine)
     model_state = _with_prefix(state, _ENCODER_PREFIX)

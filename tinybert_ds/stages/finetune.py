@@ -72,16 +72,10 @@ def _fine_tune(session: Session[FinetuneArguments], inputs: _Inputs) -> dict[str
         compile_encoders((encoder,), world.device, wanted=arguments.compile)
         module = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
 
-        def export(engine: Any) -> None:
-            export_student(engine, tokenizer, session.output_dir, world)
-
         def evaluation(engine: Any) -> Evaluation:
-            return Evaluation(
-                run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world),
-                score=task.score,
-                keep_best=lambda: export(engine),
-            )
+            return Evaluation(run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world), score=task.score)
 
+        export = partial(export_student, tokenizer=tokenizer, world=world)
         return Models(None, [Learner(module, evaluation, export)])
 
     identity = {

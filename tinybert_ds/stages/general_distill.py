@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,16 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 losses = mean_loss(engine, teacher, held_out, world)
                 return {f"eval_{name}": value for name, value in losses.items()}
 
-            return Evaluation(run=run, score=None, keep_best=lambda: None)
+            return Evaluation(run=run, score=None)
 
-        def export(directory: Path, engine: Any) -> None:
+        def export(engine: Any, directory: Path) -> None:
             corpora.finish_verification()
-            export_student(engine, tokenizer, directory, world)
+            export_student(engine, directory, tokenizer=tokenizer, world=world)
 
-        learners = [
-            Learner(module, evaluation, partial(export, candidate.directory))
-            for module, candidate in zip(modules, candidates, strict=True)
-        ]
+        learners = [Learner(module, evaluation, export) for module in modules]
         return Models(teacher, learners)
 
     run_stage(

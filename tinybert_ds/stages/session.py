@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import transformers
 
 from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments, recipe_values
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.engine.checkpoint import Checkpoints
+from tinybert_ds.engine.best import best_directory
+from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, Checkpoints
 from tinybert_ds.engine.console import set_up_console
 from tinybert_ds.engine.distributed import (
     World,
@@ -26,14 +28,19 @@ from tinybert_ds.engine.distributed import (
     run_on_main,
 )
 from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
+from tinybert_ds.engine.faults import told_plainly
+from tinybert_ds.engine.health import Health
 from tinybert_ds.engine.lessons import Lessons, side_stream
-from tinybert_ds.engine.loop import Evaluation, Plan, StudentRun, count_steps, train
+from tinybert_ds.engine.loop import Evaluation, Guards, Plan, StudentRun, count_steps, train
 from tinybert_ds.engine.monitor import Monitor
+from tinybert_ds.engine.preemption import Preemption, grace_problems
 from tinybert_ds.engine.run_directory import RunDirectory
+from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher, dtype_problems
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.hardware import choose_float32_products
+from tinybert_ds.models.saving import copy_student
 from tinybert_ds.models.student import DistilledStudent
 
 logger = logging.getLogger(__name__)
@@ -68,7 +75,7 @@ class Learner:
 
     module: DistilledStudent
     evaluation: Callable[[Any], Evaluation | None]  # from the engine
-    export: Callable[[Any], None]  # writes the engine's student to its directory; called on all ranks
+    export: Callable[[Any, Path], None]  # writes the engine's student to a directory; called on all ranks
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,8 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     if trains:
         more += dtype_problems(getattr(arguments, "teacher_dtype", "auto"), world.device)
     raise_all(problems + more)
+    if trains:
+        _check_output_dir(arguments, world)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     return Session(arguments, world, config)
 
@@ -139,7 +148,7 @@ def run_stage(
     )
     directories = _open_directories(session, targets)
     finished = [run_on_main(world, partial(directory.finished_results, total_steps)) for directory in directories]
-    known = [results for results in finished if results is not None]
+    known = [results for results in finished if results is not None and arguments.resume == "auto"]
     if len(known) == len(targets):
         for target in targets:
             logger.info("%s in %s is finished (%d steps); nothing to do", title, target.directory, total_steps)
@@ -156,16 +165,28 @@ def run_stage(
         seed=arguments.seed,
     )
     side = side_stream(world.device, wanted=getattr(arguments, "overlap_teacher", False))
-    train(runs, Lessons(models.teacher, world.device, side), source, plan, world)
-    all_results = []
-    for target, directory, learner, run in zip(targets, directories, models.learners, runs, strict=True):
-        if run.evaluation is None or run.evaluation.score is None:
-            learner.export(run.engine)
-        results = target.final_results() if target.final_results else run.state.metrics
-        run_on_main(world, partial(directory.note_finish, total_steps, results))
-        run.monitor.finish(results)
-        all_results.append(results)
-    return all_results
+    lessons = Lessons(models.teacher, world.device, side)
+    preemption = Preemption(arguments.preempt_grace_seconds)
+    stall = StallWatch(arguments.stall_timeout_seconds, session.output_dir, world.rank)
+    with stall, told_plainly(runs[0].checkpoints.last_good):
+        with preemption.listening():
+            train(runs, lessons, source, plan, world, Guards(preemption, stall))
+        return [_finish(*parts, total_steps, world) for parts in zip(targets, directories, runs, strict=True)]
+
+
+def _finish(
+    target: Target, directory: RunDirectory, run: StudentRun, total_steps: int, world: World
+) -> dict[str, float]:
+    """Fill a student's directory with its result, the best student or else the last; return its final metrics."""
+    if run.state.best_step is None:
+        run.export(target.directory)
+    else:
+        best = best_directory(run.checkpoints.directory, run.state.best_step)
+        run_on_main(world, lambda: copy_student(best, target.directory))
+    results = target.final_results() if target.final_results else run.state.metrics
+    run_on_main(world, partial(directory.note_finish, total_steps, results))
+    run.monitor.finish(results)
+    return results
 
 
 def _open_directories(session: Session[Any], targets: Sequence[Target]) -> list[RunDirectory]:
@@ -192,7 +213,9 @@ def _start_runs(
 ) -> list[StudentRun]:
     """Make the engines and take them to where the run stands."""
     arguments, world = session.arguments, session.world
-    all_checkpoints = [Checkpoints(t.directory / "checkpoints", world, arguments.save_total_limit) for t in targets]
+    all_checkpoints = [
+        Checkpoints(t.directory / CHECKPOINT_DIRECTORY, world, arguments.save_total_limit) for t in targets
+    ]
     choices = run_on_main(world, partial(common_choices, all_checkpoints, arguments.resume))
     runs = []
     for number, (target, learner, checkpoints, choice) in enumerate(
@@ -227,7 +250,8 @@ def _start_runs(
             show_bar=number == 0,
         )
         monitor.describe(dataclasses.asdict(arguments), config, world.size)
-        runs.append(StudentRun(engine, state, checkpoints, monitor, evaluation))
+        export = partial(learner.export, engine)
+        runs.append(StudentRun(engine, state, checkpoints, monitor, evaluation, export, Health(world.device)))
     return runs
 
 
@@ -260,7 +284,15 @@ def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], lis
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
     if config.get("scheduler") and not more:
         logger.info("learning rate: %s of the DeepSpeed config instead of --lr_schedule", config["scheduler"]["type"])
-    return config, problems + more
+    return config, problems + more + grace_problems(arguments.preempt_grace_seconds, os.environ)
+
+
+def _check_output_dir(arguments: Any, world: World) -> None:
+    """Look into the directory at once: to count or to tokenise the data may take long. Several have one each."""
+    students = getattr(arguments, "student_model", "")
+    if isinstance(students, str) or len(students) == 1:
+        directory = RunDirectory(Path(arguments.output_dir))
+        run_on_main(world, partial(directory.check, _common_identity(arguments), resume=arguments.resume))
 
 
 def _common_identity(arguments: Any) -> dict[str, Any]:

@@ -188,9 +188,9 @@ def _intermediate_models(
             losses = mean_loss(engine, teacher, held_out, world)
             return {f"eval_{name}": value for name, value in losses.items()}
 
-        return Evaluation(run=run, score=None, keep_best=lambda: None)
+        return Evaluation(run=run, score=None)
 
-    export = partial(export_student, tokenizer=tokenizer, directory=session.output_dir, world=world)
+    export = partial(export_student, tokenizer=tokenizer, world=world)
     return Models(teacher, [Learner(module, evaluation, export)])
 
 
@@ -216,16 +216,10 @@ def _prediction_models(
     )
     module = DistilledStudent(student_encoder, objective)
 
-    def export(engine: Any) -> None:
-        export_student(engine, tokenizer, session.output_dir, world)
-
     def evaluation(engine: Any) -> Evaluation:
-        return Evaluation(
-            run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world),
-            score=task.score,
-            keep_best=lambda: export(engine),
-        )
+        return Evaluation(run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world), score=task.score)
 
+    export = partial(export_student, tokenizer=tokenizer, world=world)
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
     teacher = logits_teacher(session, task) if weights.teacher else None
     return Models(teacher, [Learner(module, evaluation, export)])

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from tinybert_ds.engine.agreement import Agreement
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.errors import DataError
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def test_a_rank_that_wishes_to_stop_draws_nothing_and_else_the_next_item():
+    agreement = Agreement(ALONE)
+    items = iter("ab")
+    assert agreement.draw(items, stop=False) == "a"
+    assert agreement.draw(items, stop=True) is None
+
+
+@pytest.mark.usefixtures("one_rank_group")
+def test_a_file_that_cannot_be_read_is_the_users_to_mend():
+    def items():
+        raise OSError(5, "Input/output error", "shard-00000.bin")
+        yield
+
+    with pytest.raises(DataError, match=r"rank 0 cannot read the training data: .*Input/output error.*shard-00000"):
+        Agreement(ALONE).draw(items(), stop=False)

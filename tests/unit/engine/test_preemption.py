@@ -1,0 +1,53 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tinybert_ds.engine.preemption import Preemption, grace_problems
+from tinybert_ds.errors import EXIT_FAULT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_noted_and_kills_nobody(number):
+    before = signal.getsignal(number)
+    preemption = Preemption(60)
+    with preemption.listening():
+        assert not preemption.asked
+        os.kill(os.getpid(), number)
+        assert preemption.asked
+        os.kill(os.getpid(), number)  # once more: a scheduler may be impatient
+        preemption.done()
+    assert signal.getsignal(number) is signal.SIG_IGN, "a late signal would kill a rank that is about to leave"
+    signal.signal(number, before)
+
+
+def test_without_a_signal_all_is_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption(60).listening():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_rank_that_cannot_save_within_its_grace_leaves_by_itself():
+    code = textwrap.dedent(
+        """
+        import os, signal, time
+        from tinybert_ds.engine.preemption import Preemption
+        with Preemption(0.2).listening():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(60)
+        """
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert finished.returncode == EXIT_FAULT
+    assert "within --preempt_grace_seconds 0.2" in finished.stderr
+
+
+def test_more_grace_than_the_launcher_gives_is_refused_under_the_launcher_only():
+    assert grace_problems(25, {"CROSS_SIZE": "1"}) == []
+    assert grace_problems(120, {"RANK": "0"}) == []
+    assert "kills its ranks 30 s after" in grace_problems(31, {"CROSS_SIZE": "1"})[0]
+    assert "must be above 0" in grace_problems(0, {})[0]

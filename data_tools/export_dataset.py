@@ -20,7 +20,7 @@ import datasets
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.table_formats import file_format
-from tinybert_ds.data.task_spec import SplitFile, describe_labels
+from tinybert_ds.data.task_spec import SplitFile, describe_labels, file_spelling
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
@@ -138,9 +138,7 @@ def _labels(spec: TaskSpec, rows: Any, column: str, place: str) -> list[str]:
                 f"{place}, row {row}, column {column}: {word!r} is no label of task {spec.name}; it has "
                 f"{describe_labels(spec)}"
             )
-        found.append(
-            str(label) if spec.label_aliases.get(str(label)) == spec.label_names[label] else spec.label_names[label]
-        )
+        found.append(file_spelling(spec, label))
     return found
 
 

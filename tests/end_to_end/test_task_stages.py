@@ -94,9 +94,14 @@ def test_the_prediction_stage_keeps_the_student_of_its_best_evaluation(predicted
 
 def test_evaluation_alone_gives_the_same_figure_on_two_ranks(inputs, predicted, tmp_path):
     words = ["--do_eval", "--student_model", predicted, "--data_dir", inputs / "task", *TASK]
-    words += ["--output_dir", tmp_path / "eval", "--eval_batch_size", 4]
+    words += ["--output_dir", tmp_path / "eval", "--eval_batch_size", 4, "--predict_split", "dev"]
     run_ranks("task_distill", words, world_size=2, log=tmp_path / "log").check()
     results = json.loads((tmp_path / "eval" / "eval_results.json").read_text())
+    gold = [line.split("\t")[1] for line in (inputs / "task" / "dev.tsv").read_text().splitlines()[1:]]
+    lines = [line.split("\t") for line in (tmp_path / "eval" / "predictions_dev.tsv").read_text().splitlines()[1:]]
+    assert [index for index, _ in lines] == [str(number) for number in range(len(gold))]
+    hits = sum(word == label for (_, word), label in zip(lines, gold, strict=True))
+    assert results["eval_accuracy"] == pytest.approx(hits / len(gold))
     assert results == json.loads((predicted / "eval_results.json").read_text())
 
 

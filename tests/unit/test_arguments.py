@@ -136,6 +136,7 @@ def test_a_student_from_scratch_needs_a_tokenizer():
         (["--pred_distill", "--projection", "shared"], "--projection shared"),
         (["--pred_distill", "--layer_map", "last"], "--layer_map last"),
         (["--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
+        (["--predict_split", "test"], "--predict_split is for --do_eval"),
         (["--label_weight", "1"], "--label_weight 1.0 is for --pred_distill"),
         (["--pred_distill", "--hidden_weight", "0"], "--hidden_weight 0.0 is for the intermediate stage"),
         (["--attention_weight", "-1"], "--attention_weight is -1.0; it must not be negative"),

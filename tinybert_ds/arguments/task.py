@@ -101,6 +101,9 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
     )
     pred_distill: bool = option("Distil the prediction layer instead of the intermediate layers.", False)
     do_eval: bool = option("Evaluate --student_model on the task; nothing is trained.", False)
+    predict_split: str | None = option(
+        "With --do_eval: write predictions for this split too, such as test, labelled or not.", None
+    )
     aug_train: bool = option("Train on train_aug.tsv (data_tools/data_augmentation.py) instead of train.tsv.", False)
     temperature: float = option("With --pred_distill: temperature of the soft labels.", 1.0)
     squared_temperature: bool = option(
@@ -142,6 +145,8 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
         found = super().problems() + self.task_problems()
         if self.do_eval and self.pred_distill:
             found.append("--do_eval and --pred_distill contradict each other; run them one after the other")
+        if self.predict_split is not None and not self.do_eval:
+            found.append("--predict_split is for --do_eval; leave it out of training")
         if self.do_eval and self.recipe is not None:
             found.append("--recipe is for training; leave it out of --do_eval")
         if not self.do_eval and self.teacher_model is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.metrics import Values
 from tinybert_ds.data.task_files import read_table
-from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec, file_spelling
 from tinybert_ds.errors import DataError
 
 SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
@@ -78,8 +78,7 @@ def format_predictions(spec: TaskSpec, index: Sequence[str], predictions: Values
         low, high = spec.score_range or (float("-inf"), float("inf"))
         words = [f"{min(max(float(score), low), high):.3f}" for score in predictions]
     else:
-        numbered = bool(spec.label_aliases)
-        words = [str(int(label)) if numbered else spec.label_names[int(label)] for label in predictions]
+        words = [file_spelling(spec, int(label)) for label in predictions]
     return "index\tprediction\n" + "".join(f"{i}\t{word}\n" for i, word in zip(index, words, strict=True))
 
 

@@ -72,6 +72,12 @@ def label_ids(spec: TaskSpec) -> dict[str, int]:
     return {**{alias: ids[name.lower()] for alias, name in spec.label_aliases.items()}, **ids}
 
 
+def file_spelling(spec: TaskSpec, label: int) -> str:
+    """Return a class as the task's files spell it: its number where they number the classes so, else its name."""
+    name = spec.label_names[label]
+    return str(label) if spec.label_aliases.get(str(label)) == name else name
+
+
 def describe_labels(spec: TaskSpec) -> str:
     """Return the allowed labels for messages: `negative (or 0), positive (or 1)`."""
     spellings = {name: [a for a, n in spec.label_aliases.items() if n == name] for name in spec.label_names}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.engine.distributed import run_on_main
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.teacher import teacher_dtype
-from tinybert_ds.errors import raise_all
+from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.files import write_atomically
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -23,6 +27,7 @@ from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
+    load_fine_tuned,
     logits_encoder,
     require_results_directory,
     task_columns,
@@ -31,6 +36,8 @@ from tinybert_ds.stages.evaluate import (
 from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 from tinybert_ds.stages.task_data import TaskData, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,16 +55,27 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     config = read_config(arguments.student_model, role="model")
     tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
-    task = load_task(arguments, tokenizer, spec.eval_splits, model_config=config, world=session.world)
-    results = evaluate_directory(
+    wanted = arguments.predict_split
+    if wanted is not None and wanted not in spec.splits:
+        raise ConfigError(f"--predict_split {wanted}: task {spec.name} has the splits {', '.join(spec.splits)}")
+    splits = dict.fromkeys((*spec.eval_splits, *([wanted] if wanted else [])))
+    task = load_task(arguments, tokenizer, list(splits), model_config=config, world=session.world)
+    model = load_fine_tuned(
         arguments.student_model,
         task,
-        batch_size=arguments.eval_batch_size,
         world=session.world,
         pooler_relu=arguments.pooler_relu,
         stated_labels=arguments.stated_labels,
     )
+    batch_size = arguments.eval_batch_size
+    results = task.evaluate_all(model.module, batch_size, session.world, columns=model.columns)
     write_results(session.output_dir, results, session.world)
+    if wanted is not None:
+        predictions = task.predict(model.module, wanted, batch_size, session.world, columns=model.columns)
+        content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
+        path = session.output_dir / f"predictions_{wanted}.tsv"
+        run_on_main(session.world, lambda: write_atomically(path, content))
+        logger.info("predictions: %s", path)
 
 
 def _distill(session: Session[TaskDistillArguments]) -> None:

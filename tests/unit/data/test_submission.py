@@ -1,5 +1,6 @@
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ from tinybert_ds.errors import DataError
 def test_predictions_are_written_as_the_benchmark_spells_them(task, predictions, words):
     content = format_predictions(TASKS[task], ["7", "9"], np.array(predictions))
     assert content == f"index\tprediction\n7\t{words[0]}\n9\t{words[1]}\n"
+
+
+def test_a_task_of_the_users_own_gets_its_labels_names_unless_its_files_number_them():
+    own = replace(TASKS["rte"], name="own", label_names=("ham", "spam"), label_aliases={"h": "ham"})
+    assert format_predictions(own, ["0"], np.array([0])).endswith("0\tham\n")
+    numbered = replace(own, label_aliases={"0": "ham", "1": "spam"})
+    assert format_predictions(numbered, ["0"], np.array([1])).endswith("0\t1\n")
 
 
 def test_rows_are_known_by_the_index_of_their_file_or_by_their_number(tmp_path):

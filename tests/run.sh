@@ -13,7 +13,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 two_hosts="iproute2 openssh-server openssh-client pdsh"
 have_two_hosts() { command -v ip && command -v sshd && command -v ssh && command -v pdsh; } >/dev/null
 if ! have_two_hosts && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then
-    export DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # no service is started
     # shellcheck disable=SC2086 # several packages
     { timeout 120 apt-get update && timeout 180 apt-get install -y --no-install-recommends $two_hosts; } >/dev/null 2>&1 ||
         echo "could not install $two_hosts; the tests that need them will be skipped"

@@ -99,6 +99,21 @@ def test_a_run_over_two_hosts_that_is_killed_on_one_goes_on_where_it_was(
     assert read_metrics(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
+def test_hosts_that_start_their_own_ranks_without_ssh_train_together(hosts, short, expected, tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("".join(f"{host.name} slots=1\n" for host in hosts))
+    launchers = []
+    for place, host in enumerate(hosts):
+        command = ["bash", ROOT / "launchers" / "run_hostfile.sh", "--hostfile", hostfile, "--no_ssh"]
+        command += ["--node_rank", place, "--master_addr", hosts[0].address, "general_distill"]
+        command += [*short, "--output_dir", tmp_path / "out"]
+        launchers.append(start(host, command, tmp_path / f"{host.name}.log"))
+    logs = "".join((tmp_path / f"{host.name}.log").read_text() for host in hosts)
+    assert [launcher.wait(timeout=TIMEOUT_SECONDS) for launcher in launchers] == [0, 0], logs
+    assert read_metrics(tmp_path / "out") == expected
+
+
 def test_a_host_that_does_not_answer_is_named_before_anything_starts(hosts, tmp_path):
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("nodeC slots=1\nnodeA slots=1\n")

@@ -1,6 +1,6 @@
 """Reading a corpus: batches against the published arrays, padding, and the time to the first batch.
 
-    python tests/benchmarks/bench_reading.py SHARDS [--rounds 5] [--gigabytes 1]
+    python tests/benchmarks/bench_reading.py SHARDS [--rounds 5] [--gigabytes 1] [--readme SECTION]
 
 SHARDS is an output of pregenerate_training_data.py; 25 MB of text are enough. One pass is one epoch of it in batches of
 64 x 128, everything included: spans, pairs, masks, padding, tensors. The peer is the published dataset written anew:
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, write_csv
+from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, update_readme, write_csv
 from tinybert_ds.data.batching import token_counts
 from tinybert_ds.data.blocks import COUNTS_DIRECTORY
 from tinybert_ds.data.corpus import CorpusSource
@@ -196,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 256, 1024], help="for the padding")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512], help="for the padding")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of README.md")
     values = parser.parse_args(arguments)
     torch.set_num_threads(1)  # figures are per core
     padding = measure_padding(values.shards, values.batch_sizes, values.lengths)
@@ -204,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         rows += measure_start(repeat_corpus(values.shards, Path(folder) / "repeated", values.gigabytes), values.rounds)
     write_csv(values.out / "padding.csv", padding)
     write_csv(values.out / "reading.csv", rows)
+    if values.readme:
+        update_readme(values.readme, rows)
     return rows
 
 

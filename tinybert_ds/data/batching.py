@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.order import Ints, make_key, permutation
+from tinybert_ds.data.samples import PADDING_MULTIPLE
 from tinybert_ds.types import Batch, Counts
 
 Padding = Literal["valid", "reference"]
-PADDING_MULTIPLE = 8
 INFINITE_COUNTS = Counts(rows=float("inf"), tokens=float("inf"), token_pairs=float("inf"))
 
 Item = TypeVar("Item")

@@ -1,10 +1,15 @@
 """Samples as spans over the token stream: greedy chunks of sentences, sentence pairs, random second segments.
 
-Source: the sample making of BERT (Devlin et al. 2019, appendix A.2) and its published code, with four deliberate
-differences. A chunk ends before the sentence that would not fit, and a sentence longer than a sample is cut in pieces:
-every token is used once in an epoch and nothing is truncated. Of the last sentence ends that fit, a chunk takes the one
-that leaves the least padding. A chunk of one sentence stays alone instead of being joined with a random one. Random
-second segments are exchanged between chunks, not drawn, so that none is used twice.
+Source: the sample making of BERT (Devlin et al. 2019, appendix A.2) and its published code, with these deliberate
+differences, which tests/unit/data/test_published_sampling.py sets beside the published rule:
+
+- A chunk ends before the sentence that would not fit, where the published rule takes it and cuts the longer segment; a
+  sentence longer than a sample is cut in pieces. So every token is used once in an epoch, samples are shorter by about
+  half a sentence, and segments of equal length are no more frequent than others.
+- Of the last sentence ends that fit, a chunk takes the one that leaves the least padding.
+- A chunk of one sentence stays alone instead of being joined with a random one.
+- Random second segments are exchanged inside a window between chunks whose second segments are of near-equal length,
+  not drawn from the whole corpus: none is used twice, and only the few tokens by which a pair is too long are cut.
 
 s sentences, d documents, p pieces, n samples.
 """
@@ -19,7 +24,7 @@ from numpy.typing import NDArray
 from tinybert_ds.data.order import Ints, binomial_half, integers, make_key, random_bits, uniforms
 
 RANDOM_SECOND_PROBABILITY = 0.5
-ALIGNMENT = 8  # rows are padded to a multiple of it (batching.PADDING_MULTIPLE)
+PADDING_MULTIPLE = 8  # rows are padded to a multiple of it
 _ENDS_LOOKED_AT = 3
 _SHORTER_COST = 0.005  # share of the computed tokens that a sentence less must save
 _NEAR_LENGTH_ROUNDS = 4
@@ -107,7 +112,7 @@ def choose_ends(fits: Ints, bounds: Ints, origins: Ints, overhead: int) -> Ints:
     for back in range(_ENDS_LOOKED_AT):
         ends = np.maximum(fits - back, begins + 1)
         tokens = bounds[ends] - origins
-        computed = -(-(tokens + overhead) // ALIGNMENT) * ALIGNMENT
+        computed = -(-(tokens + overhead) // PADDING_MULTIPLE) * PADDING_MULTIPLE
         cost = computed / np.maximum(tokens, 1) * (1 + back * _SHORTER_COST)
         best = np.where(cost < best_cost, ends, best)
         best_cost = np.minimum(cost, best_cost)

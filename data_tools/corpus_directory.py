@@ -32,6 +32,7 @@ from tinybert_ds.data.manifest import (
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.progress import progress_bar
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
@@ -94,7 +95,7 @@ class WorkDirectory:
         """
         while pending := [n for n, source in enumerate(sources) if self._hashes(n, source) is None]:
             did = False
-            for number in pending:
+            for number in _with_bar(pending):
                 source, name = sources[number], _hashes_name(number)
                 with self.claims.take(name, again=True) as claim:
                     if claim is None or self._hashes(number, source) is not None:
@@ -296,6 +297,13 @@ def _states(source: Source) -> list[list[int]]:
     """What shows without reading them that files are still the same."""
     statuses = [item.path.stat() for item in source if item.path is not None]
     return [[status.st_size, status.st_mtime_ns] for status in statuses]
+
+
+def _with_bar(pending: Sequence[int]) -> Iterator[int]:
+    with progress_bar(total=len(pending), desc="hashing inputs", unit="input") as bar:
+        for number in pending:
+            yield number
+            bar.update()
 
 
 def _hash_input(item: TextInput, skip_bad_input: bool) -> list[Any] | None:

@@ -123,12 +123,7 @@ def resolve_config(
     parts = world_size * arguments.gradient_accumulation_steps
     micro_batch_size, remainder = divmod(arguments.train_batch_size, parts)
     if remainder or not micro_batch_size:
-        lower = micro_batch_size * parts
-        fitting = " or ".join(str(size) for size in (lower, lower + parts) if size)
-        problems.append(
-            f"--train_batch_size {arguments.train_batch_size} does not divide over {world_size} rank(s) x "
-            f"{arguments.gradient_accumulation_steps} accumulation step(s); take {fitting}"
-        )
+        problems.append(_indivisible(arguments, world_size))
     problems += _fill_optimizer(config, device_type)
     owned = {
         "train_batch_size": arguments.train_batch_size,
@@ -180,6 +175,21 @@ def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int
         problems += _fill(config, "scheduler.params.total_num_steps", total_steps)
     scheduler["params"].setdefault("warmup_type", "linear")  # DeepSpeed's own default is logarithmic
     return problems
+
+
+def _indivisible(arguments: TrainingArguments, world_size: int) -> str:
+    """Say which batches would divide, and what would divide this one: a run that goes on must keep it."""
+    batch, parts = arguments.train_batch_size, world_size * arguments.gradient_accumulation_steps
+    batches = [size for size in (batch // parts * parts, batch // parts * parts + parts) if size]
+    divisors = [number for number in range(1, batch + 1) if batch % number == 0] or [1]
+    below = max(number for number in divisors if number <= parts)
+    above = min((number for number in divisors if number >= parts), default=below)
+    fitting, keeping = (" or ".join(map(str, sorted(sizes))) for sizes in ({*batches}, {below, above}))
+    return (
+        f"--train_batch_size {batch} does not divide over {world_size} rank(s) x "
+        f"{arguments.gradient_accumulation_steps} accumulation step(s); take {fitting}, or keep it with {keeping} "
+        "rank(s) x accumulation step(s)"
+    )
 
 
 def _misshapen(config: dict[str, Any]) -> list[str]:

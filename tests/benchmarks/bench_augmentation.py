@@ -61,7 +61,7 @@ class RandomLanguage:
         letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *".,!?'-"]
         taken = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *STOP_WORDS, "##ing"}
         self.words: list[str] = []
-        while len(self.words) + len(taken) < VOCABULARY:
+        while len(taken) < VOCABULARY:
             word = self._word(self._rng.randint(3, 9))
             if word not in taken and not word.endswith("ing"):
                 self.words.append(word)

@@ -31,7 +31,7 @@ from data_tools.ranks import Ranks, find_ranks
 from data_tools.tokenise_text import TextOptions
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
-from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, open_corpus
+from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 
@@ -239,6 +239,8 @@ def _identity(options: argparse.Namespace) -> CorpusIdentity:
             f"--masked_lm_prob is {options.masked_lm_prob}, but the tokeniser of {options.bert_model!r} has no mask "
             "token. Leave the flag away or give another model."
         )
+    if options.do_whole_word_mask:
+        continuations(tokenizer_json(tokenizer), special.vocab_size)
     return CorpusIdentity(
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         tokenizer_json=tokenizer_json(tokenizer),

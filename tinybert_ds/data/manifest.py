@@ -21,6 +21,7 @@ from tinybert_ds.files import write_atomically
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
+_CHINESE_SHARE = 0.25  # of a vocabulary; bert-base-chinese has 35 %, multilingual ones about 11 %
 _OPEN_SHARDS = 256
 
 
@@ -264,18 +265,35 @@ def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##") -> n
     """(vocab_size,) bool: which ids continue a word, for whole-word masking.
 
     Raises:
-        DataError: the corpus's tokeniser is missing or marks no pieces with `prefix`.
+        DataError: the corpus's tokeniser is missing, or does not show where words begin.
     """
     path = directory / TOKENIZER_NAME
     if not path.is_file():
         raise DataError(f"{str(path)!r} is missing; whole-word masking needs it. Write the corpus again.")
-    vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    return continuations(path.read_text(encoding="utf-8"), vocab_size, prefix)
+
+
+def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##") -> np.ndarray:
+    """(vocab_size,) bool: which ids of a tokeniser continue a word.
+
+    Raises:
+        DataError: its vocabulary does not show where words begin: it marks no pieces, or consists of Chinese
+            characters, each of which is cut off by itself.
+    """
+    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
     mask = np.zeros(vocab_size, dtype=bool)
     if isinstance(vocabulary, dict):
         mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True
+        chinese = sum(len(token) == 1 and "\u4e00" <= token <= "\u9fff" for token in vocabulary)
+        if chinese > _CHINESE_SHARE * len(vocabulary):
+            raise DataError(
+                f"whole-word masking needs to know where words begin, and this tokeniser cuts Chinese text into "
+                f"characters ({chinese:,} of its {len(vocabulary):,} tokens are one). Leave --do_whole_word_mask away: "
+                "characters are masked one by one."
+            )
     if not mask.any():
         raise DataError(
-            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; the "
-            f"tokeniser of {str(directory)!r} has none. Leave --do_whole_word_mask away."
+            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; this "
+            "tokeniser has none. Leave --do_whole_word_mask away."
         )
     return mask

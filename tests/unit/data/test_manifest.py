@@ -111,3 +111,14 @@ def test_whole_words_need_a_vocabulary_that_marks_pieces(directory):
     (directory / "tokenizer.json").unlink()
     with pytest.raises(DataError, match="missing"):
         continuation_mask(directory, 1000)
+
+
+def test_whole_words_are_refused_where_text_is_cut_into_chinese_characters(directory):
+    characters = {chr(0x4E00 + number): number for number in range(40)}
+    pieces = {f"##{number}": 40 + number for number in range(60)}
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": characters | pieces}}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"cuts Chinese text into characters \(40 of its 100 tokens"):
+        continuation_mask(directory, 1000)
+    few = dict(list(characters.items())[:15]) | pieces
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": few}}), encoding="utf-8")
+    assert continuation_mask(directory, 1000).sum() == 60

@@ -102,7 +102,7 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     if trains:
         more += dtype_problems(getattr(arguments, "teacher_dtype", "auto"), world.device)
     raise_all(problems + more)
-    if trains:
+    if trains and not getattr(arguments, "search", False):  # whose directory holds runs and is none itself
         _check_output_dir(arguments, world)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     return Session(arguments, world, config)

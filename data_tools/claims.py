@@ -64,6 +64,8 @@ class Claims:
         descriptor = os.open(self.directory / f"{name}.json", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             free = self._lock(descriptor)
+            if os.fstat(descriptor).st_nlink == 0:  # removed by whoever had the lock before
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.directory))
             if free and not again:
                 free = _parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0)) is None
             yield Claim(descriptor) if free else None

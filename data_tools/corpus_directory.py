@@ -129,6 +129,10 @@ class WorkDirectory:
             with contextlib.suppress(OSError):  # not empty
                 self.path.parent.rmdir()
 
+    def check_exists(self) -> None:
+        """Raise a `FileNotFoundError` if another process has finished the corpus and removed this."""
+        (self.path / IDENTITY_NAME).stat()
+
     def remove(self) -> None:
         """Remove it; others may be doing so as well."""
         (self.path / IDENTITY_NAME).unlink(missing_ok=True)
@@ -209,15 +213,7 @@ def finish_corpus(
             f"the corpus is empty: the inputs hold {total_bytes} bytes of text, but not one sentence that stays"
             f"{describe_report(report)}. Give text with one sentence a line and a blank line between documents."
         )
-    if listed:
-        path = job.directory / SKIPPED_NAME.format(job.first_number)
-        write_atomically(path, "".join(f"{line}\n" for line in listed))
-        other_files[path.name] = hash_file(path)
-    if job.dedup:
-        path = job.directory / HASHES_NAME.format(job.first_number)
-        surveys = (name for number in range(len(job.sources)) for name, _ in part_records(work.claims, SURVEY, number))
-        save_hashes(path, [array_path(job, name) for name in surveys])
-        other_files[path.name] = hash_file(path)
+    other_files.update(_write_other_files(job, work, listed))
     tokenizer_path = job.directory / TOKENIZER_NAME
     write_atomically(tokenizer_path, identity.tokenizer_json)
     manifest = Manifest(
@@ -236,6 +232,19 @@ def finish_corpus(
     write_manifest(job.directory, manifest)
     work.remove()
     return manifest
+
+
+def _write_other_files(job: Job, work: WorkDirectory, listed: Sequence[str]) -> dict[str, FileRecord]:
+    """What training does not read: the list of bad input and, for later extensions, the hashes of documents."""
+    paths = []
+    if listed:
+        paths.append(job.directory / SKIPPED_NAME.format(job.first_number))
+        write_atomically(paths[-1], "".join(f"{line}\n" for line in listed))
+    if job.dedup:
+        paths.append(job.directory / HASHES_NAME.format(job.first_number))
+        surveys = (name for number in range(len(job.sources)) for name, _ in part_records(work.claims, SURVEY, number))
+        save_hashes(paths[-1], [array_path(job, name) for name in surveys])
+    return {path.name: hash_file(path) for path in paths}
 
 
 def earlier_hashes(directory: Path, base: Manifest | None) -> tuple[Path, ...]:

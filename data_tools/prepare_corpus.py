@@ -92,6 +92,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="SHARE",
         help="documents with fewer letters, of any script, among what is not white space (default: 0)",
     )
+    _add_samples(parser)
+    return parser.parse_args(arguments)
+
+
+def _add_samples(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group(
         "samples", "Defaults of training, kept in the manifest; they do not change the shards."
     )
@@ -112,7 +117,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     ignored.add_argument(
         "--epochs_to_generate", type=int, default=None, help="samples are made while training, for any number of epochs"
     )
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say_what_is_ignored(options)
     inputs = _find_inputs(options)
     identity = _identity(options)
-    for _ in range(_ATTEMPTS):
+    begin = time.monotonic()
+    for attempt in range(_ATTEMPTS):
         check_output_directory(options.output_dir)
-        begin = time.monotonic()
         try:
             manifest, is_new = _prepare(options, inputs, identity, ranks)
         except FileNotFoundError:
@@ -137,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "same command again."
             ) from error
         if ranks.rank == 0:
-            if not is_new:
+            if not is_new and attempt == 0:
                 print(f"{options.output_dir} already holds this corpus, finished; nothing to do.")
             _print_counts(manifest, time.monotonic() - begin if is_new else None)
         return
@@ -211,6 +215,7 @@ def _finish(
     while True:
         with work.claims.take("finish", again=True) as claim:
             if claim is not None:
+                work.check_exists()
                 return finish_corpus(job, identity, hashes, base)
         time.sleep(0.05)  # until the directory has gone, which is a FileNotFoundError
 

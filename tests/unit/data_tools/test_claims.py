@@ -69,3 +69,13 @@ def test_the_task_of_a_process_that_dies_is_free_again(tmp_path):
 def test_a_directory_that_has_gone_is_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError), Claims(tmp_path / "gone").take("task"):
         pass
+
+
+def test_a_task_whose_file_was_removed_while_waiting_is_not_given(tmp_path, monkeypatch):
+    def remove_first(self: Claims, descriptor: int) -> bool:
+        (tmp_path / "task.json").unlink()
+        return True
+
+    monkeypatch.setattr(Claims, "_lock", remove_first)
+    with pytest.raises(FileNotFoundError), Claims(tmp_path).take("task", again=True):
+        pass

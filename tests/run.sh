@@ -22,4 +22,4 @@ fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest --numprocesses 2 --dist loadfile "$@" # a test file stays together: its runs are shared
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" # a file's tests share their runs

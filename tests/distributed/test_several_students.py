@@ -53,6 +53,7 @@ def test_each_of_two_students_is_what_it_is_alone_also_when_killed_between_their
         record = json.loads((directory / "run.json").read_text())
         (directory / "run.json").write_text(json.dumps({**record, "finished": None}))
     (out / "student-2" / "checkpoints" / "step-00000016" / "complete.json").unlink()
+    (out / "stalls").mkdir()  # as if it had ended by a stall
     resumed = run_ranks(STAGE, words, log=tmp_path / "resumed").check()
     assert resumed.output.count("resumed from") == 2
     assert resumed.output.count("(step 14)") == 2

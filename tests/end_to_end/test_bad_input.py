@@ -115,6 +115,18 @@ def test_a_student_whose_heads_vocabulary_and_depth_do_not_match_is_told_all_thr
     assert "multiple of the student's" in output
 
 
+def test_a_student_that_goes_on_with_another_tokeniser_is_refused(tmp_path, general):
+    vocabulary = [*VOCABULARY[:-2], VOCABULARY[-1], VOCABULARY[-2]]
+    student = model_directory(tmp_path / "other", vocabulary=vocabulary)
+    words = [*with_student(general, student), "--continue_train", "--output_dir", tmp_path / "out"]
+    assert "the tokenisers of" in refuse("general_distill", words, tmp_path)
+
+
+def test_an_accumulation_of_nothing_is_refused(tmp_path, general):
+    words = [*general, "--gradient_accumulation_steps", 0, "--output_dir", tmp_path / "out"]
+    assert "--gradient_accumulation_steps is 0; it must be at least 1" in refuse("general_distill", words, tmp_path)
+
+
 def test_a_teacher_whose_labels_are_not_the_tasks_is_refused(task, tmp_path):
     other = model_directory(tmp_path / "other", labels=("cat", "dog"))
     assert "--teacher_labels" in refuse("task_distill", [*task, "--teacher_model", other], tmp_path)

@@ -120,6 +120,11 @@ class TrainingArguments:
             value = getattr(self, name, None)
             if value is not None and value < 1:
                 found.append(f"--{name} is {value}; it must be at least 1")
+        found += [
+            f"--{name} is {value}; it must be a finite number"
+            for name, value in vars(self).items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
         if self.seed < 0:
             found.append(f"--seed is {self.seed}; it must not be negative")
         if not self.learning_rate > 0:

@@ -18,6 +18,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
+from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, WarmupLR
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
@@ -46,7 +47,7 @@ _SECTIONS = (
     "csv_monitor",
     "flops_profiler",
 )
-_SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
+_SCHEDULERS = {schedule.__name__: schedule for schedule in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
 
 _OWNED = {
     "train_batch_size": "--train_batch_size",
@@ -116,9 +117,9 @@ def resolve_config(
         The config for `deepspeed.initialize` (a scheduler's step counts are still "auto": see `fill_schedule`) and
         every problem found, one sentence each.
     """
-    config = copy.deepcopy(config)
+    config = _without_nulls(config)
     problems = _misshapen(config)
-    if problems:
+    if problems or min(arguments.train_batch_size, arguments.gradient_accumulation_steps) < 1:  # the latter is told
         return config, problems
     parts = world_size * arguments.gradient_accumulation_steps
     micro_batch_size, remainder = divmod(arguments.train_batch_size, parts)
@@ -139,8 +140,10 @@ def resolve_config(
                 f"--lr_schedule {arguments.lr_schedule} and the scheduler {config['scheduler']['type']} of the "
                 "DeepSpeed config are two schedules; drop one of them"
             )
-        owned["scheduler.params.warmup_max_lr"] = arguments.learning_rate
-        owned["scheduler.params.warmup_min_lr"] = 0.0
+        takes = _scheduler_parameters(config)
+        problems += _unknown_scheduler_parameters(config)
+        rates = {"warmup_max_lr": arguments.learning_rate, "warmup_min_lr": 0.0}
+        owned |= {f"scheduler.params.{name}": rate for name, rate in rates.items() if name in takes}
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]
     _fill_outputs(config, Path(arguments.output_dir))
     problems += [
@@ -171,10 +174,30 @@ def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int
     if not scheduler:
         return []
     problems = _fill(config, "scheduler.params.warmup_num_steps", max(warmup_steps, 2))
-    if scheduler.get("type") == "WarmupDecayLR":
+    if "total_num_steps" in _scheduler_parameters(config):
         problems += _fill(config, "scheduler.params.total_num_steps", total_steps)
     scheduler["params"].setdefault("warmup_type", "linear")  # DeepSpeed's own default is logarithmic
     return problems
+
+
+def _without_nulls(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy without the keys whose value is null: DeepSpeed takes its default for them."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else copy.deepcopy(value)
+        for key, value in config.items()
+        if value is not None
+    }
+
+
+def _scheduler_parameters(config: dict[str, Any]) -> set[str]:
+    names = inspect.signature(_SCHEDULERS[config["scheduler"]["type"]].__init__).parameters
+    return set(names) - {"self", "optimizer", "last_batch_iteration"}
+
+
+def _unknown_scheduler_parameters(config: dict[str, Any]) -> list[str]:
+    known = _scheduler_parameters(config)
+    unknown = sorted(set(config["scheduler"].get("params", {})) - known)
+    return [f"scheduler.params: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}"] if unknown else []
 
 
 def _indivisible(arguments: TrainingArguments, world_size: int) -> str:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinybert_ds.arguments import GeneralDistillArguments
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
+from tinybert_ds.engine.stall import DIRECTORY as STALLS
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
-from tinybert_ds.stages.distillation import Student, build_intermediate, export_student
+from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
 from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher_config = read_config(arguments.teacher_model, role="teacher")
     candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    for candidate in candidates:
+        if candidate.weights == "load" and any((candidate.path / name).is_file() for name in TOKENIZER_FILES):
+            require_same_tokenizer(
+                str(candidate.path),
+                tokenizer_fingerprint(load_tokenizer(candidate.path, arguments.lower_case)),
+                arguments.teacher_model,
+                tokenizer_fingerprint(tokenizer),
+            )
     corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
 
     def build() -> Models:
@@ -139,7 +148,8 @@ def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path
         numbered = (f"{base}-{number}" for number in count(2))
         names.append(next(name for name in chain([base], numbered) if name not in names))
     found = output_dir.iterdir() if output_dir.is_dir() else ()
-    foreign = sorted(path.name for path in found if path.name not in names)
+    own = (*names, STALLS)
+    foreign = sorted(path.name for path in found if path.name not in own and not path.name.startswith("."))
     if foreign:
         raise ConfigError(
             f"--output_dir {output_dir} is for the students {', '.join(names)} and holds other things: "

@@ -270,7 +270,8 @@ def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[
 
 
 def _identity(session: Session[Any], target: Target) -> dict[str, Any]:
-    return {**target.identity, **_common_identity(session.arguments)}
+    scheduler = session.ds_config.get("scheduler", {}).get("type")  # its steps follow from the arguments
+    return {**target.identity, **_common_identity(session.arguments), "scheduler": scheduler}
 
 
 def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from deepspeed.runtime.lr_schedules import WarmupCosineLR
 
 from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.engine import ds_config
@@ -105,6 +107,7 @@ def test_a_batch_that_does_not_divide_names_the_sizes_that_would():
         ({"fp16": True}, "fp16 in the DeepSpeed config is true; it must be a JSON object"),
         ({"optimizer": {"type": "AdamW", "params": {"beta": [0.9, 0.99]}}}, "optimizer.params: unknown beta"),
         ({"scheduler": {"type": "WarmupDecay"}}, "take WarmupLR, WarmupDecayLR"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_steps": 5}}}, "scheduler.params: unknown warmup_steps"),
     ],
 )
 def test_a_section_of_the_wrong_shape_is_named(config, message):
@@ -151,3 +154,30 @@ def test_the_configs_own_scheduler_is_filled():
         "warmup_max_lr": 1e-3,
         "warmup_type": "linear",
     }
+
+
+def test_a_cosine_scheduler_gets_what_it_takes_and_deepspeed_can_make_it():
+    config, problems = resolve({"scheduler": {"type": "WarmupCosineLR"}})
+    assert problems == []
+    assert fill_schedule(config, total_steps=100, warmup_steps=10) == []
+    params = config["scheduler"]["params"]
+    assert params == {"warmup_num_steps": 10, "total_num_steps": 100, "warmup_type": "linear"}
+    WarmupCosineLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), **params)
+
+
+def test_null_stands_for_deepspeeds_default():
+    nulls = {"fp16": None, "tensorboard": None, "optimizer": None, "zero_optimization": {"offload_optimizer": None}}
+    assert resolve(nulls) == resolve({"zero_optimization": {}})
+
+
+@pytest.mark.parametrize("accumulation", [0, -3])
+def test_an_accumulation_that_is_none_is_left_to_the_arguments_own_check(accumulation):
+    assert resolve({}, gradient_accumulation_steps=accumulation)[1] == []
+    problems = arguments(gradient_accumulation_steps=accumulation).problems()
+    assert problems == [f"--gradient_accumulation_steps is {accumulation}; it must be at least 1"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_none_are_refused(value):
+    assert f"--num_train_epochs is {value}; it must be a finite number" in arguments(num_train_epochs=value).problems()
+    assert arguments(weight_decay=value).problems() == [f"--weight_decay is {value}; it must be a finite number"]

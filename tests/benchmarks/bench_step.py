@@ -12,6 +12,7 @@ to the longest.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -58,6 +59,7 @@ from tinybert_ds.models.student import DistilledStudent, decay_groups, freeze_un
 from tinybert_ds.objective import IntermediateObjective
 from tinybert_ds.types import Batch
 
+TWO_STUDENTS = "ours, two students"
 OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad", "published, bf16 autocast, no_grad"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DS_CONFIGS = {"fp32": "zero0_fp32.json", "bf16": "zero1_bf16.json"}
@@ -159,12 +161,15 @@ def batches_of(case: Case, *, bins: bool) -> Iterator[Batch]:
         yield from step_batches(step, lengths, fetch, layout, rank=0, world_size=1, accumulation=1)
 
 
-def prepare_ours(case: Case, sizes: str, dtype: str, ds_config: str | None = None) -> Callable[[], None]:
+def prepare_ours(
+    case: Case, sizes: str, dtype: str, ds_config: str | None = None, num_students: int = 1
+) -> Callable[[], None]:
     """Return a pass over the case's samples through the engines, as general distillation makes it.
 
     Args:
         case, sizes, dtype: Names what is computed.
         ds_config: A shipped DeepSpeed config; default: the dtype's.
+        num_students: Equal students that learn from one teacher pass.
     """
     world = joined_world()
     models = build_models(sizes, case.dropout)
@@ -174,20 +179,24 @@ def prepare_ours(case: Case, sizes: str, dtype: str, ds_config: str | None = Non
     teacher = CapturingEncoder(
         models.teacher, states=layer_map, attention_layers=attention_layers(layer_map), logits=False
     )
-    student = CapturingEncoder(models.student, states=range(depth + 1), attention_layers=range(depth), logits=False)
-    freeze_unused(student)
-    widths = models.student.config.hidden_size, models.teacher.config.hidden_size
-    objective = IntermediateObjective(depth, *widths, projection="shared", padding="valid")
-    objective.projections[0].load_state_dict(models.projection.state_dict())
-    engine = build_engine(
-        DistilledStudent(student, objective),
-        deepspeed_config(case, ds_config or DS_CONFIGS[dtype], world),
-        weight_decay=0.01,
-        total_steps=1_000_000,
-        warmup=0.0,
-        schedule="constant",
-    )
-    engine.train()
+    engines = []
+    for _ in range(num_students):
+        model = copy.deepcopy(models.student)
+        student = CapturingEncoder(model, states=range(depth + 1), attention_layers=range(depth), logits=False)
+        freeze_unused(student)
+        widths = models.student.config.hidden_size, models.teacher.config.hidden_size
+        objective = IntermediateObjective(depth, *widths, projection="shared", padding="valid")
+        objective.projections[0].load_state_dict(models.projection.state_dict())
+        engine = build_engine(
+            DistilledStudent(student, objective),
+            deepspeed_config(case, ds_config or DS_CONFIGS[dtype], world),
+            weight_decay=0.01,
+            total_steps=1_000_000,
+            warmup=0.0,
+            schedule="constant",
+        )
+        engine.train()
+        engines.append(engine)
     lessons = Lessons(build_teacher(teacher, DTYPES[dtype]), world.device)
     batches = list(batches_of(case, bins=True))
     stopwatch = Stopwatch(world.device)
@@ -204,9 +213,8 @@ def prepare_ours(case: Case, sizes: str, dtype: str, ds_config: str | None = Non
 
     def steps() -> None:
         for batch in batches:
-            optimizer_step(
-                [engine], lessons, Step(1, 0, case.rows, [batch]), stopwatch, seed=0, rank=0, need_value=False
-            )
+            step = Step(1, 0, case.rows, [batch])
+            optimizer_step(engines, lessons, step, stopwatch, seed=0, rank=0, need_value=False)
 
     return run
 
@@ -319,6 +327,15 @@ def measure(
     return rows
 
 
+def measure_two_students(case: Case, dtype: str, *, sizes: str, rounds: int) -> list[Row]:
+    """Return the rows of two equal students that share a teacher pass, and of one."""
+    runs = {name: prepare_ours(case, sizes, dtype, num_students=n) for name, n in ((OURS, 1), (TWO_STUDENTS, 2))}
+    seconds = interleave(runs, rounds)
+    rows = rows_of("step", f"{case.name} {dtype}", seconds, peers={TWO_STUDENTS: OURS}, samples=case.samples)
+    print(table(rows), flush=True)
+    return rows
+
+
 def measured_peaks(asked: Sequence[str] | None) -> dict[str, float]:
     """Return the matrix-product peak of each dtype that is to be timed; by default not of one that is slower than fp32.
 
@@ -342,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[name for name in CASES if name != "tiny"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32, and bf16 where the CPU computes it")
     parser.add_argument("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
+    parser.add_argument("--two_students", action="store_true", help="compare with two students of one teacher instead")
     parser.add_argument("--no_memory", action="store_true", help="leave out the peaks in fresh processes")
     parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of the README")
     parser.add_argument("--out", type=Path, default=RESULTS / "step.csv")
@@ -351,8 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     for dtype, peak in measured_peaks(values.dtypes).items():
         print(f"matrix-product peak in {dtype}: {peak / 1e9:.1f} GFLOP/s", flush=True)
         for name in values.cases:
-            how = {"sizes": values.sizes, "rounds": values.rounds, "original": values.original}
-            rows += measure(CASES[name], dtype, **how, memory=not values.no_memory, peak=peak)
+            how = {"sizes": values.sizes, "rounds": values.rounds}
+            if values.two_students:
+                rows += measure_two_students(CASES[name], dtype, **how)
+            else:
+                memory = not values.no_memory
+                rows += measure(CASES[name], dtype, **how, original=values.original, memory=memory, peak=peak)
     write_csv(values.out, rows)
     if values.readme:
         update_readme(values.readme, rows)

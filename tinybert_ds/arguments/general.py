@@ -37,7 +37,9 @@ class GeneralDistillArguments(DistillationArguments):
         "teacher's.",
         "random",
     )
-    max_seq_length: int | None = option("Longest sample in tokens, [CLS] and [SEP] included. Default: 128.", None)
+    max_seq_length: int | None = option(
+        "Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made.", None
+    )
     phases: str | None = option(
         "Sequence lengths one after the other and their shares of the steps, such as 128:0.9,512:0.1, instead of "
         "--max_seq_length. --train_batch_size is that of the first; the others have as many tokens in a batch. Epochs "
@@ -85,6 +87,8 @@ class GeneralDistillArguments(DistillationArguments):
     @property
     def phase_list(self) -> list[tuple[int, float]]:
         """(longest sample, share of the steps) of each phase; one phase without --phases.
+
+        Where no flag gives a length, it is 128 until `open_corpora` has read what the corpora were made for.
 
         Raises:
             ConfigError: --phases is not a list of LENGTH:SHARE with shares that sum to 1.

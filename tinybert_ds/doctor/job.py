@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tinybert_ds.data.manifest import open_corpus
+from tinybert_ds.data.manifest import open_corpus, read_manifest
 from tinybert_ds.doctor.findings import Finding
 from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
 from tinybert_ds.doctor.memory import Job
@@ -45,7 +47,7 @@ def examine_job(
         teacher,
         student,
         rows=max(1, values.train_batch_size // (world_size * values.gradient_accumulation_steps)),
-        sequence_length=values.max_seq_length,
+        sequence_length=sequence_length(values),
         world_size=world_size,
         teacher_bytes=2 if accelerator["kind"] != "cpu" or accelerator["bf16"] else 4,
         teacher_is_split=values.teacher_engine == "zero3",
@@ -56,6 +58,15 @@ def examine_job(
     if values.output_dir:
         findings.append(check_disk(job, facts["paths"][values.output_dir]["free_bytes"]))
     return findings
+
+
+def sequence_length(values: argparse.Namespace) -> int:
+    """Tokens of the longest sample, as training takes it. Shards that cannot be read are a finding of their own."""
+    lengths = [values.max_seq_length] if values.max_seq_length else []
+    for directory in () if lengths else values.pregenerated_data:
+        with suppress(UserError):
+            lengths.append(read_manifest(Path(directory)).sampling.max_seq_len)
+    return max(lengths, default=128)
 
 
 def _room_in(place: tuple[dict[str, Any], Host]) -> int:

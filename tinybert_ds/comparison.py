@@ -44,6 +44,7 @@ LATENCY_BATCHES = {1: 32, 32: 3}
 ROUNDS = 5
 EVALUATION_BATCH = 32
 OWN_STAGE = "compare_models"
+TITLE = "# The student beside its teacher"
 
 Inputs = dict[str, Tensor]
 
@@ -167,7 +168,7 @@ def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: i
     metric = official_metric_name(spec)
     names = [name for name in report if "parameters" in (report[name] if isinstance(report[name], dict) else {})]
     lines = [
-        "# The student beside its teacher",
+        TITLE,
         "",
         f"Task {spec.name}, {split} split, {rows:,} rows.",
         "",
@@ -267,8 +268,27 @@ def _problems(values: argparse.Namespace) -> Iterator[str]:
             yield f"--{name}: {path} is not a directory; give an existing one"
     if values.output_dir.exists() and not values.output_dir.is_dir():
         yield f"--output_dir: {values.output_dir} is a file; give a directory"
+    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(values.output_dir / name)]:
+        yield (
+            f"--output_dir: {' and '.join(foreign)} in {values.output_dir} were not written by this command, which "
+            "would replace them; give another directory (nothing was changed)"
+        )
     if values.max_seq_length is not None and values.max_seq_length < 8:
         yield f"--max_seq_length is {values.max_seq_length}; give 8 or more"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether there is a report, or anything else of its name, that another command has written."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".md":
+            return not text.startswith(f"{TITLE}\n")
+        report = json.loads(text)
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())
 
 
 def read_stages(path: Path | None) -> list[dict[str, Any]]:

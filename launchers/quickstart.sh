@@ -5,7 +5,7 @@
 #
 # Stopped at any moment and started again, it goes on where it was. OUT_DIR/report.md holds the result.
 # QUICKSTART_SEED=N is the seed of everything that is random. QUICKSTART_SMOKE=1 takes a few rows and steps of each
-# stage, to see that the machinery works; its figures mean nothing.
+# stage, to see that the machinery works, in an OUT_DIR of its own; its figures mean nothing.
 set -euo pipefail
 caller="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,6 +15,19 @@ case "$out" in
     *) out="$caller/$out" ;;
 esac
 seed="${QUICKSTART_SEED:-42}"
+kind=full
+[ "${QUICKSTART_SMOKE:-0}" != 1 ] || kind=smoke
+
+# A smoke run's documents are other ones under the same name, so its shards would be taken for the full run's.
+if [ -e "$out/stages.json" ]; then
+    found=full
+    ! grep -q '"--max_documents"' "$out/stages.json" || found=smoke
+    if [ "$found" != "$kind" ]; then
+        echo "error: $out holds a $found run and this is a $kind run (QUICKSTART_SMOKE); give another OUT_DIR, or" \
+            "remove that one (nothing was changed)" >&2
+        exit 2
+    fi
+fi
 
 bash launchers/install.sh
 export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
@@ -23,7 +36,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 # intermediate and prediction distillation together.
 teacher_steps=250 general_steps=150 intermediate_steps=350 prediction_steps=300 eval_step=150
 data_options=()
-if [ "${QUICKSTART_SMOKE:-0}" = 1 ]; then
+if [ "$kind" = smoke ]; then
     teacher_steps=4 general_steps=4 intermediate_steps=4 prediction_steps=4 eval_step=2
     data_options=(--max_documents 20 --max_rows 64)
 fi

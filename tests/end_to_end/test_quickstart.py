@@ -44,6 +44,26 @@ def finished_stages(out: Path) -> list[str]:
     return [stage["name"] for stage in recorded if stage["finished"]]
 
 
+@pytest.mark.parametrize(
+    ("kind", "found", "words"), [("smoke", "full", []), ("full", "smoke", ["--max_documents", "20"])]
+)
+def test_a_smoke_run_and_a_full_run_do_not_share_a_directory(tmp_path, kind, found, words):
+    stages = [{"name": "fetch_data", "seconds": 1.0, "finished": True, "command": ["python", *words]}]
+    (tmp_path / "stages.json").write_text(json.dumps(stages, indent=2), encoding="utf-8")
+    result = subprocess.run(
+        ["bash", "launchers/quickstart.sh", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "QUICKSTART_SMOKE": "1" if kind == "smoke" else "0"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert f"holds a {found} run and this is a {kind} run" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["stages.json"]
+
+
 @pytest.mark.slow
 def test_the_quickstart_killed_on_its_way_goes_on_and_reports_everything(tmp_path):
     out = tmp_path / "out"

@@ -72,6 +72,14 @@ class Claims:
         finally:
             os.close(descriptor)
 
+    def any_taken(self) -> bool:
+        """Whether another process, or this one, has a task just now."""
+        for path in self.directory.glob("*.json"):
+            with self.take(path.stem, again=True) as claim:
+                if claim is None:
+                    return True
+        return False
+
     def _lock(self, descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,6 +36,7 @@ from tinybert_ds.progress import progress_bar
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
+EXTENDED = "the corpus to extend"
 SKIPPED_NAME = "skipped-{:05d}.txt"
 HASHES_NAME = "document-hashes-{:05d}.bin"
 _OURS = re.compile(r"(shard-\d{5,}-\d{5,}\.(bin|idx)|document-hashes-\d{5,}\.bin|skipped-\d{5,}\.txt)(\.tmp)?")
@@ -85,17 +86,19 @@ class WorkDirectory:
             )
         return content["part_bytes"]
 
-    def hash_inputs(self, sources: Sequence[Source], *, skip_bad_input: bool) -> list[list[FileRecord | None]]:
+    def hash_inputs(
+        self, sources: Sequence[Source], *, skip_bad_input: bool, shown: bool
+    ) -> list[list[FileRecord | None]]:
         """Size and hash of each file of each source, shared with other processes; None of unreadable ones and datasets.
 
-        Where a file has changed since the work was begun, what was made of it is forgotten.
+        Where a file has changed since the work was begun, what was made of it is forgotten. `shown`: with a bar.
 
         Raises:
             DataError: a file cannot be read.
         """
         while pending := [n for n, source in enumerate(sources) if self._hashes(n, source) is None]:
             did = False
-            for number in _with_bar(pending):
+            for number in _with_bar(pending) if shown else pending:
                 source, name = sources[number], _hashes_name(number)
                 with self.claims.take(name, again=True) as claim:
                     if claim is None or self._hashes(number, source) is not None:
@@ -122,8 +125,9 @@ class WorkDirectory:
                     path.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Leave nothing behind, unless a part is finished."""
-        if not any(self.claims.record(path.stem) for path in self.path.glob("s*-*.json")):
+        """Leave nothing behind, unless a part is finished or another process is at work on one."""
+        is_begun = any(self.claims.record(path.stem) for path in self.path.glob("s*-*.json"))
+        if not is_begun and not self.claims.any_taken():
             self.remove()
             _remove_left_over(self.path.parent, keep=())
             with contextlib.suppress(OSError):  # not empty
@@ -132,6 +136,14 @@ class WorkDirectory:
     def check_exists(self) -> None:
         """Raise a `FileNotFoundError` if another process has finished the corpus and removed this."""
         (self.path / IDENTITY_NAME).stat()
+
+    def is_extension_of(self, fingerprint: str) -> bool:
+        """Whether what is there is to become an extension of a finished corpus, and not left over from making it."""
+        try:
+            content = json.loads((self.path / IDENTITY_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        return content["identity"][EXTENDED] == fingerprint
 
     def remove(self) -> None:
         """Remove it; others may be doing so as well."""

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from data_tools.cleaning import Filters
 from data_tools.corpus_directory import (
+    EXTENDED,
     CorpusIdentity,
     WorkDirectory,
     check_output_directory,
@@ -117,6 +119,7 @@ def _add_samples(parser: argparse.ArgumentParser) -> None:
     ignored.add_argument(
         "--epochs_to_generate", type=int, default=None, help="samples are made while training, for any number of epochs"
     )
+    ignored.add_argument("--local_rank", type=int, default=-1, help="set by the `deepspeed` launcher")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for attempt in range(_ATTEMPTS):
         check_output_directory(options.output_dir)
         try:
-            manifest, is_new = _prepare(options, inputs, identity, ranks)
+            outcome = _prepare(options, inputs, identity, ranks)
         except FileNotFoundError:
             continue  # another process has finished the corpus and removed what this one was looking at
         except OSError as error:
@@ -141,29 +144,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "same command again."
             ) from error
         if ranks.rank == 0:
-            if not is_new and attempt == 0:
-                print(f"{options.output_dir} already holds this corpus, finished; nothing to do.")
-            _print_counts(manifest, time.monotonic() - begin if is_new else None)
+            if not outcome.is_new and attempt == 0:
+                _say_what_is_there(options.output_dir, outcome)
+            _print_counts(outcome.manifest, time.monotonic() - begin if outcome.is_new else None)
         return
     raise DataError(
         f"{str(options.output_dir)!r} does not keep what is written there. Does something remove its files?"
     )
 
 
+class _Outcome(NamedTuple):
+    manifest: Manifest
+    is_new: bool  # whether anything was written
+    beyond: Sequence[str] = ()  # inputs that a corpus that was there has besides those asked for
+
+
 def _prepare(
     options: argparse.Namespace, inputs: Sequence[TextInput], identity: CorpusIdentity, ranks: Ranks
-) -> tuple[Manifest, bool]:
-    """Make the corpus, or find that it is there; its manifest, and whether anything was written."""
+) -> _Outcome:
+    """Make the corpus, or find that it is there."""
     directory: Path = options.output_dir
     work = WorkDirectory(directory)
     base = None
     if (directory / MANIFEST_NAME).is_file():
         base = open_corpus(directory).manifest
         _check_same_options(directory, base, identity)
-        inputs = _missing_inputs(inputs, base)
+        inputs, beyond = _compare_inputs(inputs, base)
         if not inputs:
-            work.remove()
-            return base, False
+            if not work.is_extension_of(base.fingerprint):
+                work.remove()
+            return _Outcome(base, is_new=False, beyond=beyond)
         if not options.extend:
             raise DataError(
                 f"{str(directory)!r} holds a finished corpus that was made of other text: {_names(base.inputs)}, but "
@@ -174,7 +184,7 @@ def _prepare(
     named = {
         "--bert_model's tokeniser": identity.tokenizer_fingerprint,
         **identity.options,
-        "the corpus to extend": None if base is None else base.fingerprint,
+        EXTENDED: None if base is None else base.fingerprint,
         "the list of inputs": [item.name for item in inputs],
     }
     part_bytes = work.begin(named, options.shard_bytes or _shard_bytes(inputs))
@@ -182,7 +192,7 @@ def _prepare(
         work.remove()  # another process has finished the corpus since
         return _prepare(options, inputs, identity, ranks)
     sources = group_inputs(inputs, part_bytes)
-    hashes = work.hash_inputs(sources, skip_bad_input=options.skip_bad_input)
+    hashes = work.hash_inputs(sources, skip_bad_input=options.skip_bad_input, shown=ranks.rank == 0)
     work.forget_lost_shards(directory)
     language = options.language if options.split_sentences else None
     job = Job(
@@ -204,7 +214,7 @@ def _prepare(
         if base is None and ranks.size == 1:
             work.abandon()
         raise
-    return _finish(job, identity, hashes, base), True
+    return _Outcome(_finish(job, identity, hashes, base), is_new=True)
 
 
 def _finish(
@@ -285,16 +295,23 @@ def _check_same_options(directory: Path, manifest: Manifest, identity: CorpusIde
         )
 
 
-def _missing_inputs(inputs: Sequence[TextInput], manifest: Manifest) -> list[TextInput]:
-    """The inputs that a corpus was not made of: by size and hash, which is read only where the size is known."""
+def _compare_inputs(inputs: Sequence[TextInput], manifest: Manifest) -> tuple[list[TextInput], list[str]]:
+    """The inputs that a corpus was not made of, and the names of what it was made of besides them.
+
+    Files are compared by size and hash, which is read only where the size is known.
+    """
+    names = {item.name for item in inputs if item.path is None}
     records = set(manifest.inputs.values())
     sizes = {record.bytes for record in records}
-    return [
+    found = {item.path: hash_file(item.path) for item in inputs if item.path is not None and item.size in sizes}
+    missing = [
         item
         for item in inputs
-        if (item.name not in manifest.inputs if item.path is None else item.size not in sizes)
-        or (item.path is not None and hash_file(item.path) not in records)
+        if (item.name not in manifest.inputs if item.path is None else found.get(item.path) not in records)
     ]
+    asked = set(found.values())
+    beyond = [name for name, record in manifest.inputs.items() if name not in names and record not in asked]
+    return missing, beyond
 
 
 def _names(names: Iterable[str]) -> str:
@@ -325,6 +342,18 @@ def _say_what_is_ignored(options: argparse.Namespace) -> None:
         print("note: --reduce_memory has no effect: shards are always memory-mapped.")
     if options.epochs_to_generate is not None:
         print("note: --epochs_to_generate has no effect: samples are made while training, anew in each epoch.")
+
+
+def _say_what_is_there(directory: Path, outcome: _Outcome) -> None:
+    what = "these inputs" if outcome.beyond else "this corpus"
+    print(f"{directory} already holds {what}, finished; nothing to do.")
+    if outcome.beyond:
+        print(
+            f"note: the corpus was made of more than was asked for: {_names(outcome.beyond)}. For one without it give "
+            "another --output_dir."
+        )
+    if WorkDirectory(directory).is_extension_of(outcome.manifest.fingerprint):
+        print("note: an extension of it was begun and is left alone; the command that began it finishes it.")
 
 
 def _print_counts(manifest: Manifest, seconds: float | None) -> None:

@@ -139,7 +139,7 @@ def test_prose_is_split_into_sentences_on_demand(model, tmp_path):
 
 
 def test_flags_without_meaning_are_accepted_and_said_once(model, texts, tmp_path, capsys):
-    main(arguments(model, texts, tmp_path / "out", "--reduce_memory", "--epochs_to_generate", "3"))
+    main(arguments(model, texts, tmp_path / "out", "--reduce_memory", "--epochs_to_generate", "3", "--local_rank=0"))
     printed = capsys.readouterr().out
     assert printed.count("--reduce_memory has no effect") == 1
     assert printed.count("--epochs_to_generate has no effect") == 1

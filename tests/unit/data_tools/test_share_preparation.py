@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -13,14 +14,17 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from data_tools.claims import Claims
 from data_tools.corpus_directory import WORK_DIRECTORY
-from data_tools.corpus_job import CorpusWorker
+from data_tools.corpus_job import CorpusWorker, Job
+from data_tools.corpus_processes import run_job
 from data_tools.inspect_shards import verify
 from data_tools.prepare_corpus import main
 from tests.support.models import WORDS, write_tokenizer
@@ -262,8 +266,50 @@ def test_new_files_are_appended_as_shards_and_change_the_fingerprint(model, whol
     capsys.readouterr()
     main(arguments(model, texts, tmp_path / "out", *FLAGS, "--extend"))
     main(arguments(model, whole[0], tmp_path / "out", *FLAGS))
-    assert capsys.readouterr().out.count("nothing to do") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("nothing to do") == 2
+    assert printed.count("more than was asked for: new.txt.") == 1
     assert contents(tmp_path / "out") == after
+
+
+def test_an_unfinished_extension_is_kept_and_what_a_finished_one_left_is_removed(model, tmp_path, monkeypatch, capsys):
+    texts, out = tmp_path / "texts", tmp_path / "out"
+    texts.mkdir()
+    (texts / "a.txt").write_text("\n\n".join(make_documents(20, 0)), encoding="utf-8")
+    main(arguments(model, texts, out))
+    (texts / "b.txt").write_text("\n\n".join(make_documents(20, 1)), encoding="utf-8")
+    monkeypatch.setattr("data_tools.prepare_corpus.finish_corpus", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments(model, texts, out, "--extend"))
+    monkeypatch.undo()
+    begun = contents(out)
+    capsys.readouterr()
+    main(arguments(model, texts / "a.txt", out))
+    assert "an extension of it was begun and is left alone" in capsys.readouterr().out
+    assert contents(out) == begun
+    shutil.copytree(out / WORK_DIRECTORY, tmp_path / "left over")
+    main(arguments(model, texts, out, "--extend"))
+    shutil.copytree(tmp_path / "left over", out / WORK_DIRECTORY)
+    main(arguments(model, texts, out))
+    assert not (out / WORK_DIRECTORY).exists()
+
+
+def test_an_error_of_one_process_leaves_the_work_of_another_alone(model, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes(b"the \xff\n")
+    with contextlib.ExitStack() as other_process:
+
+        def beside_another(job: Job, *how: Any) -> None:
+            other_process.enter_context(Claims(job.work_directory).take("shard-00001-00000"))
+            run_job(job, *how)
+
+        monkeypatch.setattr("data_tools.prepare_corpus.run_job", beside_another)
+        with pytest.raises(DataError, match="not UTF-8"):
+            main(arguments(model, tmp_path / "a.txt", tmp_path / "out"))
+        assert (tmp_path / "out" / WORK_DIRECTORY / "shard-00001-00000.json").exists()
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="not UTF-8"):
+        main(arguments(model, tmp_path / "a.txt", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_a_finished_corpus_can_be_extended(model, whole, tmp_path):

@@ -55,6 +55,6 @@ def test_bf16_is_timed_where_it_is_the_faster_one_or_asked_for(gain, asked, time
 def test_the_readme_has_a_section_for_each_command_in_it():
     text = measurement.README.read_text(encoding="utf-8")
     sections = [line.split('--readme "')[1].split('"')[0] for line in text.splitlines() if '--readme "' in line]
-    assert len(sections) == 6
+    assert len(sections) == 7
     for section in sections:
         assert text.count(f"<!-- {section} -->\n") == text.count(f"<!-- end of {section} -->\n") == 1

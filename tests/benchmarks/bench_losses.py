@@ -28,11 +28,9 @@ from tests.benchmarks.measurement import (
     Row,
     extra_peak_mib,
     interleave,
-    plot,
+    publish,
     rows_of,
     table,
-    update_readme,
-    write_csv,
 )
 from tinybert_ds.losses import attention_score_loss, hidden_state_loss, soft_cross_entropy
 
@@ -197,11 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
     sizes = (max(1, values.tokens // 8), values.classes)
     rows += measure(f"soft cross-entropy, {values.classes} classes", cross_entropy_pass, ["auto"], sizes, **how)
-    write_csv(values.out, rows)
-    if values.readme:
-        update_readme(values.readme, rows)
-    if values.plot:
-        plot(values.out.with_suffix(".png"), rows)
+    publish(rows, values.out, readme=values.readme, plotted=values.plot)
     return rows
 
 

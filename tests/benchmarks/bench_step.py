@@ -36,11 +36,9 @@ from tests.benchmarks.measurement import (
     half_precision_gain,
     interleave,
     matrix_peak,
-    plot,
+    publish,
     rows_of,
     table,
-    update_readme,
-    write_csv,
 )
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.batching import RowLayout, Rows, plan_window, step_batches
@@ -375,11 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             else:
                 memory = not values.no_memory
                 rows += measure(CASES[name], dtype, **how, original=values.original, memory=memory, peak=peak)
-    write_csv(values.out, rows)
-    if values.readme:
-        update_readme(values.readme, rows)
-    if values.plot:
-        plot(values.out.with_suffix(".png"), rows)
+    publish(rows, values.out, readme=values.readme, plotted=values.plot)
     return rows
 
 

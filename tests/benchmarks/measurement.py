@@ -165,6 +165,15 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
             writer.writerow([*cells, *around.values()])
 
 
+def publish(rows: Sequence[Row], out: Path, *, readme: str | None, plotted: bool) -> None:
+    """Write the CSV, and on demand the table of a section of the README and the plot beside the CSV."""
+    write_csv(out, rows)
+    if readme:
+        update_readme(readme, rows)
+    if plotted:
+        plot(out.with_suffix(".png"), rows)
+
+
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = [

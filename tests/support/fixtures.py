@@ -8,6 +8,17 @@ import torch.distributed as dist
 from data_tools import prepare_corpus
 from tests.support.models import config_directory, model_directory
 from tests.support.runs import read_metrics, run_ranks, write_documents, write_sentiment
+from tinybert_ds.data import blocks, corpus
+
+SMALL_BLOCK = 256
+
+
+@pytest.fixture
+def small_blocks_and_windows(monkeypatch):
+    """Several blocks and windows in corpora that are made in milliseconds."""
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", SMALL_BLOCK)
+    monkeypatch.setattr(corpus, "WINDOW_SAMPLES", 128)
+    monkeypatch.setattr(corpus, "WINDOW_STEPS", 4)
 
 
 @pytest.fixture(scope="session")

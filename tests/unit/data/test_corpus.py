@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +11,18 @@ import pytest
 from tests.support.corpora import (
     FIRST_CONTINUATION,
     ROBERTA_IDS,
-    SPECIAL_IDS,
     numbered_documents,
     random_documents,
     write_corpus,
 )
+from tests.support.fixtures import SMALL_BLOCK
+from tests.support.reading import all_tokens, epoch_of, source, step, text_rows, tokens_of
 from tinybert_ds.data import blocks, corpus
 from tinybert_ds.data.blocks import BLOCK_TOKENS, held_out_threshold, is_held_out
-from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import Sampling
 from tinybert_ds.errors import ConfigError, DataError
-from tinybert_ds.types import Batch
 
-SMALL_BLOCK = 256
-
-
-@pytest.fixture(autouse=True)
-def small_blocks_and_windows(monkeypatch):
-    """Several blocks and windows in corpora that are made in milliseconds."""
-    monkeypatch.setattr(blocks, "BLOCK_TOKENS", SMALL_BLOCK)
-    monkeypatch.setattr(corpus, "WINDOW_SAMPLES", 128)
-    monkeypatch.setattr(corpus, "WINDOW_STEPS", 4)
+pytestmark = pytest.mark.usefixtures("small_blocks_and_windows")
 
 
 @pytest.fixture(scope="module")
@@ -43,44 +33,6 @@ def documents() -> list[list[list[int]]]:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory, documents) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"), documents, documents_per_shard=70)
-
-
-def source(directory, **changes) -> CorpusSource:
-    arguments = {
-        "split": "train",
-        "eval_fraction": 0.0,
-        "global_batch_size": 16,
-        "max_seq_length": 48,
-        "seed": 1,
-        **changes,
-    }
-    return CorpusSource(directory, **arguments)
-
-
-def step(reader: CorpusSource, position: int, epoch: int = 0) -> Batch:
-    (batch,) = reader.micro_batches(epoch, position, rank=0, world_size=1, accumulation=1)
-    return batch
-
-
-def epoch_of(reader: CorpusSource, epoch: int = 0) -> list[Batch]:
-    return [step(reader, position, epoch) for position in range(reader.steps_in_epoch(epoch))]
-
-
-def text_rows(batches: list[Batch]) -> list[list[int]]:
-    """Rows without padding."""
-    return [
-        ids[mask.bool()].tolist()
-        for batch in batches
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
-    ]
-
-
-def tokens_of(rows: list[list[int]]) -> Counter:
-    return Counter(token for row in rows for token in row if token not in SPECIAL_IDS.all_special)
-
-
-def all_tokens(documents) -> Counter:
-    return Counter(token for document in documents for sentence in document for token in sentence)
 
 
 @pytest.mark.parametrize("changes", [{}, {"one_seq": True}, {"short_seq_prob": 0.5}, {"max_seq_length": 9}])
@@ -359,73 +311,6 @@ def test_arguments_out_of_range_are_reported_together(directory):
 
 def test_a_block_is_large_enough_to_be_read_in_one_go():
     assert BLOCK_TOKENS * 2 >= 1 << 18
-
-
-@pytest.mark.parametrize("sizes", [(200, 30), (30, 200)])
-def test_weights_are_shares_of_the_samples_and_the_first_corpus_that_ends_ends_the_epoch(tmp_path, sizes):
-    for name, token, count in (("a", 10, sizes[0]), ("b", 20, sizes[1])):
-        write_corpus(tmp_path / name, [[[token] * 9] * 4 for _ in range(count)])
-    reader = source([tmp_path / "a", tmp_path / "b"], weights=[3, 1], short_seq_prob=0.0, max_seq_length=21)
-    rows = text_rows(epoch_of(reader))
-    first = [row[1] for row in rows]
-    assert len(first) == reader.samples_in_epoch(0)
-    assert np.mean(np.array(first) == 10) == pytest.approx(0.75, abs=1 / len(first))
-    assert all(len({token for token in row if token > 4}) == 1 for row in rows), "pairs are made inside a corpus"
-    # A document is two chunks: the smaller corpus ends the epoch.
-    left = [2 * sizes[0] - first.count(10), 2 * sizes[1] - first.count(20)]
-    assert min(left) == 0
-    assert max(left) > 0
-    assert sorted(n for batch in epoch_of(reader) for n in batch.sample_ids.tolist()) == list(range(len(first)))
-
-
-def test_a_mixture_is_the_same_at_any_world_size_and_from_any_position(tmp_path, directory):
-    write_corpus(tmp_path, random_documents(100, seed=5))
-    both = [directory, tmp_path]
-    through = epoch_of(source(both, weights=[0.4, 0.6], masked_lm_prob=0.15))
-    place = len(through) - 2
-    found = []
-    for rank in range(3):
-        reader = source(both, weights=[0.4, 0.6], masked_lm_prob=0.15)
-        found += text_rows(reader.micro_batches(0, place, rank=rank, world_size=3, accumulation=1))
-    assert sorted(found) == sorted(text_rows(through[place : place + 1]))
-
-
-def test_weights_change_the_fingerprint(tmp_path, directory):
-    both = [directory, write_corpus(tmp_path, random_documents(20, seed=5))]
-    assert len({source(both, weights=weights).fingerprint for weights in (None, [1, 1], [1, 2])}) == 3
-
-
-@pytest.mark.parametrize("eval_fraction", [0.0, 0.2])
-def test_packed_samples_hold_every_token_once_in_the_order_of_the_text(tmp_path, eval_fraction):
-    documents = [[[5 + number] * length for length in (3, 7, 2)] for number in range(300)]
-    write_corpus(tmp_path, documents, documents_per_shard=90)
-    rows = text_rows(epoch_of(source(tmp_path, full_sentences=True, eval_fraction=eval_fraction)))
-    if eval_fraction:
-        held_out = source(tmp_path, full_sentences=True, eval_fraction=eval_fraction, split="eval")
-        rows += text_rows(epoch_of(held_out))
-    assert tokens_of(rows) == all_tokens(documents)
-    assert max(map(len, rows)) <= 48
-    assert np.mean([len(row) for row in rows]) > 35
-    for row in rows:
-        assert (row[0], row[-1]) == (2, 3)
-        # Documents follow each other, with one separator in between.
-        parts = " ".join(map(str, row[1:-1])).split(" 3 ")
-        numbers = [{int(token) for token in part.split()} for part in parts]
-        assert all(len(number) == 1 for number in numbers)
-        order = [number.pop() for number in numbers]
-        assert order == sorted(set(order))
-
-
-def test_packed_samples_have_one_token_type_and_need_one_document_only(tmp_path):
-    write_corpus(tmp_path, numbered_documents(1, 20, 5))
-    batches = epoch_of(source(tmp_path, full_sentences=True))
-    assert all((batch.token_type_ids == 0).all() for batch in batches)
-
-
-def test_one_segment_of_a_run_goes_before_packing_of_the_manifest(tmp_path, documents):
-    write_corpus(tmp_path, documents, sampling=Sampling(full_sentences=True))
-    assert source(tmp_path).sampling.full_sentences
-    assert not source(tmp_path, one_seq=True).sampling.full_sentences
 
 
 def test_windows_are_of_equal_size_and_none_is_small():

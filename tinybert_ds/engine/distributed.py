@@ -23,6 +23,8 @@ Value = TypeVar("Value")
 
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+_LOCAL_SIZE_VARIABLES = ("LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""How many ranks a host has: from DeepSpeed's launcher or Slurm's script, from Open MPI, from MPICH."""
 _TIMEOUT = timedelta(minutes=30)  # the longest that one rank may prepare (cold disks) while the others wait
 
 
@@ -58,9 +60,14 @@ def init_distributed() -> World:
     if accelerator.device_name() != "cpu":
         accelerator.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
-        ranks_here = int(os.environ.get("LOCAL_SIZE", "1"))
-        torch.set_num_threads(max(1, torch.get_num_threads() // ranks_here))
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks_on_this_host(os.environ)))
     return World(dist.get_rank(), dist.get_world_size(), local_rank, torch.device(accelerator.current_device_name()))
+
+
+def ranks_on_this_host(environment: Mapping[str, str]) -> int:
+    """Return how many ranks share this host, as their launcher says; 1 where it says nothing."""
+    stated = (environment.get(name, "") for name in _LOCAL_SIZE_VARIABLES)
+    return max(1, next((int(number) for number in stated if number.isdecimal()), 1))
 
 
 def _discover_mpi() -> None:

@@ -31,6 +31,20 @@ def test_the_launchers_address_and_port_win_over_mpis(discovery, monkeypatch):
     assert os.environ["RANK"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({}, 1),
+        ({"LOCAL_SIZE": "4"}, 4),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 2),
+        ({"PMI_SIZE": "8", "MPI_LOCALNRANKS": "3"}, 3),
+        ({"LOCAL_SIZE": "", "MPI_LOCALNRANKS": "3"}, 3),
+    ],
+)
+def test_every_launcher_says_in_its_own_way_how_many_ranks_share_the_cores_of_a_host(environment, ranks):
+    assert distributed.ranks_on_this_host(environment) == ranks
+
+
 def test_mpi4py_that_does_not_load_names_its_installation(monkeypatch):
     def fails(verbose):
         raise ImportError("libmpi.so")

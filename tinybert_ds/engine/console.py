@@ -44,15 +44,17 @@ def step_line(
     Args:
         step: Steps done.
         total_steps: Of the run.
-        values: What metrics.jsonl holds of the step; terms of single layers are left out.
+        values: What metrics.jsonl holds of the step; terms of single layers are left out. It has no "loss" where that
+            was no number in a step that fp16's loss scaler has left out.
         clock: With samples_per_second and tokens_per_second.
         seconds_left: Until the last step.
     """
     losses = [name for name in values if name.endswith("loss") and "/" not in name and name != "loss"]
     parts = ", ".join(f"{name.removesuffix('_loss')} {values[name]:.4g}" for name in losses)
+    loss = f"{values['loss']:.4g}" if "loss" in values else "not finite, step left out"
     figures = [
         f"step {step:>{len(str(total_steps))}}/{total_steps} ({step / total_steps:.0%})",
-        f"loss {values['loss']:.4g}" + (f" ({parts})" if len(losses) > 1 else ""),
+        f"loss {loss}" + (f" ({parts})" if len(losses) > 1 else ""),
         f"lr {values['learning_rate']:.3g}",
         f"{clock['samples_per_second']:.1f} samples/s",
         f"{clock['tokens_per_second']:,.0f} tokens/s",

@@ -113,8 +113,12 @@ def _read_run(path: Path, name: str) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path / 'run.json'} is not a run of this program or damaged ({error!r})") from error
     lines = _read_metrics(path / "metrics.jsonl")
-    steps = [line for line in lines if "loss" in line]
-    return Run(name, path, record, steps, [line for line in lines if "loss" not in line])
+    steps = [line for line in lines if not _is_evaluation(line)]
+    return Run(name, path, record, steps, [line for line in lines if _is_evaluation(line)])
+
+
+def _is_evaluation(line: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in line)  # a step that fp16 has left out may have no loss
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

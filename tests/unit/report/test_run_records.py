@@ -29,6 +29,14 @@ def test_a_value_that_is_no_number_and_a_last_line_half_written_leave_no_point(t
     assert run.state == "stopped or running, at step 3"
 
 
+def test_a_step_that_fp16_has_left_out_and_that_has_no_loss_is_no_evaluation(tmp_path):
+    path = write_run(tmp_path / "a", steps=3) / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "learning_rate": 1.0, "skipped_steps": 1}\n')
+    (run,) = read_runs([tmp_path / "a"])
+    assert run.state == "stopped or running, at step 4"
+    assert run.results == {"eval_accuracy": 0.5}
+
+
 def test_a_directory_of_runs_stands_for_them_and_each_is_named_and_read_once(tmp_path):
     for name in ("b", "a"):
         write_run(tmp_path / "runs" / name)

@@ -14,18 +14,20 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch.distributed as dist
 
 from tinybert_ds.engine.best import best_directory, prune_best
-from tinybert_ds.engine.convert import Layout, layout_of, load_converted, must_convert
+from tinybert_ds.engine.convert import TEMPORARY_PREFIX, Layout, layout_of, load_converted, must_convert
 from tinybert_ds.engine.distributed import World, gather_objects, run_on_main
 from tinybert_ds.engine.trust import require_trusted
 from tinybert_ds.engine.writing import guarded_writer
 from tinybert_ds.errors import CheckpointError
 from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.models.saving import SCRATCH_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Checkpoints:
         tag = run_on_main(self.world, lambda: self._choose(choice))
         if self.world.is_main:
             self._prune_best()  # what no checkpoint names was kept on a way that is given up
+            self._sweep()
         if tag is None:
             return TrainingState()
         run_on_main(self.world, lambda: require_trusted(self.directory / tag, _COMPLETE))
@@ -171,6 +174,15 @@ class Checkpoints:
     def _prune_best(self) -> None:
         named = (read_manifest(self.directory / tag)["best_step"] for tag in self.complete_tags())
         prune_best(self.directory, {step for step in named if step is not None})
+
+    def _sweep(self) -> None:
+        """Remove what killed launches have left half done; the run is locked, so that no other one is at it."""
+        complete = self.complete_tags()
+        torn = [self.directory / tag for tag in _tags(self.directory) if complete and tag < complete[-1]]
+        temporary = (self.directory.glob(f"{TEMPORARY_PREFIX}*"), self.directory.parent.glob(f"{SCRATCH_PREFIX}*"))
+        for path in chain((path for path in torn if path.name not in complete), *temporary):
+            logger.info("removing %s: a launch that was killed has left it unfinished", path)
+            shutil.rmtree(path, ignore_errors=True)  # what cannot be removed does no harm
 
     def _remove(self, tag: str) -> None:
         (self.directory / tag / _COMPLETE).unlink()  # first, so that a half-removed one does not count

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 _FAMILIES = ({0}, {1, 2}, {3})
 """ZeRO stages whose checkpoints can become one another's."""
-_TEMPORARY = ".universal-"
+TEMPORARY_PREFIX = ".universal-"
+"""Of the directory, beside the checkpoints, that holds the universal format of one while it is loaded."""
 
 
 class Layout(NamedTuple):
@@ -80,7 +81,7 @@ def load_converted(engine: Any, directory: Path, tag: str, world: World) -> tupl
     Returns:
         As `engine.load_checkpoint` does.
     """
-    temporary = f"{_TEMPORARY}{tag}"
+    temporary = f"{TEMPORARY_PREFIX}{tag}"
     run_on_main(world, lambda: _to_universal(directory, tag, temporary))
     # What the JSON's {"checkpoint": {"load_universal": true}} sets; of the run's own later loads it must not hold.
     engine._config.load_universal_checkpoint = True

@@ -26,6 +26,8 @@ from tinybert_ds.models.pretrained import quiet
 logger = logging.getLogger(__name__)
 
 PROJECTIONS_FILE = "projections.safetensors"
+SCRATCH_PREFIX = ".saving-"
+"""Of the directory, inside the one that is written to, in which files wait for their renames."""
 _CONFIG_FILE = "config.json"
 
 
@@ -54,7 +56,7 @@ def save_student(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=directory) as name:
         scratch = Path(name)
         state = dict(model.state_dict() if state_dict is None else state_dict)
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -80,7 +82,7 @@ def copy_student(source: str | Path, directory: str | Path) -> None:
     """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=directory) as name:
         for file in Path(source).iterdir():
             shutil.copyfile(file, Path(name) / file.name)
         _replace(Path(name), directory)

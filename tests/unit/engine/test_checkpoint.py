@@ -110,6 +110,23 @@ def test_a_best_student_that_no_checkpoint_names_goes_when_the_run_is_resumed(ch
     assert (best_directory(checkpoints.directory, 5) / "model").read_text() == "student of step 5"
 
 
+def test_what_killed_launches_have_left_goes_when_the_run_is_resumed_and_nothing_else(checkpoints):
+    engine = Engine()
+    save(checkpoints, engine, 3)
+    keep(checkpoints, 4)
+    save(checkpoints, engine, 5, best_step=4)
+    out = checkpoints.directory.parent
+    kept = [checkpoints.directory / "step-00000006", out / "tensorboard"]  # a newer torn one is told about instead
+    left = [checkpoints.directory / name for name in ("step-00000002", "step-00000004", ".universal-step-00000003")]
+    left.append(out / ".saving-abc")
+    for directory in kept + left:
+        directory.mkdir()
+        (directory / "part.pt").touch()
+    assert checkpoints.resume(engine, "auto").step == 5
+    assert names(checkpoints) == ["best-00000004", "step-00000003", "step-00000005", "step-00000006"]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "tensorboard"]
+
+
 def test_a_checkpoint_whose_best_student_is_gone_is_not_complete(checkpoints):
     save(checkpoints, Engine(), 1)
     keep(checkpoints, 2)

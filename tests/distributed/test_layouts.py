@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
 import pytest
 
 from tests.support.configs import zero_config
 from tests.support.runs import exit_codes, read_metrics, run_ranks, start_ranks, wait_for_step
+from tests.support.sabotage import ask_to_stop_writing_checkpoint
 from tinybert_ds.errors import EXIT_PREEMPTED
 
 
@@ -42,6 +44,21 @@ def test_a_run_goes_from_two_ranks_to_one_and_back_stopped_by_signals_and_gives_
         for name in expected.keys() & {"loss", "grad_norm", "learning_rate", "eval_loss", "samples"}:
             assert line[name] == pytest.approx(expected[name], rel=5e-5), (name, line["step"])
     assert not list((tmp_path / "out" / "checkpoints").glob(".universal*"))
+
+
+def test_a_run_that_is_asked_to_stop_while_it_saves_its_last_step_leaves_and_the_next_start_finishes_it(
+    general, tmp_path
+):
+    words = [*general, "--output_dir", tmp_path / "out", "--max_steps", 2, "--preempt_grace_seconds", 10]
+    words += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=2)]  # with which both ranks write
+    sabotage = {1: partial(ask_to_stop_writing_checkpoint, "step-00000002")}
+    processes = start_ranks("general_distill", words, 2, tmp_path / "log", sabotage)
+    told = (tmp_path / "log.rank0").read_text
+    assert exit_codes(processes) == [EXIT_PREEMPTED] * 2, told()
+    assert "preempted at step 2 with everything saved; start the same command again" in told()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert "(step 2)" in run_ranks("general_distill", words, world_size=2, log=tmp_path / "again").check().output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_zero_3_goes_on_with_another_number_of_ranks(general, tmp_path):

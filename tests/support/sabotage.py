@@ -33,6 +33,18 @@ def die_writing_checkpoint(tag: str) -> None:
     torch.save = half_save
 
 
+def ask_to_stop_writing_checkpoint(tag: str) -> None:
+    """Send SIGTERM to this process when it writes the first file of a checkpoint."""
+    save = torch.save
+
+    def asked_save(state: Any, path: str, **settings: Any) -> None:
+        if tag in str(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(state, path, **settings)
+
+    torch.save = asked_save
+
+
 def die_replacing(directory: Path, moves: int) -> None:
     """Die after so many files were moved over those of a directory."""
     replace = os.replace

@@ -54,6 +54,10 @@ class Agreement:
             raise next(found for found in failures if found is not None)
         return None if verdict == _STOP else item
 
+    def any_wishes(self, *, stop: bool) -> bool:
+        """Whether any rank wishes to stop; the same on all of them."""
+        return self._greatest(_STOP if stop else _GO_ON) == _STOP
+
     def _greatest(self, wish: int) -> int:
         if self._world.size == 1:
             return wish

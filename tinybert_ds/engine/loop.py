@@ -139,6 +139,8 @@ def train(
                     save(runs)
                 saved_step = step.number
             guards.stall.alive(f"step {step.number}")
+    if agreement.any_wishes(stop=guards.preemption.asked):  # since the last step was drawn: the next start finishes
+        stop(runs, saved_step, guards.preemption)
     rest = stopwatch.read()  # what came after the last logged step
     for run in runs:
         run.monitor.account(rest)

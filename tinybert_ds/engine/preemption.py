@@ -46,10 +46,14 @@ class Preemption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note the signals inside the context. Once one has come, further ones are ignored also after it."""
+        """Note the signals inside the context. Once one has come, further ones are ignored also after it.
+
+        The time limit is for the inside: what comes after it has everything saved.
+        """
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield
+            self._cancel()
         finally:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_IGN if self.asked else handler)
@@ -57,6 +61,9 @@ class Preemption:
     def done(self) -> None:
         """The state is saved: the time limit is met."""
         self.asked = True  # on a rank without a signal of its own: a launcher signals late when others are leaving
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 

@@ -15,6 +15,11 @@ def test_a_rank_that_wishes_to_stop_draws_nothing_and_else_the_next_item():
     assert agreement.draw(items, stop=True) is None
 
 
+def test_a_wish_to_stop_is_heard_also_when_nothing_is_left_to_draw():
+    assert Agreement(ALONE).any_wishes(stop=True)
+    assert not Agreement(ALONE).any_wishes(stop=False)
+
+
 @pytest.mark.usefixtures("one_rank_group")
 def test_a_file_that_cannot_be_read_is_the_users_to_mend():
     def items():

@@ -24,6 +24,18 @@ def test_a_signal_is_noted_and_kills_nobody(number):
     signal.signal(number, before)
 
 
+def test_the_time_limit_is_over_when_the_training_is():
+    before = signal.getsignal(signal.SIGTERM)
+    preemption = Preemption(60)
+    with preemption.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    timer = preemption._timer
+    assert timer is not None
+    timer.join(5)
+    assert not timer.is_alive(), "it would end a run that writes its result"
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_without_a_signal_all_is_as_before():
     before = signal.getsignal(signal.SIGTERM)
     with Preemption(60).listening():

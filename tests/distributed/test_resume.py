@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from functools import partial
 
@@ -109,6 +110,11 @@ def test_a_run_goes_on_from_a_stated_checkpoint_and_gives_up_the_newer_ones(gene
     steps = [line["step"] for line in read_metrics(tmp_path / "out") if "samples" in line]
     assert steps == list(range(1, 11))
 
+    shutil.rmtree(older)
+    words = [*arguments, "--max_steps", 12, "--resume", older]
+    run_ranks("general_distill", words, log=tmp_path / "again").check()
+    assert steps_of(tmp_path / "out") == ["step-00000010", "step-00000012"]
+
     beyond = run_ranks("general_distill", [*arguments, "--max_steps", 5], log=tmp_path / "third")
     assert beyond.returncode == 2
-    assert "is at step 10, beyond the 5" in beyond.output
+    assert "is at step 12, beyond the 5" in beyond.output

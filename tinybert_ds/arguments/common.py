@@ -60,7 +60,8 @@ class TrainingArguments:
     save_total_limit: int = option("Resumable checkpoints that are kept.", 2)
     resume: str = option(
         "auto: go on from the newest complete checkpoint in --output_dir, if any; never: refuse a directory that "
-        "holds a run; PATH: go on from this checkpoint of the run.",
+        "holds a run; PATH: go on from this checkpoint of the run and give up the newer ones; the same PATH once more "
+        "goes on from where that has led.",
         "auto",
     )
     preempt_grace_seconds: float = option(

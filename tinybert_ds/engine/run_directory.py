@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, stated_checkpoint
+from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, complete_tags, stated_checkpoint
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import write_atomically
 
@@ -48,8 +48,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--output_dir {self.path} is a file; give a directory")
         record = self.record()
-        if resume not in ("auto", "never"):
-            stated_checkpoint(self.path / CHECKPOINT_DIRECTORY, resume)
+        self.settle(resume)
         if record is None:
             self._refuse_foreign_files()
             return
@@ -63,6 +62,26 @@ class RunDirectory:
                 f"--output_dir {self.path} holds another run; what differs: {'; '.join(differences)}. "
                 "Give another directory, or the values of that run to go on with it (nothing was changed)"
             )
+
+    def settle(self, resume: str) -> str:
+        """Return what `--resume` means for this start: "auto" for a path that the launch before has taken already.
+
+        So the same command goes on after a kill, and whoever starts it over and over loses nothing; the stated
+        checkpoint itself may have been removed as an old one by then.
+
+        Raises:
+            CheckpointError: It is no complete checkpoint of this run.
+        """
+        if resume in ("auto", "never"):
+            return resume
+        directory, stated = self.path / CHECKPOINT_DIRECTORY, Path(resume).resolve()
+        launches = (self.record() or {}).get("launches", [])
+        before = launches[-1].get("arguments", {}).get("resume", "") if launches else ""
+        taken = stated.parent == directory.resolve() and Path(before).name == stated.name
+        if taken and any(tag >= stated.name for tag in complete_tags(directory)):
+            return "auto"
+        stated_checkpoint(directory, resume)
+        return resume
 
     def open(self, identity: dict[str, Any], *, resume: str) -> None:
         """Create the directory, or check that it holds the same run, and lock it. Writes no record yet.

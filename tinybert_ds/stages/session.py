@@ -148,14 +148,15 @@ def run_stage(
     )
     directories = _open_directories(session, targets)
     finished = [run_on_main(world, partial(directory.finished_results, total_steps)) for directory in directories]
-    known = [results for results in finished if results is not None and arguments.resume == "auto"]
+    resume = run_on_main(world, partial(directories[0].settle, arguments.resume))
+    known = [results for results in finished if results is not None and resume == "auto"]
     if len(known) == len(targets):
         for target in targets:
             logger.info("%s in %s is finished (%d steps); nothing to do", title, target.directory, total_steps)
         return known
 
     models = build()
-    runs = _start_runs(session, targets, directories, models, total_steps=total_steps, title=title)
+    runs = _start_runs(session, targets, directories, models, resume=resume, total_steps=total_steps, title=title)
     plan = Plan(
         total_steps=total_steps,
         logging_steps=arguments.logging_steps,
@@ -208,6 +209,7 @@ def _start_runs(
     directories: Sequence[RunDirectory],
     models: Models,
     *,
+    resume: str,
     total_steps: int,
     title: str,
 ) -> list[StudentRun]:
@@ -216,7 +218,7 @@ def _start_runs(
     all_checkpoints = [
         Checkpoints(t.directory / CHECKPOINT_DIRECTORY, world, arguments.save_total_limit) for t in targets
     ]
-    choices = run_on_main(world, partial(common_choices, all_checkpoints, arguments.resume))
+    choices = run_on_main(world, partial(common_choices, all_checkpoints, resume))
     runs = []
     for number, (target, learner, checkpoints, choice) in enumerate(
         zip(targets, models.learners, all_checkpoints, choices, strict=True)

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 from importlib.metadata import version
 
 import pytest
@@ -51,6 +52,33 @@ def test_a_stated_checkpoint_that_is_not_there_is_refused_when_the_directory_is_
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         RunDirectory(tmp_path / "new").open(IDENTITY, resume="step-7")
     assert not (tmp_path / "new").exists()
+
+
+def complete_checkpoint(run, step):
+    path = run.path / "checkpoints" / f"step-{step:08d}"
+    path.mkdir(parents=True)
+    (path / "complete.json").write_text('{"files": {}, "best_step": null}')
+    return path
+
+
+def test_a_stated_checkpoint_is_gone_back_to_once_and_the_same_command_goes_on_from_there(run):
+    older, newer = complete_checkpoint(run, 7), complete_checkpoint(run, 14)
+    assert run.settle(str(older)) == str(older)
+    run.note_start(IDENTITY, {"arguments": {"resume": str(older)}})
+    assert run.settle(str(older)) == "auto"
+    shutil.rmtree(older)  # as the limit of checkpoints does
+    run.open(IDENTITY, resume=str(older))
+    assert run.settle(str(older)) == "auto"
+    shutil.rmtree(newer)
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        run.settle(str(older))
+
+
+def test_a_stated_checkpoint_is_gone_back_to_again_after_a_launch_that_did_not_name_it(run):
+    older, newer = complete_checkpoint(run, 7), complete_checkpoint(run, 14)
+    for resume in (str(older), "auto", str(newer)):
+        run.note_start(IDENTITY, {"arguments": {"resume": resume}})
+    assert run.settle(str(older)) == str(older)
 
 
 def test_another_run_is_refused_with_what_differs(run):

@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.files import fsync_directory
 
 _NAME = re.compile(r"best-(\d+)")
@@ -42,7 +43,7 @@ def keep_best(checkpoints: Path, step: int, export: Callable[[Path], None], worl
         unfinished.rename(final)
         fsync_directory(checkpoints)
 
-    run_on_main(world, finish)
+    write_on_main(world, final, finish)
 
 
 def prune_best(checkpoints: Path, named: Collection[int]) -> None:

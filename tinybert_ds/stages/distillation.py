@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.arguments import DistillationArguments
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.engine.student import full_state
 from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.errors import ConfigError
@@ -135,9 +136,11 @@ def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World
     model_state = _with_prefix(state, _ENCODER_PREFIX)
     projections = _with_prefix(state, _PROJECTION_PREFIX) or None
     model = engine.module.encoder.model
-    run_on_main(
-        world, lambda: save_student(model, tokenizer, directory, state_dict=model_state, projections=projections)
-    )
+
+    def save() -> None:
+        save_student(model, tokenizer, directory, state_dict=model_state, projections=projections)
+
+    write_on_main(world, directory, save)
 
 
 def require_same_tokenizer(student: str, student_fingerprint: str, teacher: str, teacher_fingerprint: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from tinybert_ds.data.tasks import TaskSpec
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
@@ -126,6 +127,6 @@ def write_results(directory: Path, results: dict[str, float], world: World) -> N
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / RESULTS_FILE, json.dumps(results, indent=2, sort_keys=True) + "\n")
 
-    run_on_main(world, write)
+    write_on_main(world, directory, write)
     for name, value in results.items():
         logger.info("%s = %.4f", name, value)

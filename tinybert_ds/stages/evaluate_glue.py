@@ -13,7 +13,8 @@ from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import has_weights, read_config
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"--submission: none of the tasks' folders in {arguments.glue_dir} has a test file")
     content = table(results, submissions)
     content["models"] = {entry.spec.name: {n: str(d) for n, d in entry.models.items()} for entry in entries}
-    run_on_main(world, lambda: _write(session.output_dir, content, submissions))
+    write_on_main(world, session.output_dir, lambda: _write(session.output_dir, content, submissions))
     logger.info("%s", markdown(content))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.engine.distributed import run_on_main
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import fsync_directory, write_atomically
 from tinybert_ds.stages.session import Session, with_arguments
@@ -84,7 +85,7 @@ def search(
         write_atomically(session.output_dir / "search.md", text)
         write_atomically(session.output_dir / SEARCH_FILE, json.dumps(content, indent=2) + "\n")
 
-    run_on_main(session.world, finish)
+    write_on_main(session.world, session.output_dir, finish)
     logger.info("%s", text)
     return results[chosen]
 

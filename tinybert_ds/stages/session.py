@@ -28,7 +28,7 @@ from tinybert_ds.engine.distributed import (
     run_on_main,
 )
 from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
-from tinybert_ds.engine.faults import told_plainly
+from tinybert_ds.engine.faults import told_plainly, write_on_main
 from tinybert_ds.engine.health import Health
 from tinybert_ds.engine.lessons import Lessons, side_stream
 from tinybert_ds.engine.loop import Evaluation, Guards, Plan, StudentRun, count_steps, train
@@ -183,9 +183,9 @@ def _finish(
         run.export(target.directory)
     else:
         best = best_directory(run.checkpoints.directory, run.state.best_step)
-        run_on_main(world, lambda: copy_student(best, target.directory))
+        write_on_main(world, target.directory, lambda: copy_student(best, target.directory))
     results = target.final_results() if target.final_results else run.state.metrics
-    run_on_main(world, partial(directory.note_finish, total_steps, results))
+    write_on_main(world, target.directory, partial(directory.note_finish, total_steps, results))
     run.monitor.finish(results)
     return results
 

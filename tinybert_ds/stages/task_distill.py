@@ -12,7 +12,7 @@ from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tinybert_ds.engine.distributed import run_on_main
+from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.teacher import teacher_dtype
@@ -74,7 +74,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
         predictions = task.predict(model.module, wanted, batch_size, session.world, columns=model.columns)
         content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
         path = session.output_dir / f"predictions_{wanted}.tsv"
-        run_on_main(session.world, lambda: write_atomically(path, content))
+        write_on_main(session.world, path, lambda: write_atomically(path, content))
         logger.info("predictions: %s", path)
 
 

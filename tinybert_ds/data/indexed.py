@@ -20,6 +20,8 @@ import mmap
 import os
 import struct
 from array import array
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -216,16 +218,23 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     return Shard(name, tokens, lengths, offsets, documents, mapping)
 
 
-def hash_file(path: Path) -> FileRecord:
-    """Size and xxh3-64 of a file, read in pieces."""
+def hash_file(path: Path, advance: Callable[[int], object] | None = None) -> FileRecord:
+    """Size and xxh3-64 of a file, read in pieces.
+
+    Args:
+        path: of the file.
+        advance: told the bytes of every piece; None: a progress bar is.
+    """
     digest, size = xxhash.xxh3_64(), 0
-    total = path.stat().st_size
-    bar = progress_bar(total=total, desc=f"hashing {path.name}", unit="B", unit_scale=True)
-    with path.open("rb") as handle, bar:
+    with path.open("rb") as handle, ExitStack() as stack:
+        if advance is None:
+            total = path.stat().st_size
+            bar = progress_bar(total=total, desc=f"hashing {path.name}", unit="B", unit_scale=True)
+            advance = stack.enter_context(bar).update
         while piece := handle.read(_COPY_BYTES):
             digest.update(piece)
             size += len(piece)
-            bar.update(len(piece))
+            advance(len(piece))
     return FileRecord(size, digest.hexdigest())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.data.manifest import read_manifest
@@ -14,6 +15,15 @@ _RESTORE = (
     "Restore the file from a copy, or write the corpus again with pregenerate_training_data.py; the checkpoints of a "
     "run that has read it may have been trained on damaged text."
 )
+
+
+class Progress(NamedTuple):
+    """How far the checks have come."""
+
+    hashed_bytes: int
+    total_bytes: int
+    ended: bool
+    damage: str | None  # the first that was found
 
 
 class Verification:
@@ -34,6 +44,8 @@ class Verification:
             for directory in directories
             for name, record in read_manifest(Path(directory)).files.items()
         ]
+        self.total_bytes = sum(record.bytes for _, record in self._files)
+        self._hashed_bytes = 0
         self._damage: str | None = None
         self._thread = threading.Thread(target=self._run, name="verification", daemon=True)
         self._thread.start()
@@ -43,21 +55,24 @@ class Verification:
         if self._damage is not None:
             raise DataError(self._damage)
 
-    def wait(self) -> None:
-        """Let the checks end; raise a `DataError` that names the first damaged file, if there is one."""
-        self._thread.join()
-        self.check()
+    def progress(self, *, within: float) -> Progress:
+        """Say how far the checks are after so many seconds, or sooner where they end before."""
+        self._thread.join(within)
+        return Progress(self._hashed_bytes, self.total_bytes, not self._thread.is_alive(), self._damage)
 
     def _run(self) -> None:
         for path, record in self._files:
             if self._damage is None:
-                self._damage = find_damage(path, record)
+                self._damage = find_damage(path, record, self._advance)
+
+    def _advance(self, count: int) -> None:
+        self._hashed_bytes += count
 
 
-def find_damage(path: Path, record: FileRecord) -> str | None:
-    """What is wrong with a file, in a sentence; None when it is what was written."""
+def find_damage(path: Path, record: FileRecord, advance: Callable[[int], None]) -> str | None:
+    """What is wrong with a file, in a sentence; None when it is what was written. `advance` is told the bytes read."""
     try:
-        found = hash_file(path)
+        found = hash_file(path, advance)
     except OSError as error:
         return f"{str(path)!r} cannot be read: {error.strerror}. {_RESTORE}"
     if found == record:

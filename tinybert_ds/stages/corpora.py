@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,15 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.phases import PhasedSource, phase_steps
 from tinybert_ds.data.verification import Verification
-from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.distributed import World, gather_objects, run_on_main
 from tinybert_ds.engine.loop import count_steps
-from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at how far --verify_data is."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,30 @@ class Corpora:
     longest: int  # tokens of the longest sample
     verification: Verification | None  # on one rank of each host, with --verify_data
 
-    def finish_verification(self) -> None:
-        """Wait until --verify_data has seen all files; raises DataError if one is damaged."""
-        if self.verification is not None:
-            self.verification.wait()
+    def finish_verification(self, alive: Callable[[str], None]) -> None:
+        """Wait until --verify_data has seen all files on all hosts; call it on all ranks.
+
+        Args:
+            alive: Told how far the checks are, whenever they have moved on.
+
+        Raises:
+            DataError: On all ranks, the damage that any of them has found.
+        """
+        own, before = self.verification, None
+        total = 0 if own is None else own.total_bytes
+        with progress_bar(total=total, desc="--verify_data", unit="B", unit_scale=True) as bar:
+            while True:
+                found = gather_objects(None if own is None else own.progress(within=_LOOK_SECONDS))
+                checks = [progress for progress in found if progress is not None]
+                raise_all([progress.damage for progress in checks if progress.damage is not None][:1], DataError)
+                if all(progress.ended for progress in checks):
+                    break
+                done = sum(progress.hashed_bytes for progress in checks)
+                bar.update((checks[0].hashed_bytes if own is not None else 0) - bar.n)
+                if done != before:
+                    alive(f"--verify_data has read {done} of {sum(each.total_bytes for each in checks)} bytes")
+                before = done
+        if checks:
             logger.info("--verify_data: all files of the corpus are what was written")
 
 

@@ -74,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             return Evaluation(run=run, score=None)
 
         def export(engine: Any, directory: Path) -> None:
-            corpora.finish_verification()
             export_student(engine, directory, tokenizer=tokenizer, world=world)
 
         learners = [Learner(module, evaluation, export) for module in modules]
@@ -88,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
         build=build,
         total_steps=corpora.total_steps,
+        conclude=corpora.finish_verification,
     )
 
 

@@ -128,6 +128,7 @@ def run_stage(
     evaluation_steps: int | None,
     build: Callable[[], Models],
     total_steps: int | None = None,
+    conclude: Callable[[Callable[[str], None]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a stage from where it stands to its end; return the final metrics of each target.
 
@@ -139,6 +140,8 @@ def run_stage(
         evaluation_steps: Steps between two evaluations; None: no evaluation while training.
         build: Loads the models; called only when the run is not finished.
         total_steps: Optimizer steps; None: what the arguments say of this source.
+        conclude: Called on all ranks after the last step, before the results are written, with what takes signs of
+            life.
     """
     arguments, world = session.arguments, session.world
     if total_steps is None:
@@ -172,6 +175,8 @@ def run_stage(
     with stall, told_plainly(runs[0].checkpoints.last_good):
         with preemption.listening():
             train(runs, lessons, source, plan, world, Guards(preemption, stall))
+        if conclude is not None:
+            conclude(stall.alive)
         return [_finish(*parts, total_steps, world) for parts in zip(targets, directories, runs, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from tests.support.corpora import VOCABULARY, random_documents, write_corpus
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.manifest import Sampling
+from tinybert_ds.data.verification import Progress
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages import corpora
@@ -21,6 +23,7 @@ TEACHER = SimpleNamespace(vocab_size=VOCABULARY, type_vocab_size=2)
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     monkeypatch.setattr(corpora, "run_on_main", lambda world, action: action())
+    monkeypatch.setattr(corpora, "gather_objects", lambda value: [value])
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +139,10 @@ def test_damage_is_found_by_one_rank_of_each_host(tmp_path):
     content = bytearray((tmp_path / "shard-00000.bin").read_bytes())
     content[100] ^= 4
     (tmp_path / "shard-00000.bin").write_bytes(content)
-    open_with(tmp_path).finish_verification()
+    open_with(tmp_path).finish_verification(print)
     opened = open_with(tmp_path, verify_data=True)
     with pytest.raises(DataError, match=r"shard-00000\.bin' is damaged"):
-        opened.finish_verification()
+        opened.finish_verification(print)
     with pytest.raises(DataError, match=r"shard-00000\.bin' is damaged"):
         read(opened, 0, 0)
 
@@ -163,6 +166,33 @@ def test_corpora_made_for_different_lengths_and_for_useless_ones_are_refused_unt
     with pytest.raises(ConfigError, match="--max_seq_length is 5; it must be at least 8"):
         open_with(c, max_seq_length=None)
     assert open_with([a, b], max_seq_length=16).longest == 16
+
+
+class Checks:
+    """A verification that has read so many bytes at each look."""
+
+    total_bytes = 100
+
+    def __init__(self, *looks: int) -> None:
+        self._looks = iter(looks)
+
+    def progress(self, *, within: float) -> Progress:
+        """Return the next look."""
+        hashed = next(self._looks)
+        return Progress(hashed, self.total_bytes, hashed == self.total_bytes, None)
+
+
+def test_waiting_for_the_checks_gives_a_sign_of_life_whenever_they_have_moved(directory):
+    opened = replace(open_with(directory), verification=Checks(20, 20, 60, 100))
+    told: list[str] = []
+    opened.finish_verification(told.append)
+    assert told == [f"--verify_data has read {read} of 100 bytes" for read in (20, 60)]
+
+
+def test_damage_that_another_host_has_found_ends_this_rank_too(directory, monkeypatch):
+    monkeypatch.setattr(corpora, "gather_objects", lambda own: [own, Progress(5, 9, True, "a file is damaged")])
+    with pytest.raises(DataError, match="a file is damaged"):
+        open_with(directory).finish_verification(print)
 
 
 def test_corpora_made_for_different_sampling_are_refused_until_the_run_says_which(tmp_path):

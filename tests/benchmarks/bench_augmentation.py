@@ -39,7 +39,7 @@ from data_tools.augment_rows import AugmentationSettings, Block, RowAugmenter
 from data_tools.augment_task import BATCH_TOKENS, BLOCK_ROWS
 from data_tools.glove import build_cache, open_cache
 from data_tools.sentence_words import STOP_WORDS, SentenceSplitter, eligible_words, join_words
-from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, write_csv
+from tests.benchmarks.measurement import RESULTS, Row, interleave, publish, rows_of, table
 from tests.benchmarks.published_form import import_original
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.data.tokenizer import load_tokenizer
@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured += rows_of("augmentation", case, seconds, peers=peers, samples=len(texts))
         if values.memory:
             measured.append(measure_peak(folder, language.vector_words, texts))
-    write_csv(values.output, measured)
+    publish(measured, values.out, readme=values.readme, plotted=False)
     print(table(measured))
 
 
@@ -322,7 +322,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--glove_embs", type=Path, metavar="FILE", help="take these word vectors")
     add("--layers", type=int, default=12, help="of the masked language model (default: 12)")
     add("--no_memory", dest="memory", action="store_false", help="leave out the peak memory with 400,000 vectors")
-    add("--output", type=Path, default=RESULTS / "augmentation.csv", help="CSV to write")
+    add("--out", type=Path, default=RESULTS / "augmentation.csv", help="CSV to write")
+    add("--readme", metavar="SECTION", help="put the table into this section of README.md")
     return parser.parse_args(arguments)
 
 

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertForSequenceClassification
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench_step import SIZES, Sizes, joined_world
-from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, write_csv
+from tests.benchmarks.measurement import RESULTS, Row, interleave, publish, rows_of, table
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
 from tinybert_ds.data.task_files import Examples
@@ -183,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--train_file", type=Path, metavar="FILE", help="rows of a file in SST-2's layout; needs --tokenizer")
     add("--tokenizer", type=Path, metavar="DIR", help="a model directory with the tokeniser (30,522 tokens)")
     add("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
-    add("--output", type=Path, default=RESULTS / "task.csv", help="CSV to write")
+    add("--out", type=Path, default=RESULTS / "task.csv", help="CSV to write")
+    add("--readme", metavar="SECTION", help="put the table into this section of README.md")
     values = parser.parse_args(arguments)
     if (values.train_file is None) != (values.tokenizer is None):
         parser.error("--train_file and --tokenizer go together")
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured += padding_rows(stage, rows, values.sizes, values.rounds)
         print(table(measured[-2:]), flush=True)
     measured += prediction_rows(rows, values.sizes, values.rounds)
-    write_csv(values.output, measured)
+    publish(measured, values.out, readme=values.readme, plotted=False)
     print(table(measured))
 
 

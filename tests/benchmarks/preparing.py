@@ -1,13 +1,13 @@
 """Preparing a corpus: raw text to finished shards, against the tokenisers' own batch call and the published script.
 
-    python tests/benchmarks/bench_corpus.py TEXT... --bert_model DIR [--original PATH] [--rounds 5] [--reading]
+    python tests/benchmarks/bench_corpus.py TEXT... --bert_model DIR [--original PATH] [--readme preparing] [--reading]
 
 TEXT is plain, .gz, .xz or .zst, with blank lines between documents; it is repeated to the sizes that are asked for, as
 plain text, and read once before it is timed. One pass is the whole command after its imports: hash, tokenise, write,
 sync; its shards are removed between passes. The peers are `encode_batch_fast` on the same lines, whose ids are dropped,
 and, with `--original PATH`, the published script on the same text: tokenise and write one epoch. Peak memory is that of
 the process that does the work, imports included. `--reading` adds what bench_reading.py measures on these shards.
-Writes results/corpus.csv, prints a table. Figures of one core: start it under `taskset -c 0` for all but two workers.
+All but several workers runs on one core. Writes results/corpus.csv, prints a table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 from data_tools.text_input import LineReader, decode_lines
 from data_tools.text_units import UNIT_BYTES, Problems
 from tests.benchmarks import bench_reading
-from tests.benchmarks.measurement import RESULTS, Row, interleave, rows_of, table, write_csv
+from tests.benchmarks.measurement import RESULTS, Row, interleave, publish, rows_of, table
 from tests.benchmarks.prepared_shards import peak_mib, prepare_shards
 from tests.benchmarks.published_form import import_original
 from tinybert_ds.data.manifest import open_corpus
@@ -80,6 +80,17 @@ def published_command(original: Path, text: Path, model: str, output: Path) -> C
             script.main()
 
     return run
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this thread, and the processes that it starts, on one core."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def measure_speed(text: Path, options: argparse.Namespace, folder: Path) -> list[Row]:
@@ -140,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--memory_megabytes", type=float, nargs="*", default=[100, 1000], help="texts for peak memory")
     parser.add_argument("--reading", action="store_true", help="run bench_reading.py on the shards as well")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of README.md")
     options = parser.parse_args(arguments)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # figures are per core
     with tempfile.TemporaryDirectory() as name:
@@ -148,11 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         def text_of(megabytes: float) -> Path:
             return write_text(options.texts, folder / f"{megabytes:g}.txt", int(megabytes * 1e6))
 
-        rows = measure_speed(text_of(options.megabytes), options, folder)
+        with one_core():
+            rows = measure_speed(text_of(options.megabytes), options, folder)
+            rows += measure_memory(map(text_of, options.memory_megabytes), options, folder)
         rows += measure_workers(text_of(options.workers_megabytes), options, folder)
-        rows += measure_memory(map(text_of, options.memory_megabytes), options, folder)
-        write_csv(options.out / "corpus.csv", rows)
+        publish(rows, options.out / "corpus.csv", readme=options.readme, plotted=False)
         print(table(rows))
         if options.reading:
-            bench_reading.main([str(folder / "ours"), "--rounds", str(options.rounds), "--out", str(options.out)])
+            readme = ["--readme", "reading"] if options.readme else []
+            shards = str(folder / "ours")
+            bench_reading.main([shards, "--rounds", str(options.rounds), "--out", str(options.out), *readme])
     return rows

@@ -6,13 +6,13 @@
 #
 # TASK is one of GLUE, its files in its folder below --glue_dir. --teacher is fine-tuned on it, --student comes from
 # general distillation. --masked_lm is the model that suggests words, --glove the file of word vectors (without it,
-# words of several pieces stay). --recipe: default paper/TASK. --num_gpus N takes N ranks under the deepspeed launcher;
-# without it there is one rank. FLAGS go to both distillation stages and win over the recipe, such as --max_steps 100.
+# words of several pieces stay). --recipe is a shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper
+# leaves out, that of RTE. --num_gpus N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS
+# go to both distillation stages and win over the recipe, such as --max_steps 100. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
 set -euo pipefail
-caller="$PWD"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 fail() {
@@ -22,14 +22,15 @@ fail() {
 absolute() {
     case "$1" in
         /*) echo "$1" ;;
-        *) echo "$caller/$1" ;;
+        *) echo "$PWD/$1" ;;
     esac
 }
 
 [ $# -gt 0 ] || fail "name a task, such as sst-2"
-task="$1"
+task="$(echo "$1" | tr '[:upper:]' '[:lower:]')"
 shift
 glue_dir="" teacher="" student="" out="" masked_lm="" glove="" recipe="paper/${task%-mm}" seed=42
+[ "$task" != wnli ] || recipe=paper/rte
 augmentation=yes
 launch=(python)
 flags=()
@@ -72,36 +73,41 @@ if [ "$augmentation" = yes ]; then
 elif [ -n "$masked_lm$glove" ]; then
     fail "--no_augmentation leaves --masked_lm and --glove without use; drop one or the other"
 fi
-[ -d "$glue_dir" ] || fail "--glue_dir $glue_dir is not a directory"
+for path in "$glue_dir" "$teacher" "$masked_lm"; do
+    [ -z "$path" ] || [ -d "$path" ] || fail "$path is not a directory"
+done
+for path in "$student" "$glove"; do
+    [ -z "$path" ] || [ -e "$path" ] || fail "$path does not exist"
+done
 data_dir="$(find "$glue_dir" -mindepth 1 -maxdepth 1 -iname "${task%-mm}" | sort | head -n 1)"
 [ -n "$data_dir" ] || fail "--glue_dir $glue_dir has no folder ${task%-mm}; there are: $(ls "$glue_dir" | tr '\n' ' ')"
 
-cd "$here"
-[ -d .venv/bin ] && export PATH="$here/.venv/bin:$PATH"
+[ -d "$here/.venv/bin" ] && export PATH="$here/.venv/bin:$PATH"
 
 stage() {
     local name="$1"
     shift
-    python launchers/run_stage.py --stages_file "$out/stages.json" --name "$name" -- "$@"
+    python "$here/launchers/run_stage.py" --stages_file "$out/stages.json" --name "$name" -- "$@"
 }
 distil=(--teacher_model "$teacher" --data_dir "$data_dir" --task_name "$task" --recipe "$recipe" --seed "$seed")
+[ "$augmentation" = yes ] || distil+=(--aug_train false)
+intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"})
+prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student"
+    ${flags[@]+"${flags[@]}"})
+evaluation=(--task_name "$task" --glue_dir "$glue_dir" --model "teacher=$teacher" "student=$out/student"
+    --output_dir "$out/evaluation")
+python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
+python -m tinybert_ds.arguments task_distill "${prediction[@]}"
+python -m tinybert_ds.arguments evaluate_glue "${evaluation[@]}"
 
 if [ "$augmentation" = yes ]; then
     vectors=(--no_glove)
     [ -z "$glove" ] || vectors=(--glove_embs "$glove")
-    stage augmentation "${launch[@]}" data_tools/data_augmentation.py --pretrained_bert_model "$masked_lm" \
+    stage augmentation "${launch[@]}" "$here/data_tools/data_augmentation.py" --pretrained_bert_model "$masked_lm" \
         "${vectors[@]}" --data_dir "$data_dir" --task_name "$task" --seed "$seed"
-else
-    distil+=(--aug_train false)
 fi
-
-stage intermediate "${launch[@]}" launchers/task_distill.py "${distil[@]}" \
-    --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"}
-
-stage prediction "${launch[@]}" launchers/task_distill.py --pred_distill "${distil[@]}" \
-    --student_model "$out/intermediate" --output_dir "$out/student" ${flags[@]+"${flags[@]}"}
-
-stage evaluation "${launch[@]}" launchers/evaluate_glue.py --task_name "$task" --glue_dir "$glue_dir" \
-    --model "teacher=$teacher" "student=$out/student" --output_dir "$out/evaluation"
+stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
+stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"
+stage evaluation "${launch[@]}" "$here/launchers/evaluate_glue.py" "${evaluation[@]}"
 
 cat "$out/evaluation/glue_results.md"

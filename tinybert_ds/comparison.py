@@ -76,7 +76,7 @@ def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Example
     labels = None if spec.is_regression else spec.label_names
     role: Role = "teacher" if name == "teacher" else "student"
     model = load_classifier(directory, label_names=labels, role=role, head="required")
-    columns = None if labels is None else match_labels(model.config, labels, spec.label_aliases, None)
+    columns = None if labels is None else match_labels(model.config, labels, spec.label_aliases, None, role=role)
     tokenizer = load_tokenizer(directory, None)
     layout = RowLayout(
         padding="valid",

@@ -5,7 +5,8 @@ A message says what failed, what was found, what is allowed and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 EXIT_FAULT = 1
 EXIT_USER_ERROR = 2
@@ -43,6 +44,12 @@ class FaultError(Exception):
 
 class PreemptedError(Exception):
     """The run was asked to stop, and has saved its state; exit code EXIT_PREEMPTED."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" with the known word that is most like this one, "" where none is."""
+    close = difflib.get_close_matches(word.lower(), sorted(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def raise_all(problems: Sequence[str], error: type[UserError] = ConfigError) -> None:

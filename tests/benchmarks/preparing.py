@@ -1,13 +1,13 @@
 """Preparing a corpus: raw text to finished shards, against the tokenisers' own batch call and the published script.
 
-    python tests/benchmarks/bench_corpus.py TEXT... --bert_model DIR [--original PATH] [--readme preparing] [--reading]
+    python tests/benchmarks/bench_corpus.py TEXT... --bert_model DIR [--original PATH] [--rounds 5] [--readme preparing]
 
 TEXT is plain, .gz, .xz or .zst, with blank lines between documents; it is repeated to the sizes that are asked for, as
 plain text, and read once before it is timed. One pass is the whole command after its imports: hash, tokenise, write,
 sync; its shards are removed between passes. The peers are `encode_batch_fast` on the same lines, whose ids are dropped,
 and, with `--original PATH`, the published script on the same text: tokenise and write one epoch. Peak memory is that of
-the process that does the work, imports included. `--reading` adds what bench_reading.py measures on these shards.
-All but several workers runs on one core. Writes results/corpus.csv, prints a table.
+the process that does the work, imports included. All but several workers runs on one core. The part "reading" is
+bench_reading.py on the same shards. Writes results/corpus.csv, prints a table.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from tinybert_ds.data.manifest import open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_json
 
 BENCHMARK = "corpus"
+PARTS = ("speed", "memory", "workers", "reading")
 OURS, WORKERS, PEER, PUBLISHED = "ours", "ours, {} workers", "encode_batch_fast by line", "published script"
 
 
@@ -149,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--workers_megabytes", type=float, default=100, help="text for the workers")
     parser.add_argument("--memory_megabytes", type=float, nargs="*", default=[100, 1000], help="texts for peak memory")
-    parser.add_argument("--reading", action="store_true", help="run bench_reading.py on the shards as well")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default: all")
+    parser.add_argument("--out", type=Path, default=RESULTS / "corpus.csv", help="CSV to write")
     parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of README.md")
     options = parser.parse_args(arguments)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # figures are per core
@@ -160,14 +161,22 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         def text_of(megabytes: float) -> Path:
             return write_text(options.texts, folder / f"{megabytes:g}.txt", int(megabytes * 1e6))
 
+        rows: list[Row] = []
         with one_core():
-            rows = measure_speed(text_of(options.megabytes), options, folder)
-            rows += measure_memory(map(text_of, options.memory_megabytes), options, folder)
-        rows += measure_workers(text_of(options.workers_megabytes), options, folder)
-        publish(rows, options.out / "corpus.csv", readme=options.readme, plotted=False)
-        print(table(rows))
-        if options.reading:
-            readme = ["--readme", "reading"] if options.readme else []
-            shards = str(folder / "ours")
-            bench_reading.main([shards, "--rounds", str(options.rounds), "--out", str(options.out), *readme])
+            if "speed" in options.parts:
+                rows += measure_speed(text_of(options.megabytes), options, folder)
+            if "memory" in options.parts:
+                rows += measure_memory(map(text_of, options.memory_megabytes), options, folder)
+        if "workers" in options.parts:
+            rows += measure_workers(text_of(options.workers_megabytes), options, folder)
+        if rows:
+            publish(rows, options.out, readme=options.readme, plotted=False)
+            print(table(rows))
+        if "reading" in options.parts:
+            shards = folder / "ours"
+            with one_core():
+                if not shards.exists():
+                    prepare_shards(text_of(options.megabytes), options.bert_model, shards, 1)
+                readme = ["--readme", "reading"] if options.readme else []
+                bench_reading.main([str(shards), "--rounds", str(options.rounds), *readme])
     return rows

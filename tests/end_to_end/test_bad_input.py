@@ -160,7 +160,7 @@ def test_a_misspelt_deepspeed_key_a_bad_batch_a_wrong_dtype_and_an_unknown_flag_
     words = [*general, "--output_dir", tmp_path / "out", "--deepspeed_config", tmp_path / "ds.json"]
     words += ["--gradient_accumulation_steps", 5, "--lerning_rate", 1, "--teacher_dtype", "fp16"]
     output = refuse("general_distill", words, tmp_path)
-    assert "'zero_optimization'" in output
+    assert "did you mean zero_optimization?" in output
     assert "--train_batch_size 12 does not divide over 1 rank(s) x 5 accumulation step(s); take 10 or 15" in output
     assert "--lerning_rate" in output
     assert "--teacher_dtype fp16 is not supported on a CPU" in output

@@ -84,7 +84,9 @@ def test_all_problems_are_reported_together():
 
 def test_flags_are_never_abbreviated():
     _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", "--pred_dis"])
-    assert problems == ["unknown argument '--pred_dis'; command.py --help lists the known ones"]
+    assert problems == [
+        "unknown argument '--pred_dis' (did you mean --pred_distill?); command.py --help lists the known ones"
+    ]
 
 
 def test_a_missing_required_flag_is_a_config_error():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from transformers import HfArgumentParser
 
 from tinybert_ds.arguments.recipes import recipe_values, recipe_words
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.errors import ConfigError, did_you_mean
 
 
 class _Parser(HfArgumentParser):
@@ -59,8 +60,17 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str], prog: str) -> tu
             arguments, unknown = _parse(kind, [*recipe_words(values), *argv], prog)  # the last one wins
         except ConfigError as error:
             raise ConfigError(f"--recipe {getattr(arguments, 'recipe', None)}: {error}") from error
-    problems = [f"unknown argument {word!r}; {prog} --help lists the known ones" for word in unknown]
-    return arguments, problems + arguments.problems()
+    return arguments, _unknown_problems(unknown, kind, prog) + arguments.problems()
+
+
+def _unknown_problems(words: Sequence[str], kind: type[Any], prog: str) -> list[str]:
+    """What to say of words that the parser did not take: a line for each flag, its values left out."""
+    known = [f"--{field.name}" for field in dataclasses.fields(kind)]
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    return [
+        f"unknown argument {word!r}{did_you_mean(word, known)}; {prog} --help lists the known ones"
+        for word in flags or words
+    ]
 
 
 def _parse(kind: type[Arguments], argv: Sequence[str], prog: str) -> tuple[Arguments, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import tinybert_ds
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.errors import ConfigError, did_you_mean
 
 RECIPES_DIR = Path(tinybert_ds.__file__).parent / "recipes"
 
@@ -51,8 +51,9 @@ def recipe_values(arguments: Any) -> dict[str, str]:
     known = {field.name for field in dataclasses.fields(arguments)} - _PLACES
     unknown = sorted(set(values) - known)
     if unknown:
+        named = ", ".join(f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
         raise ConfigError(
-            f"--recipe {name} ({path}), section {section}: {', '.join(unknown)} cannot be set by a recipe; these can: "
+            f"--recipe {name} ({path}), section {section}: {named} cannot be set by a recipe; these can: "
             f"{', '.join(sorted(known))}"
         )
     return dict(values)
@@ -69,8 +70,10 @@ def _find(name: str) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name)
+    near = did_you_mean(name, shipped_recipes())
     raise ConfigError(
-        f"--recipe {name}: no such file, and no shipped recipe of that name; there are {', '.join(shipped_recipes())}"
+        f"--recipe {name}: no such file, and no shipped recipe of that name{near}; there are "
+        f"{', '.join(shipped_recipes())}"
     )
 
 

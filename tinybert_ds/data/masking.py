@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from tinybert_ds.data.order import Ints, random_bits
 
-_SCORE_BITS = np.uint64((1 << 63) - (1 << 20))  # above the bits of a position, below the largest number
-_LARGEST = np.uint64(2**64 - 1)
+_NO_CANDIDATE = np.uint64(1 << 63)
+_SCORE_BITS = np.uint64((1 << 63) - (1 << 20))  # between that bit and those of a position
+_PLACE_BITS = np.uint64((1 << 20) - 1)
 _REPLACEMENT_COUNTER = 1 << 32  # draws of replacements are numbered from here, those of scores from 0
 _KIND_SHIFT = np.uint64(40)
 _DRAWN_BITS = np.uint64((1 << 40) - 1)  # times a vocabulary, they fit in 64 bits
@@ -64,12 +65,12 @@ def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking
 
 
 def _scores(row_keys: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """A random, different number for each candidate of a row; the largest number for the others."""
+    """A random number for each place of a row, its lowest bits the place itself; those of candidates are smaller."""
     places = np.arange(candidates.shape[1], dtype=np.uint64)
     scores = random_bits(row_keys, places)
     scores &= _SCORE_BITS
     scores |= places
-    np.copyto(scores, _LARGEST, where=~candidates)
+    np.bitwise_or(scores, _NO_CANDIDATE, out=scores, where=~candidates)
     return scores
 
 
@@ -90,7 +91,7 @@ def _choose_words(
     n, words = len(word), int(word.max()) + 1
     flat = (np.arange(n)[:, None] * words + word)[maskable]
     sizes = np.bincount(flat, minlength=n * words).reshape(n, words)
-    order = np.argsort(_scores(row_keys, sizes > 0), axis=1)
+    order = (np.sort(_scores(row_keys, sizes > 0), axis=1) & _PLACE_BITS).astype(np.int64)
     sizes = np.take_along_axis(sizes, order, axis=1)
     taken = take_words(sizes, budget)
     chosen_words = np.zeros_like(taken)

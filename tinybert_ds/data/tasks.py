@@ -8,7 +8,7 @@ from pathlib import Path
 from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.data.task_yaml import load_task_file
-from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
     "TASKS",
@@ -37,7 +37,8 @@ def find_task(task_name: str | None, task_file: str | Path | None) -> TaskSpec:
     spec = TASKS.get(task_name.lower())
     if spec is None:
         raise ConfigError(
-            f"--task_name: there is no task {task_name!r}; known are {', '.join(TASKS)}. "
+            f"--task_name: there is no task {task_name!r}{did_you_mean(task_name, TASKS)}; known are "
+            f"{', '.join(TASKS)}. "
             "Describe a task of your own in a YAML file and pass it with --task_file"
         )
     return spec

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = examine(values)
     print("\n\n".join(render(title, findings) for title, findings in sections))
     problems = sum(finding.level == "problem" for _, findings in sections for finding in findings)
-    print(f"\n{problems} problem(s): the job could not run" if problems else "\nthe job can run")
+    print(f"\n{problems} problem(s): the job could not run" if problems else "\nno problems found")
     sys.exit(1 if problems else 0)
 
 

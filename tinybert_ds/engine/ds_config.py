@@ -7,7 +7,6 @@ loaded. Keys: https://www.deepspeed.ai/docs/config-json/ for the installed versi
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import json
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, Warmup
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
+from tinybert_ds.errors import did_you_mean
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
 
@@ -96,9 +96,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{path} holds a {type(config).__name__}; a DeepSpeed config is a JSON object"]
     problems = []
     for key in sorted(set(config) - KNOWN_KEYS):
-        close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]!r}?" if close else "remove it (DeepSpeed would ignore or refuse it)"
-        problems.append(f"{path}: unknown key {key!r}; {hint}")
+        near = did_you_mean(key, KNOWN_KEYS)
+        problems.append(f"{path}: unknown key {key!r}{near}; DeepSpeed would ignore or refuse it: mend or remove it")
     return config, problems
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 import tinybert_ds
-from tinybert_ds.errors import ConfigError, ModelError, raise_all
+from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
 from tinybert_ds.models.labels import set_labels
 from tinybert_ds.models.layer_map import parse_layer_map
 from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
@@ -45,9 +45,10 @@ def resolve_student(source: str | Path) -> Path:
         return path
     if str(source) in shipped_students():
         return shipped
+    near = did_you_mean(str(source), shipped_students())
     raise ModelError(
-        f"student {str(source)!r} does not exist; give a directory, a config.json, or one of the shipped students: "
-        f"{', '.join(shipped_students())}"
+        f"student {str(source)!r} does not exist{near}; give a directory, a config.json, or one of the shipped "
+        f"students: {', '.join(shipped_students())}"
     )
 
 

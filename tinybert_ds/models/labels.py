@@ -35,15 +35,21 @@ def set_labels(config: Any, label_names: Sequence[str] | None) -> None:
 
 
 def match_labels(
-    config: Any, label_names: Sequence[str], aliases: Mapping[str, str], stated: Sequence[str] | None
+    config: Any,
+    label_names: Sequence[str],
+    aliases: Mapping[str, str],
+    stated: Sequence[str] | None,
+    *,
+    role: str = "teacher",
 ) -> tuple[int, ...]:
-    """Find a teacher's output for each label of the task.
+    """Find a classifier's output for each label of the task.
 
     Args:
-        config: The teacher's config.
+        config: The classifier's config.
         label_names: The task's labels, in the order of its class ids.
         aliases: Other spellings -> label name, lower case.
-        stated: The names of the teacher's outputs in its order, from `--teacher_labels`; None to take its config's.
+        stated: The names of the outputs in their order, from `--teacher_labels`; None to take its config's.
+        role: What the messages call it.
 
     Returns:
         Columns of the teacher's logits: `logits[:, columns]` is in the task's order. Capitals do not count, nor does
@@ -56,17 +62,17 @@ def match_labels(
     names = list(stated) if stated is not None else list(output_names(config))
     if len(names) != count:
         raise ModelError(
-            f"--teacher_labels names {len(names)} outputs ({', '.join(names)}); the teacher has {count}: name each of "
+            f"--teacher_labels names {len(names)} outputs ({', '.join(names)}); the {role} has {count}: name each of "
             "them once, in its order"
         )
     if count != len(label_names):
         raise ModelError(
-            f"the teacher has {count} outputs ({', '.join(names)}); the task has {len(label_names)} labels "
-            f"({', '.join(label_names)}): give a teacher that was fine-tuned on this task"
+            f"the {role} has {count} outputs ({', '.join(names)}); the task has {len(label_names)} labels "
+            f"({', '.join(label_names)}): give a model that was fine-tuned on this task"
         )
     if stated is None and has_generic_labels(config):
         raise ModelError(
-            f"the teacher's config names its outputs {', '.join(names)}, which says nothing; state their order, such "
+            f"the {role}'s config names its outputs {', '.join(names)}, which says nothing; state their order, such "
             f"as --teacher_labels {','.join(label_names)}"
         )
     spellings = {_normal(alias): _normal(name) for alias, name in aliases.items()}
@@ -75,8 +81,8 @@ def match_labels(
     if sorted(found) != sorted(labels):
         allowed = ", ".join(label_names)
         raise ModelError(
-            f"the teacher's outputs ({', '.join(names)}) are not the task's labels ({allowed}); state what they stand "
-            f"for, in the teacher's order, such as --teacher_labels {','.join(label_names)}"
+            f"the {role}'s outputs ({', '.join(names)}) are not the task's labels ({allowed}); state what they stand "
+            f"for, in the model's order, such as --teacher_labels {','.join(label_names)}"
         )
     return tuple(found.index(label) for label in labels)
 

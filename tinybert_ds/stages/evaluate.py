@@ -18,7 +18,7 @@ from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import Role, load_classifier, read_config
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import LabelObjective
@@ -79,7 +79,7 @@ def load_fine_tuned(
     Raises:
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
-    columns = task_columns(read_config(directory, role="model"), task.spec, stated_labels)
+    columns = task_columns(read_config(directory, role="model"), task.spec, stated_labels, role="model")
     model = load_classifier(
         directory, label_names=task.spec.label_names or None, role="model", head="required", pooler_relu=pooler_relu
     )
@@ -113,11 +113,11 @@ def logits_encoder(model: PreTrainedModel, task: TaskData) -> CapturingEncoder:
     return encoder
 
 
-def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None) -> list[int]:
+def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None, *, role: Role) -> list[int]:
     """Return the model's output for each class of the task, matched by name; for a regression its only one."""
     if spec.is_regression:
         return [0]
-    return list(match_labels(model_config, spec.label_names, spec.label_aliases, stated))
+    return list(match_labels(model_config, spec.label_names, spec.label_aliases, stated, role=role))
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:

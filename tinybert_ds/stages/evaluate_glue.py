@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     entries = find_entries(arguments)
     for entry in entries:  # before any of them is loaded
         for directory in entry.models.values():
-            task_columns(read_config(directory, role="model"), entry.spec, arguments.stated_labels)
+            task_columns(read_config(directory, role="model"), entry.spec, arguments.stated_labels, role="model")
     results: list[SplitResult] = []
     submissions: Submissions = {name: {} for name in arguments.models} if arguments.submission else {}
     for entry in entries:

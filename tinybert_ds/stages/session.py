@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
+import torch
 import transformers
 
 from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments, recipe_values
@@ -39,7 +40,7 @@ from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher, dtype_problems
 from tinybert_ds.errors import CheckpointError, raise_all
-from tinybert_ds.hardware import choose_float32_products
+from tinybert_ds.hardware import choose_float32_products, multiplies_fast
 from tinybert_ds.models.saving import copy_student
 from tinybert_ds.models.student import DistilledStudent
 
@@ -105,6 +106,9 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     if trains and not getattr(arguments, "search", False):  # whose directory holds runs and is none itself
         _check_output_dir(arguments, world)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
+    uses_bf16 = config.get("bf16", {}).get("enabled") or getattr(arguments, "teacher_dtype", "auto") == "bf16"
+    if uses_bf16 and not multiplies_fast(torch.bfloat16, world.device):
+        logger.warning("this CPU has no bf16 instructions: bf16 takes many times as long here as fp32")
     return Session(arguments, world, config)
 
 

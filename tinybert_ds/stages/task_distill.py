@@ -100,7 +100,7 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     )
     spec = find_task(arguments.task_name, arguments.task_file)
     raise_all(prediction_problems(arguments, spec))
-    columns = task_columns(teacher_config, spec, arguments.stated_labels)
+    columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config, world=world)
     source = task.source(
         "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True

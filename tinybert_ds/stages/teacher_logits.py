@@ -29,13 +29,17 @@ logger = logging.getLogger(__name__)
 def logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
     """Return what gives the teacher's logits for a batch of the training split; called on all ranks.
 
-    They are computed once for all rows, unless `--no_teacher_cache` is given, the run sees no whole epoch, or the
-    teacher is split among the ranks, which then have to ask it together.
+    They are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the run sees no
+    whole epoch, or the teacher is split among the ranks, which then have to ask it together.
     """
     arguments, world = session.arguments, session.world
-    if arguments.no_teacher_cache:
-        return _live_teacher(session, task)
     rows = task.splits["train"]
+    source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
+    steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+    in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
+    # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
+    if arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0):
+        return _live_teacher(session, task)
     key = {
         "teacher": model_fingerprint(cast(str, arguments.teacher_model)),
         "data": rows.fingerprint,
@@ -48,11 +52,6 @@ def logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Te
         assert logits is not None
         logger.info("the teacher's predictions come from %s", directory)
         return cached_teacher(logits, world.device)
-    source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
-    steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
-    in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
-    if in_lockstep or steps < source.steps_in_epoch(0):  # fewer rows than there are
-        return _live_teacher(session, task)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
     return cached_teacher(
         compute_logits(directory, _live_teacher(session, task), len(rows), batches_of, world), world.device

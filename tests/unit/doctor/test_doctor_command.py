@@ -28,7 +28,7 @@ def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path)
     assert "120 documents" in output
     assert "layer map [0, 2, 4]" in output
     assert "zero0_fp32.json" in output
-    assert "the job can run" in output
+    assert "no problems found" in output
 
 
 def test_memory_is_that_of_samples_as_long_as_training_takes_them(inputs, tmp_path):

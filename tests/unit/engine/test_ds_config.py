@@ -63,7 +63,7 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):
     _, problems = read_config(path)
     assert len(problems) == 1
     assert "'zero_optimisation'" in problems[0]
-    assert "'zero_optimization'" in problems[0]
+    assert "did you mean zero_optimization?" in problems[0]
 
 
 def test_a_misspelt_key_inside_a_section_is_named():

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[3]
 STAND_IN = """#!{python}
 import os, pathlib, shlex, sys
 words = sys.argv[1:]
-if words[0] == "launchers/run_stage.py":
+if words[0].endswith("/run_stage.py") or words[0] == "-m":
     os.execv(sys.executable, [sys.executable, *words])
+words[0] = os.path.relpath(words[0], {checkout!r})
 with open({log!r}, "a") as log:
     print(shlex.join(words), file=log)
 out = pathlib.Path(words[words.index("--output_dir") + 1]) if "--output_dir" in words else None
@@ -37,9 +38,12 @@ def chain(tmp_path):
     (script.parent / "run_stage.py").symlink_to(ROOT / "launchers" / "run_stage.py")
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    (binaries / "python").write_text(STAND_IN.format(python=sys.executable, log=str(tmp_path / "log")))
+    places = {"log": str(tmp_path / "log"), "checkout": str(script.parents[1])}
+    (binaries / "python").write_text(STAND_IN.format(python=sys.executable, **places))
     (binaries / "python").chmod(0o755)
-    (tmp_path / "glue" / "STS-B").mkdir(parents=True)
+    for name in ("glue/STS-B", "t", "s", "lm"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "vectors.txt").touch()
 
     def run(*words, **environment):
         path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
@@ -101,11 +105,32 @@ def test_without_augmentation_the_stages_train_on_the_plain_file(chain, tmp_path
         assert not parse_arguments(TaskDistillArguments, words[1:], "task_distill.py")[0].aug_train
 
 
+def test_capitals_and_paths_relative_to_the_caller_are_understood(chain, tmp_path):
+    (tmp_path / "mine.yaml").write_text("intermediate:\n  max_steps: 7\nprediction:\n  max_steps: 8\n")
+    finished = chain("STS-B", *WORDS[1:], "--recipe", "mine.yaml", "--", "--deepspeed_config", "mine.json")
+    assert finished.returncode == 0, finished.stderr
+    for words in commands(tmp_path)[1:3]:
+        assert words[words.index("--task_name") + 1] == "sts-b"
+        assert words[words.index("--recipe") + 1] == "mine.yaml"
+    assert (tmp_path / "out" / "stages.json").exists()
+
+
+def test_wnli_takes_the_recipe_of_rte(chain, tmp_path):
+    (tmp_path / "glue" / "WNLI").mkdir()
+    assert chain("wnli", *WORDS[1:]).returncode == 0
+    assert all("paper/rte" in words for words in commands(tmp_path)[1:3])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "name a task"),
         (["rte", *WORDS[1:]], "has no folder rte; there are: STS-B"),
+        ([*WORDS, "--teacher", "x"], "x is not a directory"),
+        ([*WORDS, "--glove", "x"], "x does not exist"),
+        ([*WORDS, "--recipe", "paper/stsb"], "did you mean paper/sts-b?"),
+        ([*WORDS, "--", "--max_step", "3"], "'--max_step' (did you mean --max_steps?)"),
+        ([*WORDS, "--", "--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
         (WORDS[:-4], "--masked_lm DIR for the augmentation, or --no_augmentation"),
         ([*WORDS, "--no_augmentation"], "without use"),
         ([*WORDS, "--max_steps", "3"], "unknown argument --max_steps"),

@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.models.wide_products import wide_products
 from tinybert_ds.types import Batch, EncoderOutput
 
 ATTENTION_NAME = "tinybert_ds_sdpa"
@@ -142,7 +143,8 @@ class CapturingEncoder(nn.Module):
         token = _collector.set(calls)
         base = self.model.base_model
         try:
-            with nullcontext() if self.logits else _pooler_skipped(base):
+            head = nullcontext() if self.logits else _pooler_skipped(base)
+            with head, wide_products(self.model, batch.input_ids.device):
                 output = (self.model if self.logits else base)(**inputs, return_dict=True)
         finally:
             _collector.reset(token)

@@ -108,7 +108,7 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     uses_bf16 = config.get("bf16", {}).get("enabled") or getattr(arguments, "teacher_dtype", "auto") == "bf16"
     if uses_bf16 and not multiplies_fast(torch.bfloat16, world.device):
-        logger.warning("this CPU has no bf16 instructions: bf16 takes many times as long here as fp32")
+        logger.warning("this CPU has no bf16 instructions: bf16 products are computed in fp32, which gains no time")
     return Session(arguments, world, config)
 
 

@@ -1,0 +1,42 @@
+"""bfloat16 on a CPU without instructions for it: the same numbers, by float32 products."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.support.models import tiny_model
+from tinybert_ds.models import capture, wide_products
+from tinybert_ds.models.wide_products import WideProducts
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_products_and_gradients_are_those_of_exact_sums_rounded_once(rows):
+    torch.manual_seed(0)
+    inputs = torch.randn(rows, 96).bfloat16().requires_grad_()
+    weight = torch.randn(40, 96).bfloat16().requires_grad_()
+    with WideProducts():
+        output = F.linear(inputs, weight)
+    assert output.dtype is torch.bfloat16
+    exact = (inputs.double() @ weight.double().T).detach()
+    assert (output.double() - exact).abs().max() <= 2**-8 * exact.abs().max()
+    output.backward(torch.ones_like(output))
+    assert inputs.grad.dtype is weight.grad.dtype is torch.bfloat16
+    torch.testing.assert_close(weight.grad.double()[0], inputs.detach().double().sum(0), rtol=2**-7, atol=2**-6)
+
+
+def test_other_dtypes_and_other_functions_are_left_alone():
+    inputs = torch.randn(3, 4, dtype=torch.float64)
+    with WideProducts():
+        assert F.linear(inputs, inputs).dtype is torch.float64
+        assert torch.equal(F.gelu(inputs.bfloat16()), F.gelu(inputs.bfloat16()))
+        assert (inputs.bfloat16() + 1).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(("fast", "wide"), [(False, True), (True, False)])
+def test_encoders_widen_only_where_bfloat16_is_slow(monkeypatch, fast, wide):
+    monkeypatch.setattr(wide_products, "multiplies_fast", lambda dtype, device: fast)
+    model = tiny_model().bfloat16()
+    context = wide_products.wide_products(model, torch.device("cpu"))
+    assert isinstance(context, WideProducts) == wide
+    assert not isinstance(wide_products.wide_products(model.float(), torch.device("cpu")), WideProducts)
+    assert capture.wide_products is wide_products.wide_products

@@ -57,7 +57,7 @@ class Block(NamedTuple):
     number: int
     first_row: int
     rows: list[list[str]]
-    labels: list[int] | None  # class ids, where the teacher judges
+    labels: list[int] | None  # class ids; None of a regression
 
 
 class AugmentedBlock(NamedTuple):

@@ -13,10 +13,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.augment_rows import AugmentationSettings, AugmentedBlock, Block, RowAugmenter, augment_in_workers
@@ -27,7 +30,7 @@ from data_tools.sentence_words import SentenceSplitter
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.table_formats import augmented_file
-from tinybert_ds.data.task_files import Table, parse_labels, read_table, without_tabs
+from tinybert_ds.data.task_files import parse_labels, read_table_in_blocks, without_tabs
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -101,26 +104,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = _device(options, ranks)
     raise_all([*_problems(options), *_machine_problems(options, device)])
     spec, folder = _task(options)
-    table = without_tabs(read_table(spec, folder, "train"))
-    labels = parse_labels(spec, table, "train")
+    rows = _read_rows(spec, folder)
     output = folder / augmented_file(spec.splits["train"].file)
     vectors = None
     if options.glove_embs is not None:
         vectors = cache_directory(options.glove_embs, options.glove_vocab_size, output.parent)
-    settings = _settings(options, spec, table, vectors, device)
-    files = AugmentationFiles(output, _identity(options, settings, table, vectors, ranks))
+    settings = _settings(options, spec, rows, vectors, device)
+    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks))
     counts = files.finished_counts()
     if counts is not None:
         if ranks.rank == 0:
             print(f"{output} is there already, made of the same; nothing to do.")
-            _print_counts(counts, table, settings)
+            _print_counts(counts, rows, settings)
         return
     begin = time.monotonic()
     num_workers = options.num_workers or _default_workers(device, ranks)
     if ranks.rank == 0:
         augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
         block_rows = files.begin(BLOCK_ROWS[device.type])
-        print(_description(spec, table, settings, num_workers, ranks), flush=True)
+        print(_description(spec, rows, settings, num_workers, ranks), flush=True)
     else:
         joined = files.join()
         if joined is None:
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         block_rows = joined
         wait_until(lambda: vectors is None or is_built(vectors))
         augmenter = RowAugmenter(settings)
-    blocks = _Blocks(table, None if labels is None or settings.teacher is None else labels.tolist(), block_rows)
+    blocks = _Blocks(rows, block_rows)
     missing = files.unfinished_blocks(blocks.count)
     own = [number for number in missing if number % ranks.size == ranks.rank]
     if num_workers > 1:
@@ -138,33 +140,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made = map(augmenter.augment, blocks.take(own))
     _write(made, blocks, files, missing, ranks)
     if ranks.rank == 0:
-        counts = files.finish(None if table.header is None else "\t".join(table.header), blocks.count)
+        counts = files.finish(rows.header, blocks.count)
         print(f"{output}: written in {time.monotonic() - begin:.0f} s")
-        _print_counts(counts, table, settings)
+        _print_counts(counts, rows, settings)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows to augment, as tab-separated lines: with a string for each field they would take twice the memory."""
+
+    path: Path
+    header: str | None
+    lines: list[str]
+    labels: NDArray[np.generic] | None  # class ids; None of scores
+    text_columns: tuple[int, ...]
+    skipped_rows: int
+
+
+def _read_rows(spec: TaskSpec, folder: Path) -> _Rows:
+    lines: list[str] = []
+    labels = []
+    skipped_rows = 0
+    for table in map(without_tabs, read_table_in_blocks(spec, folder, "train")):
+        lines += ["\t".join(fields) for _, fields in table.rows]
+        labels.append(parse_labels(spec, table, "train"))
+        skipped_rows += table.skipped_rows
+    header = None if table.header is None else "\t".join(table.header)
+    known = [part for part in labels if part is not None and not spec.is_regression]
+    return _Rows(table.path, header, lines, np.concatenate(known) if known else None, table.text_columns, skipped_rows)
 
 
 class _Blocks:
-    """The rows of a table in blocks of so many."""
+    """The rows of a task in blocks of so many."""
 
-    def __init__(self, table: Table, labels: list[int] | None, block_rows: int) -> None:
-        self._rows = [fields for _, fields in table.rows]
-        self._labels, self._size = labels, block_rows
+    def __init__(self, rows: _Rows, block_rows: int) -> None:
+        self._rows, self._size = rows, block_rows
 
     @property
     def count(self) -> int:
         """How many blocks there are; the last one may be shorter."""
-        return -(-len(self._rows) // self._size)
+        return -(-len(self._rows.lines) // self._size)
 
     def rows_without(self, numbers: Sequence[int]) -> int:
         """How many rows all blocks but these have."""
-        return len(self._rows) - sum(len(self._rows[n * self._size : (n + 1) * self._size]) for n in numbers)
+        count = len(self._rows.lines)
+        return count - sum(min(self._size, count - number * self._size) for number in numbers)
 
     def take(self, numbers: Sequence[int]) -> Iterator[Block]:
         """The blocks of these numbers."""
         for number in numbers:
             part = slice(number * self._size, (number + 1) * self._size)
-            labels = None if self._labels is None else self._labels[part]
-            yield Block(number, part.start, self._rows[part], labels)
+            labels = None if self._rows.labels is None else self._rows.labels[part].tolist()
+            yield Block(number, part.start, [line.split("\t") for line in self._rows.lines[part]], labels)
 
 
 def _write(
@@ -195,11 +222,11 @@ def _write(
 
 
 def _settings(
-    options: argparse.Namespace, spec: TaskSpec, table: Table, vectors: Path | None, device: torch.device
+    options: argparse.Namespace, spec: TaskSpec, rows: _Rows, vectors: Path | None, device: torch.device
 ) -> AugmentationSettings:
     return AugmentationSettings(
         spec=spec,
-        text_columns=table.text_columns,
+        text_columns=rows.text_columns,
         model=options.pretrained_bert_model,
         lower_case=options.lower_case,
         vectors=vectors,
@@ -219,7 +246,7 @@ def _settings(
 
 
 def _identity(
-    options: argparse.Namespace, settings: AugmentationSettings, table: Table, vectors: Path | None, ranks: Ranks
+    options: argparse.Namespace, settings: AugmentationSettings, rows: _Rows, vectors: Path | None, ranks: Ranks
 ) -> dict[str, Any]:
     """Everything that decides about the output, by the name a user knows it by; checks the models' directories."""
     tokenizer = load_tokenizer(settings.model, settings.lower_case)
@@ -233,7 +260,7 @@ def _identity(
     teacher = settings.teacher
     return {
         "rule": RULE_VERSION,
-        "train file": hash_file(table.path),
+        "train file": hash_file(rows.path),
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
         "--glove_embs": glove,
@@ -305,20 +332,20 @@ def _default_workers(device: torch.device, ranks: Ranks) -> int:
     return 1 if device.type != "cpu" or ranks.size > 1 else len(os.sched_getaffinity(0))
 
 
-def _description(spec: TaskSpec, table: Table, settings: AugmentationSettings, num_workers: int, ranks: Ranks) -> str:
+def _description(spec: TaskSpec, rows: _Rows, settings: AugmentationSettings, num_workers: int, ranks: Ranks) -> str:
     place = f"{settings.device.type} in {str(settings.dtype).removeprefix('torch.')}"
     processes = num_workers * ranks.size
     return (
-        f"augmenting {len(table.rows):,} rows of {spec.name}: N = {settings.copies}, M = {settings.candidates}, "
+        f"augmenting {len(rows.lines):,} rows of {spec.name}: N = {settings.copies}, M = {settings.candidates}, "
         f"p = {settings.probability}; {processes} process{'es' * (processes > 1)} on {place}"
     )
 
 
-def _print_counts(counts: Counter[str], table: Table, settings: AugmentationSettings) -> None:
+def _print_counts(counts: Counter[str], rows: _Rows, settings: AugmentationSettings) -> None:
     made, dropped = counts["variants"], counts["dropped"]
     print(f"{counts['rows']:,} rows, {made - dropped:,} variants beside them", flush=True)
-    if table.skipped_rows:
-        print(f"{table.skipped_rows:,} rows of {table.path} lack fields and were left out")
+    if rows.skipped_rows:
+        print(f"{rows.skipped_rows:,} rows of {rows.path} lack fields and were left out")
     if settings.teacher is None or not made:
         return
     print(f"--teacher_filter: {dropped:,} of {made:,} variants ({dropped / made:.1%}) were below {settings.confidence}")

@@ -7,9 +7,11 @@ them; lines end at LF or CRLF only. Comma-separated ones are quoted as spreadshe
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -21,13 +23,17 @@ from tinybert_ds.errors import DataError
 FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet"}
 """Suffix -> format; all others are tab-separated."""
 
+_PARQUET_ROWS = 4096
+_COUNT_BYTES = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
+
 
 class Records(NamedTuple):
-    """The rows of a file as text, blank ones left out."""
+    """The rows of a file as text, blank ones left out; the file is read while they are taken."""
 
     unit: str  # what the file counts in: "line" or "row"
     names: list[str] | None  # of the columns, where the format has them; else the first row may hold them
-    rows: list[tuple[int, list[str]]]  # (1-based number, fields)
+    rows: Iterator[tuple[int, list[str]]]  # (1-based number, fields)
 
 
 def file_format(file: str | PurePath) -> str:
@@ -48,7 +54,7 @@ def augmented_file(file: str | PurePath) -> PurePath:
 
 
 def read_records(path: Path, needed: Sequence[str]) -> Records:
-    """Read all rows of a file.
+    """Read a file row by row, so that its size does not matter.
 
     Args:
         path: Its suffix says the format.
@@ -56,41 +62,58 @@ def read_records(path: Path, needed: Sequence[str]) -> Records:
 
     Raises:
         OSError: The file cannot be read.
-        DataError: It is empty, not of its format or not UTF-8, or a row lacks a value; names file, line and column.
+        DataError: It is not of its format or not UTF-8, or a row lacks a value; names file, line and column. Both also
+            while rows are taken.
     """
     kind = file_format(path)
     if kind == "parquet":
-        records = _parquet(path, needed)
-    else:
-        text = _decode(path)
-        if kind == "json":
-            records = _json_lines(path, text, needed)
-        else:
-            records = Records("line", None, list(_tab_separated(text) if kind == "tsv" else _quoted(path, text)))
-    if not records.rows:
-        raise DataError(f"{path} is empty; give a file with at least one example")
-    return records
+        return _parquet(path, needed)
+    if kind == "csv":
+        return Records("line", None, _quoted(path))
+    return _json_lines(path, needed) if kind == "json" else Records("line", None, _tab_separated(path))
 
 
-def _decode(path: Path) -> str:
-    content = path.read_bytes()
+def estimate_rows(path: Path) -> int:
+    """Return about how many rows a file has, for progress bars: the rows of a Parquet file, the lines of another."""
+    if file_format(path) == "parquet":
+        return int(_open_parquet(path).metadata.num_rows)
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(partial(file.read, _COUNT_BYTES), b""))
+
+
+def _lines(path: Path, line_end: str) -> Iterator[str]:
+    """Yield the lines of a text file with their ends; `line_end` as `open` takes it for `newline`."""
     try:
-        return content.decode("utf-8-sig")  # MRPC starts with a byte-order mark
+        with path.open(encoding="utf-8-sig", newline=line_end) as file:  # MRPC starts with a byte-order mark
+            yield from file
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: byte {error.start} is not UTF-8; convert the file to UTF-8") from error
+        line, byte = _first_undecodable(path)
+        raise DataError(f"{path}, line {line}: byte {byte} is not UTF-8; convert the file to UTF-8") from error
 
 
-def _tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:
+def _first_undecodable(path: Path) -> tuple[int, int]:
+    """Return the 1-based line and the 0-based byte of a file where it stops being UTF-8."""
+    begin = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return number, begin + error.start
+            begin += len(line)
+    raise AssertionError(f"{path} is UTF-8, or has changed while it was read")
+
+
+def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
     # Not str.splitlines: it also breaks lines at form feeds and Unicode separators, which texts do hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        content = line.removesuffix("\r")
+    for number, line in enumerate(_lines(path, "\n"), start=1):
+        content = line.removesuffix("\n").removesuffix("\r")
         if content.strip():
             yield number, content.split("\t")
 
 
-def _quoted(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _quoted(path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(_lines(path, ""), strict=True)
     line = 1
     try:
         for fields in reader:
@@ -104,46 +127,76 @@ def _quoted(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def _json_lines(path: Path, text: str, needed: Sequence[str]) -> Records:
-    names: list[str] | None = None
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_lines(path: Path, needed: Sequence[str]) -> Records:
+    objects = _json_objects(path)
+    first = next(objects, None)
+    if first is None:
+        return Records("line", [], iter(()))
+    names = list(first[1])
+    rows = (
+        (number, [_text(item.get(name), name, f"{path}, line {number}", name in needed) for name in names])
+        for number, item in chain([first], objects)
+    )
+    return Records("line", names, rows)
+
+
+def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_lines(path, "\n"), start=1):
         if not line.strip():
             continue
         try:
             item = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            place = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{path}, line {number}: no JSON at character {error.colno} ({error.msg}); JSON lines have an object "
-                "on each line"
+                f"{path}, line {number}: no JSON{place} ({reason}); JSON lines have an object on each line"
             ) from error
         if not isinstance(item, dict):
             raise DataError(
                 f"{path}, line {number}: a JSON {type(item).__name__}; JSON lines have an object on each line"
             )
-        names = list(item) if names is None else names
-        place = f"{path}, line {number}"
-        rows.append((number, [_text(item.get(name), name, place, name in needed) for name in names]))
-    return Records("line", names, rows)
+        yield number, item
 
 
 def _parquet(path: Path, needed: Sequence[str]) -> Records:
+    file = _open_parquet(path)
+    names = [str(name) for name in file.schema_arrow.names]
+    return Records("row", names, _parquet_rows(path, file, names, needed))
+
+
+def _open_parquet(path: Path) -> parquet.ParquetFile:
     try:
-        table = parquet.read_table(path)
+        return parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} cannot be read as Parquet: {reason}") from error
-    names = [str(name) for name in table.column_names]
-    columns = [
-        [_text(value, name, f"{path}, row {row}", name in needed) for row, value in enumerate(column.to_pylist(), 1)]
-        for name, column in zip(names, table.columns, strict=True)
-    ]
-    return Records("row", names, [(row, list(fields)) for row, fields in enumerate(zip(*columns, strict=True), 1)])
+        raise _unreadable_parquet(path, error) from error
+
+
+def _parquet_rows(
+    path: Path, file: parquet.ParquetFile, names: Sequence[str], needed: Sequence[str]
+) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                place = f"{path}, row {number}"
+                yield (
+                    number,
+                    [_text(value, name, place, name in needed) for name, value in zip(names, values, strict=True)],
+                )
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        raise _unreadable_parquet(path, error) from error
+
+
+def _unreadable_parquet(path: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{path} cannot be read as Parquet: {reason}")
 
 
 def _text(value: Any, name: str, place: str, needed: bool) -> str:
     """Return a value as text; raises DataError where a needed one is missing or is no plain value."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not _SURROGATE.search(value):
         return value
     if isinstance(value, bool):
         return str(value).lower()
@@ -152,4 +205,6 @@ def _text(value: Any, name: str, place: str, needed: bool) -> str:
     if not needed:
         return ""
     found = "no value" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        found = f"{_SURROGATE.findall(value)[0]!r}, half of a surrogate pair"
     raise DataError(f"{place}, column {name!r}: {found}; texts are strings, labels strings or numbers")

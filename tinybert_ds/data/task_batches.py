@@ -5,7 +5,7 @@ N rows, T tokens of all rows together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import chain
@@ -21,11 +21,7 @@ from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, ste
 from tinybert_ds.data.order import Ints, make_key
 from tinybert_ds.data.task_files import Examples, Labels
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch
-
-ENCODE_ROWS = 8192
-"""Rows given to the tokeniser at once: enough for all its threads, few enough for its intermediate objects."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +60,9 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
     Raises:
         ConfigError: `max_seq_length` leaves no room beside the special tokens.
     """
-    blocks = list(encode_blocks(examples, tokenizer, max_seq_length))
-    lengths = np.concatenate([block.lengths for block in blocks])
-    return EncodedExamples(
-        np.concatenate([block.tokens for block in blocks]),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        np.concatenate([block.segment_a_lengths for block in blocks]),
-        examples.labels,
-        examples.skipped_rows,
-    )
+    block = row_encoder(tokenizer, max_seq_length, pair=len(examples.texts) == 2)(examples)
+    offsets = np.concatenate([[0], np.cumsum(block.lengths)])
+    return EncodedExamples(block.tokens, offsets, block.segment_a_lengths, examples.labels, examples.skipped_rows)
 
 
 class EncodedBlock(NamedTuple):
@@ -83,11 +73,10 @@ class EncodedBlock(NamedTuple):
     segment_a_lengths: NDArray[np.int32]  # (n,)
 
 
-def encode_blocks(
-    examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
-) -> Iterator[EncodedBlock]:
-    """Tokenise the rows of a split block by block, each in all threads of the tokeniser; see `encode`."""
-    pair = len(examples.texts) == 2
+def row_encoder(
+    tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, pair: bool
+) -> Callable[[Examples], EncodedBlock]:
+    """Return what tokenises rows in all threads of the tokeniser; see `encode`."""
     # A copy, because truncation is a setting of the tokeniser itself and the caller's must stay as it is.
     engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     special = engine.num_special_tokens_to_add(pair)
@@ -98,17 +87,17 @@ def encode_blocks(
         )
     engine.no_padding()
     engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
-    bar = progress_bar(total=len(examples), desc=f"tokenising {examples.path.name}", unit="row", unit_scale=True)
-    with bar:
-        for start in range(0, len(examples), ENCODE_ROWS):
-            texts = [column[start : start + ENCODE_ROWS] for column in examples.texts]
-            encodings = engine.encode_batch_fast(list(zip(*texts, strict=True)) if pair else texts[0])
-            lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-            ids = chain.from_iterable(encoding.ids for encoding in encodings)
-            of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
-            tokens = np.fromiter(ids, dtype=np.int32, count=int(lengths.sum()))
-            yield EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
-            bar.update(len(encodings))
+
+    def encode_block(examples: Examples) -> EncodedBlock:
+        texts = examples.texts
+        encodings = engine.encode_batch_fast(list(zip(*texts, strict=True)) if pair else texts[0])
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
+        tokens = np.fromiter(ids, dtype=np.int32, count=int(lengths.sum()))
+        return EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+
+    return encode_block
 
 
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_ds.data.table_formats import Records, file_format, read_records
+from tinybert_ds.data.table_formats import file_format, read_records
 from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.errors import DataError
 
 Labels = NDArray[np.int64 | np.float32]
 """(N,) class ids, int64, or scores, float32."""
+
+BLOCK_ROWS = 8192
+"""Rows that are read and tokenised at once: enough for all threads of the tokeniser, few enough for the memory."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,19 @@ class Table:
 
 
 def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
-    """Read one split of a task.
+    """Read one split of a task, see `read_split_in_blocks`."""
+    blocks = list(read_split_in_blocks(spec, data_dir, split))
+    labels = [block.labels for block in blocks if block.labels is not None]
+    return Examples(
+        blocks[0].path,
+        tuple(list(chain.from_iterable(columns)) for columns in zip(*(block.texts for block in blocks), strict=True)),
+        np.concatenate(labels) if labels else None,
+        sum(block.skipped_rows for block in blocks),
+    )
+
+
+def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
+    """Read one split of a task, some thousand rows after the other; a block may be empty.
 
     Args:
         spec: the task.
@@ -54,13 +71,20 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a row does not fit; names the file, line and column.
     """
-    table = read_table(spec, data_dir, split)
-    texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
-    return Examples(table.path, texts, parse_labels(spec, table, split), table.skipped_rows)
+    for table in read_table_in_blocks(spec, data_dir, split):
+        texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
+        yield Examples(table.path, texts, parse_labels(spec, table, split), table.skipped_rows)
 
 
 def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
-    """Read one split of a task with all its columns, as they are.
+    """Read one split of a task with all its columns, as they are, see `read_table_in_blocks`."""
+    blocks = list(read_table_in_blocks(spec, data_dir, split))
+    rows = [row for block in blocks for row in block.rows]
+    return replace(blocks[0], rows=rows, skipped_rows=sum(block.skipped_rows for block in blocks))
+
+
+def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Table]:
+    """Read one split of a task with all its columns, some thousand rows after the other; a block may be empty.
 
     Args:
         spec: the task.
@@ -74,26 +98,15 @@ def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
         raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
     layout = spec.splits[split]
     path = Path(data_dir) / layout.file
-    unit, header, rows = _read(path, spec, layout)
-    if header is None and layout.header:
-        (first, header), *rows = rows
-    else:
-        first = rows[0][0]
-    width, text_columns, label_column = _find_columns(header or rows[0][1], header is not None, layout, path, first)
-    skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
-    whole = []
-    for line, fields in rows:
-        if len(fields) == width:
-            whole.append((line, fields))
-        elif not skip_short_rows:
-            raise DataError(
-                f"{path}, {unit} {line}: {len(fields)} fields, but line {first} has {width}. Texts of a tab-separated "
-                "file may hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or "
-                "remove the row"
-            )
-    if not whole:
-        raise DataError(f"{path} holds no rows; give a file with at least one example")
-    return Table(path, header, whole, tuple(text_columns), label_column, len(rows) - len(whole), unit)
+    try:
+        yield from _read_blocks(path, spec, layout)
+    except OSError as error:
+        folder = path.parent
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir; "
+            f"found there: {found or 'nothing'}"
+        ) from error
 
 
 def without_tabs(table: Table) -> Table:
@@ -128,17 +141,33 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
     return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)
 
 
-def _read(path: Path, spec: TaskSpec, layout: SplitFile) -> Records:
+def _read_blocks(path: Path, spec: TaskSpec, layout: SplitFile) -> Iterator[Table]:
     needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
-    try:
-        return read_records(path, needed)
-    except OSError as error:
-        folder = path.parent
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-        raise DataError(
-            f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir; "
-            f"found there: {found or 'nothing'}"
-        ) from error
+    unit, header, rows = read_records(path, needed)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path} is empty; give a file with at least one example")
+    line = first[0]
+    if header is None and layout.header:
+        header = first[1]
+    else:
+        rows = chain([first], rows)
+    width, text_columns, label_column = _find_columns(header or first[1], header is not None, layout, path, line)
+    skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
+    found = 0
+    while block := list(islice(rows, BLOCK_ROWS)):
+        whole = [row for row in block if len(row[1]) == width]
+        if len(whole) < len(block) and not skip_short_rows:
+            number, fields = next(row for row in block if len(row[1]) != width)
+            raise DataError(
+                f"{path}, {unit} {number}: {len(fields)} fields, but line {line} has {width}. Texts of a tab-separated "
+                "file may hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or "
+                "remove the row"
+            )
+        found += len(whole)
+        yield Table(path, header, whole, tuple(text_columns), label_column, len(block) - len(whole), unit)
+    if not found:
+        raise DataError(f"{path} holds no rows; give a file with at least one example")
 
 
 def _find_columns(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
-from tinybert_ds.data.table_formats import file_format
-from tinybert_ds.data.task_batches import EncodedExamples, encode_blocks
-from tinybert_ds.data.task_files import Examples, read_split
+from tinybert_ds.data.table_formats import estimate_rows, file_format
+from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
+from tinybert_ds.data.task_files import Examples, read_split_in_blocks
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def load_rows(
     """
     path = Path(data_dir) / spec.splits[split].file
     if not path.is_file():
-        read_split(spec, data_dir, split)  # says what is wrong
+        next(read_split_in_blocks(spec, data_dir, split))  # says what is wrong
     key = {
         "version": FORMAT_VERSION,
         "file": hash_file(path)._asdict(),
@@ -71,9 +73,13 @@ def load_rows(
     directory = home / f"tokens-{path.stem}-{_digest(key)}"
 
     def build(target: Path) -> None:
-        examples = read_split(spec, data_dir, split)
-        logger.info("tokenising %s: %s rows, kept in %s", path, f"{len(examples):,}", directory)
-        _write(target, examples, tokenizer, max_seq_length, key)
+        logger.info("tokenising %s, kept in %s", path, directory)
+        encoder = row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
+        with progress_bar(
+            total=estimate_rows(path), desc=f"tokenising {path.name}", unit="row", unit_scale=True
+        ) as bar:
+            blocks = read_split_in_blocks(spec, data_dir, split)
+            _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
 
     return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
@@ -93,22 +99,29 @@ def _digest(key: dict[str, Any]) -> str:
 
 def _write(
     directory: Path,
-    examples: Examples,
-    tokenizer: PreTrainedTokenizerFast,
-    max_seq_length: int,
+    blocks: Iterable[Examples],
+    encoder: Callable[[Examples], EncodedBlock],
+    dtype: np.dtype,
     key: dict[str, Any],
+    progress: Callable[[int], Any],
 ) -> None:
-    writer = ShardWriter(directory, _ROWS, token_dtype(special_ids(tokenizer).vocab_size))
-    segments = []
-    for block in encode_blocks(examples, tokenizer, max_seq_length):
+    """Tokenise and write block after block: the memory that it takes does not grow with the file's texts."""
+    writer = ShardWriter(directory, _ROWS, dtype)
+    segments, labels, skipped_rows = [], [], 0
+    for examples in blocks:
+        block = encoder(examples)
         writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
         segments.append(block.segment_a_lengths)
+        if examples.labels is not None:
+            labels.append(examples.labels)
+        skipped_rows += examples.skipped_rows
+        progress(len(examples))
     writer.finish()
     save_array(directory / _SEGMENTS, np.concatenate(segments))
-    if examples.labels is not None:
-        save_array(directory / _LABELS, examples.labels)
-    written = _map(directory, examples.skipped_rows)
-    record = {"key": key, "skipped_rows": examples.skipped_rows, "fingerprint": written.fingerprint}
+    if labels:
+        save_array(directory / _LABELS, np.concatenate(labels))
+    written = _map(directory, skipped_rows)
+    record = {"key": key, "skipped_rows": skipped_rows, "fingerprint": written.fingerprint}
     write_atomically(directory / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 

@@ -80,6 +80,13 @@ def test_parquet_holds_columns(tmp_path):
         ("t.jsonl", b'{"premise": "a", "claim": "b", "verdict": 1}\n', r"line 1, column 'verdict': .* no label '1'"),
         ("t.jsonl", b'{"premise": "a"}\n', r"no column 'claim', 'verdict'; found the columns premise"),
         ("t.jsonl", b"\n", "t.jsonl is empty"),
+        ("t.jsonl", b'{"premise": "a", "claim": 1' + b"0" * 5000 + b"}", r"line 1: no JSON \(Exceeds the limit"),
+        ("t.jsonl", b"[" * 100_000, r"line 1: no JSON \(maximum recursion depth"),
+        (
+            "t.jsonl",
+            b'{"premise": "\\ud83d!", "claim": "b", "verdict": 0}',
+            r"'premise': '\\ud83d', half of a surrogate",
+        ),
         ("t.parquet", b"PAR1 and no more", r"t.parquet cannot be read as Parquet"),
     ],
 )

@@ -114,17 +114,6 @@ def test_a_length_without_room_for_text_is_refused():
         encode(examples(["a"], ["b"]), tokenizer(), 4)
 
 
-def test_more_rows_than_the_tokeniser_is_given_at_once_stay_in_order(monkeypatch):
-    monkeypatch.setattr("tinybert_ds.data.task_batches.ENCODE_ROWS", 3)
-    texts = ["a", "b", "c", "d", "e", "a b", "b c"]
-    assert rows_of(encode(examples(texts), tokenizer(), 8))[3:] == [
-        [CLS, D, SEP],
-        [CLS, E, SEP],
-        [CLS, A, B, SEP],
-        [CLS, B, C, SEP],
-    ]
-
-
 def test_the_fingerprint_follows_the_content():
     def fingerprint(texts=("a", "b"), labels=(0, 1), length=8):
         return encode(examples(list(texts), labels=np.array(labels)), tokenizer(), length).fingerprint

@@ -43,11 +43,11 @@ def counted(monkeypatch):
     """Return a list that grows with every tokenisation."""
     calls: list[str] = []
 
-    def encode_blocks(examples, tokenizer, length):
-        calls.append(str(examples.path))
-        return task_batches.encode_blocks(examples, tokenizer, length)
+    def row_encoder(tokenizer, length, *, pair):
+        calls.append(str(length))
+        return task_batches.row_encoder(tokenizer, length, pair=pair)
 
-    monkeypatch.setattr(task_tokens, "encode_blocks", encode_blocks)
+    monkeypatch.setattr(task_tokens, "row_encoder", row_encoder)
     return calls
 
 
@@ -84,6 +84,19 @@ def test_rows_from_the_disk_are_those_of_the_tokeniser(tmp_path, home, tokenizer
         assert found.labels.tolist() == expected.labels.tolist()
         assert found.labels.dtype == expected.labels.dtype
         assert not found.tokens.flags.owndata  # mapped, not read
+
+
+def test_a_file_of_many_blocks_gives_the_rows_of_one(tmp_path, home, tokenizer, monkeypatch):
+    rows = ["good\tbad\t0", "the film\tit\t1", "short", "also\tshort", "the actor saw\tthe river\t1", "a\tb c\t0"]
+    (tmp_path / "train.tsv").write_text("\n".join(["question1\tquestion2\tis_duplicate", *rows]) + "\n")
+    expected = load(tmp_path, tokenizer, home, task="qqp")
+    monkeypatch.setattr("tinybert_ds.data.task_files.BLOCK_ROWS", 2)  # the second block is empty
+    (tmp_path / "other").mkdir()
+    found = load(tmp_path, tokenizer, tmp_path / "other", task="qqp")
+    assert found.skipped_rows == 2
+    assert found.labels.tolist() == [0, 1, 1, 0]
+    assert rows_of(found) == rows_of(expected)
+    assert hashes(home) == hashes(tmp_path / "other")
 
 
 def test_scores_stay_float32_and_skipped_rows_are_counted(tmp_path, home, tokenizer):

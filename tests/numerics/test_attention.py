@@ -153,6 +153,18 @@ def test_a_batch_of_padding_only_has_a_loss_and_gradients_of_exactly_0(backend):
         assert not any(gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("backend", ["reference", *FUSED, "auto"])
+@pytest.mark.parametrize(("rows", "length"), [(0, 6), (2, 0)])
+def test_no_rows_or_no_positions_have_a_loss_of_0_and_empty_gradients(rows, length, backend):
+    case = attention_case(heads=2, length=6, head_sizes=(4, 6), lengths=(6, 3))
+    case = case._replace(**{name: getattr(case, name)[:rows, :, :length] for name in case._fields[:4]})
+    case = case._replace(attention_mask=case.attention_mask[:rows, :length]).to(torch.float32)
+    for padding in ("valid", "reference"):
+        loss, *gradients = case.loss_and_gradients(padding=padding, backend=backend)
+        assert loss.item() == 0
+        assert [gradient.shape for gradient in gradients] == [(rows, 2, length, 4)] * 2
+
+
 @pytest.mark.parametrize("backend", ["reference", *FUSED])
 def test_without_need_of_a_value_the_gradients_are_the_same_and_the_value_cannot_be_mistaken(backend):
     case = attention_case(heads=2, length=30, head_sizes=(4, 6), lengths=(30, 12)).to(torch.float64)

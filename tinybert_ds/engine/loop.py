@@ -26,7 +26,7 @@ from tinybert_ds.engine.preemption import Preemption
 from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import gradient_norm
 from tinybert_ds.errors import PreemptedError
-from tinybert_ds.types import Batch, EncoderOutput
+from tinybert_ds.types import Batch, LossTerms
 
 
 @dataclass(frozen=True)
@@ -249,18 +249,18 @@ def optimizer_step(
         for engine, mean in zip(engines, means, strict=True):
             with stopwatch.measure("student"):
                 seed_forward(seed, step.number, index, rank)
-                terms = backward_and_step(engine, batch, teacher_output, need_norm=last, need_value=need_value)
-            for name, value in terms.items():
+                terms = engine(batch, teacher_output, need_value)
+                if engine is engines[-1]:
+                    del teacher_output  # no backward needs it: the losses took their gradients in the forward
+                scalars = backward_and_step(engine, terms, need_norm=last)
+            for name, value in scalars.items():
                 share = value if name == "grad_norm" else value / len(step.micro_batches)
                 mean[name] = mean.get(name, 0.0) + share
     return means
 
 
-def backward_and_step(
-    engine: Any, batch: Batch, teacher_output: EncoderOutput | None, *, need_norm: bool, need_value: bool
-) -> dict[str, Tensor | float]:
-    """Take one micro-batch through a student's engine; return the scalar terms and, on demand, the gradient norm."""
-    terms = engine(batch, teacher_output, need_value)
+def backward_and_step(engine: Any, terms: LossTerms, *, need_norm: bool) -> dict[str, Tensor | float]:
+    """Take a student's engine from its losses on; return the scalar terms and, on demand, the gradient norm."""
     engine.backward(terms["loss"])
     norm = gradient_norm(engine) if need_norm else None
     engine.step()

@@ -70,6 +70,8 @@ def loaded_chunks(problem: Problem, dtype: torch.dtype, *, block: int = 0) -> It
         block: rows of scores that the taker holds for each head besides the operands; it counts as workspace.
     """
     batch, heads, length, _ = problem.student[0].shape
+    if not batch * heads * length:
+        return
     width = columns_of(*problem.head_sizes).total
     head_bytes = (2 * width + block) * length * dtype.itemsize
     row_step, head_step = chunk_shape(batch, heads, head_bytes, workspace_bytes(problem.real.device))

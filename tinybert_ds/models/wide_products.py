@@ -29,7 +29,7 @@ class WideProducts(TorchFunctionMode):
     ) -> Any:
         """Call `func`, widened if it is a product of bfloat16 tensors."""
         kwargs = kwargs or {}
-        if func not in _PRODUCTS or args[0].dtype is not torch.bfloat16:
+        if func not in _PRODUCTS or next(iter((*args, *kwargs.values()))).dtype is not torch.bfloat16:
             return func(*args, **kwargs)
         widened = {name: _widen(value) for name, value in kwargs.items()}
         return func(*map(_widen, args), **widened).to(torch.bfloat16)

@@ -6,6 +6,7 @@ The stream is a stub that does its work only when it is waited for, as a device 
 from __future__ import annotations
 
 import logging
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -132,6 +133,25 @@ def test_the_next_batch_is_under_way_before_the_student_begins_this_one_and_not_
         *("teacher starts 0", "teacher starts 1", "student works on 0", "teacher starts 2", "student works on 1"),
         *("teacher starts 3", "student works on 2", "student works on 3"),
     ]
+
+
+def test_the_teachers_output_is_let_go_before_the_last_student_goes_backward():
+    handed_out, held = [], []
+
+    def teach(batch):
+        states = torch.ones(1, 2, 3)
+        handed_out.append(weakref.ref(states))
+        return EncoderOutput((states,), (), (), (), None)
+
+    class Watching(Student):
+        def backward(self, loss) -> None:
+            held.append(handed_out[-1]() is not None)
+
+    (step,) = steps_of(2, count=1)
+    students = [Watching([]), Watching([])]
+    optimizer_step(students, Lessons(teach, CPU), step, Stopwatch(CPU), seed=0, rank=0, need_value=False)
+    assert held == [True, False] * 2
+    assert [len(student.seen) for student in students] == [2, 2]
 
 
 def test_every_tensor_that_crosses_streams_is_handed_over_and_what_comes_next_is_not_waited_for():

@@ -16,6 +16,7 @@ def test_products_and_gradients_are_those_of_exact_sums_rounded_once(rows):
     weight = torch.randn(40, 96).bfloat16().requires_grad_()
     with WideProducts():
         output = F.linear(inputs, weight)
+        assert torch.equal(F.linear(input=inputs, weight=weight), output)
     assert output.dtype is torch.bfloat16
     exact = (inputs.double() @ weight.double().T).detach()
     assert (output.double() - exact).abs().max() <= 2**-8 * exact.abs().max()

@@ -110,13 +110,17 @@ class TaskDistillArguments(_TaskArguments, DistillationArguments):
         "With --pred_distill: multiply the loss of the soft labels by temperature squared (not in the paper).", False
     )
     prediction_weight: float = option(
-        "With --pred_distill: factor of the loss against the teacher's predictions; 0 leaves it out.", 1.0
+        "With --pred_distill: factor of the loss against the teacher's predictions, of scores against what "
+        "--regression_target names; 0 leaves it out.",
+        1.0,
     )
     label_weight: float = option(
         "With --pred_distill: factor of a loss against the gold labels beside it; 0 leaves it out.", 0.0
     )
     regression_target: Literal["gold", "teacher"] = option(
-        "With --pred_distill, for tasks with scores: learn the gold scores, as published, or the teacher's.", "gold"
+        "With --pred_distill, for tasks with scores: learn the gold scores, as published (their loss is logged as "
+        "label_loss), or the teacher's (prediction_loss).",
+        "gold",
     )
     no_teacher_cache: bool = option(
         "With --pred_distill: ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it "

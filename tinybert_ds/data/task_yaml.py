@@ -98,6 +98,7 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"labels: at least two different names (capitals do not count), found {labels}")
     if not max_seq_length.isdecimal() or int(max_seq_length) < 8:
         problems.append(f"max_seq_length: a whole number from 8 up, found {max_seq_length!r}")
+    problems += _column_problems(content, texts)
     problems += _alias_problems(aliases, labels)
     problems += _metric_problems(metrics, labels)
     spec = TaskSpec(
@@ -119,6 +120,18 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
     return spec, problems
 
 
+def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
+    label = content["label"]
+    columns = [*texts, label]
+    if not isinstance(label, str):
+        return [f"label: one column, found {label}"]
+    return [
+        f"text, label: column {column!r} cannot be two of them; found text {', '.join(texts)} and label {label}"
+        for column in dict.fromkeys(columns)
+        if columns.count(column) > 1
+    ]
+
+
 def _strings(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
@@ -138,10 +151,18 @@ def _score_range(value: Any, problems: list[str]) -> tuple[float, float] | None:
 def _alias_problems(aliases: Any, labels: list[str]) -> list[str]:
     if not isinstance(aliases, dict):
         return [f"aliases: `spelling: label name` pairs, found {aliases!r}"]
-    return [
+    problems = [
         f"aliases: {alias!r} stands for {name!r}, which is not in labels ({', '.join(labels) or 'none'})"
         for alias, name in aliases.items()
         if name not in labels
+    ]
+    meanings = [
+        (spelling.lower(), name) for spelling, name in [*((label, label) for label in labels), *aliases.items()]
+    ]
+    return problems + [
+        f"aliases: {alias!r} stands for {name!r} and for something else too (capitals do not count)"
+        for alias, name in aliases.items()
+        if any(spelling == alias.lower() and other != name for spelling, other in meanings)
     ]
 
 

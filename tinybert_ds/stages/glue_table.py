@@ -78,7 +78,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = " | ".join([*(f"{100 * content['average'][model]:.1f}" for model in models), *("" for _ in published)])
         lines.append(f"| mean of the {count} tasks' official metrics | | | | {cells} |")
     if published:
-        lines += ["", "Published: arXiv 1909.10351v5, table 2, where the evaluation file has the benchmark's rows."]
+        lines += [
+            "",
+            "Published: arXiv 1909.10351v5, ablations on the dev sets; only where the file has the benchmark's rows.",
+        ]
     return "\n".join([*lines, *_submission_lines(content["submissions"])]) + "\n"
 
 
@@ -89,7 +92,7 @@ def _submission_lines(submissions: Mapping[str, Any]) -> list[str]:
         state = f"; the server wants {missing} too" if missing else ", complete"
         lines += ["", f"{model}-submission.zip: {', '.join(files['files'])}{state}."]
     if submissions:
-        lines += ["", "What the server gave the published models on the test sets (table 1; percent):", ""]
+        lines += ["", "What the server gave the published models on the test sets (arXiv 1909.10351v5; percent):", ""]
         for model, figures in PUBLISHED_TEST.items():
             lines += [f"| | {' | '.join(figures)} |", f"|---|{'---:|' * len(figures)}"]
             lines.append(f"| {model} | {' | '.join(str(figure) for figure in figures.values())} |")

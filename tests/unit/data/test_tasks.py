@@ -71,6 +71,10 @@ def test_a_task_file_describes_regression_on_pairs_without_header(tmp_path):
         (("text: review", "text: [a, b, c]"), ["one or two columns", "found 3"]),
         (("text: review", "text: review\nmax_seq_length: long"), ["max_seq_length", "'long'"]),
         (("text: review", "text: review\nheader: maybe"), ["header: true or false", "'maybe'"]),
+        (("label: stars", "label: review"), ["column 'review' cannot be two of them"]),
+        (("label: stars", "label: [stars, more]"), ["label: one column, found ['stars', 'more']"]),
+        (("N: no", "N: no, YES: no"), ["'YES' stands for 'no' and for something else too"]),
+        (("N: no", "N: no, n: yes"), ["'N' stands for 'no' and for", "'n' stands for 'yes' and for"]),
     ],
 )
 def test_a_task_file_that_cannot_be_is_refused_with_what_is_wrong(tmp_path, change, said):
@@ -112,7 +116,7 @@ def test_a_task_file_that_is_no_yaml_mapping_is_refused(tmp_path, content, said)
 def test_a_missing_task_file_and_an_unknown_task_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*gone.yaml"):
         find_task(None, tmp_path / "gone.yaml")
-    with pytest.raises(ConfigError, match=r"no task 'sst2'; known are cola, sst-2, mrpc"):
+    with pytest.raises(ConfigError, match=r"no task 'sst2' \(did you mean sst-2\?\); known are cola, sst-2, mrpc"):
         find_task("sst2", None)
     with pytest.raises(ConfigError, match="found neither"):
         find_task(None, None)

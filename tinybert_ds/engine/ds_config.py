@@ -48,6 +48,7 @@ _SECTIONS = (
     "flops_profiler",
 )
 _SCHEDULERS = {schedule.__name__: schedule for schedule in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
+_BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")
 
 _OWNED = {
     "train_batch_size": "--train_batch_size",
@@ -153,6 +154,12 @@ def resolve_config(
     fp16 = config.get("fp16", {}).get("enabled", False)
     if fp16 and device_type == "cpu":
         problems.append("fp16 training is not supported on this CPU; take zero1_bf16.json or zero0_fp32.json")
+    autocast = config.get("torch_autocast", {})
+    if autocast.get("enabled") and autocast.get("dtype") not in _BFLOAT16:  # float16 would hide its loss scaling
+        problems.append(
+            f'torch_autocast.dtype is {autocast.get("dtype")!r} in the DeepSpeed config; only "bfloat16" is supported: '
+            "give it, or take a config with fp16"
+        )
     if arguments.fp16 and not fp16:
         problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
     config.setdefault("steps_per_print", 2**31 - 1)  # the loop reports by itself

@@ -106,10 +106,21 @@ def begin(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> Sessi
     if trains and not getattr(arguments, "search", False):  # whose directory holds runs and is none itself
         _check_output_dir(arguments, world)
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
-    uses_bf16 = config.get("bf16", {}).get("enabled") or getattr(arguments, "teacher_dtype", "auto") == "bf16"
-    if uses_bf16 and not multiplies_fast(torch.bfloat16, world.device):
-        logger.warning("this CPU has no bf16 instructions: bf16 products are computed in fp32, which gains no time")
+    _warn_of_slow_bf16(arguments, config, world)
     return Session(arguments, world, config)
+
+
+def _warn_of_slow_bf16(arguments: Any, config: dict[str, Any], world: World) -> None:
+    """Say what bf16 costs on a CPU that does not multiply it."""
+    if multiplies_fast(torch.bfloat16, world.device):
+        return
+    if config.get("bf16", {}).get("enabled") or getattr(arguments, "teacher_dtype", "auto") == "bf16":
+        logger.warning("this CPU has no bf16 instructions: bf16 products are computed in fp32, which gains no time")
+    if config.get("torch_autocast", {}).get("enabled"):
+        logger.warning(
+            "this CPU has no bf16 instructions: torch_autocast takes many times as long as fp32; remove it from the "
+            "DeepSpeed config"
+        )
 
 
 def with_arguments(session: Session[Arguments], arguments: Arguments) -> Session[Arguments]:

@@ -126,6 +126,14 @@ def test_fp16_on_cpu_is_refused():
     assert "fp16" in problems[0]
 
 
+@pytest.mark.parametrize(("dtype", "number"), [("bfloat16", 0), ("bf16", 0), ("float16", 1), (None, 1)])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_autocast_is_in_bfloat16_or_refused(dtype, number, enabled):
+    _, problems = resolve({"torch_autocast": {"enabled": enabled, "dtype": dtype}})
+    assert len(problems) == (number if enabled else 0)
+    assert all('only "bfloat16" is supported' in problem for problem in problems)
+
+
 def test_the_fp16_flag_needs_a_config_with_fp16():
     _, problems = resolve({}, device_type="cuda", fp16=True)
     assert "--fp16 contradicts" in problems[0]

@@ -110,6 +110,15 @@ def split_rows(n_rows: int, parts: int) -> list[slice]:
     return [slice(begin, end) for begin, end in itertools.pairwise(edges)]
 
 
+def rank_rows(step_rows: Ints, *, rank: int, world_size: int, accumulation: int) -> list[Ints]:
+    """The rows of a step (r,) that one rank takes in each of its micro-steps; some are empty in a short step.
+
+    Part `micro_step · world_size + rank` of the step's rows belongs to that micro-step of that rank.
+    """
+    slices = split_rows(len(step_rows), world_size * accumulation)
+    return [step_rows[part] for part in slices[rank::world_size]]
+
+
 def padded_length(lengths: Ints, layout: RowLayout) -> int:
     """S for all micro-batches of a step, of the lengths of all its rows."""
     if layout.padding == "reference":
@@ -140,9 +149,9 @@ def step_batches(
 ) -> list[Batch]:
     """The micro-batches that one rank takes in one optimizer step.
 
-    Part `micro_step · world_size + rank` of the step's rows belongs to that micro-step of that rank. A part without
-    rows becomes one filler row, a copy of the step's first, with sample id -1 and infinite counts: every rank must run
-    as many forwards and backwards as the others, and this one adds exactly nothing.
+    Without rows in a micro-step (see `rank_rows`) it takes one filler row, a copy of the step's first, with sample id
+    -1 and infinite counts: every rank must run as many forwards and backwards as the others, and this one adds exactly
+    nothing.
 
     Args:
         step_rows: (r,) row numbers of the whole step, from `plan_window`.
@@ -150,14 +159,11 @@ def step_batches(
         fetch: reads rows; called once per micro-batch, only for rows of this rank.
         layout: padding and token types.
     """
-    parts = world_size * accumulation
     step_lengths = lengths[step_rows]
     padded = padded_length(step_lengths, layout)
-    counts = step_counts(step_lengths, padded, layout.padding, parts)
-    slices = split_rows(len(step_rows), parts)
+    counts = step_counts(step_lengths, padded, layout.padding, world_size * accumulation)
     batches = []
-    for micro_step in range(accumulation):
-        mine = step_rows[slices[micro_step * world_size + rank]]
+    for mine in rank_rows(step_rows, rank=rank, world_size=world_size, accumulation=accumulation):
         if len(mine):
             batches.append(collate(fetch(mine), padded, layout, counts))
         else:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
-from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, rank_rows, step_batches
 from tinybert_ds.data.blocks import Selection, Split, held_out_threshold
 from tinybert_ds.data.corpus_checks import (
     check_arguments,
@@ -39,6 +39,7 @@ from tinybert_ds.types import Batch
 
 WINDOW_SAMPLES = 1 << 17
 WINDOW_STEPS = 256
+READ_ROWS = 512  # that a rank reads and masks at a time, of as many steps as that takes
 _CACHED = 2
 
 Value = TypeVar("Value")
@@ -59,6 +60,24 @@ class _Window(NamedTuple):
     lengths: Ints  # (n,) tokens of each sample, special tokens included
     steps: list[Ints]  # rows of each optimizer step
     key: int
+
+
+class _Share(NamedTuple):
+    """The rows of one rank in some steps of a window, one step after the other."""
+
+    rows: Rows
+    token_begins: Ints  # (n + 1,)
+    places: dict[int, int]  # number of a row in the window -> its place here
+
+    def take(self, numbers: Ints) -> Rows | None:
+        """Return neighbouring rows by their numbers in the window, None where they are another rank's."""
+        begin = self.places.get(int(numbers[0]))
+        if begin is None:
+            return None
+        end = begin + len(numbers)
+        tokens = self.rows.tokens[self.token_begins[begin] : self.token_begins[end]]
+        lengths, first_lengths, sample_ids = (column[begin:end] for column in self.rows[1:4])
+        return Rows(tokens, lengths, first_lengths, sample_ids)
 
 
 class CorpusSource:
@@ -161,6 +180,7 @@ class CorpusSource:
         self._lock = threading.RLock()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
+        self._shares: OrderedDict[tuple[int, ...], _Share] = OrderedDict()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -201,15 +221,14 @@ class CorpusSource:
             self._verification.check()
         number, step = divmod(position, self._epoch(epoch).window_steps)
         window = self._window(epoch, number)
-        return step_batches(
-            window.steps[step],
-            window.lengths,
-            lambda rows: self._rows(window, rows),
-            self._layout,
-            rank=rank,
-            world_size=world_size,
-            accumulation=accumulation,
-        )
+        who = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
+        share = self._share(window, number, step, **who)
+
+        def fetch(rows: Ints) -> Rows:
+            found = share.take(rows)
+            return self._rows(window, rows) if found is None else found
+
+        return step_batches(window.steps[step], window.lengths, fetch, self._layout, **who)
 
     def _epoch(self, epoch: int) -> _Epoch:
         with self._lock:
@@ -218,6 +237,26 @@ class CorpusSource:
     def _window(self, epoch: int, number: int) -> _Window:
         with self._lock:
             return _cached(self._windows, (0 if self._split == "eval" else epoch, number), self._make_window)
+
+    def _share(
+        self, window: _Window, number: int, step: int, *, rank: int, world_size: int, accumulation: int
+    ) -> _Share:
+        """Return a rank's rows of a step and of its neighbours: a call of numpy's costs as much for few rows."""
+        size = max(1, READ_ROWS * world_size // self.global_batch_size)
+        group = step // size
+
+        def make(_: object) -> _Share:
+            steps = window.steps[group * size : (group + 1) * size]
+            mine = [rank_rows(rows, rank=rank, world_size=world_size, accumulation=accumulation) for rows in steps]
+            numbers = np.concatenate([part for parts in mine for part in parts])
+            if len(numbers) == 0:  # a short step has fewer rows than there are ranks
+                return _Share(Rows(numbers, numbers, numbers, numbers), np.zeros(1, dtype=np.int64), {})
+            rows = self._rows(window, numbers)
+            begins = np.concatenate([[0], np.cumsum(rows.lengths)])
+            return _Share(rows, begins, dict(zip(numbers.tolist(), range(len(numbers)), strict=True)))
+
+        with self._lock:
+            return _cached(self._shares, (window.key, number, group, rank, world_size, accumulation), make)
 
     def _make_epoch(self, epoch: int) -> _Epoch:
         key = make_key("eval") if self._split == "eval" else make_key("train", self._seed, epoch)

@@ -1,6 +1,6 @@
 """Dynamic masking, keyed by (seed, epoch, sample id): 80 % [MASK], 10 % a random token, 10 % left as it is.
 
-n rows, S longest row, G most words in a row.
+n rows, S longest row, G most words in a row; flat arrays hold the rows one after the other.
 """
 
 from __future__ import annotations
@@ -47,63 +47,83 @@ def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking
     """
     if masking.probability <= 0 or len(lengths) == 0:
         return tokens
-    valid = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(valid.shape, dtype=np.int64)
-    ids[valid] = tokens
-    maskable = valid & ~masking.special[ids]
+    maskable = ~masking.special[tokens]
     budget = np.minimum(np.rint(lengths * masking.probability).astype(np.int64), masking.max_predictions)
-    row_keys = random_bits(key, sample_ids)[:, None]
+    row_keys = random_bits(key, sample_ids)
     if masking.continuation is None:
-        chosen = _choose_tokens(row_keys, maskable, budget)
+        chosen = _choose(row_keys, maskable, lengths, budget)
     else:
-        chosen = _choose_words(row_keys, maskable, budget, masking.continuation[ids])
+        chosen = _choose_words(row_keys, maskable, lengths, budget, masking.continuation[tokens])
+    places, begins = np.flatnonzero(chosen), np.cumsum(lengths) - lengths
+    rows = np.repeat(np.arange(len(lengths)), np.add.reduceat(chosen, begins, dtype=np.int64))
+    bits = random_bits(row_keys[rows], places - begins[rows] + _REPLACEMENT_COUNTER)
     masked = tokens.copy()
-    rows, places = np.nonzero(chosen)
-    bits = random_bits(row_keys[rows, 0], places + _REPLACEMENT_COUNTER)
-    masked[chosen[valid]] = _replacements(bits, ids[rows, places], masking)
+    masked[places] = _replacements(bits, tokens[places], masking)
     return masked
 
 
 def _scores(row_keys: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """A random number for each place of a row, its lowest bits the place itself; those of candidates are smaller."""
+    """A random number for each place (n, S), its lowest bits the place itself; those of candidates are smaller."""
     places = np.arange(candidates.shape[1], dtype=np.uint64)
-    scores = random_bits(row_keys, places)
+    scores = random_bits(row_keys[:, None], places)
     scores &= _SCORE_BITS
     scores |= places
     np.bitwise_or(scores, _NO_CANDIDATE, out=scores, where=~candidates)
     return scores
 
 
-def _choose_tokens(row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], budget: Ints) -> NDArray[np.bool_]:
-    scores = _scores(row_keys, maskable)
+def _choose(
+    row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], lengths: Ints, budget: Ints
+) -> NDArray[np.bool_]:
+    """(Σ lengths,) which tokens are taken, `budget` (n,) of each row or all that are maskable."""
+    valid = _places(lengths)
+    candidates = np.zeros(valid.shape, dtype=bool)
+    candidates[valid] = maskable
+    scores = _scores(row_keys, candidates)
     in_order = np.sort(scores, axis=1)
     threshold = in_order[np.arange(len(budget)), np.maximum(budget - 1, 0)]
-    return maskable & (scores <= threshold[:, None]) & (budget > 0)[:, None]
+    threshold[budget == 0] = 0
+    return maskable & (scores <= threshold[:, None])[valid]
 
 
 def _choose_words(
-    row_keys: NDArray[np.uint64], maskable: NDArray[np.bool_], budget: Ints, continuation: NDArray[np.bool_]
+    row_keys: NDArray[np.uint64],
+    maskable: NDArray[np.bool_],
+    lengths: Ints,
+    budget: Ints,
+    continuation: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
+    """(Σ lengths,) which tokens are taken: whole words in random order, each that still fits into `budget` (n,)."""
+    row_begins = np.cumsum(lengths) - lengths
     after_word = np.zeros_like(maskable)
-    after_word[:, 1:] = maskable[:, :-1]
+    after_word[1:] = maskable[:-1]
+    after_word[row_begins] = False
     begins = maskable & ~(continuation & after_word)  # a piece cut off from its word is a word of its own
-    word = np.maximum(np.cumsum(begins, axis=1) - 1, 0)
-    n, words = len(word), int(word.max()) + 1
-    flat = (np.arange(n)[:, None] * words + word)[maskable]
-    sizes = np.bincount(flat, minlength=n * words).reshape(n, words)
-    order = (np.sort(_scores(row_keys, sizes > 0), axis=1) & _PLACE_BITS).astype(np.int64)
-    sizes = np.take_along_axis(sizes, order, axis=1)
-    taken = take_words(sizes, budget)
-    chosen_words = np.zeros_like(taken)
-    np.put_along_axis(chosen_words, order, taken, axis=1)
-    return maskable & np.take_along_axis(chosen_words, word, axis=1)
+    word = np.cumsum(begins, dtype=np.int32)  # of each token, over all rows, from 1; 0 before the first
+    words = np.add.reduceat(begins, row_begins, dtype=np.int64)  # of each row
+    valid = _places(words)
+    sizes = np.zeros(valid.shape, dtype=np.int32)
+    sizes[valid] = np.bincount(word[maskable], minlength=int(words.sum()) + 1)[1:]
+    order = (np.sort(_scores(row_keys, valid), axis=1) & _PLACE_BITS).astype(np.int64)
+    order += np.arange(order.size, step=order.shape[1])[:, None]  # places in the flat array: quicker than along an axis
+    taken = take_words(sizes.ravel()[order], budget)
+    chosen_words = np.zeros_like(valid)
+    chosen_words.ravel()[order[taken]] = True
+    return maskable & np.concatenate([[False], chosen_words[valid]])[word]
+
+
+def _places(counts: Ints) -> NDArray[np.bool_]:
+    """(n, most of them) whether a row has so many."""
+    return np.arange(max(1, counts.max())) < counts[:, None]
 
 
 def take_words(sizes: Ints, budget: Ints) -> NDArray[np.bool_]:
     """Which words are taken when each that still fits is, from left to right; sizes (n, G), 0 behind the last."""
     rows, words = np.arange(len(sizes)), sizes.shape[1]
-    ends = np.cumsum(sizes, axis=1)
-    taken = (ends <= budget[:, None]) & (sizes > 0)
+    first = sizes[:, : int(budget.max()) + 1]  # words have a token at least: no more than these fit in a row, in order
+    ends = np.cumsum(first, axis=1)
+    taken = np.zeros(sizes.shape, dtype=bool)
+    taken[:, : first.shape[1]] = (ends <= budget[:, None]) & (first > 0)
     place = taken.sum(axis=1)  # of the first word that does not fit; most rows are full, or nearly, by then
     count = np.where(place > 0, ends[rows, place - 1], 0)
     while (open_rows := (count < budget) & (place < words)).any():

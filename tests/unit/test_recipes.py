@@ -62,7 +62,10 @@ def test_flags_win_over_the_recipe_wherever_they_stand():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("intermediate: {learning_rat: 1}", "learning_rat cannot be set by a recipe; these can: "),
+        (
+            "intermediate: {learning_rat: 1}",
+            "learning_rat (did you mean learning_rate?) cannot be set by a recipe; these can: ",
+        ),
         ("intermediate: {teacher_model: t}", "teacher_model cannot be set by a recipe"),
         ("intermediate: {learning_rate: fast}", "invalid float value: 'fast'"),
         ("intermediate: [1]", "`flag: value` lines"),
@@ -80,7 +83,7 @@ def test_a_recipe_that_cannot_be_is_refused_by_its_name(tmp_path, content, said)
 
 
 def test_an_unknown_recipe_names_the_shipped_ones():
-    with pytest.raises(ConfigError, match=r"no shipped recipe of that name; there are paper/cola, paper/general"):
+    with pytest.raises(ConfigError, match=r"that name \(did you mean paper/sst-2\?\); there are paper/cola"):
         parse("intermediate", "--recipe", "paper/sst2")
     _, problems = parse_arguments(
         TaskDistillArguments,

@@ -51,7 +51,7 @@ def recipe_values(arguments: Any) -> dict[str, str]:
     known = {field.name for field in dataclasses.fields(arguments)} - _PLACES
     unknown = sorted(set(values) - known)
     if unknown:
-        named = ", ".join(f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
+        named = ", ".join(flag if flag in _PLACES else f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
         raise ConfigError(
             f"--recipe {name} ({path}), section {section}: {named} cannot be set by a recipe; these can: "
             f"{', '.join(sorted(known))}"

@@ -13,7 +13,7 @@ import pytest
 from tests.support.runs import ROOT
 
 SRUN = """#!/usr/bin/env bash
-# Two tasks on this machine; signals go to all of them, as with the real one.
+# Two tasks on this machine; SIGUSR1 goes to all of them, SIGTERM kills them, as with the real one.
 echo "srun $*" >>"$FAKE_LOG"
 while [[ "$1" == --* ]]; do
     [ "$1" = --ntasks=1 ] && alone=1
@@ -26,7 +26,7 @@ for task in 0 1; do
     tasks+=($!)
 done
 trap 'kill -s USR1 "${tasks[@]}"' USR1
-trap 'kill -s TERM "${tasks[@]}"' TERM
+trap 'kill -s KILL "${tasks[@]}"' TERM # "srun: forcing job termination"
 worst=0
 for task in "${tasks[@]}"; do
     code=0
@@ -50,7 +50,8 @@ names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR")
 line = " ".join(f"{name}={os.environ[name]}" for name in names)
 def save(number, frame):
     sys.exit(75)
-signal.signal(signal.SIGUSR1, save)
+if "--prepares" not in sys.argv:
+    signal.signal(signal.SIGUSR1, save)
 assert int(os.environ["MASTER_PORT"]) > 1023
 with open(os.environ["FAKE_LOG"], "a") as log:
     log.write(f"rank {line} {sys.argv[1:]}\\n")
@@ -108,14 +109,16 @@ def test_every_rank_knows_its_place_and_the_first_node(job):
     assert "requeue" not in log.read_text()
 
 
-def test_a_preempted_job_saves_on_all_ranks_and_is_queued_again(job):
+@pytest.mark.parametrize("words", [("stage",), ("stage", "--prepares")])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_preempted_job_saves_what_there_is_on_all_ranks_and_is_queued_again(job, number, words):
     start, log = job
-    process = start("stage")
+    process = start(*words)
     deadline = time.monotonic() + 30
     while log.read_text().count("\nrank ") < 2:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     assert process.wait(timeout=30) == 75
     assert "scontrol requeue 17" in log.read_text()
 

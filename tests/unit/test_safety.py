@@ -1,16 +1,17 @@
-"""The code reads nothing that can run code, but DeepSpeed's checkpoints; a single process is alone."""
+"""The code reads nothing that can run code, but DeepSpeed's checkpoints; nobody outside the host reaches its ranks."""
 
 from __future__ import annotations
 
 import ast
 import multiprocessing
+import os
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from tests.support.models import model_directory
-from tests.support.runs import ROOT
+from tests.support.runs import ROOT, free_port
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import UserError
 
@@ -83,21 +84,30 @@ def test_a_tokeniser_that_brings_code_is_refused_and_its_code_not_run(tmp_path):
     assert not trace.exists()
 
 
-def _listening(connection) -> None:
+def _listening(connection, place: dict[str, str]) -> None:
     from tinybert_ds.engine.distributed import init_distributed  # noqa: PLC0415 - in the child alone
 
+    os.environ.update(place)
     world = init_distributed()
     sockets = [found for found in psutil.Process().net_connections("inet") if found.status == psutil.CONN_LISTEN]
     connection.send((world.size, [str(found.laddr) for found in sockets]))
+    connection.recv()  # until the other one has looked, too
 
 
-def test_a_single_process_listens_on_no_address_but_loopback():
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_processes_of_one_host_listen_on_no_address_but_loopback(size):
     context = multiprocessing.get_context("forkserver")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_listening, args=(sender,))
-    process.start()
-    assert receiver.poll(timeout=120)
-    size, addresses = receiver.recv()
-    process.join()
-    assert size == 1
-    assert [address for address in addresses if "127.0.0.1" not in address] == []
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    places = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {} for rank in range(size)]
+    pipes = [context.Pipe() for _ in places]
+    processes = [context.Process(target=_listening, args=(pipes[rank][1], place)) for rank, place in enumerate(places)]
+    for process in processes:
+        process.start()
+    for connection, _ in pipes:
+        assert connection.poll(timeout=120)
+        found, addresses = connection.recv()
+        assert found == size
+        assert [address for address in addresses if "127.0.0.1" not in address] == []
+    for (connection, _), process in zip(pipes, processes, strict=True):
+        connection.send("done")
+        process.join()

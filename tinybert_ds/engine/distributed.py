@@ -17,6 +17,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.comm import mpi_discovery
 
+from tinybert_ds.engine.meeting import meet
 from tinybert_ds.errors import ConfigError, UserError
 
 Value = TypeVar("Value")
@@ -44,8 +45,8 @@ class World(NamedTuple):
 def init_distributed() -> World:
     """Join the process group: from the launcher's environment, from MPI, or alone.
 
-    A single process listens on no port. On CPU the shared-memory extension of DeepSpeed, which would be compiled for
-    minutes, is switched off; gloo does its work.
+    A single process listens on no port, ranks of one host on loopback only. On CPU the shared-memory extension of
+    DeepSpeed, which would be compiled for minutes, is switched off; gloo does its work.
     """
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
@@ -55,7 +56,9 @@ def init_distributed() -> World:
         _discover_mpi()
     elif not launched:
         _init_alone(accelerator.communication_backend_name())
+    met = None if dist.is_initialized() else meet()
     deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
+    del met  # the process group has the server now
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() != "cpu":
         accelerator.set_device(local_rank)

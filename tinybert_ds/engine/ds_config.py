@@ -142,6 +142,10 @@ def resolve_config(
             )
         takes = _scheduler_parameters(config)
         problems += _unknown_scheduler_parameters(config)
+        if arguments.max_steps:  # otherwise the data says how many steps there are, and `fill_schedule` is later
+            warmup_steps = int(arguments.warmup * arguments.max_steps)
+            counts = {"total_steps": arguments.max_steps, "warmup_steps": warmup_steps}
+            problems += fill_schedule(copy.deepcopy(config), **counts)
         rates = {"warmup_max_lr": arguments.learning_rate, "warmup_min_lr": 0.0}
         owned |= {f"scheduler.params.{name}": rate for name, rate in rates.items() if name in takes}
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]

@@ -173,6 +173,19 @@ def test_a_cosine_scheduler_gets_what_it_takes_and_deepspeed_can_make_it():
     WarmupCosineLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), **params)
 
 
+def test_step_counts_that_contradict_max_steps_are_told_with_everything_else():
+    params = {"warmup_num_steps": 7, "total_num_steps": 90, "warmup_max_lr": 1.0}
+    config = {"scheduler": {"type": "WarmupDecayLR", "params": params}}
+    _, problems = resolve(config, max_steps=100, warmup_proportion=0.1)
+    assert [problem.split(" in the DeepSpeed config")[0] for problem in problems] == [
+        "scheduler.params.warmup_num_steps is 7",
+        "scheduler.params.total_num_steps is 90",
+        "scheduler.params.warmup_max_lr is 1.0",
+    ]
+    params |= {"warmup_num_steps": 10, "total_num_steps": 100, "warmup_max_lr": 1e-3}
+    assert resolve(config, max_steps=100, warmup_proportion=0.1)[1] == []
+
+
 def test_null_stands_for_deepspeeds_default():
     nulls = {"fp16": None, "tensorboard": None, "optimizer": None, "zero_optimization": {"offload_optimizer": None}}
     assert resolve(nulls) == resolve({"zero_optimization": {}})

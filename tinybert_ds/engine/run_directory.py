@@ -105,7 +105,7 @@ class RunDirectory:
         self.check({**no_more, **identity}, resume=resume)
 
     def note_start(self, identity: dict[str, Any], launch: dict[str, Any]) -> None:
-        """Write run.json: identity, the latest launch (arguments, DeepSpeed config, world size) and those before.
+        """Write run.json: identity, what the latest launch was started with, and all launches, the latest one last.
 
         What differs from the launch before is logged; what makes it the same run never does.
         """
@@ -113,7 +113,7 @@ class RunDirectory:
         launch = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), **launch}
         launch["versions"] = {name: version(name) for name in _PACKAGES}
         changes = _changes(record["launches"][-1], launch) if record["launches"] else []
-        record.update(identity=identity, versions=launch["versions"], finished=None)
+        record.update(launch, identity=identity, finished=None)
         record["launches"].append(launch)
         self._write(record)
         if changes:

@@ -130,6 +130,7 @@ def test_every_launch_is_recorded(run):
     record = json.loads((run.path / "run.json").read_text())
     assert [launch["world_size"] for launch in record["launches"]] == [1, 2]
     assert record["launches"][1]["versions"]["torch"] == version("torch")
+    assert record["world_size"] == 2
 
 
 def test_what_changed_since_the_last_launch_is_told_by_the_names_that_the_user_knows(tmp_path, caplog):

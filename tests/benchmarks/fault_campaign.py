@@ -4,8 +4,9 @@ Every run is a small general distillation on two ranks, under ZeRO 1, 2 or 3. It
 killed at some step or in the middle of a save, some rank gets SIGTERM or SIGUSR1, a rank stands still, the disk is full
 for one rank, a shard is cut or gone, a file of a checkpoint is damaged. Each attempt must end by itself, on all ranks,
 with a message; then what was broken is mended and the same command is started again. In the end the run's metrics, the
-clock aside, and its weights must equal those of a run that nothing happened to. The seed of a run is its number:
-`--first N --runs 1` repeats one.
+clock aside, and its weights must equal those of a run that nothing happened to. The last lines say how often each fault
+was tried, and how often it struck before its attempt was over. The seed of a run is its number: `--first N --runs 1`
+repeats one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +49,19 @@ MESSAGES = {
     EXIT_PREEMPTED: "preempted at step",
     -signal.SIGKILL: "",
 }
+KILLED_IN_A_SAVE, DAMAGED = "killed in a save", "checkpoint damaged"
+ENDS = {
+    "killed": (-signal.SIGKILL, EXIT_FAULT),
+    KILLED_IN_A_SAVE: (-signal.SIGKILL, EXIT_FAULT),
+    "SIGTERM": (EXIT_PREEMPTED,),
+    "SIGUSR1": (EXIT_PREEMPTED,),
+    "stalled": (EXIT_FAULT,),
+    "disk full": (EXIT_USER_ERROR, EXIT_FAULT),  # at a save; in a log
+    "shard cut": (EXIT_USER_ERROR,),
+    "shard lost": (EXIT_USER_ERROR,),
+    None: (),
+}
+"""How the ranks may end under a fault that strikes before they are through; where it does not, all of them end well."""
 
 
 @dataclass
@@ -58,6 +73,7 @@ class Run:
     words: list[object]
     rng: random.Random
     story: list[str] = field(default_factory=list)
+    faults: list[tuple[str, bool]] = field(default_factory=list)  # each with whether it struck
     failure: str | None = None
 
     @property
@@ -122,17 +138,25 @@ LIVE_FAULTS: dict[str, Callable[[Attempt], None]] = {
 }
 
 
-def damage_checkpoint(run: Run) -> str:
-    """Spoil a file of the newest checkpoint as a dying disk does; say which."""
+def damage_checkpoint(run: Run) -> None:
+    """Spoil a file of the newest checkpoint as a dying disk does: it is gone, cut, or has a hole of zeros."""
     complete = sorted(run.out.glob("checkpoints/step-*/complete.json"))
+    run.faults.append((DAMAGED, bool(complete)))
     if not complete:
-        return "nothing to damage yet"
+        run.story.append("nothing to damage yet")
+        return
     victim = run.rng.choice(sorted(complete[-1].parent.rglob("*.*")))
-    if run.rng.random() < 0.5:
+    how = run.rng.choice(("lost", "cut", "zeros in"))
+    if how == "lost":
         victim.unlink()
-    else:
+    elif how == "cut":
         os.truncate(victim, victim.stat().st_size // 2)
-    return f"damaged {victim.relative_to(run.out)}"
+    else:
+        content = bytearray(victim.read_bytes())
+        begin, end = len(content) // 3, len(content) * 2 // 3
+        content[begin:end] = bytes(end - begin)
+        victim.write_bytes(content)
+    run.story.append(f"{how} {victim.relative_to(run.out)}")
 
 
 def make_inputs(folder: Path) -> list[object]:
@@ -155,7 +179,7 @@ def launch(run: Run, fault: str | None) -> list[int | None]:
     """Start the command, let the fault happen at a random moment, and return how the ranks ended."""
     log, rank = run.log(), run.rng.randrange(RANKS)
     sabotage: dict[int, Callable[[], None]] = {1: leave_at_once}
-    if fault == "killed in a save":
+    if fault == KILLED_IN_A_SAVE:
         step = run.rng.randrange(SAVE_STEPS, STEPS + 1, SAVE_STEPS)
         sabotage[rank] = partial(die_writing_checkpoint, f"step-{step:08d}")
     processes = start_ranks("general_distill", run.words, RANKS, log, sabotage)
@@ -164,6 +188,8 @@ def launch(run: Run, fault: str | None) -> list[int | None]:
         LIVE_FAULTS[fault](Attempt(run, processes, rank, log))
     codes = exit_codes(processes, timeout=PATIENCE_SECONDS)
     run.story.append(f"{fault or 'nothing'} (rank {rank}): {codes}")
+    if fault:
+        run.faults.append((fault, any(codes)))
     return codes
 
 
@@ -182,15 +208,15 @@ def wait_for_moment(run: Run, processes: list[Any], log: Path) -> None:
     time.sleep(run.rng.random() * 0.1)
 
 
-def check_end(run: Run, codes: list[int | None]) -> str | None:
+def check_end(fault: str | None, codes: list[int | None], log: Path) -> str | None:
     """Return what is wrong with how the ranks of an attempt ended, None if nothing is."""
     if any(code is None for code in codes):
         return "a rank had to be killed: it hung"
     if len({code == 0 for code in codes}) > 1:
         return f"some ranks ended well and some did not: {codes}"
     for rank, code in enumerate(codes):
-        text = (run.directory / f"log{len(run.story) - 1}.rank{rank}").read_text(errors="replace")
-        if code not in (0, *MESSAGES):
+        text = log.with_suffix(f".rank{rank}").read_text(errors="replace")
+        if code not in (0, *ENDS[fault]):
             return f"rank {rank} ended with {code}: {text[-600:]}"
         if rank == 0 and code != 0 and MESSAGES[code] not in text:
             return f"rank 0 ended with {code} and said nothing: {text[-600:]}"
@@ -205,14 +231,15 @@ def campaign_run(number: int, folder: Path, inputs: Path, common: list[object], 
     stage = rng.choice(sorted(references))
     config = ["--deepspeed_config", inputs / f"zero{stage}.json", "--pregenerated_data", directory / "shards"]
     run = Run(number, directory, [*common, *config, "--output_dir", directory / "out"], rng)
-    faults = [rng.choice([*LIVE_FAULTS, "killed in a save"]) for _ in range(rng.randint(1, MOST_FAULTS))]
+    faults = [rng.choice([*LIVE_FAULTS, KILLED_IN_A_SAVE]) for _ in range(rng.randint(1, MOST_FAULTS))]
     for fault in [*faults, None]:
-        run.failure = check_end(run, launch(run, fault))
+        log = run.log()
+        run.failure = check_end(fault, launch(run, fault), log)
         if run.failure:
             return run
         shutil.copytree(inputs / "shards", directory / "shards", dirs_exist_ok=True)  # mended
         if fault and rng.random() < 0.3:
-            run.story.append(damage_checkpoint(run))
+            damage_checkpoint(run)
     run.failure = difference(run.out, references[stage])
     return run
 
@@ -246,12 +273,17 @@ def main() -> None:
         assert launch(reference, None) == [0] * RANKS, reference.story
         references[stage] = inputs / f"reference{stage}"
     good, started = 0, time.monotonic()
+    tried, struck = Counter[str](), Counter[str]()
     for number in range(options.first, options.first + options.runs):
         run = campaign_run(number, folder, inputs, common, references)
         good += run.failure is None
+        tried.update(fault for fault, _ in run.faults)
+        struck.update(fault for fault, hit in run.faults if hit)
         print(f"run {number}: {'; '.join(run.story)}: {run.failure or 'complete and equal'}", flush=True)
         if run.failure is None and options.keep is None:
             shutil.rmtree(run.directory)
+    for fault in (*LIVE_FAULTS, KILLED_IN_A_SAVE, DAMAGED):
+        print(f"{fault}: tried {tried[fault]} times, struck {struck[fault]} times")
     print(f"{good} of {options.runs} runs complete and equal to the reference, {time.monotonic() - started:.0f} s")
     if options.keep is None and good == options.runs:
         shutil.rmtree(folder)

@@ -97,11 +97,23 @@ def _facts_of(
     return found, silent
 
 
+def config_problem(path: Path) -> str | None:
+    """What keeps a stated DeepSpeed config from being read, None if nothing does; a run judges what is in it."""
+    if not path.is_file():
+        return "is not a file"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"is no JSON document: {error}"
+    return None if isinstance(content, dict) else f"holds a {type(content).__name__}; it must be a JSON object"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     values = parser().parse_args(argv)
-    if values.deepspeed_config is not None and not values.deepspeed_config.is_file():
-        parser().error(f"--deepspeed_config {values.deepspeed_config} is not a file")
+    problem = None if values.deepspeed_config is None else config_problem(values.deepspeed_config)
+    if problem is not None:
+        parser().error(f"--deepspeed_config {values.deepspeed_config} {problem}")
     sections = examine(values)
     print("\n\n".join(render(title, findings) for title, findings in sections))
     problems = sum(finding.level == "problem" for _, findings in sections for finding in findings)

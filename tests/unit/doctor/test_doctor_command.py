@@ -58,3 +58,12 @@ def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, mo
     assert "no-such-host.invalid cannot run" in output
     assert "password-less ssh" in output
     assert "localhost, 1 rank(s)" in output  # the others are looked at all the same
+
+
+@pytest.mark.parametrize(("content", "message"), [("[1,", "is no JSON document"), ("[]", "holds a list")])
+def test_a_config_that_is_none_is_said_instead_of_a_traceback(content, message, tmp_path, capsys):
+    (tmp_path / "ds.json").write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        doctor.main(["--deepspeed_config", str(tmp_path / "ds.json")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -41,17 +41,10 @@ class Agreement:
         Raises:
             UserError: On every rank, when any of them could not draw: what that rank met.
         """
-        item, failure = None, None
-        try:
-            item = next(items)
-        except UserError as error:
-            failure = error
-        except OSError as error:
-            failure = DataError(f"rank {self._world.rank} cannot read the training data: {error}")
+        item, failure = _attempt(lambda: next(items), self._world)
         verdict = self._greatest(_FAILED if failure else _STOP if stop else _GO_ON)
         if verdict == _FAILED:
-            failures = gather_objects(failure)
-            raise next(found for found in failures if found is not None)
+            _raise_first(gather_objects(failure))
         return None if verdict == _STOP else item
 
     def any_wishes(self, *, stop: bool) -> bool:
@@ -64,3 +57,30 @@ class Agreement:
         box = torch.tensor(wish)
         dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self._group)
         return int(box)
+
+
+def read_together(read: Callable[[], Item], world: World) -> Item:
+    """Read something on every rank, each its own part, without an Agreement.
+
+    Raises:
+        UserError: On every rank, when any of them could not read: what that rank met.
+    """
+    item, failure = _attempt(read, world)
+    _raise_first(gather_objects(failure))
+    return cast(Item, item)
+
+
+def _raise_first(failures: Sequence[UserError | None]) -> None:
+    """Raise the first failure that some rank has met; do nothing when there is none."""
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def _attempt(read: Callable[[], Item], world: World) -> tuple[Item | None, UserError | None]:
+    try:
+        return read(), None
+    except UserError as error:
+        return None, error
+    except OSError as error:
+        return None, DataError(f"rank {world.rank} cannot read its data: {error}")

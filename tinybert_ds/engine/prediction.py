@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.engine.agreement import read_together
 from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.lessons import move
 from tinybert_ds.engine.teacher import Teacher
@@ -17,6 +19,8 @@ from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Model = Callable[[Batch, EncoderOutput | None], LossTerms]
 """A DistilledStudent in eval mode, or the engine around one."""
+
+_STEPS_READ_AHEAD = 32
 
 
 def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[np.float32]:
@@ -61,8 +65,16 @@ def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World)
 
 
 def _steps(source: BatchSource, world: World) -> Iterator[list[Batch]]:
+    """Yield this rank's part of every step; the ranks settle beforehand whether all of them could read some steps."""
     total = source.steps_in_epoch(0)
+
+    def read(begin: int) -> list[list[Batch]]:
+        positions = range(begin, min(begin + _STEPS_READ_AHEAD, total))
+        place = {"rank": world.rank, "world_size": world.size, "accumulation": 1}
+        return [source.micro_batches(0, position, **place) for position in positions]
+
     with progress_bar(total=total, desc="evaluating", unit="batch") as bar:
-        for position in range(total):
-            yield source.micro_batches(0, position, rank=world.rank, world_size=world.size, accumulation=1)
-            bar.update()
+        for begin in range(0, total, _STEPS_READ_AHEAD):
+            for batches in read_together(partial(read, begin), world):
+                yield batches
+                bar.update()

@@ -1,8 +1,8 @@
 """Resumable checkpoints: complete or not there.
 
 A checkpoint is a directory `checkpoints/step-N` that DeepSpeed fills, closed by `complete.json`, which lists its files
-and is written when every rank has finished; `latest` is renamed into place after that. What `complete.json` does not
-vouch for is never loaded: DeepSpeed's checkpoints are pickles.
+with their hashes and is written when every rank has finished; `latest` is renamed into place after that. What
+`complete.json` does not vouch for is never loaded: DeepSpeed's checkpoints are pickles.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch.distributed as dist
 
+from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.engine.best import best_directory, prune_best
 from tinybert_ds.engine.convert import TEMPORARY_PREFIX, Layout, layout_of, load_converted, must_convert
 from tinybert_ds.engine.distributed import World, gather_objects, run_on_main
@@ -118,6 +119,14 @@ class Checkpoints:
         """Names of the complete checkpoints, oldest first."""
         return complete_tags(self.directory)
 
+    def vouch_for(self, tag: str) -> bool:
+        """Whether the files of a complete checkpoint are as they were written; where not, it counts as torn."""
+        damage = find_damage(self.directory / tag)
+        if damage is not None:
+            logger.warning("%s", damage)
+            (self.directory / tag / _COMPLETE).unlink()
+        return damage is None
+
     def _choose(self, choice: str) -> str | None:
         tags = self.complete_tags()
         if choice == "none":
@@ -127,10 +136,14 @@ class Checkpoints:
             return None
         if choice not in ("auto", "never"):
             path = stated_checkpoint(self.directory, choice)
+            if damage := find_damage(path):
+                raise CheckpointError(f"--resume {choice}: {damage}; take another one of {', '.join(tags)}")
             for newer in tags[tags.index(path.name) + 1 :]:
                 self._remove(newer)
             write_atomically(self.directory / "latest", path.name)
             return path.name
+        while tags and not self.vouch_for(tags[-1]):
+            tags.pop()
         newest = tags[-1] if tags else None
         latest = self.directory / "latest"
         torn = [tag for tag in _tags(self.directory) if newest is None or tag > newest]
@@ -165,8 +178,13 @@ class Checkpoints:
         for path in files:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
-        sizes = {str(path.relative_to(directory)): path.stat().st_size for path in files}
-        manifest = {"files": sizes, "layout": layout._asdict(), "best_step": best_step}
+        records = {str(path.relative_to(directory)): _hash(path) for path in files}
+        manifest = {
+            "files": {name: record.bytes for name, record in records.items()},
+            "xxh3": {name: record.xxh3 for name, record in records.items()},
+            "layout": layout._asdict(),
+            "best_step": best_step,
+        }
         write_atomically(directory / _COMPLETE, json.dumps(manifest, indent=1))
         fsync_directory(self.directory)
         write_atomically(self.directory / "latest", directory.name)
@@ -213,13 +231,31 @@ def stated_checkpoint(directory: Path, choice: str) -> Path:
     return path
 
 
+def find_damage(directory: Path) -> str | None:
+    """Return what is wrong with the content of a complete checkpoint, in a clause; None when nothing is.
+
+    PyTorch would load flipped bytes in silence: it does not look at the check sums in its own files.
+    """
+    for name, written in read_manifest(directory).get("xxh3", {}).items():
+        try:
+            if _hash(directory / name).xxh3 != written:
+                return f"checkpoint {directory} is damaged: {name} is not what was written"
+        except OSError as error:
+            return f"checkpoint {directory} is damaged: {name} cannot be read ({error.strerror})"
+    return None
+
+
+def _hash(path: Path) -> FileRecord:
+    return hash_file(path, advance=lambda _: None)  # no progress bar: training shows its own
+
+
 def read_layout(directory: Path) -> Layout:
     """Return the layout that a complete checkpoint was written with."""
     return Layout(**read_manifest(directory)["layout"])
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return what closes a complete checkpoint: "files" with their sizes, "layout" and "best_step"."""
+    """Return what closes a complete checkpoint: "files" with their sizes, their "xxh3", "layout" and "best_step"."""
     return cast("dict[str, Any]", json.loads((directory / _COMPLETE).read_text()))
 
 

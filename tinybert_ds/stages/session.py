@@ -287,6 +287,8 @@ def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[
     if len(all_checkpoints) == 1:
         return [resume]
     common = set.intersection(*(set(checkpoints.complete_tags()) for checkpoints in all_checkpoints))
+    while common and not all(checkpoints.vouch_for(max(common)) for checkpoints in all_checkpoints):
+        common.remove(max(common))
     newest = max(common, default=None)
     return [str(checkpoints.directory / newest) if newest else "none" for checkpoints in all_checkpoints]
 

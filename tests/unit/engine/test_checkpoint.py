@@ -148,6 +148,21 @@ def test_a_full_disk_is_a_message_and_leaves_the_checkpoints_before_and_no_torn_
     assert (checkpoints.directory / "latest").read_text() == "step-00000003"
 
 
+def test_a_checkpoint_whose_bytes_have_changed_is_passed_over_and_said_so(checkpoints, caplog):
+    engine = Engine()
+    for step in (3, 5):
+        save(checkpoints, engine, step)
+    state = checkpoints.directory / "step-00000005" / "state.pt"
+    state.write_text("whale")  # as long as before
+    with pytest.raises(CheckpointError, match=r"step-00000005 is damaged: state\.pt is not what was written; take an"):
+        checkpoints.resume(engine, str(state.parent))
+    assert checkpoints.resume(engine, "auto").step == 3
+    assert f"checkpoint {state.parent} is damaged: state.pt is not what was written" in caplog.text
+    assert "step-00000005 is incomplete; falling back to step-00000003" in caplog.text
+    save(checkpoints, engine, 5)
+    assert checkpoints.resume(engine, "auto").step == 5
+
+
 def test_a_fresh_run_says_that_there_is_no_checkpoint_and_starts_at_0(checkpoints):
     assert checkpoints.last_good() == "There is no checkpoint yet"
     assert checkpoints.resume(Engine(), "auto") == TrainingState()

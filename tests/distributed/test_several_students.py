@@ -72,3 +72,12 @@ def test_a_directory_with_other_things_is_refused_for_several_students(general, 
     refused = run_ranks(STAGE, words, log=tmp_path / "log")
     assert refused.returncode == 2
     assert "is for the students student, student-2 and holds other things: notes.txt" in refused.output
+
+
+def test_the_student_that_does_not_fit_is_named(general, inputs, tmp_path):
+    misfit = tmp_path / "misfit"
+    config_directory(misfit, num_attention_heads=2)
+    words = [*with_student(general, inputs / "student", misfit), "--output_dir", tmp_path / "out"]
+    refused = run_ranks(STAGE, words, log=tmp_path / "log")
+    assert refused.returncode == 2
+    assert f"--student_model {misfit}: the student has 2 attention heads" in refused.output

@@ -14,7 +14,7 @@ from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.stall import DIRECTORY as STALLS
 from tinybert_ds.engine.teacher import teacher_dtype
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.errors import ConfigError, UserError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
@@ -107,12 +107,17 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
     fingerprints = [model_fingerprint(path) for path in paths]
     candidates = []
     for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
-        layer_map = check_pair(
-            teacher_config,
-            read_config(path, role="student"),
-            layer_map=arguments.layer_map,
-            projection=arguments.projection,
-        )
+        try:
+            layer_map = check_pair(
+                teacher_config,
+                read_config(path, role="student"),
+                layer_map=arguments.layer_map,
+                projection=arguments.projection,
+            )
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            raise type(error)(f"--student_model {path}: {error}") from error
         identity = {
             "stage": "general_distill",
             "teacher": model_fingerprint(arguments.teacher_model),

@@ -90,7 +90,10 @@ class AugmentationFiles:
     def write_block(self, block: AugmentedBlock) -> None:
         """Keep a finished block."""
         lines = [json.dumps(block.counts), *block.lines]
-        write_atomically(self.parts / f"{block.number}.part", "\n".join(lines) + "\n")
+        try:
+            write_atomically(self.parts / f"{block.number}.part", "\n".join(lines) + "\n")
+        except FileNotFoundError:
+            self._require_finished()
 
     def unfinished_blocks(self, num_blocks: int) -> list[int]:
         """Numbers of the blocks that are still to be made; none once they have become the output."""
@@ -103,8 +106,14 @@ class AugmentationFiles:
 
     def finish(self, header: str | None, num_blocks: int) -> Counter[str]:
         """Put all blocks together, note what the output was made of, and remove the blocks; return the counts."""
+        try:
+            return self._finish(header, num_blocks)
+        except FileNotFoundError:
+            return self._require_finished()
+
+    def _finish(self, header: str | None, num_blocks: int) -> Counter[str]:
         counts: Counter[str] = Counter()
-        temporary = self.output.with_name(f".{self.output.name}.tmp")
+        temporary = self.parts / f"output-{os.getpid()}"
         with temporary.open("wb") as file:
             if header is not None:
                 file.write(f"{header}\n".encode())
@@ -118,7 +127,14 @@ class AugmentationFiles:
         fsync_directory(self.output.parent)
         record = {"identity": self._identity, "counts": counts, "output": hash_file(self.output)._asdict()}
         write_atomically(self._record, json.dumps(record, indent=2) + "\n")
-        shutil.rmtree(self.parts)
+        shutil.rmtree(self.parts, ignore_errors=True)  # another command with the same settings may write there just now
+        return counts
+
+    def _require_finished(self) -> Counter[str]:
+        """Return what another command counted that had the same settings, was faster and has removed the blocks."""
+        counts = self.finished_counts()
+        if counts is None:
+            raise DataError(f"{self.parts} has gone while blocks were written to it; start the same command again")
         return counts
 
     def _work(self) -> tuple[Any, int]:

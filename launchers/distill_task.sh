@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Task distillation from end to end: augmentation, intermediate layers, predictions, evaluation.
 #
-#     bash launchers/distill_task.sh TASK --glue_dir DIR --teacher DIR --student DIR --output_dir DIR \
-#         (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] [--num_gpus N] [--seed N] [-- FLAGS...]
+#     bash launchers/distill_task.sh (TASK --glue_dir DIR | --task_file FILE --data_dir DIR) --teacher DIR \
+#         --student DIR --output_dir DIR (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] \
+#         [--num_gpus N] [--seed N] [-- FLAGS...]
 #
-# TASK is one of GLUE, its files in its folder below --glue_dir. --teacher is fine-tuned on it, --student comes from
-# general distillation. --masked_lm is the model that suggests words, --glove the file of word vectors (without it,
-# words of several pieces stay). --recipe is a shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper
-# leaves out, that of RTE. --num_gpus N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS
-# go to both distillation stages and win over the recipe, such as --max_steps 100. All is checked before the first step.
+# TASK is one of GLUE, its files in its folder below --glue_dir; a task of your own is a YAML file (README), its files
+# are in --data_dir. --teacher is fine-tuned on it, --student comes from general distillation. --masked_lm is the model
+# that suggests words, --glove the file of word vectors (without it, words of several pieces stay). --recipe is a
+# shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own
+# has none: name one, such as paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores. --num_gpus
+# N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS go to both distillation stages and
+# win over the recipe, such as --max_steps 100. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
@@ -26,11 +29,18 @@ absolute() {
     esac
 }
 
-[ $# -gt 0 ] || fail "name a task, such as sst-2"
-task="$(echo "$1" | tr '[:upper:]' '[:lower:]')"
-shift
-glue_dir="" teacher="" student="" out="" masked_lm="" glove="" recipe="paper/${task%-mm}" seed=42
-[ "$task" != wnli ] || recipe=paper/rte
+task="" recipe=""
+case "${1:-}" in
+    "") fail "name a task, such as sst-2, or one of your own with --task_file" ;;
+    --*) ;;
+    *)
+        task="$(echo "$1" | tr '[:upper:]' '[:lower:]')"
+        recipe="paper/${task%-mm}"
+        [ "$task" != wnli ] || recipe=paper/rte
+        shift
+        ;;
+esac
+glue_dir="" task_file="" data_dir="" teacher="" student="" out="" masked_lm="" glove="" seed=42
 augmentation=yes
 launch=(python)
 flags=()
@@ -46,13 +56,16 @@ while [ $# -gt 0 ]; do
             flags=("$@")
             break
             ;;
-        --glue_dir | --teacher | --student | --output_dir | --masked_lm | --glove | --recipe | --num_gpus | --seed)
+        --glue_dir | --task_file | --data_dir | --teacher | --student | --output_dir | --masked_lm | --glove | \
+            --recipe | --num_gpus | --seed)
             [ $# -gt 1 ] || fail "$1 needs a value"
             ;;
         *) fail "unknown argument $1 (flags of the distillation stages come after --)" ;;
     esac
     case "$1" in
         --glue_dir) glue_dir="$(absolute "$2")" ;;
+        --task_file) task_file="$(absolute "$2")" ;;
+        --data_dir) data_dir="$(absolute "$2")" ;;
         --teacher) teacher="$(absolute "$2")" ;;
         --student) student="$(absolute "$2")" ;;
         --output_dir) out="$(absolute "$2")" ;;
@@ -64,7 +77,15 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[ -n "$glue_dir" ] || fail "--glue_dir DIR is missing"
+if [ -n "$task" ]; then
+    [ -z "$task_file$data_dir" ] || fail "--task_file and --data_dir are for your own task; leave out $task or them"
+    [ -n "$glue_dir" ] || fail "--glue_dir DIR is missing"
+else
+    [ -n "$task_file" ] || fail "name a task, such as sst-2, first, or one of your own with --task_file FILE"
+    [ -n "$data_dir" ] || fail "--data_dir DIR, where the files of --task_file are, is missing"
+    [ -z "$glue_dir" ] || fail "--glue_dir is for tasks of GLUE; leave it out with --task_file"
+    [ -n "$recipe" ] || fail "--recipe NAME is missing, such as paper/sst-2"
+fi
 [ -n "$teacher" ] || fail "--teacher DIR is missing"
 [ -n "$student" ] || fail "--student DIR is missing"
 [ -n "$out" ] || fail "--output_dir DIR is missing"
@@ -73,14 +94,21 @@ if [ "$augmentation" = yes ]; then
 elif [ -n "$masked_lm$glove" ]; then
     fail "--no_augmentation leaves --masked_lm and --glove without use; drop one or the other"
 fi
-for path in "$glue_dir" "$teacher" "$masked_lm"; do
+for path in "$glue_dir" "$data_dir" "$teacher" "$masked_lm"; do
     [ -z "$path" ] || [ -d "$path" ] || fail "$path is not a directory"
 done
-for path in "$student" "$glove"; do
+for path in "$task_file" "$student" "$glove"; do
     [ -z "$path" ] || [ -e "$path" ] || fail "$path does not exist"
 done
-data_dir="$(find "$glue_dir" -mindepth 1 -maxdepth 1 -iname "${task%-mm}" | sort | head -n 1)"
-[ -n "$data_dir" ] || fail "--glue_dir $glue_dir has no folder ${task%-mm}; there are: $(ls "$glue_dir" | tr '\n' ' ')"
+if [ -n "$task" ]; then
+    data_dir="$(find "$glue_dir" -mindepth 1 -maxdepth 1 -iname "${task%-mm}" | sort | head -n 1)"
+    [ -n "$data_dir" ] || fail "--glue_dir $glue_dir has no folder ${task%-mm}; there are: $(ls "$glue_dir" | tr '\n' ' ')"
+    files=(--data_dir "$data_dir" --task_name "$task")
+    evaluated=(--task_name "$task" --glue_dir "$glue_dir")
+else
+    files=(--data_dir "$data_dir" --task_file "$task_file")
+    evaluated=("${files[@]}")
+fi
 
 [ -d "$here/.venv/bin" ] && export PATH="$here/.venv/bin:$PATH"
 
@@ -89,12 +117,12 @@ stage() {
     shift
     python "$here/launchers/run_stage.py" --stages_file "$out/stages.json" --name "$name" -- "$@"
 }
-distil=(--teacher_model "$teacher" --data_dir "$data_dir" --task_name "$task" --recipe "$recipe" --seed "$seed")
+distil=(--teacher_model "$teacher" "${files[@]}" --recipe "$recipe" --seed "$seed")
 [ "$augmentation" = yes ] || distil+=(--aug_train false)
 intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"})
 prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student"
     ${flags[@]+"${flags[@]}"})
-evaluation=(--task_name "$task" --glue_dir "$glue_dir" --model "teacher=$teacher" "student=$out/student"
+evaluation=("${evaluated[@]}" --model "teacher=$teacher" "student=$out/student"
     --output_dir "$out/evaluation")
 python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
 python -m tinybert_ds.arguments task_distill "${prediction[@]}"
@@ -104,7 +132,7 @@ if [ "$augmentation" = yes ]; then
     vectors=(--no_glove)
     [ -z "$glove" ] || vectors=(--glove_embs "$glove")
     stage augmentation "${launch[@]}" "$here/data_tools/data_augmentation.py" --pretrained_bert_model "$masked_lm" \
-        "${vectors[@]}" --data_dir "$data_dir" --task_name "$task" --seed "$seed"
+        "${vectors[@]}" "${files[@]}" --seed "$seed"
 fi
 stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
 stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"

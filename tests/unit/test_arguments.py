@@ -1,6 +1,12 @@
 import pytest
 
-from tinybert_ds.arguments import FinetuneArguments, GeneralDistillArguments, TaskDistillArguments, parse_arguments
+from tinybert_ds.arguments import (
+    EvaluateArguments,
+    FinetuneArguments,
+    GeneralDistillArguments,
+    TaskDistillArguments,
+    parse_arguments,
+)
 from tinybert_ds.errors import ConfigError
 
 GENERAL = [
@@ -157,3 +163,19 @@ def test_embeddings_are_initialised_in_general_distillation_from_random_weights_
     assert "--init_embeddings svd and --continue_train contradict" in problems[0]
     _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", "--init_embeddings", "svd"])
     assert "unknown argument '--init_embeddings'" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--task_name rte --glue_dir g", None),
+        ("--task_file t.yaml --data_dir d", None),
+        ("--task_name rte --data_dir d", "give --task_name and --glue_dir for tasks of GLUE, or --task_file and"),
+        ("--task_name rte --glue_dir g --task_file t.yaml", "not both"),
+        ("--task_file t.yaml --data_dir d --submission", "--submission is for the benchmark's tasks"),
+    ],
+)
+def test_models_are_evaluated_on_tasks_of_glue_or_on_one_of_the_users_own(words, said):
+    words = [*words.split(), "--model", "m", "--output_dir", "o"]
+    _, problems = parse_arguments(EvaluateArguments, words, "evaluate_glue.py")
+    assert (problems == []) if said is None else (said in problems[0])

@@ -1,4 +1,4 @@
-"""The arguments of the evaluation of several tasks."""
+"""The arguments of the evaluation of models on tasks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ TASK_PLACE = "{task}"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """Evaluate models on several tasks of GLUE: one table, and the files that the benchmark takes."""
+    """Evaluate models on tasks of GLUE or one of your own: one table, and the files that the benchmark takes."""
 
     model: list[str] = option(
         "[NAME=]DIR of a fine-tuned model, several for several columns; {task} in DIR stands for the task's name, such "
         "as student=out/{task}/student."
     )
-    task_name: str = option("One task, several with commas, or all: those for which there are files and models.")
-    glue_dir: str = option("Directory with the tasks' folders, as GLUE has them.")
     output_dir: str = option("Directory for glue_results.md, glue_results.json, predictions and submissions.")
+    task_name: str | None = option(
+        "One task of GLUE, several with commas, or all: those for which there are files and models.", None
+    )
+    glue_dir: str | None = option("Directory with the tasks' folders, as GLUE has them.", None)
+    task_file: str | None = option("Instead of --task_name: YAML file that describes a task of your own.", None)
+    data_dir: str | None = option("With --task_file: directory of the task's files.", None)
     submission: bool = option(
         "Predict the test files too, and write for each model the zip that the benchmark's server takes.", False
     )
@@ -57,8 +61,8 @@ class EvaluateArguments:
 
     @property
     def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all."""
-        return [name.strip().lower() for name in self.task_name.split(",")]
+        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
+        return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
     def stated_labels(self) -> list[str] | None:
@@ -73,7 +77,7 @@ class EvaluateArguments:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the values by themselves, one sentence each."""
-        found = []
+        found = self._place_problems()
         for name in ("max_seq_length", "eval_batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -90,3 +94,15 @@ class EvaluateArguments:
         if several and self.teacher_labels:
             found.append("--teacher_labels is for one task; give one --task_name at a time")
         return found
+
+    def _place_problems(self) -> list[str]:
+        """What is wrong with the choice of the tasks and the place of their files."""
+        of_glue, own = (self.task_name, self.glue_dir), (self.task_file, self.data_dir)
+        if (all(of_glue) and not any(own)) or (all(own) and not any(of_glue) and not self.submission):
+            return []
+        if all(own) and self.submission:
+            return ["--submission is for the benchmark's tasks; leave it out with --task_file"]
+        return [
+            "give --task_name and --glue_dir for tasks of GLUE, or --task_file and --data_dir for one of your own, "
+            "not both"
+        ]

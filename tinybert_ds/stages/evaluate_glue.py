@@ -1,4 +1,4 @@
-"""Evaluation of fine-tuned models on several tasks of GLUE: one table, predictions, and the benchmark's submission."""
+"""Evaluation of fine-tuned models on tasks: one table, predictions, and the benchmark's submission."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from tinybert_ds.arguments import EvaluateArguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     spec: TaskSpec
     folder: Path
     models: dict[str, Path]
+    file: str | None = None  # that describes a task of the user's own
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,11 +66,15 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
         ConfigError, DataError, ModelError: An unknown task; files or a model that are not there for a task that is
             named; nothing at all for `all`.
     """
+    if arguments.task_file is not None:
+        spec = find_task(None, arguments.task_file)
+        return [Entry(spec, Path(cast(str, arguments.data_dir)), _models(spec, arguments), arguments.task_file)]
+    glue_dir = cast(str, arguments.glue_dir)
     if arguments.task_names != ["all"]:
         specs = [find_task(name, None) for name in arguments.task_names]
         return [_entry(spec, arguments) for spec in specs]
-    if not Path(arguments.glue_dir).is_dir():
-        raise DataError(f"--glue_dir: {arguments.glue_dir} is not a directory; give the one with the tasks' folders")
+    if not Path(glue_dir).is_dir():
+        raise DataError(f"--glue_dir: {glue_dir} is not a directory; give the one with the tasks' folders")
     entries, missing = [], []
     for spec in TASKS.values():
         if spec.name == "mnli-mm":  # the same models and files as mnli, judged the other way round
@@ -88,13 +93,17 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
 
 
 def _entry(spec: TaskSpec, arguments: EvaluateArguments) -> Entry:
-    folder = find_task_folder(spec, arguments.glue_dir)
-    models = {name: _model_directory(spec, path) for name, path in arguments.models.items()}
-    return Entry(spec, folder, models)
+    folder = find_task_folder(spec, cast(str, arguments.glue_dir))
+    return Entry(spec, folder, _models(spec, arguments))
+
+
+def _models(spec: TaskSpec, arguments: EvaluateArguments) -> dict[str, Path]:
+    return {name: _model_directory(spec, path) for name, path in arguments.models.items()}
 
 
 def _model_directory(spec: TaskSpec, path: str) -> Path:
-    candidates = [Path(path.replace(TASK_PLACE, name)) for name in dict.fromkeys((spec.name, spec.directory))]
+    names = dict.fromkeys((spec.name, spec.directory or spec.name))
+    candidates = [Path(path.replace(TASK_PLACE, name)) for name in names]
     for candidate in candidates:
         if candidate.is_dir() and has_weights(candidate):
             return candidate
@@ -110,7 +119,13 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
     rows = {}
     for name, directory in entry.models.items():
         tokenizer = load_tokenizer(directory, arguments.lower_case)
-        choice = TaskChoice(folder, spec.name, max_seq_length=arguments.max_seq_length, cache_dir=arguments.cache_dir)
+        choice = TaskChoice(
+            folder,
+            None if entry.file else spec.name,
+            entry.file,
+            max_seq_length=arguments.max_seq_length,
+            cache_dir=arguments.cache_dir,
+        )
         config = read_config(directory, role="model")
         task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config, world=world)
         logger.info("%s: %s in %s", spec.name, name, directory)

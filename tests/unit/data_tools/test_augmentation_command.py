@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_tools import augment_rows, augment_task, augmentation_files
+from data_tools.augment_rows import AugmentedBlock
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.teacher_filter import TeacherJudge
@@ -223,6 +225,24 @@ def test_a_run_killed_between_the_output_and_its_record_is_finished(models, glue
     monkeypatch.setattr(augmentation_files, "write_atomically", write)
     assert run(models, glue) == expected
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
+
+
+def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path):
+    fast, slow = (AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1}) for _ in range(2))
+    blocks = [AugmentedBlock(number, [f"row {number}\t1"], Counter(rows=1)) for number in range(2)]
+    assert fast.begin(1) == slow.begin(1) == 1
+    slow.write_block(blocks[0])
+    for block in blocks:
+        fast.write_block(block)
+    assert fast.finish("sentence\tlabel", 2) == Counter(rows=2)
+    slow.write_block(blocks[1])
+    assert slow.unfinished_blocks(2) == []
+    assert slow.finish("sentence\tlabel", 2) == Counter(rows=2)
+    assert (tmp_path / "train_aug.tsv").read_text() == "sentence\tlabel\nrow 0\t1\nrow 1\t1\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train_aug.json", "train_aug.tsv"]
+    (tmp_path / "train_aug.json").unlink()
+    with pytest.raises(DataError, match="nothing says what it was made of"):
+        slow.write_block(blocks[1])
 
 
 def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path):

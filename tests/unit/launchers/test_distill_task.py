@@ -121,10 +121,33 @@ def test_wnli_takes_the_recipe_of_rte(chain, tmp_path):
     assert all("paper/rte" in words for words in commands(tmp_path)[1:3])
 
 
+OWN = "--task_file mine.yaml --data_dir glue --recipe paper/rte --teacher t --student s --output_dir out".split()
+
+
+def test_a_task_of_the_users_own_goes_through_the_same_steps(chain, tmp_path):
+    (tmp_path / "mine.yaml").touch()
+    finished = chain(*OWN, "--masked_lm", "lm")
+    assert finished.returncode == 0, finished.stderr
+    steps = commands(tmp_path)
+    assert len(steps) == 4
+    for words in steps:
+        assert words[words.index("--task_file") + 1] == str(tmp_path / "mine.yaml")
+        assert words[words.index("--data_dir") + 1] == str(tmp_path / "glue")
+        assert "--task_name" not in words
+    assert parse_arguments(TaskDistillArguments, steps[1][1:], "task_distill.py")[0].aug_train
+    assert parse_arguments(EvaluateArguments, steps[3][1:], "evaluate_glue.py")[1] == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "name a task"),
+        (WORDS[1:], "name a task, such as sst-2, first"),
+        ([*WORDS, "--task_file", "glue"], "leave out sts-b or them"),
+        ([*OWN, "--no_augmentation"], "mine.yaml does not exist"),
+        ([*OWN, "--glue_dir", "glue"], "leave it out with --task_file"),
+        (OWN[:2] + OWN[4:], "--data_dir DIR, where the files of --task_file are, is missing"),
+        (OWN[:4] + OWN[6:], "--recipe NAME is missing, such as paper/sst-2"),
         (["rte", *WORDS[1:]], "has no folder rte; there are: STS-B"),
         ([*WORDS, "--teacher", "x"], "x is not a directory"),
         ([*WORDS, "--glove", "x"], "x does not exist"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,18 +39,23 @@ class PlacedShard:
         Raises:
             DataError: A file was removed or cut short since it was mapped.
         """
-        for name, record in self.owner.manifest.shards[self.number].files.items():
-            path = self.owner.directory / name
+        for path, size in self._sizes:
             try:
-                found = path.stat().st_size
+                found = os.stat(path).st_size
             except FileNotFoundError:
                 found = None
-            if found != record.bytes:
-                state = "gone" if found is None else f"{found} bytes long instead of {record.bytes}"
+            if found != size:
+                state = "gone" if found is None else f"{found} bytes long instead of {size}"
                 raise DataError(
-                    f"the shard file {str(path)!r} was changed while it was read: it is {state}. Restore it and start "
+                    f"the shard file {path!r} was changed while it was read: it is {state}. Restore it and start "
                     "the same command again"
                 )
+
+    @cached_property
+    def _sizes(self) -> list[tuple[str, int]]:
+        """Paths and bytes of the files; every batch looks at them."""
+        files = self.owner.manifest.shards[self.number].files
+        return [(str(self.owner.directory / name), record.bytes) for name, record in files.items()]
 
 
 class Placement:
@@ -86,13 +93,19 @@ class Placement:
         if len(self._placed) == 1:
             self._placed[0].require_whole()
             return self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
-        tokens = np.empty(lengths.sum(), dtype=np.int64)
-        places = np.cumsum(lengths) - lengths
         owners = np.searchsorted(self._token_bases, starts, side="right") - 1
-        for owner in np.unique(owners):
-            mine = owners == owner
+        by_owner = np.argsort(owners, kind="stable")
+        sorted_lengths = lengths[by_owner]
+        sources = span_indices(starts[by_owner], sorted_lengths)
+        present, firsts = np.unique(owners[by_owner], return_index=True)
+        ends = np.append((np.cumsum(sorted_lengths) - sorted_lengths)[firsts[1:]], len(sources))
+        found = np.empty(len(sources), dtype=np.int64)
+        begin = 0
+        for owner, end in zip(present.tolist(), ends.tolist(), strict=True):
             placed = self._placed[owner]
             placed.require_whole()
-            source = span_indices(starts[mine] - placed.token_base, lengths[mine])
-            tokens[span_indices(places[mine], lengths[mine])] = placed.shard.tokens[source]
+            found[begin:end] = placed.shard.tokens[sources[begin:end] - placed.token_base]
+            begin = end
+        tokens = np.empty(len(found), dtype=np.int64)
+        tokens[span_indices((np.cumsum(lengths) - lengths)[by_owner], sorted_lengths)] = found
         return tokens

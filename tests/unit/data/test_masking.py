@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xxhash
 
 from tinybert_ds.data.masking import Masking, mask_tokens, take_words
 
@@ -83,6 +84,14 @@ def test_masks_differ_between_keys_and_between_samples():
     ]
     assert drawn[0] != drawn[1]
     assert drawn[0] != drawn[2]
+
+
+@pytest.mark.parametrize(("whole_word", "expected"), [(False, "9f5a350c9cc4b0dc"), (True, "e1e77a51db161299")])
+def test_masks_stay_the_same_from_version_to_version(whole_word, expected):
+    """A run that goes on with another version must read what it would have read."""
+    tokens, lengths = rows(50, 60, seed=5)
+    masked = mask_tokens(1, np.arange(50), tokens, lengths, masking(whole_word=whole_word))
+    assert xxhash.xxh3_64_hexdigest(masked.astype("<i8").tobytes()) == expected
 
 
 def word_of(tokens: np.ndarray) -> np.ndarray:

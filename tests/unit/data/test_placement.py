@@ -20,6 +20,16 @@ def test_spans_are_gathered_across_shards_in_the_order_asked_for(directory):
     assert tokens.tolist() == [20, 21, 5, 6, 7]  # the documents' tokens are 5, 6, 7, ... from the first on
 
 
+def test_spans_of_many_shards_come_in_any_order_and_length(tmp_path):
+    corpus = open_corpus(write_corpus(tmp_path, numbered_documents(14, 2, 3), documents_per_shard=1))
+    rng = np.random.default_rng(0)
+    shards = rng.integers(0, 14, 200)
+    lengths = rng.integers(0, 4, 200)
+    starts = shards * 6 + rng.integers(0, 3, 200)
+    tokens = Placement([corpus]).gather(starts, lengths)
+    assert tokens.tolist() == [5 + token for s, n in zip(starts, lengths, strict=True) for token in range(s, s + n)]
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".idx"])
 def test_a_shard_that_is_gone_or_cut_is_named_before_the_lost_part_is_touched(directory, suffix):
     placement = Placement([open_corpus(directory)])

@@ -115,6 +115,16 @@ class WorkDirectory:
         found = [self._hashes(number, source) or [] for number, source in enumerate(sources)]
         return [[None if record is None else FileRecord(*record) for record in hashes] for hashes in found]
 
+    def check_inputs(self, sources: Sequence[Source]) -> None:
+        """Raise a `DataError` if a file was changed since it was hashed: shards may hold something else of it."""
+        for number, source in enumerate(sources):
+            if self._hashes(number, source) is None:
+                names = ", ".join(str(item.path) for item in source[:5]) + " ..." * (len(source) > 5)
+                raise DataError(
+                    f"an input was changed while it was read ({names}). Run the same command again when nothing "
+                    "writes to it any more: it begins anew."
+                )
+
     def forget_lost_shards(self, corpus: Path) -> None:
         """Make parts unfinished again whose shards are not there any more."""
         for path in self.path.glob(f"{SHARD}-*.json"):

@@ -8,6 +8,7 @@ depend on how many there are.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -35,7 +36,7 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
-from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.errors import ConfigError, DataError, UserError, raise_all
 
 SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
 _SHARDS = 64
@@ -67,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--no_lower_case", dest="lower_case", action="store_false", help="keep the case, whatever the directory says"
     )
     add("--split_sentences", action="store_true", help="lines are paragraphs: split them into sentences")
-    add("--language", default="en", help="language of --split_sentences, a two-letter code (default: en)")
+    add("--language", default="en", help="language of --split_sentences, a code such as de or zh (default: en)")
     add("--num_workers", type=int, default=1, help="processes; the shards do not depend on it (default: 1)")
     add(
         "--shard_bytes",
@@ -136,7 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_output_directory(options.output_dir)
         try:
             outcome = _prepare(options, inputs, identity, ranks)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            gone = [str(item.path) for item in inputs if item.path is not None and not item.path.is_file()]
+            if gone:
+                raise DataError(
+                    f"the input {gone[0]!r} is not there any more. Bring it back and run the same command again."
+                ) from error
             continue  # another process has finished the corpus and removed what this one was looking at
         except OSError as error:
             raise DataError(
@@ -210,7 +216,7 @@ def _prepare(
     )
     try:
         run_job(job, ranks, options.num_workers)
-    except DataError:
+    except UserError:
         if base is None and ranks.size == 1:
             work.abandon()
         raise
@@ -226,6 +232,7 @@ def _finish(
         with work.claims.take("finish", again=True) as claim:
             if claim is not None:
                 work.check_exists()
+                work.check_inputs(job.sources)
                 return finish_corpus(job, identity, hashes, base)
         time.sleep(0.05)  # until the directory has gone, which is a FileNotFoundError
 
@@ -326,6 +333,8 @@ def _check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < lowest:
             problems.append(f"--{name} is {value}; it must be at least {lowest}")
+    if not re.fullmatch(r"[a-z]{2,3}(-\w+)*", options.language):
+        problems.append(f"--language is {options.language!r}; it must be a code such as en, de or zh")
     if not 0 <= options.min_letters <= 1:
         problems.append(f"--min_letters is {options.min_letters}; it must be from 0 to 1")
     if options.max_chars is not None and options.max_chars < options.min_chars:

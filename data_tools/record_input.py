@@ -41,7 +41,7 @@ class JsonLinesReader(LineParts):
         advice = f"Each line must be an object with the text in {self._field!r} (--text_field)"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: brackets within brackets within ...
             problems.found("lines that are not JSON", f"{str(self._path)!r}: not JSON ({error}): {shown}", advice)
             return []
         text = record.get(self._field) if isinstance(record, dict) else None
@@ -72,6 +72,6 @@ def records_unit(texts: Iterable[Any], place: str, first_row: int, field: str, p
             problems.found(
                 "records without text",
                 f"{place}: row {row} has no text in {field!r}, but {text!r:.80}",
-                "Give another --text_field",
+                "Give another --text_field, or write strings in UTF-8",
             )
     return Unit(lines, size)

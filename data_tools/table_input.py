@@ -42,9 +42,7 @@ class ParquetReader:
         self.begin = self.end = sum(self._file.metadata.row_group(group).num_rows for group in range(groups.start))
         try:
             for batch in self._file.iter_batches(_ROWS_AT_ONCE, row_groups=list(groups), columns=[self._field]):
-                unit = records_unit(
-                    batch.column(0).to_pylist(), f"{str(self._path)!r}", self.end, self._field, problems
-                )
+                unit = records_unit(_values(batch.column(0)), f"{str(self._path)!r}", self.end, self._field, problems)
                 self.end += batch.num_rows
                 yield unit
         except (OSError, pyarrow.ArrowException) as error:
@@ -151,6 +149,21 @@ def open_dataset(name: DatasetName) -> Any:
         raise DataError(
             f"`datasets` cannot open {name}: {error}. Check --dataset, its config and split, and the network."
         ) from error
+
+
+def _values(column: Any) -> list[Any]:
+    """What is in a column; of strings that are not UTF-8, which Parquet may hold, the bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error.object
 
 
 def _runs(sizes: list[int], at_least: int) -> list[range]:

@@ -90,6 +90,8 @@ class LineReader:
 
     def _open(self) -> IO[bytes]:
         if self._handle is None:
+            if self.path.suffix.lower() == ".gz" and self.path.stat().st_size == 0:
+                raise EOFError("a compressed file is never empty")  # which gzip would let pass
             try:
                 self._handle = COMPRESSED.get(self.path.suffix.lower(), open)(self.path, "rb")
             except OSError as error:

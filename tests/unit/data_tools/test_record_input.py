@@ -62,14 +62,15 @@ def test_each_json_line_is_a_document_and_blank_lines_inside_are_none(tmp_path, 
         ('{"text": null}', "no text"),
         ("[1]", "no text"),
         ('{"text": "cut', "not JSON"),
+        pytest.param("[" * 200_000, "not JSON", id="brackets without end"),
     ],
 )
 def test_a_line_without_text_is_an_error_or_counted(tmp_path, line, message):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "good"}}\n{line}\n\n{{"text": "last"}}\n', encoding="utf-8")
     with pytest.raises(DataError, match=rf"a\.jsonl.*{message}.*--skip_bad_input"):
-        read_all(JsonLinesReader(path, 1000, "text"))
-    parts, problems = read_all(JsonLinesReader(path, 1000, "text"), skip=True)
+        read_all(JsonLinesReader(path, 1 << 20, "text"))
+    parts, problems = read_all(JsonLinesReader(path, 1 << 20, "text"), skip=True)
     assert parts == [["good", "", "last", ""]]
     assert sum(problems.counts.values()) == len(problems.listed) == 1
 
@@ -106,6 +107,17 @@ def test_a_row_without_text_a_missing_column_and_a_damaged_file_are_named(tmp_pa
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UnreadableInputError, match=r"a\.parquet"):
         ParquetReader(path, 1000, "text")
+
+
+def test_a_row_that_is_not_utf8_is_shown_as_bytes(tmp_path):
+    texts = pyarrow.array([b"good", b"caf\xe9", b"last"], pyarrow.binary())
+    strings = pyarrow.StringArray.from_buffers(3, *texts.buffers()[1:], texts.buffers()[0])
+    pyarrow.parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet': row 1 has no text in 'text', but b'caf\\xe9'.* UTF-8"):
+        read_all(ParquetReader(tmp_path / "a.parquet", 1000, "text"))
+    parts, problems = read_all(ParquetReader(tmp_path / "a.parquet", 1000, "text"), skip=True)
+    assert parts == [["good", "", "last", ""]]
+    assert problems.counts == {"records without text": 1}
 
 
 def test_a_dataset_is_streamed_piece_by_piece_and_in_parts(tmp_path, monkeypatch):

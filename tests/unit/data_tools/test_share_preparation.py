@@ -198,6 +198,27 @@ def test_an_input_that_changed_in_between_is_read_anew(model, tmp_path, monkeypa
     assert contents(tmp_path / "out") == contents(tmp_path / "good")
 
 
+def test_an_input_that_changes_or_goes_while_it_is_read_gives_no_corpus(model, tmp_path, monkeypatch):
+    texts = write_texts(tmp_path / "texts", count=20)
+
+    def run_job_and_write(*given: Any) -> None:
+        run_job(*given)
+        with (texts / "a.txt").open("a", encoding="utf-8") as handle:
+            handle.write("\n\nthe end\n")
+
+    monkeypatch.setattr("data_tools.prepare_corpus.run_job", run_job_and_write)
+    with pytest.raises(DataError, match=r"changed while it was read .*a\.txt"):
+        main(arguments(model, texts, tmp_path / "out", *FLAGS))
+    monkeypatch.setattr("data_tools.prepare_corpus.run_job", lambda *_: (texts / "a.txt").unlink())
+    with pytest.raises(DataError, match=r"a\.txt' is not there any more"):
+        main(arguments(model, texts, tmp_path / "out", *FLAGS))
+    monkeypatch.undo()
+    (texts / "a.txt").write_text("\n\n".join(make_documents(21, 77)), encoding="utf-8")
+    main(arguments(model, texts, tmp_path / "out", *FLAGS))
+    main(arguments(model, texts, tmp_path / "good", *FLAGS))
+    assert contents(tmp_path / "out") == contents(tmp_path / "good")
+
+
 def test_duplicates_and_short_documents_are_left_out_and_reported(model, tmp_path, capsys):
     texts = tmp_path / "texts"
     texts.mkdir()

@@ -104,11 +104,11 @@ def test_an_empty_file_is_one_empty_part(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a.xz", "a.zst"])
-@pytest.mark.parametrize("damage", ["cut off", "other bytes"])
+@pytest.mark.parametrize("damage", ["cut off", "other bytes", "empty"])
 def test_a_damaged_file_is_named(tmp_path, name, damage):
     path = write(tmp_path / name, random.Random(0).randbytes(3000).replace(b"\n", b"") + b"\n")
     content = path.read_bytes()
-    path.write_bytes(content[:-20] if damage == "cut off" else b"no such format" + content)
+    path.write_bytes({"cut off": content[:-20], "other bytes": b"no such format" + content, "empty": b""}[damage])
     with pytest.raises(UnreadableInputError, match=f"cannot read .*{name}' after"):
         list(TextReader(path, 10_000).pieces(0))
 

@@ -27,7 +27,13 @@ def run_training(stage: str) -> None:
     torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
     if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    run_command(lambda: importlib.import_module(f"tinybert_ds.stages.{stage}").main())
+
+    def main() -> None:
+        faults = importlib.import_module("tinybert_ds.engine.faults")
+        with faults.lost_contact_told(lambda: "What was saved before stands"):
+            importlib.import_module(f"tinybert_ds.stages.{stage}").main()
+
+    run_command(main)
 
 
 def wants_cpu(words: Sequence[str]) -> bool:

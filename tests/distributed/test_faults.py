@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.configs import zero_config
 from tests.support.runs import exit_codes, start_ranks, wait_for_step
-from tests.support.sabotage import leave_at_once
+from tests.support.sabotage import die_preparing, leave_at_once
 from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR
 
 RANKS = 2
@@ -73,6 +73,14 @@ def test_numbers_that_are_none_are_noticed_before_they_are_saved_though_nothing_
     assert "at step 2 is nan" in said(tmp_path)
     assert "The last good checkpoint is" in said(tmp_path)
     assert checkpoints(tmp_path) == ["step-00000001"]
+
+
+def test_a_rank_that_dies_before_training_is_told_of_in_a_sentence(general, tmp_path):
+    words = [*general, "--output_dir", tmp_path / "out"]
+    processes = start_ranks("general_distill", words, RANKS, tmp_path / "log", {1: die_preparing})
+    assert exit_codes(processes) == [EXIT_FAULT, -signal.SIGKILL], said(tmp_path)
+    assert "contact with another rank is lost" in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
 
 
 def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_every_rank(run, tmp_path):

@@ -13,11 +13,17 @@ from typing import Any
 import torch
 
 from tinybert_ds import command_line
+from tinybert_ds.stages import general_distill
 
 
 def die() -> None:
     """End this process as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_preparing() -> None:
+    """Die when general distillation opens its data."""
+    general_distill.open_corpora = lambda *_: die()
 
 
 def die_writing_checkpoint(tag: str) -> None:

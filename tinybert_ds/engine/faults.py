@@ -28,9 +28,17 @@ def told_plainly(last_good: Callable[[], str]) -> Iterator[None]:
         last_good: Says where the newest checkpoint is.
     """
     try:
-        yield
+        with lost_contact_told(last_good):
+            yield
     except OSError as error:
         raise FaultError(f"{error}. {last_good()}: mend it and start the same command again") from error
+
+
+@contextmanager
+def lost_contact_told(last_good: Callable[[], str]) -> Iterator[None]:
+    """Turn a lost rank inside the context into a FaultError; `last_good` as for `told_plainly`."""
+    try:
+        yield
     except RuntimeError as error:
         if not _is_lost_contact(error):
             raise

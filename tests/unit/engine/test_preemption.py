@@ -6,13 +6,21 @@ import textwrap
 
 import pytest
 
-from tinybert_ds.engine.preemption import Preemption, grace_problems
+from tinybert_ds.engine.preemption import SIGNALS, Preemption, grace_problems
 from tinybert_ds.errors import EXIT_FAULT
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before():
+    """Processes that later tests start would inherit a signal that is ignored."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_noted_and_kills_nobody(number):
-    before = signal.getsignal(number)
     preemption = Preemption(60)
     with preemption.listening():
         assert not preemption.asked
@@ -21,11 +29,9 @@ def test_a_signal_is_noted_and_kills_nobody(number):
         os.kill(os.getpid(), number)  # once more: a scheduler may be impatient
         preemption.done()
     assert signal.getsignal(number) is signal.SIG_IGN, "a late signal would kill a rank that is about to leave"
-    signal.signal(number, before)
 
 
 def test_the_time_limit_is_over_when_the_training_is():
-    before = signal.getsignal(signal.SIGTERM)
     preemption = Preemption(60)
     with preemption.listening():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -33,7 +39,6 @@ def test_the_time_limit_is_over_when_the_training_is():
     assert timer is not None
     timer.join(5)
     assert not timer.is_alive(), "it would end a run that writes its result"
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_without_a_signal_all_is_as_before():

@@ -238,7 +238,10 @@ def hash_file(path: Path, advance: Callable[[int], object] | None = None) -> Fil
     return FileRecord(size, digest.hexdigest())
 
 
-_RESTORE = "Restore the file from a copy, or write the corpus again with pregenerate_training_data.py."
+_RESTORE = (
+    "Restore the file from a copy, or remove the corpus's directory and write it again with "
+    "pregenerate_training_data.py."
+)
 
 
 def require_file(path: Path) -> None:

@@ -141,7 +141,8 @@ class Shards(Sequence[Shard]):
         if found != expected:
             raise DataError(
                 f"shard {record.name!r} in {str(self._directory)!r} has (documents, sentences, tokens) {found}, but "
-                f"its manifest says {expected}. Restore it from a copy, or write the corpus again."
+                f"its manifest says {expected}. Restore it from a copy, or remove the "
+                "directory and write the corpus again."
             )
         return shard
 
@@ -189,10 +190,12 @@ def read_manifest(directory: Path) -> Manifest:
         if version == FORMAT_VERSION:
             return _from_json(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{str(path)!r} is damaged: {error!r}. Restore it, or write the corpus again.") from error
+        raise DataError(
+            f"{str(path)!r} is damaged: {error!r}. Restore it, or remove the directory and write the corpus again."
+        ) from error
     raise DataError(
         f"{str(path)!r} has format version {version!r}; this version of TinyBERT-DS reads {FORMAT_VERSION}. "
-        "Write the corpus again with pregenerate_training_data.py."
+        "Remove the directory and write the corpus again with pregenerate_training_data.py."
     )
 
 

@@ -12,8 +12,8 @@ from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.errors import DataError
 
 _RESTORE = (
-    "Restore the file from a copy, or write the corpus again with pregenerate_training_data.py; the checkpoints of a "
-    "run that has read it may have been trained on damaged text."
+    "Restore the file from a copy, or remove the corpus's directory and write it again with "
+    "pregenerate_training_data.py; the checkpoints of a run that has read it may have been trained on damaged text."
 )
 
 

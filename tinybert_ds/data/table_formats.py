@@ -25,6 +25,7 @@ FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json", 
 
 _PARQUET_ROWS = 4096
 _COUNT_BYTES = 1 << 20
+_UNREADABLE = (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError)  # damaged, or a feature that pyarrow lacks
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 
 
@@ -168,7 +169,7 @@ def _parquet(path: Path, needed: Sequence[str]) -> Records:
 def _open_parquet(path: Path) -> parquet.ParquetFile:
     try:
         return parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+    except _UNREADABLE as error:
         raise _unreadable_parquet(path, error) from error
 
 
@@ -185,7 +186,7 @@ def _parquet_rows(
                     number,
                     [_text(value, name, place, name in needed) for name, value in zip(names, values, strict=True)],
                 )
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+    except _UNREADABLE as error:
         raise _unreadable_parquet(path, error) from error
 
 

@@ -235,13 +235,21 @@ def find_damage(directory: Path) -> str | None:
     """Return what is wrong with the content of a complete checkpoint, in a clause; None when nothing is.
 
     PyTorch would load flipped bytes in silence: it does not look at the check sums in its own files.
+
+    Raises:
+        CheckpointError: A file that is there cannot be read.
     """
     for name, written in read_manifest(directory).get("xxh3", {}).items():
         try:
             if _hash(directory / name).xxh3 != written:
                 return f"checkpoint {directory} is damaged: {name} is not what was written"
-        except OSError as error:
-            return f"checkpoint {directory} is damaged: {name} cannot be read ({error.strerror})"
+        except FileNotFoundError:
+            return f"checkpoint {directory} is damaged: {name} is gone"
+        except OSError as error:  # perhaps only for now: nothing is given up for it
+            raise CheckpointError(
+                f"checkpoint {directory}: {name} cannot be read ({error.strerror}). Mend that and start the same "
+                "command again, or give another checkpoint with --resume PATH"
+            ) from error
     return None
 
 

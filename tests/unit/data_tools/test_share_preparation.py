@@ -186,16 +186,21 @@ def test_an_unfinished_corpus_of_other_options_is_refused_and_kept(model, whole,
     assert contents(tmp_path / "out") == before
 
 
+def check_that_new_texts_are_read(model, texts, tmp_path) -> None:
+    """Change an input; the corpus that was begun in out/ must become what a new one is."""
+    (texts / "a.txt").write_text("\n\n".join(make_documents(21, 77)), encoding="utf-8")
+    main(arguments(model, texts, tmp_path / "out", *FLAGS))
+    main(arguments(model, texts, tmp_path / "good", *FLAGS))
+    assert contents(tmp_path / "out") == contents(tmp_path / "good")
+
+
 def test_an_input_that_changed_in_between_is_read_anew(model, tmp_path, monkeypatch):
     texts = write_texts(tmp_path / "texts", count=20)
     monkeypatch.setattr("data_tools.prepare_corpus.finish_corpus", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         main(arguments(model, texts, tmp_path / "out", *FLAGS))
     monkeypatch.undo()
-    (texts / "a.txt").write_text("\n\n".join(make_documents(21, 77)), encoding="utf-8")
-    main(arguments(model, texts, tmp_path / "out", *FLAGS))
-    main(arguments(model, texts, tmp_path / "good", *FLAGS))
-    assert contents(tmp_path / "out") == contents(tmp_path / "good")
+    check_that_new_texts_are_read(model, texts, tmp_path)
 
 
 def test_an_input_that_changes_or_goes_while_it_is_read_gives_no_corpus(model, tmp_path, monkeypatch):
@@ -213,10 +218,7 @@ def test_an_input_that_changes_or_goes_while_it_is_read_gives_no_corpus(model, t
     with pytest.raises(DataError, match=r"a\.txt' is not there any more"):
         main(arguments(model, texts, tmp_path / "out", *FLAGS))
     monkeypatch.undo()
-    (texts / "a.txt").write_text("\n\n".join(make_documents(21, 77)), encoding="utf-8")
-    main(arguments(model, texts, tmp_path / "out", *FLAGS))
-    main(arguments(model, texts, tmp_path / "good", *FLAGS))
-    assert contents(tmp_path / "out") == contents(tmp_path / "good")
+    check_that_new_texts_are_read(model, texts, tmp_path)
 
 
 def test_duplicates_and_short_documents_are_left_out_and_reported(model, tmp_path, capsys):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
+from tinybert_ds.engine import checkpoint
 from tinybert_ds.engine.best import best_directory, keep_best
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
 from tinybert_ds.engine.distributed import World
@@ -161,6 +163,20 @@ def test_a_checkpoint_whose_bytes_have_changed_is_passed_over_and_said_so(checkp
     assert "step-00000005 is incomplete; falling back to step-00000003" in caplog.text
     save(checkpoints, engine, 5)
     assert checkpoints.resume(engine, "auto").step == 5
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_not_given_up(checkpoints, monkeypatch):
+    for step in (3, 5):
+        save(checkpoints, Engine(), step)
+
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "_hash", fail)
+    with pytest.raises(CheckpointError, match=r"step-00000005: \S+ cannot be read \(Input/output error\)"):
+        checkpoints.resume(Engine(), "auto")
+    monkeypatch.undo()
+    assert checkpoints.resume(Engine(), "auto").step == 5
 
 
 def test_a_fresh_run_says_that_there_is_no_checkpoint_and_starts_at_0(checkpoints):

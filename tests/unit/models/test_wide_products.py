@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.models import tiny_model
-from tinybert_ds.models import capture, wide_products
+from tests.support.models import random_batch, tiny_model
+from tinybert_ds.models import wide_products
+from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.wide_products import WideProducts
 
 
@@ -33,11 +34,22 @@ def test_other_dtypes_and_other_functions_are_left_alone():
         assert (inputs.bfloat16() + 1).dtype is torch.bfloat16
 
 
-@pytest.mark.parametrize(("fast", "wide"), [(False, True), (True, False)])
-def test_encoders_widen_only_where_bfloat16_is_slow(monkeypatch, fast, wide):
+@pytest.mark.parametrize(
+    ("dtype", "fast", "wide"),
+    [(torch.bfloat16, False, True), (torch.bfloat16, True, False), (torch.float32, False, False)],
+)
+def test_encoders_widen_bfloat16_and_only_where_it_is_slow(monkeypatch, dtype, fast, wide):
+    widened = []
+
+    def widen(value):
+        widened.append(value)
+        return plain(value)
+
+    plain = wide_products._widen
+    monkeypatch.setattr(wide_products, "_widen", widen)
     monkeypatch.setattr(wide_products, "multiplies_fast", lambda dtype, device: fast)
-    model = tiny_model().bfloat16()
-    context = wide_products.wide_products(model, torch.device("cpu"))
-    assert isinstance(context, WideProducts) == wide
-    assert not isinstance(wide_products.wide_products(model.float(), torch.device("cpu")), WideProducts)
-    assert capture.wide_products is wide_products.wide_products
+    model = tiny_model().to(dtype)
+    encoder = CapturingEncoder(model, states=(1,), attention_layers=(0,), logits=False)
+    output = encoder(random_batch([9, 4], pad_id=model.config.pad_token_id))
+    assert bool(widened) == wide
+    assert output.hidden_states[0].dtype is output.queries[0].dtype is dtype

@@ -298,11 +298,11 @@ def flops(case: Case, sizes: str) -> float:
 
 
 def measure(
-    case: Case, dtype: str, *, sizes: str, rounds: int, original: Path | None, memory: bool, peak: float
+    case: Case, dtype: str, *, sizes: str, timing: Mapping[str, int], original: Path | None, memory: bool, peak: float
 ) -> list[Row]:
-    """Return the rows of one case in one dtype."""
+    """Return the rows of one case in one dtype; `timing` are interleave's rounds and warm-ups."""
     variants = variants_of(case, sizes, dtype, original)
-    seconds = interleave({name: prepare() for name, prepare in variants.items()}, rounds)
+    seconds = interleave({name: prepare() for name, prepare in variants.items()}, **timing)
     extra = {}
     if memory:
         extra = {name: extra_peak_mib(prepare_after_first_step, prepare) for name, prepare in variants.items()}
@@ -325,10 +325,10 @@ def measure(
     return rows
 
 
-def measure_two_students(case: Case, dtype: str, *, sizes: str, rounds: int) -> list[Row]:
+def measure_two_students(case: Case, dtype: str, *, sizes: str, timing: Mapping[str, int]) -> list[Row]:
     """Return the rows of two equal students that share a teacher pass, and of one."""
     runs = {name: prepare_ours(case, sizes, dtype, num_students=n) for name, n in ((OURS, 1), (TWO_STUDENTS, 2))}
-    seconds = interleave(runs, rounds)
+    seconds = interleave(runs, **timing)
     rows = rows_of("step", f"{case.name} {dtype}", seconds, peers={TWO_STUDENTS: OURS}, samples=case.samples)
     print(table(rows), flush=True)
     return rows
@@ -356,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description="Time a step against the published classes.", allow_abbrev=False)
     parser.add_argument("--original", type=Path, help="a checkout of the published implementation; imported")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warmups", type=int, default=1, help="rounds before them that do not count")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[name for name in CASES if name != "tiny"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32, and bf16 where the CPU computes it")
     parser.add_argument("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
@@ -369,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     for dtype, peak in measured_peaks(values.dtypes).items():
         print(f"matrix-product peak in {dtype}: {peak / 1e9:.1f} GFLOP/s", flush=True)
         for name in values.cases:
-            how = {"sizes": values.sizes, "rounds": values.rounds}
+            how = {"sizes": values.sizes, "timing": {"rounds": values.rounds, "warmups": values.warmups}}
             if values.two_students:
                 rows += measure_two_students(CASES[name], dtype, **how)
             else:

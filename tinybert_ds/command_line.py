@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from tinybert_ds.engine.preemption import ignore_requests, leave_when_asked
 from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR, FaultError, PreemptedError, UserError
 
 SIBLING_DELAY_SECONDS = 10.0
@@ -23,6 +24,7 @@ def run_training(stage: str) -> None:
 
     DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
     """
+    leave_when_asked()
     faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
     torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
     if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
@@ -32,6 +34,7 @@ def run_training(stage: str) -> None:
         faults = importlib.import_module("tinybert_ds.engine.faults")
         with faults.lost_contact_told(lambda: "What was saved before stands"):
             importlib.import_module(f"tinybert_ds.stages.{stage}").main()
+        ignore_requests()
 
     run_command(main)
 

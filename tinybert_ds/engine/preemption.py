@@ -1,4 +1,8 @@
-"""Stopping on request: SIGTERM or SIGUSR1 to any rank ends the run after the step it is in, with its state saved."""
+"""Stopping on request: SIGTERM or SIGUSR1 to any rank ends the run after the step it is in, with its state saved.
+
+Before the first step there is nothing to save, and the process leaves at once; the few seconds in which a finished run
+writes its results and ends are left to it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from tinybert_ds.errors import EXIT_FAULT
+from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 LAUNCHER_GRACE_SECONDS = 30
@@ -29,6 +33,40 @@ def grace_problems(grace_seconds: float, environment: Mapping[str, str]) -> list
             "ranks by mpirun or srun"
         ]
     return []
+
+
+def leave_when_asked() -> None:
+    """Let both signals end this process with EXIT_PREEMPTED, until another context of this module says otherwise."""
+    process = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process and os.environ.get("LOCAL_RANK", "0") == "0":  # forked children leave in silence
+            told = (
+                f"stopped by {signal.Signals(number).name}, no step under way; start the same command again to go on\n"
+            )
+            os.write(sys.stderr.fileno(), told.encode())  # print may have been interrupted itself
+        os._exit(EXIT_PREEMPTED)
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
+
+
+def ignore_requests() -> None:
+    """Ignore both signals from here on: the process is about to end well."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore both signals inside the context, which takes a few seconds and finishes the run."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ignore_requests()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Preemption:

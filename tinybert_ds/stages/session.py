@@ -34,7 +34,7 @@ from tinybert_ds.engine.health import Health
 from tinybert_ds.engine.lessons import Lessons, side_stream
 from tinybert_ds.engine.loop import Evaluation, Guards, Plan, StudentRun, count_steps, train
 from tinybert_ds.engine.monitor import Monitor
-from tinybert_ds.engine.preemption import Preemption, grace_problems
+from tinybert_ds.engine.preemption import Preemption, grace_problems, undisturbed
 from tinybert_ds.engine.run_directory import RunDirectory
 from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import build_engine
@@ -192,7 +192,8 @@ def run_stage(
             train(runs, lessons, source, plan, world, Guards(preemption, stall))
         if conclude is not None:
             conclude(stall.alive)
-        return [_finish(*parts, total_steps, world) for parts in zip(targets, directories, runs, strict=True)]
+        with undisturbed():
+            return [_finish(*parts, total_steps, world) for parts in zip(targets, directories, runs, strict=True)]
 
 
 def _finish(

@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from tinybert_ds.engine.preemption import SIGNALS, Preemption, grace_problems
-from tinybert_ds.errors import EXIT_FAULT
+from tinybert_ds.engine.preemption import SIGNALS, Preemption, grace_problems, undisturbed
+from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,13 @@ def test_without_a_signal_all_is_as_before():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+
+
 def test_a_rank_that_cannot_save_within_its_grace_leaves_by_itself():
-    code = textwrap.dedent(
+    finished = run_python(
         """
         import os, signal, time
         from tinybert_ds.engine.preemption import Preemption
@@ -58,9 +63,38 @@ def test_a_rank_that_cannot_save_within_its_grace_leaves_by_itself():
             time.sleep(60)
         """
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
     assert finished.returncode == EXIT_FAULT
     assert "within --preempt_grace_seconds 0.2" in finished.stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("before", ["pass", "with Preemption(60).listening(): pass"], ids=["before", "after"])
+def test_a_signal_ends_a_command_at_once_where_no_step_is_under_way(number, before):
+    finished = run_python(
+        f"""
+        import os, sys
+        from tinybert_ds.command_line import run_training
+        from tinybert_ds.engine.preemption import Preemption
+        class Torch:
+            class accelerator:
+                def is_available():
+                    {before}
+                    os.kill(os.getpid(), {int(number)})
+        sys.modules["torch"] = Torch
+        run_training("general_distill")
+        """
+    )
+    assert finished.returncode == EXIT_PREEMPTED, finished.stderr
+    told = f"stopped by {number.name}, no step under way; start the same command again to go on\n"
+    assert finished.stderr == told
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_writes_its_results_is_not_disturbed(number):
+    before = signal.getsignal(number)
+    with undisturbed():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
 
 
 def test_more_grace_than_the_launcher_gives_is_refused_under_the_launcher_only():

@@ -53,6 +53,7 @@ from tinybert_ds.hardware import choose_float32_products
 from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.layer_map import attention_layers
+from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, decay_groups, freeze_unused
 from tinybert_ds.objective import IntermediateObjective
 from tinybert_ds.types import Batch
@@ -62,6 +63,7 @@ OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DS_CONFIGS = {"fp32": "zero0_fp32.json", "bf16": "zero1_bf16.json"}
 LEARNING_RATE = 5e-5
+Variants = Mapping[str, Callable[[], Callable[[], None]]]  # name -> what prepares a pass
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,12 @@ def batches_of(case: Case, *, bins: bool) -> Iterator[Batch]:
 
 
 def prepare_ours(
-    case: Case, sizes: str, dtype: str, ds_config: str | None = None, num_students: int = 1
+    case: Case,
+    sizes: str,
+    dtype: str,
+    ds_config: str | None = None,
+    num_students: int = 1,
+    gradient_checkpointing: bool = False,
 ) -> Callable[[], None]:
     """Return a pass over the case's samples through the engines, as general distillation makes it.
 
@@ -168,6 +175,7 @@ def prepare_ours(
         case, sizes, dtype: Names what is computed.
         ds_config: A shipped DeepSpeed config; default: the dtype's.
         num_students: Equal students that learn from one teacher pass.
+        gradient_checkpointing: Whether the students' layers are computed again in the backward pass.
     """
     world = joined_world()
     models = build_models(sizes, case.dropout)
@@ -182,6 +190,7 @@ def prepare_ours(
         model = copy.deepcopy(models.student)
         student = CapturingEncoder(model, states=range(depth + 1), attention_layers=range(depth), logits=False)
         freeze_unused(student)
+        recompute_layers(student, world.device, wanted=gradient_checkpointing)
         widths = models.student.config.hidden_size, models.teacher.config.hidden_size
         objective = IntermediateObjective(depth, *widths, projection="shared", padding="valid")
         objective.projections[0].load_state_dict(models.projection.state_dict())
@@ -261,15 +270,14 @@ def prepare_peer(case: Case, sizes: str, variant: str, original: Path | None) ->
     return run
 
 
-def variants_of(
-    case: Case, sizes: str, dtype: str, original: Path | None
-) -> Mapping[str, Callable[[], Callable[[], None]]]:
+def variants_of(case: Case, sizes: str, dtype: str, original: Path | None, *, recomputing: bool) -> Variants:
     """Return what is compared in a dtype: ours first, then the peers; each builds its pass."""
     peers = [AUTOCAST]
     if dtype == "fp32":
         peers = [AS_PUBLISHED, NO_GRAD] if case.steps == 1 else [NO_GRAD]  # many steps: the stronger one alone
+    ours = f"{OURS}, gradient checkpointing" if recomputing else OURS
     return {
-        OURS: partial(prepare_ours, case, sizes, dtype),
+        ours: partial(prepare_ours, case, sizes, dtype, gradient_checkpointing=recomputing),
         **{peer: partial(prepare_peer, case, sizes, peer, original) for peer in peers},
     }
 
@@ -298,29 +306,31 @@ def flops(case: Case, sizes: str) -> float:
 
 
 def measure(
-    case: Case, dtype: str, *, sizes: str, timing: Mapping[str, int], original: Path | None, memory: bool, peak: float
+    case: Case,
+    dtype: str,
+    variants: Variants,
+    *,
+    sizes: str,
+    timing: Mapping[str, int],
+    memory: bool,
+    peak: float,
 ) -> list[Row]:
     """Return the rows of one case in one dtype; `timing` are interleave's rounds and warm-ups."""
-    variants = variants_of(case, sizes, dtype, original)
     seconds = interleave({name: prepare() for name, prepare in variants.items()}, **timing)
-    extra = {}
-    if memory:
-        extra = {name: extra_peak_mib(prepare_after_first_step, prepare) for name, prepare in variants.items()}
+    looked_at = variants if memory else {}
+    extra = {name: extra_peak_mib(prepare_after_first_step, prepare) for name, prepare in looked_at.items()}
     own, *peers = variants
     rows = []
     for peer in peers:
-        pair = {own: seconds[own], peer: seconds[peer]}
-        floors = {own: flops(case, sizes) / peak}
-        found = rows_of(
+        rows += rows_of(
             "step",
             f"{case.name} {dtype}",
-            pair,
+            {own: seconds[own], peer: seconds[peer]},
             peers={own: peer},
             samples=case.samples,
-            floors=floors,
+            floors={own: flops(case, sizes) / peak},
             extra_mib=extra,
         )
-        rows += found
     print(table(rows), flush=True)
     return rows
 
@@ -361,21 +371,25 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32, and bf16 where the CPU computes it")
     parser.add_argument("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
     parser.add_argument("--two_students", action="store_true", help="compare with two students of one teacher instead")
+    parser.add_argument(
+        "--gradient_checkpointing", action="store_true", help="ours computes the student's layers twice"
+    )
     parser.add_argument("--no_memory", action="store_true", help="leave out the peaks in fresh processes")
     parser.add_argument("--readme", metavar="SECTION", help="put the table into this section of the README")
     parser.add_argument("--out", type=Path, default=RESULTS / "step.csv")
     parser.add_argument("--plot", action="store_true", help="draw the ratios beside the CSV (needs matplotlib)")
     values = parser.parse_args(arguments)
     rows: list[Row] = []
+    how = {"sizes": values.sizes, "timing": {"rounds": values.rounds, "warmups": values.warmups}}
     for dtype, peak in measured_peaks(values.dtypes).items():
         print(f"matrix-product peak in {dtype}: {peak / 1e9:.1f} GFLOP/s", flush=True)
-        for name in values.cases:
-            how = {"sizes": values.sizes, "timing": {"rounds": values.rounds, "warmups": values.warmups}}
+        for case in map(CASES.__getitem__, values.cases):
             if values.two_students:
-                rows += measure_two_students(CASES[name], dtype, **how)
-            else:
-                memory = not values.no_memory
-                rows += measure(CASES[name], dtype, **how, original=values.original, memory=memory, peak=peak)
+                rows += measure_two_students(case, dtype, **how)
+                continue
+            recomputing = values.gradient_checkpointing
+            variants = variants_of(case, values.sizes, dtype, values.original, recomputing=recomputing)
+            rows += measure(case, dtype, variants, **how, memory=not values.no_memory, peak=peak)
     publish(rows, values.out, readme=values.readme, plotted=values.plot)
     return rows
 

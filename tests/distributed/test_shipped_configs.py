@@ -30,13 +30,14 @@ def plain(short, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(short, tmp_path_factory):
-    """Return the folder with the runs of all configs on two ranks; every second one splits its teacher, too."""
+    """Return the folder with the runs of all configs on two ranks; half split their teacher, half recompute layers."""
     folder = tmp_path_factory.mktemp("configs")
     words = []
     for number, name in enumerate(ON_CPU):
         words += [THEN] if words else []
         words += [*short, "--output_dir", folder / name, "--deepspeed_config", CONFIG_DIRECTORY / f"{name}.json"]
         words += ["--teacher_engine", ("inference", "zero3")[number % 2]]
+        words += ["--gradient_checkpointing", number % 4 in (1, 2)]
     run_ranks(SERIES, words, world_size=2, log=folder / "log").check()
     return folder
 

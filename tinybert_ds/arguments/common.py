@@ -82,6 +82,11 @@ class TrainingArguments:
         "probe at the start finds them as accurate.",
         False,
     )
+    gradient_checkpointing: bool = option(
+        "Keep only the layers' inputs of the model in training and compute the rest again in the backward pass: less "
+        "memory, the same numbers, and the time of one more forward pass of it.",
+        False,
+    )
     compile: bool = option("Run teacher and student through torch.compile; no effect on a CPU.", False)
     fp16: bool = option("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--teacher_engine", choices=("inference", "zero3"), default="inference")
     result.add_argument("--train_batch_size", type=int, default=32, help="global batch (default: 32)")
     result.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    result.add_argument("--gradient_checkpointing", action="store_true", help="the student's layers are recomputed")
     result.add_argument("--max_seq_length", type=int, help="(default: as the shards were made, or 128)")
     return result
 

@@ -51,6 +51,7 @@ def examine_job(
         world_size=world_size,
         teacher_bytes=2 if accelerator["kind"] != "cpu" or accelerator["bf16"] else 4,
         teacher_is_split=values.teacher_engine == "zero3",
+        recomputes=values.gradient_checkpointing,
         device=accelerator["kind"],
     )
     configs = candidates(accelerator, values.deepspeed_config)

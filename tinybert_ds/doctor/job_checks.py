@@ -115,13 +115,18 @@ def _largest_parts(needed: Estimate) -> str:
 def _way_out(job: Job, room: Room, configs: Sequence[Path]) -> str:
     """Name the least change that would fit."""
     precisions = [precision_of(json.loads(path.read_text(encoding="utf-8"))) for path in configs]
+
+    def fits(**changes: Any) -> bool:
+        changed = dataclasses.replace(job, **changes)
+        return any(_fits(estimate(changed, precision), room) for precision in precisions)
+
+    if fits(recomputes=True):
+        return "--gradient_checkpointing"
     rows = job.rows
     while rows > 1:
         rows = -(-rows // 2)
-        smaller = dataclasses.replace(job, rows=rows)
-        if any(_fits(estimate(smaller, precision), room) for precision in precisions):
+        if fits(rows=rows):
             return f"--gradient_accumulation_steps {-(-job.rows // rows)} times what it is: {rows} rows would fit"
-    split = dataclasses.replace(job, rows=1, teacher_is_split=True)
-    if any(_fits(estimate(split, precision), room) for precision in precisions):
-        return "--teacher_engine zero3, and more accumulation steps"
+    if fits(rows=1, recomputes=True, teacher_is_split=True):
+        return "--teacher_engine zero3, --gradient_checkpointing and more accumulation steps"
     return "more ranks, shorter sequences (--max_seq_length), a smaller teacher or student, or larger GPUs"

@@ -52,6 +52,7 @@ class Job:
     world_size: int
     teacher_bytes: int = 2  # of a teacher's parameter
     teacher_is_split: bool = False  # --teacher_engine zero3
+    recomputes: bool = False  # --gradient_checkpointing
     device: str = "cuda"  # or "cpu"
 
 
@@ -119,14 +120,18 @@ def activation_bytes(job: Job, precision: Precision) -> int:
     A layer keeps its input, queries, keys and values, the context, both residual sums and the first normalisation's
     output (8 H a token), and the intermediate values before and after the activation (2 I). The losses take their
     gradients in the forward: one H for each state, two for queries and keys, of each layer. Attention keeps no scores,
-    except on a CPU with attention dropout, where PyTorch has no kernel that does without them.
+    except on a CPU with attention dropout, where PyTorch has no kernel that does without them. With checkpointing the
+    layers keep their inputs, and one at a time has everything again.
     """
     student, tokens = job.student, job.rows * job.sequence_length
-    elements = student.layers * (8 * student.hidden + 2 * student.intermediate) + 3 * student.hidden
+    whole_layers = 1 if job.recomputes else student.layers
+    elements = whole_layers * (8 * student.hidden + 2 * student.intermediate) + 3 * student.hidden
+    if job.recomputes:
+        elements += student.layers * student.hidden
     losses = (3 * student.layers + 1) * student.hidden
     total = tokens * (elements + losses) * precision.bytes
     if job.device == "cpu" and student.attention_dropout > 0:
-        total += 3 * student.layers * student.heads * tokens * job.sequence_length * precision.bytes
+        total += 3 * whole_layers * student.heads * tokens * job.sequence_length * precision.bytes
     return total
 
 

@@ -36,13 +36,10 @@ class WideProducts(TorchFunctionMode):
 
 
 def wide_products(model: PreTrainedModel, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the mode where a model on a device gains by it, else a context that does nothing.
-
-    Layers that are recomputed for the backward pass are left alone: the mode would not be there the second time.
-    """
+    """Return the mode where a model on a device gains by it, else a context that does nothing."""
     if device.type != "cpu" or model.dtype is not torch.bfloat16 or multiplies_fast(torch.bfloat16, device):
         return nullcontext()
-    return nullcontext() if getattr(model, "is_activation_checkpointing", False) else WideProducts()
+    return WideProducts()
 
 
 def _widen(value: Any) -> Any:

@@ -22,6 +22,7 @@ from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import check_capture
+from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
 from tinybert_ds.models.unread_layers import drop_unread_layers
@@ -79,6 +80,8 @@ def build_intermediate(
     dtype = teacher_dtype(arguments.teacher_dtype, world.device)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
+    for module in modules:
+        recompute_layers(module.encoder, world.device, wanted=arguments.gradient_checkpointing)
     compile_encoders((teacher, *(module.encoder for module in modules)), world.device, wanted=arguments.compile)
     return Distillation(modules, build_teacher(teacher, dtype, arguments.teacher_engine))
 

@@ -17,6 +17,7 @@ from tinybert_ds.models.build import Head, build_student, find_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import LabelObjective
 from tinybert_ds.stages.distillation import export_student
@@ -69,6 +70,7 @@ def _fine_tune(session: Session[FinetuneArguments], inputs: _Inputs) -> dict[str
             model = load_classifier(path, label_names=label_names, role="model", seed=arguments.seed)
         encoder = logits_encoder(model, task)
         freeze_unused(encoder)
+        recompute_layers(encoder, world.device, wanted=arguments.gradient_checkpointing)
         compile_encoders((encoder,), world.device, wanted=arguments.compile)
         module = DistilledStudent(encoder, LabelObjective(regression=task.spec.is_regression))
 

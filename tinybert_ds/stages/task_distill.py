@@ -22,6 +22,7 @@ from tinybert_ds.models.build import Head, build_student, check_pair, find_stude
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
@@ -238,6 +239,7 @@ def _prediction_models(
         return Evaluation(run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world), score=task.score)
 
     export = partial(export_student, tokenizer=tokenizer, world=world)
+    recompute_layers(student_encoder, world.device, wanted=arguments.gradient_checkpointing)
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
     teacher = logits_teacher(session, task) if weights.teacher else None
     return Models(teacher, [Learner(module, evaluation, export)])

@@ -20,6 +20,7 @@ from tinybert_ds.doctor.memory import (
     trained_parameters,
 )
 from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, count_parameters
 from tinybert_ds.objective import IntermediateObjective
 
@@ -82,8 +83,14 @@ def test_the_activations_are_what_autograd_keeps(layers, hidden, intermediate, r
         output = encoders[1](batch)
     job = Job(size_of(teacher), size_of(student), rows, tokens, world_size=1, teacher_bytes=4, device="cpu")
 
-    measured = kept_bytes(DistilledStudent(encoders[0], objective), batch, output)
+    module = DistilledStudent(encoders[0], objective)
+    measured = kept_bytes(module, batch, output)
     assert activation_bytes(job, FP32) == pytest.approx(measured, rel=0.2)
+    recompute_layers(encoders[0], torch.device("cpu"), wanted=True)
+    outside = kept_bytes(module, batch, output)
+    inputs = layers * rows * tokens * hidden * 4
+    recomputing = activation_bytes(dataclasses.replace(job, recomputes=True), FP32)
+    assert recomputing == pytest.approx(outside + inputs + (measured - outside) / layers, rel=0.2)
     held = sum(t.nbytes for t in (*output.hidden_states, *output.queries, *output.keys))
     assert teacher_output_bytes(job) == held
     assert trained_parameters(job) == count_parameters(student) + count_parameters(objective)

@@ -1,6 +1,6 @@
 """What the task stages gain by padding rows to their neighbours' length, and by keeping the teacher's predictions.
 
-    python tests/benchmarks/bench_task.py [--rounds 5] [--rows 128] [--train_file FILE] [--tokenizer DIR]
+    python tests/benchmarks/bench_task.py [--rounds 5] [--rows 256] [--train_file FILE] [--tokenizer DIR]
 
 A 12-layer teacher of width 768 and the 4L_312 student, random weights, through the engines and the loop's own step.
 "padding": an epoch of each stage over SST-2-like rows (random, 22 tokens on average, or those of --train_file, a file
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--rounds", type=int, default=5, help="measured rounds (default: 5)")
-    add("--rows", type=int, default=128, help="rows of an epoch (default: 128)")
+    add("--rows", type=int, default=256, help="rows of an epoch (default: 256)")
     add("--train_file", type=Path, metavar="FILE", help="rows of a file in SST-2's layout; needs --tokenizer")
     add("--tokenizer", type=Path, metavar="DIR", help="a model directory with the tokeniser (30,522 tokens)")
     add("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")

@@ -137,6 +137,8 @@ class CapturingEncoder(nn.Module):
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if self._takes_token_types:
             inputs["token_type_ids"] = batch.token_type_ids
+        if self.model.is_activation_checkpointing and getattr(self.config, "use_cache", False):
+            inputs["use_cache"] = False  # the config's value, which means nothing to an encoder, would give a warning
         if self.states:
             inputs["output_hidden_states"] = sorted(set(self.states))
         calls = AttentionCalls(frozenset(self.attention_layers))

@@ -45,7 +45,12 @@ def test_recomputed_layers_give_the_same_bits(dtype, monkeypatch):
     expected = outputs_and_gradients(encoder)
     recompute_layers(encoder, CPU, wanted=True)
     calls.clear()
+    caching = []
+    encoder.model.register_forward_pre_hook(
+        lambda _, args, words: caching.append(words.get("use_cache")), with_kwargs=True
+    )
     found = outputs_and_gradients(encoder)
+    assert caching == [False], "transformers would warn of a cache"
     assert len(calls) == 2, "forward, and again for the backward pass"
     for one, other in zip(found, expected, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)

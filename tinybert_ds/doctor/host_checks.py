@@ -78,7 +78,8 @@ def _python(facts: Facts) -> Finding:
     if version < OLDEST_PYTHON:
         fix = f"install Python 3.10 or newer, then: PYTHON=/path/to/it {INSTALL}"
         return Finding("problem", f"Python {facts['python']} is too old", fix)
-    return Finding("ok", f"Python {facts['python']}, {facts['cpus']} processors, {_memory(facts)} of memory free")
+    processors = f"{facts['cpus']} processor{'' if facts['cpus'] == 1 else 's'}"
+    return Finding("ok", f"Python {facts['python']}, {processors}, {_memory(facts)} of memory free")
 
 
 def _memory(facts: Facts) -> str:

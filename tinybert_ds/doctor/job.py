@@ -30,9 +30,14 @@ def examine_job(
         hosts: The facts of the hosts that answered; the one with the least room decides.
         world_size: Ranks on all hosts.
     """
-    findings = []
-    for directory in values.pregenerated_data:
-        findings.append(attempt(f"shards {directory}", partial(_corpus, directory)))
+    missing = {path for facts, _ in hosts for path, about in facts["paths"].items() if not about["exists"]}
+    findings = [
+        attempt(f"shards {directory}", partial(_corpus, directory))
+        for directory in values.pregenerated_data
+        if directory not in missing  # which its host has been told of
+    ]
+    if values.teacher_model in missing:
+        return findings
     if not values.teacher_model or not values.student_model or not hosts:
         return [*findings, Finding("note", "no memory is estimated without --teacher_model and --student_model")]
     try:

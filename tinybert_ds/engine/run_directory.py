@@ -192,6 +192,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old, new = (_flat({key: launch.get(key) for key in _WATCHED}) for launch in (before, now))
+    for leaves in (old, new):
+        leaves.pop("--local_rank", None)  # of the launcher's giving; world_size says it better
     return _differences(old, {**dict.fromkeys(old), **new})
 
 

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="run_hostfile.sh or run_mpi.sh",
         description="Run a training command on the hosts of a hostfile. SIGTERM, SIGUSR1 and Ctrl-C are passed on to "
-        "the ranks, which save and leave.",
+        "the ranks, which save and leave. Options of this command come before the stage.",
         allow_abbrev=False,
     )
     result.add_argument("--hostfile", type=Path, required=True, help="one host a line: NAME slots=COUNT")
@@ -65,7 +65,9 @@ def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
         found.append(f"there is no stage {values.stage!r}; take one of {', '.join(stages())}")
     if values.no_ssh:
         if values.node_rank is None or not 0 <= values.node_rank < len(hosts):
-            found.append(f"--no_ssh needs --node_rank, from 0 to {len(hosts) - 1} for this hostfile")
+            given = "" if values.node_rank is None else f", not {values.node_rank}"
+            allowed = "0, for this hostfile of one host" if len(hosts) == 1 else f"from 0 to {len(hosts) - 1}"
+            found.append(f"--no_ssh needs --node_rank, {allowed}{given}")
         if values.master_addr is None:
             found.append("--no_ssh needs --master_addr, the address of the first host, the same on all hosts")
         if values.launcher != PDSH:

@@ -43,11 +43,21 @@ def processes_of(launch: str, *, ranks_only: bool) -> list[int]:
     return sorted(found)
 
 
+def expects(process: int, number: signal.Signals) -> bool:
+    """Whether a process handles or ignores a signal, and would not just die of it as python does while it starts."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigIgn:", "SigCgt:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def signal_launch(launch: str, number: signal.Signals) -> int:
-    """Signal the ranks of a launch on this host, with SIGKILL everything that belongs to it; return how many."""
+    """Signal the ranks of a launch here that expect it, with SIGKILL everything that belongs to it; return how many."""
     count = 0
-    for process in processes_of(launch, ranks_only=number != signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
+    kill = number == signal.SIGKILL
+    for process in processes_of(launch, ranks_only=not kill):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if not kill and not expects(process, number):
+                continue
             os.kill(process, number)
             count += 1
     return count

@@ -24,6 +24,8 @@ PASSED_ON = {
 }
 """What we get -> what the ranks get."""
 POLL_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+"""Between two attempts to signal ranks that have not started yet."""
 KILLED = 1
 
 
@@ -77,6 +79,7 @@ def _watch(
 ) -> bool:
     """Wait for the launcher; return whether its ranks had to be killed."""
     deadline = None
+    missed: list[Host] = []
     while process.poll() is None:
         if received:
             number = received.pop(0)
@@ -85,7 +88,12 @@ def _watch(
             elif number is signal.SIGINT:  # a second Ctrl-C means now
                 deadline = time.monotonic()
             _say(f"{number.name}: passing {PASSED_ON[number].name} on to the ranks, which may take {grace_seconds:g} s")
-            _signal_all(hosts, launch, PASSED_ON[number], ssh_port)
+            asked = PASSED_ON[number]
+            missed = _signal_all(hosts, launch, asked, ssh_port)
+            retry_at = time.monotonic() + RETRY_SECONDS
+        elif missed and time.monotonic() >= retry_at:
+            missed = _signal_all(missed, launch, asked, ssh_port, quiet=True)
+            retry_at = time.monotonic() + RETRY_SECONDS
         if deadline is not None and time.monotonic() >= deadline:
             _say("the ranks did not leave in time; killing them")
             _signal_all(hosts, launch, signal.SIGKILL, ssh_port)
@@ -97,13 +105,21 @@ def _watch(
 
 def _signal_all(
     hosts: Sequence[Host], launch: str, number: signal.Signals, ssh_port: int | None, *, quiet: bool = False
-) -> None:
+) -> list[Host]:
+    """Signal a launch on these hosts; return those on which fewer processes than slots could take it."""
+    missed = []
     words = ["tinybert_ds.launch.processes", launch, number.name]
-    for answer in run_everywhere(hosts, words, ssh_port=ssh_port):
+    for host, answer in zip(hosts, run_everywhere(hosts, words, ssh_port=ssh_port), strict=True):
         if answer.returncode != 0:
-            _say(f"{answer.host}: could not send {number.name} ({answer.reason})")
-        elif not quiet or answer.output.strip() != "0":
-            _say(f"{answer.host}: {number.name} to {answer.output.strip()} process(es)")
+            _say(f"{host.name}: could not send {number.name} ({answer.reason})")
+            continue
+        count = int(answer.output)
+        if count < host.slots:
+            missed.append(host)
+        if count or not quiet:
+            later = "; again when more of them have started" if number != signal.SIGKILL and count < host.slots else ""
+            _say(f"{host.name}: {number.name} to {count} process(es){later}")
+    return missed
 
 
 def _restore(before: Mapping[signal.Signals, Any]) -> None:

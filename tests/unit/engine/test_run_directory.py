@@ -138,7 +138,8 @@ def test_what_changed_since_the_last_launch_is_told_by_the_names_that_the_user_k
     run = RunDirectory(tmp_path)
     first = {"arguments": {"max_steps": 10, "seed": 1}, "deepspeed_config": {"bf16": {"enabled": False}}}
     run.note_start(IDENTITY, {**first, "world_size": 1})
-    run.note_start(IDENTITY, {**first, "world_size": 1})
+    by_a_launcher = {"arguments": {**first["arguments"], "local_rank": 0}}
+    run.note_start(IDENTITY, {**first, **by_a_launcher, "world_size": 1})
     assert caplog.messages == []
     second = {"arguments": {"max_steps": 20, "seed": 1}, "deepspeed_config": {"bf16": {"enabled": True}}}
     run.note_start(IDENTITY, {**second, "world_size": 2, "from_step": 7})

@@ -15,11 +15,14 @@ from tests.support.runs import ROOT
 from tinybert_ds.launch.processes import VARIABLE, is_rank, processes_of, signal_launch
 
 LAUNCHER = """
-import signal, subprocess, sys
+import signal, subprocess, sys, time
 def shout(number, frame):
     print("launcher was signalled", flush=True)
     sys.exit(99)
 signal.signal(signal.SIGTERM, shout)
+if sys.argv[2] == "late":
+    print("ready ready", flush=True)
+    time.sleep(0.5)
 ranks = [subprocess.Popen([sys.executable, "-u", sys.argv[1], sys.argv[2]]) for _ in range(2)]
 sys.exit(max(rank.wait() for rank in ranks))
 """
@@ -28,7 +31,9 @@ import os, signal, sys, time
 def save(number, frame):
     os.write(1, f"saved on {signal.Signals(number).name}\\n".encode())  # in one piece: two ranks share the log
     sys.exit(75)
-if sys.argv[1] == "obedient":
+if sys.argv[1] == "late":
+    time.sleep(1.5)  # would die of a signal now
+if sys.argv[1] in ("obedient", "late"):
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, save)
 else:
@@ -93,6 +98,17 @@ def test_ctrl_c_asks_the_ranks_to_save(start):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 75
     assert log.read_text().count("saved on SIGTERM") == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.2])
+def test_a_signal_that_comes_before_the_ranks_can_take_it_waits_for_them(start, seconds):
+    process, _, log = start("late", 30)
+    time.sleep(seconds)  # before they exist, before they have handlers
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=30) == 75
+    text = log.read_text()
+    assert "SIGUSR1 to 0 process(es); again when more of them have started" in text
+    assert text.count("saved on SIGUSR1") == 2
 
 
 def test_ranks_that_do_not_leave_in_time_are_killed_with_everything_of_their_launch(start):

@@ -129,6 +129,14 @@ def test_a_job_that_fails_is_not_queued_again(job):
     assert "requeue" not in log.read_text()
 
 
+def test_help_shows_how_to_submit_also_where_there_is_no_slurm():
+    words = ["bash", str(ROOT / "launchers" / "run_slurm.sbatch"), "--help"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "sbatch --nodes 4" in told
+    assert "\nSTAGE: general_distill" in told
+    assert told.endswith("\n#SBATCH --signal=B:USR1@120\n")
+
+
 @pytest.mark.parametrize(
     ("words", "changes", "message"),
     [

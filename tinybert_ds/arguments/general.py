@@ -82,7 +82,7 @@ class GeneralDistillArguments(DistillationArguments):
     @property
     def corpora(self) -> list[tuple[str, float | None]]:
         """The directories of --pregenerated_data and their weights."""
-        return [_split_weight(word) for word in self.pregenerated_data]
+        return [split_weight(word) for word in self.pregenerated_data]
 
     @property
     def phase_list(self) -> list[tuple[int, float]]:
@@ -191,7 +191,7 @@ class GeneralDistillArguments(DistillationArguments):
         return found
 
 
-def _split_weight(word: str) -> tuple[str, float | None]:
+def split_weight(word: str) -> tuple[str, float | None]:
     """The directory and the weight of DIR=WEIGHT; a name with a = in it that is no number is a directory."""
     directory, equals, weight = word.rpartition("=")
     try:

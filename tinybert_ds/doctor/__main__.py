@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.arguments.general import split_weight
 from tinybert_ds.command_line import run_command
 from tinybert_ds.doctor.findings import Finding, render
 from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
@@ -34,7 +35,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--ranks", type=int, help="ranks on this machine, without --hostfile (default: its GPUs, or 1)")
     result.add_argument("--teacher_model", help="directory of the teacher")
     result.add_argument("--student_model", help="directory, config.json or shipped name of the student")
-    result.add_argument("--pregenerated_data", nargs="+", default=[], metavar="DIR", help="shards")
+    result.add_argument(
+        "--pregenerated_data",
+        nargs="+",
+        type=lambda word: split_weight(word)[0],
+        default=[],
+        metavar="DIR",
+        help="shards; the weight of DIR=WEIGHT, as training takes it, does not matter here",
+    )
     result.add_argument("--output_dir", help="where the run is to be kept")
     result.add_argument("--deepspeed_config", type=Path, help="look at this one instead of the shipped ones")
     result.add_argument("--teacher_engine", choices=("inference", "zero3"), default="inference")

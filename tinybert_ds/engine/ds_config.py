@@ -47,6 +47,12 @@ _SECTIONS = (
     "csv_monitor",
     "flops_profiler",
 )
+_SECTION_OF_MODEL = {
+    "DeepSpeedZeroConfig": "zero_optimization",
+    "DeepSpeedBF16Config": "bf16",
+    "DeepSpeedFP16Config": "fp16",
+}
+"""DeepSpeed names its class where the user knows the section."""
 _SCHEDULERS = {schedule.__name__: schedule for schedule in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
 _BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")
 
@@ -300,9 +306,13 @@ def _refused_by_deepspeed(config: dict[str, Any]) -> list[str]:
     try:
         DeepSpeedConfig(alone)
     except ValidationError as error:
-        return [
-            f"{error.title}: {'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
-        ]
+        section = _SECTION_OF_MODEL.get(error.title, error.title)
+        problems = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in (section, *item["loc"]))
+            misspelt = item["type"] == "extra_forbidden"
+            problems.append(f"unknown key {key!r}; mend or remove it" if misspelt else f"{key}: {item['msg']}")
+        return problems
     except (DeepSpeedConfigError, AssertionError, ValueError, TypeError, AttributeError, KeyError) as error:
         return [f"DeepSpeed refuses the config: {error}"]
     return []

@@ -23,7 +23,7 @@ def run(capsys):
 
 def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path):
     words = ["--teacher_model", inputs / "teacher", "--student_model", inputs / "student", "--ranks", 2]
-    code, output = run(*words, "--pregenerated_data", inputs / "shards", "--output_dir", tmp_path / "out")
+    code, output = run(*words, "--pregenerated_data", f"{inputs / 'shards'}=0.7", "--output_dir", tmp_path / "out")
     assert code == 0, output
     assert "120 documents" in output
     assert "layer map [0, 2, 4]" in output
@@ -48,6 +48,14 @@ def test_everything_that_keeps_the_job_from_running_is_said_at_once(inputs, run,
     assert output.count("PROBLEM") == 3  # shards without a manifest, heads that differ, a batch that does not divide
     assert output.count("->") >= 1
     assert "3 problem(s)" in output
+
+
+def test_an_input_that_is_not_there_is_one_problem(inputs, run, tmp_path):
+    words = ["--teacher_model", tmp_path / "gone", "--student_model", inputs / "student"]
+    code, output = run(*words, "--pregenerated_data", tmp_path / "no_shards")
+    assert code == 1
+    assert output.count("PROBLEM") == 2, output
+    assert "2 problem(s)" in output
 
 
 def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, monkeypatch):

@@ -68,8 +68,13 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):
 
 def test_a_misspelt_key_inside_a_section_is_named():
     _, problems = resolve({"zero_optimization": {"stage": 1, "overlap_com": True}})
+    assert problems == ["unknown key 'zero_optimization.overlap_com'; mend or remove it"]
+
+
+def test_a_wrong_value_inside_a_section_is_named_by_the_section():
+    _, problems = resolve({"zero_optimization": {"stage": 1, "reduce_bucket_size": -1}})
     assert len(problems) == 1
-    assert "overlap_com" in problems[0]
+    assert problems[0].startswith("zero_optimization.reduce_bucket_size: ")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"bf16": {}, "bf16": {}}'])

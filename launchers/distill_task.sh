@@ -16,6 +16,12 @@
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
 set -euo pipefail
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+esac
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 fail() {

@@ -7,6 +7,12 @@
 # QUICKSTART_SEED=N is the seed of everything that is random. QUICKSTART_SMOKE=1 takes a few rows and steps of each
 # stage, to see that the machinery works, in an OUT_DIR of its own; its figures mean nothing.
 set -euo pipefail
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+esac
 caller="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out="${1:-out}"

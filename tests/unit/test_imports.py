@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.hardware",
         "tinybert_ds.progress",
         "tinybert_ds.command_line",
+        "tinybert_ds.engine.preemption",
         "tinybert_ds.launch",
     ),
     (

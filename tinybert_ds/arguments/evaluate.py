@@ -89,8 +89,12 @@ class EvaluateArguments:
         if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in self.models):
             found.append(f"--model: names become file names; take letters, digits, . - and _, not {list(self.models)}")
         several = len(self.task_names) > 1 or self.task_names == ["all"]
-        if several and any(TASK_PLACE not in path for path in self.models.values()):
-            found.append(f"--model: several tasks need several models; write {TASK_PLACE} where the task's name stands")
+        fixed = [path for path in self.models.values() if TASK_PLACE not in path]
+        if several and fixed:
+            found.append(
+                f"--model {' '.join(fixed)}: several tasks need several models; write {TASK_PLACE} where the task's "
+                "name stands"
+            )
         if several and self.teacher_labels:
             found.append("--teacher_labels is for one task; give one --task_name at a time")
         return found

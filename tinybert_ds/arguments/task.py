@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments, option
+from tinybert_ds.arguments.recipes import recipe_values
 
 _LAYER_FLAGS: tuple[str, ...] = ("layer_map", "projection", "attention_weight", "hidden_weight", "embedding_weight")
 _PREDICTION_FLAGS: tuple[str, ...] = (
@@ -78,7 +80,7 @@ class FinetuneArguments(_TaskArguments, TrainingArguments):
             return [
                 f"--{name} is for --search; leave it out or add --search" for name, given in stated.items() if given
             ]
-        found = []
+        found = self._single_run_problems()
         if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
             found.append(f"--search_learning_rates are {rates}; give different ones above 0")
         if len(seeds) < 2 or min(seeds) < 0 or len(set(seeds)) < len(seeds):
@@ -86,6 +88,16 @@ class FinetuneArguments(_TaskArguments, TrainingArguments):
         if self.resume not in ("auto", "never"):
             found.append("--resume PATH is for a single run; a search goes on by itself")
         return found
+
+    def _single_run_problems(self) -> list[str]:
+        """What a search would not read, where the command line itself sets it; a recipe is for either."""
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self)}
+        unstated = {**defaults, **recipe_values(self)}
+        return [
+            f"--{name} {getattr(self, name):g} is for a single run; a search takes --{instead}"
+            for name, instead in (("learning_rate", "search_learning_rates"), ("seed", "search_seeds"))
+            if getattr(self, name) != float(unstated[name])
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

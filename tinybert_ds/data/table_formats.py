@@ -146,7 +146,7 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            item = json.loads(line.rstrip())  # a place behind the line break would be in the next line
         except (ValueError, RecursionError) as error:
             place = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)

@@ -101,12 +101,23 @@ def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     try:
         yield from _read_blocks(path, spec, layout)
     except OSError as error:
-        folder = path.parent
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        maker = ": data_tools/data_augmentation.py writes it" if path.stem.endswith("_aug") else ""
         raise DataError(
-            f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir; "
-            f"found there: {found or 'nothing'}"
+            f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir{maker}; "
+            f"found there: {_listing(path.parent)}"
         ) from error
+
+
+def require_file(spec: TaskSpec, data_dir: str | Path, split: str) -> Path:
+    """Return the file of a split.
+
+    Raises:
+        DataError: It is not there; says what is in its place.
+    """
+    path = Path(data_dir) / spec.splits[split].file
+    if not path.is_file():
+        next(read_table_in_blocks(spec, data_dir, split))  # says what is wrong
+    return path
 
 
 def without_tabs(table: Table) -> Table:
@@ -141,6 +152,13 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
     return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)
 
 
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return (", ".join(names[:10]) or "nothing") + (" ..." if len(names) > 10 else "")
+
+
 def _read_blocks(path: Path, spec: TaskSpec, layout: SplitFile) -> Iterator[Table]:
     needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
     unit, header, rows = read_records(path, needed)
@@ -159,10 +177,11 @@ def _read_blocks(path: Path, spec: TaskSpec, layout: SplitFile) -> Iterator[Tabl
         whole = [row for row in block if len(row[1]) == width]
         if len(whole) < len(block) and not skip_short_rows:
             number, fields = next(row for row in block if len(row[1]) != width)
+            count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
             raise DataError(
-                f"{path}, {unit} {number}: {len(fields)} fields, but line {line} has {width}. Texts of a tab-separated "
-                "file may hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or "
-                "remove the row"
+                f"{path}, {unit} {number}: {count}, but line {line} has {width}. Texts of a tab-separated file may "
+                "hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or remove "
+                "the row"
             )
         found += len(whole)
         yield Table(path, header, whole, tuple(text_columns), label_column, len(block) - len(whole), unit)

@@ -22,7 +22,7 @@ from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
-from tinybert_ds.data.task_files import Examples, read_split_in_blocks
+from tinybert_ds.data.task_files import Examples, read_split_in_blocks, require_file
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
@@ -59,9 +59,7 @@ def load_rows(
     Raises:
         ConfigError, DataError: see `read_split`, `encode` and `obtain`.
     """
-    path = Path(data_dir) / spec.splits[split].file
-    if not path.is_file():
-        next(read_split_in_blocks(spec, data_dir, split))  # says what is wrong
+    path = require_file(spec, data_dir, split)
     key = {
         "version": FORMAT_VERSION,
         "file": hash_file(path)._asdict(),

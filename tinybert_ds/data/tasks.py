@@ -53,7 +53,7 @@ def find_task_folder(spec: TaskSpec, glue_dir: str | Path) -> Path:
     root = Path(glue_dir)
     if not root.is_dir():
         raise DataError(f"--glue_dir: {root} is not a directory; give the one with the tasks' folders")
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     for folder in folders:
         if folder.name.lower() in {spec.directory.lower(), spec.name.lower()}:
             return folder

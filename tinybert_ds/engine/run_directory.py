@@ -20,8 +20,8 @@ from tinybert_ds.files import write_atomically
 logger = logging.getLogger(__name__)
 
 _RECORD = "run.json"
-_LOCK = ".lock"
-_OWN_PREFIXES = (".token-", ".run.json.", _LOCK)
+LOCK_FILE = ".lock"
+_OWN_PREFIXES = (".token-", ".run.json.", LOCK_FILE)
 _PACKAGES = ("tinybert-ds", "torch", "deepspeed", "transformers", "tokenizers", "numpy")
 _WATCHED = ("arguments", "deepspeed_config", "world_size", "versions", "host")
 """Of a launch: what the user is told about when it is not as it was."""
@@ -162,7 +162,7 @@ class RunDirectory:
         Raises:
             CheckpointError: Another process holds it.
         """
-        handle = (self.path / _LOCK).open("a+", encoding="utf-8")
+        handle = (self.path / LOCK_FILE).open("a+", encoding="utf-8")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -73,7 +73,7 @@ def match_labels(
     if stated is None and has_generic_labels(config):
         raise ModelError(
             f"the {role}'s config names its outputs {', '.join(names)}, which says nothing; state their order, such "
-            f"as --teacher_labels {','.join(label_names)}"
+            f"as --teacher_labels {','.join(label_names)}, or, if it never learned the task, fine-tune it first"
         )
     spellings = {_normal(alias): _normal(name) for alias, name in aliases.items()}
     labels = [_normal(name) for name in label_names]

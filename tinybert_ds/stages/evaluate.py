@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.run_directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
@@ -98,7 +99,7 @@ def require_results_directory(directory: Path) -> None:
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
         raise ConfigError(f"--output_dir {directory}: {parent} cannot be written; give another directory")
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    names = {path.name for path in directory.iterdir()} - {LOCK_FILE} if directory.is_dir() else set()
     if names and not names & {RESULTS_FILE, TABLE_FILE, "config.json", "run.json"}:
         raise ConfigError(
             f"--output_dir {directory} holds files that are no results of this program: {', '.join(sorted(names)[:5])}"

@@ -103,11 +103,14 @@ def _models(spec: TaskSpec, arguments: EvaluateArguments) -> dict[str, Path]:
 
 def _model_directory(spec: TaskSpec, path: str) -> Path:
     names = dict.fromkeys((spec.name, spec.directory or spec.name))
-    candidates = [Path(path.replace(TASK_PLACE, name)) for name in names]
+    candidates = list(dict.fromkeys(Path(path.replace(TASK_PLACE, name)) for name in names))
     for candidate in candidates:
         if candidate.is_dir() and has_weights(candidate):
             return candidate
-    raise ModelError(f"task {spec.name}: no model in {' or '.join(map(str, candidates))}; give --model [NAME=]DIR")
+    raise ModelError(
+        f"task {spec.name}: no model in {' or '.join(map(str, candidates))}; give --model [NAME=]DIR, "
+        f"{TASK_PLACE} in it for the task's name"
+    )
 
 
 def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions: Submissions) -> list[SplitResult]:

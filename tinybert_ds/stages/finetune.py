@@ -13,10 +13,11 @@ from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.models.build import Head, build_student, find_student
+from tinybert_ds.errors import ModelError
+from tinybert_ds.models.build import Head, build_student, resolve_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import has_weights, load_classifier, read_config
 from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import LabelObjective
@@ -48,12 +49,36 @@ class _Inputs(NamedTuple):
 
 def _read_inputs(session: Session[FinetuneArguments]) -> _Inputs:
     arguments = session.arguments
-    path = find_student(arguments.model, weights="random" if arguments.from_scratch else "load")
+    path = find_model(arguments)
     config = read_config(path, role="model")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config, world=session.world)
     return _Inputs(path, tokenizer, task)
+
+
+def find_model(arguments: FinetuneArguments) -> Path:
+    """Find what --model names: a directory with weights, or with --from_scratch an architecture without any.
+
+    Raises:
+        ModelError: Nothing there; weights where none are wanted, or none where they are.
+    """
+    path = Path(arguments.model)
+    present = path.is_dir() and has_weights(path)
+    if arguments.from_scratch:
+        if present:
+            raise ModelError(
+                f"model {path} holds weights that --from_scratch would throw away; leave that out to start from them, "
+                "or give the path of its config.json"
+            )
+        return resolve_student(arguments.model)
+    read_config(path, role="model")
+    if not present:
+        raise ModelError(
+            f"model {path} holds no weights; give a directory with a model.safetensors, or start from random weights "
+            "with --from_scratch"
+        )
+    return path
 
 
 def _fine_tune(session: Session[FinetuneArguments], inputs: _Inputs) -> dict[str, float]:

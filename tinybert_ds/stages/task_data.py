@@ -14,6 +14,7 @@ from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
 from tinybert_ds.data.table_formats import augmented_file
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
+from tinybert_ds.data.task_files import require_file
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import special_ids
@@ -137,6 +138,8 @@ def load_task(
     if getattr(arguments, "aug_train", False):
         spec = _augmented(spec)
     max_seq_length = arguments.max_seq_length or spec.max_seq_length
+    for split in splits:  # before a folder of derived data is made in a directory without a task
+        require_file(spec, arguments.data_dir, split)
     home = cache_home(arguments.data_dir, arguments.cache_dir)
     first = world.local_rank == 0
     rows = {

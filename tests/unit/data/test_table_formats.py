@@ -74,6 +74,7 @@ def test_parquet_holds_columns(tmp_path):
             b'{"premise": "a", "claim": "b", "verdict": "no"}\n{"premise": 1,}\n',
             r"line 2: no JSON at character",
         ),
+        ("t.jsonl", b'{"premise": "a"\n', r"line 1: no JSON at character 16"),
         ("t.jsonl", b'\n["a"]\n', r"t.jsonl, line 2: a JSON list"),
         ("t.jsonl", b'{"premise": "a", "claim": null, "verdict": 0}\n', r"line 1, column 'claim': no value"),
         ("t.jsonl", b'{"premise": "a", "claim": "b", "verdict": [0]}\n', r"column 'verdict': a list"),

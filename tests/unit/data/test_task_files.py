@@ -86,7 +86,7 @@ def test_a_score_is_finite_even_where_any_number_will_do(tmp_path, score):
 
 def test_a_row_with_other_fields_is_refused_or_skipped_and_counted_as_the_task_says(tmp_path):
     content = b"sentence\tlabel\ngood\t1\nlost its label\na\ttab\t1\nbad\t0\n"
-    with pytest.raises(DataError, match=r"train.tsv, line 3: 1 fields, but line 1 has 2"):
+    with pytest.raises(DataError, match=r"train.tsv, line 3: 1 field, but line 1 has 2"):
         read(tmp_path, content)
     examples = read(tmp_path, content, replace(SST2, skip_short_rows=True))
     assert examples.texts == (["good", "bad"],)
@@ -107,13 +107,26 @@ def test_a_file_without_rows_is_refused(tmp_path, content, said):
 
 
 def test_a_missing_file_names_what_is_there(tmp_path):
+    (tmp_path / ".tinybert_cache").mkdir()
+    with pytest.raises(DataError, match=r"found there: nothing$"):
+        read_split(SST2, tmp_path, "train")
     (tmp_path / "training.tsv").write_text("x")
-    with pytest.raises(DataError, match=r"cannot read .*train.tsv: No such file.* found there: training.tsv"):
+    with pytest.raises(DataError, match=r"cannot read .*train.tsv: No such file.* found there: training.tsv$"):
+        read_split(SST2, tmp_path, "train")
+    for number in range(10):
+        (tmp_path / f"part{number}").touch()
+    with pytest.raises(DataError, match=r"part8, part9 \.\.\.$"):
         read_split(SST2, tmp_path, "train")
     with pytest.raises(DataError, match="no such folder"):
         read_split(SST2, tmp_path / "nowhere", "train")
     with pytest.raises(DataError, match=r"no split 'eval'; it has train, dev, test"):
         read_split(SST2, tmp_path, "eval")
+
+
+def test_a_missing_augmented_file_names_what_writes_it(tmp_path):
+    augmented = replace(SST2, splits={"train": replace(SST2.splits["train"], file="train_aug.tsv")})
+    with pytest.raises(DataError, match=r"in --data_dir: data_tools/data_augmentation.py writes it; found there"):
+        read_split(augmented, tmp_path, "train")
 
 
 def test_a_column_position_outside_the_file_is_refused(tmp_path):

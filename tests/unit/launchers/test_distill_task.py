@@ -66,6 +66,16 @@ def commands(tmp_path):
 WORDS = "sts-b --glue_dir glue --teacher t --student s --output_dir out --masked_lm lm --glove vectors.txt".split()
 
 
+@pytest.mark.parametrize("words", [["--help"], ["sts-b", "-h"]])
+def test_the_head_of_the_script_is_its_help(chain, tmp_path, words):
+    finished = chain(*words)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("Task distillation from end to end")
+    assert "#" not in finished.stdout
+    assert "set -e" not in finished.stdout
+    assert not (tmp_path / "log").exists()
+
+
 def test_the_four_steps_run_in_order_and_the_table_is_printed(chain, tmp_path):
     finished = chain(*WORDS, "--seed", "7", "--", "--max_steps", "5")
     assert finished.returncode == 0, finished.stderr

@@ -33,6 +33,12 @@ def test_means_and_deviations_are_over_the_seeds_and_the_best_mean_wins_over_the
         (["--search", "--search_seeds", "1"], "two or more different ones"),
         (["--search", "--search_seeds", "1", "1"], "two or more different ones"),
         (["--search", "--search_learning_rates", "1e-5", "0"], "different ones above 0"),
+        (
+            ["--search", "--learning_rate", "1e-3"],
+            "--learning_rate 0.001 is for a single run; a search takes --search_l",
+        ),
+        (["--search", "--recipe", "paper/rte", "--learning_rate", "1e-3"], "--learning_rate 0.001 is for a single run"),
+        (["--search", "--seed", "7"], "--seed 7 is for a single run; a search takes --search_seeds"),
         (["--search", "--resume", "checkpoints/step-2"], "goes on by itself"),
     ],
 )
@@ -40,6 +46,12 @@ def test_a_search_that_could_not_tell_anything_is_refused(words, said):
     _, problems = parse_arguments(FinetuneArguments, [*COMMAND, *words], "command.py")
     assert len(problems) == 1
     assert said in problems[0]
+
+
+def test_a_search_takes_a_recipe_whose_learning_rate_is_for_a_single_run(tmp_path):
+    (tmp_path / "own.yaml").write_text("finetune: {learning_rate: 7e-5, seed: 3, num_train_epochs: 2}")
+    words = [*COMMAND, "--search", "--recipe", str(tmp_path / "own.yaml")]
+    assert parse_arguments(FinetuneArguments, words, "command.py")[1] == []
 
 
 def test_a_search_trains_every_pair_and_keeps_the_chosen_model(inputs, tmp_path):

@@ -46,6 +46,12 @@ def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer
         load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config(), world=ALONE)
 
 
+def test_nothing_is_made_in_a_directory_without_the_task(tokenizer, tmp_path):
+    with pytest.raises(DataError, match=r"cannot read .*train.tsv"):
+        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rows_that_are_left_out_are_told_once_with_their_number(tokenizer, tmp_path, caplog):
     rows = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "0\t1\t2\ta film\tthe film\t1", "1\t3\t4\tcut off"]
     (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
@@ -65,6 +71,9 @@ def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_pa
         folder.mkdir()
         (folder / name).touch()
         require_results_directory(folder)
+    (tmp_path / "refused_run").mkdir()
+    (tmp_path / "refused_run" / ".lock").touch()
+    require_results_directory(tmp_path / "refused_run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"thesis.tex; give an empty or new directory"):

@@ -18,6 +18,7 @@ import torch
 from data_tools.glove import open_cache
 from data_tools.masked_words import MaskedWordModel
 from data_tools.neighbours import Neighbours
+from data_tools.orphans import end_with_parent
 from data_tools.sentence_words import SentenceSplitter
 from data_tools.teacher_filter import TeacherJudge
 from data_tools.text_variants import TextAugmenter
@@ -157,7 +158,7 @@ def augment_in_workers(
     # Forked from a server that has no threads yet: a fork of this process may hang, and a new one takes seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(num_workers, context) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=end_with_parent) as pool:
         pending: deque[Future[AugmentedBlock]] = deque()
         try:
             for block in blocks:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data_tools.claims import Claims
 from data_tools.corpus_job import SHARD, SURVEY, CorpusWorker, Job
+from data_tools.orphans import end_with_parent
 from data_tools.ranks import Ranks
 from tinybert_ds.errors import DataError
 
@@ -108,6 +109,7 @@ _stop: list[Event] = []
 
 def _start_worker(stop: Event) -> None:
     _stop.append(stop)
+    end_with_parent()
 
 
 def _work(job: Job, place: float) -> None:

@@ -64,8 +64,9 @@ def open_dataset(source: str, config: str | None) -> Mapping[str, Any]:
         return datasets.load_dataset(source, config)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         what = f"{source}, configuration {config}" if config else source
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
-            f"--dataset {what} cannot be opened: {str(error).partition(chr(10))[0]}. Give a name of the hub, such as "
+            f"--dataset {what} cannot be opened: {reason}. Give a name of the hub, such as "
             "nyu-mll/glue, or a directory with a copy of the data set"
         ) from error
 

@@ -58,6 +58,6 @@ def test_the_readme_has_a_section_for_each_command_in_it():
     text = measurement.README.read_text(encoding="utf-8")
     commands = [line for line in text.splitlines() if "--readme" in line and line.startswith("    ")]
     sections = [words[words.index("--readme") + 1] for words in map(shlex.split, commands)]
-    assert len(sections) == 13
+    assert len(sections) == len(set(sections)) == text.count("<!-- end of ") > 0
     for section in sections:
         assert text.count(f"<!-- {section} -->\n") == text.count(f"<!-- end of {section} -->\n") == 1

@@ -71,14 +71,22 @@ def leftovers(hosts) -> list[str]:
     return found
 
 
+def open_mpi_is_installed() -> bool:
+    """Whether the environment's mpirun is that of Open MPI; there is room for one."""
+    return (Path(sys.executable).parent / "ompi_info").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "victim"), [("run_hostfile.sh", 1), ("run_mpi.sh", 0)])
+@pytest.mark.parametrize(("launcher", "victim"), [("pdsh", 1), ("mpich", 0), ("openmpi", 0)])
 def test_a_run_over_two_hosts_that_is_killed_on_one_goes_on_where_it_was(
-    hosts, short, expected, tmp_path, script, victim
+    hosts, short, expected, tmp_path, launcher, victim
 ):
+    if launcher != "pdsh" and open_mpi_is_installed() != (launcher == "openmpi"):
+        pytest.skip(f"the mpirun that is installed is not that of {launcher}")
+    script = "run_hostfile.sh" if launcher == "pdsh" else "run_mpi.sh"
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("".join(f"{host.name} slots=1\n" for host in hosts))
-    command = ["bash", ROOT / "launchers" / script, "--hostfile", hostfile, "general_distill"]
+    command = ["bash", ROOT / "launchers" / script, "--launcher", launcher, "--hostfile", hostfile, "general_distill"]
     command += [*short, "--output_dir", tmp_path / "out"]
 
     log = tmp_path / "killed.log"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.configs import zero_config
 from tests.support.runs import exit_codes, read_metrics, run_ranks, start_ranks, wait_for_step
-from tests.support.sabotage import ask_to_stop_writing_checkpoint
+from tests.support.sabotage import ask_to_stop_writing_checkpoint, ask_to_stop_writing_results
 from tinybert_ds.errors import EXIT_PREEMPTED
 
 
@@ -58,6 +58,13 @@ def test_a_run_that_is_asked_to_stop_while_it_saves_its_last_step_leaves_and_the
     assert "preempted at step 2 with everything saved; start the same command again" in told()
     assert not (tmp_path / "out" / "model.safetensors").exists()
     assert "(step 2)" in run_ranks("general_distill", words, world_size=2, log=tmp_path / "again").check().output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_run_that_is_asked_to_stop_while_it_writes_its_results_ends_well(general, tmp_path):
+    words = [*general, "--output_dir", tmp_path / "out", "--max_steps", 2]
+    processes = start_ranks("general_distill", words, 1, tmp_path / "log", {0: ask_to_stop_writing_results})
+    assert exit_codes(processes) == [0], (tmp_path / "log.rank0").read_text()
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

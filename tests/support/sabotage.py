@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tinybert_ds import command_line
-from tinybert_ds.stages import general_distill
+from tinybert_ds.stages import general_distill, session
 
 
 def die() -> None:
@@ -49,6 +49,17 @@ def ask_to_stop_writing_checkpoint(tag: str) -> None:
         save(state, path, **settings)
 
     torch.save = asked_save
+
+
+def ask_to_stop_writing_results() -> None:
+    """Send SIGTERM to this process when a run writes its results after the last step."""
+    finish = session._finish
+
+    def asked_finish(*parts: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(*parts)
+
+    session._finish = asked_finish
 
 
 def die_replacing(directory: Path, moves: int) -> None:

@@ -41,6 +41,16 @@ def test_one_remote_host_is_not_taken_for_this_one():
     assert "--force_multi" in launch.launcher_command(parse("general_distill"), (Host("node1", 2),), 1)
 
 
+@pytest.mark.parametrize(("user", "as_root"), [(0, True), (1000, False)])
+def test_open_mpi_is_deepspeeds_launcher_and_is_told_of_root(monkeypatch, user, as_root):
+    monkeypatch.setattr("os.getuid", lambda: user)
+    command = launch.launcher_command(parse("--launcher openmpi --launcher_args=--verbose general_distill"), TWO, 1)
+    assert option(command, "--launcher") == "openmpi"
+    assert "--force_multi" in command
+    assert ("--launcher_args=--allow-run-as-root --verbose" in command) == as_root
+    assert ("--launcher_args=--verbose" in command) != as_root
+
+
 def test_without_ssh_each_host_says_its_place():
     words = "--no_ssh --node_rank 1 --master_addr 10.0.0.1 general_distill"
     assert launch.problems(parse(words), TWO) == []

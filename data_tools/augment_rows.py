@@ -53,10 +53,10 @@ class AugmentationSettings:
 
 
 class Block(NamedTuple):
-    """Consecutive rows of a file."""
+    """Rows of a file that are augmented together."""
 
     number: int
-    first_row: int
+    row_numbers: list[int]  # in the file
     rows: list[list[str]]
     labels: list[int] | None  # class ids; None of a regression
 
@@ -116,7 +116,7 @@ class RowAugmenter:
         """
         columns = self._settings.text_columns
         texts = [row[column] for row in block.rows for column in columns]
-        keys = [(block.first_row + number, side) for number in range(len(block.rows)) for side in range(len(columns))]
+        keys = [(number, side) for number in block.row_numbers for side in range(len(columns))]
         found = iter(self._texts.variants(texts, keys))
         variants = [[_with(row, column, text) for column in columns for text in next(found)] for row in block.rows]
         counts = Counter(rows=len(block.rows), variants=sum(map(len, variants)))

@@ -8,8 +8,8 @@ once as published (autograd records every forward) and once without. `--original
 Ours is what a worker of data_tools/data_augmentation.py does. All take the same rows in turn, on one thread. The masked
 language model is of BERT-base's size; weights, vocabulary, word vectors and texts are random unless --tokenizer,
 --glove_embs and --train_file (a file in SST-2's layout) give real ones; speed does not depend on what words mean.
-There are 400,000 word vectors of dimension 300, as in GloVe's smallest files. Writes results/augmentation.csv and
-prints a table.
+There are 400,000 word vectors of dimension 300, as in GloVe's smallest files. Pairs share their first texts by threes, as
+MNLI's share premises, and are in random order. Writes results/augmentation.csv and prints a table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_tools.augment_rows import AugmentationSettings, Block, RowAugmenter
-from data_tools.augment_task import BATCH_TOKENS, BLOCK_ROWS
+from data_tools.augment_task import BATCH_TOKENS, BLOCK_ROWS, group_by_text
 from data_tools.glove import build_cache, open_cache
 from data_tools.sentence_words import STOP_WORDS, SentenceSplitter, eligible_words, join_words
 from tests.benchmarks.measurement import RESULTS, Row, interleave, matrix_peak, publish, rows_of, table
@@ -53,6 +53,10 @@ DIMENSIONS = 300
 MANY_VECTORS = 400_000
 COMPOUND_SHARE = 0.12  # of the words of SST-2 that may be replaced, those that BERT's vocabulary cuts into pieces
 STOP_WORD_SHARE = 0.4
+PREMISE_WORDS, HYPOTHESIS_WORDS, ROWS_OF_A_PREMISE = 20, 10, 3  # MNLI's
+
+Rows = list[list[str]]
+"""Rows of one or two texts."""
 
 
 class RandomLanguage:
@@ -87,6 +91,13 @@ class RandomLanguage:
                 words.append(self._rng.choice(self.compounds if compound else self.words))
         return " ".join([*words, "."])
 
+    def pairs(self, count: int) -> list[list[str]]:
+        """So many pairs, three of each first text, in random order."""
+        premises = [self.text(PREMISE_WORDS) for _ in range(-(-count // ROWS_OF_A_PREMISE))]
+        rows = [[premises[number // ROWS_OF_A_PREMISE], self.text(HYPOTHESIS_WORDS)] for number in range(count)]
+        self._rng.shuffle(rows)
+        return rows
+
     def _word(self, length: int) -> str:
         return "".join(self._rng.choices(string.ascii_lowercase, k=length))
 
@@ -119,11 +130,11 @@ def write_vectors(path: Path, words: Sequence[str], dimensions: int) -> None:
             )
 
 
-def settings(model: Path, vectors: Path) -> AugmentationSettings:
+def settings(model: Path, vectors: Path, columns: int) -> AugmentationSettings:
     """What a worker would get for SST-2 on a CPU without half precision."""
     return AugmentationSettings(
         spec=TASKS["sst-2"],
-        text_columns=(0,),
+        text_columns=tuple(range(columns)),
         model=str(model),
         lower_case=None,
         vectors=vectors,
@@ -142,25 +153,27 @@ def settings(model: Path, vectors: Path) -> AugmentationSettings:
     )
 
 
-def our_pass(model: Path, vectors: Path, texts: Sequence[str]) -> Callable[[], object]:
-    """Prepare a worker's pass over texts, in blocks as the command takes them."""
-    augmenter = RowAugmenter(settings(model, vectors))
+def our_pass(model: Path, vectors: Path, rows: Rows) -> Callable[[], object]:
+    """Prepare a worker's pass over rows, in blocks as the command takes them."""
+    chosen = settings(model, vectors, len(rows[0]))
+    augmenter = RowAugmenter(chosen)
     step = BLOCK_ROWS["cpu"]
     route = torch.backends.mkldnn.matmul.fp32_precision  # what the worker has chosen
 
     def run() -> None:
         torch.backends.mkldnn.matmul.fp32_precision = route
-        for begin in range(0, len(texts), step):
-            rows = [[text, "0"] for text in texts[begin : begin + step]]
-            augmenter.augment(Block(begin // step, begin, rows, None))
+        order = group_by_text(["\t".join(row) for row in rows], chosen.text_columns).tolist()
+        for begin in range(0, len(rows), step):
+            places = order[begin : begin + step]
+            augmenter.augment(Block(begin // step, places, [rows[place] for place in places], None))
 
     return run
 
 
-def our_peak_mib(model: Path, vectors: Path, texts: Sequence[str]) -> float:
+def our_peak_mib(model: Path, vectors: Path, rows: Rows) -> float:
     """The peak resident memory of this process after a worker's pass, mapped files included, in MiB."""
     torch.set_num_threads(1)
-    our_pass(model, vectors, texts)()
+    our_pass(model, vectors, rows)()
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
@@ -216,20 +229,20 @@ class PublishedMethod:
         return [self._words[other] for other in np.argsort(-cosines)[:CANDIDATES]]
 
 
-def published_pass(method: PublishedMethod, texts: Sequence[str], *, gradients: bool) -> Callable[[], object]:
-    """Prepare the published method's pass over texts."""
+def published_pass(method: PublishedMethod, rows: Rows, *, gradients: bool) -> Callable[[], object]:
+    """Prepare the published method's pass over rows."""
 
     def run() -> None:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
         with torch.set_grad_enabled(gradients):
-            for text in texts:
+            for text in itertools.chain.from_iterable(rows):
                 method.variants(text)
 
     return run
 
 
-def original_pass(checkout: Path, folder: Path, glove: Path, texts: Sequence[str]) -> Callable[[], object]:
-    """Prepare the pass of the published script itself."""
+def load_original(checkout: Path, folder: Path, glove: Path) -> Any:
+    """The published script's own augmentor; it takes minutes to read the vectors."""
     vars(np).setdefault("Inf", np.inf)  # numpy 2 has taken the name away
     modeling = import_original(checkout)
     path = Path(modeling.__file__).parents[1] / "data_augmentation.py"
@@ -243,11 +256,15 @@ def original_pass(checkout: Path, folder: Path, glove: Path, texts: Sequence[str
     model = script.BertForMaskedLM.from_pretrained(str(folder)).eval()
     tokenizer = script.BertTokenizer.from_pretrained(str(folder))
     vectors = script.prepare_embedding_retrieval(str(glove))
-    augmentor = script.DataAugmentor(model, tokenizer, *vectors, CANDIDATES, COPIES, PROBABILITY)
+    return script.DataAugmentor(model, tokenizer, *vectors, CANDIDATES, COPIES, PROBABILITY)
+
+
+def original_pass(augmentor: Any, rows: Rows) -> Callable[[], object]:
+    """Prepare the pass of the published script over rows."""
 
     def run() -> None:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
-        for text in texts:
+        for text in itertools.chain.from_iterable(rows):
             augmentor.augment(text)
 
     return run
@@ -260,26 +277,29 @@ def floor_seconds(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / matrix_peak(torch.float32)
 
 
-def read_texts(path: Path, rows: int) -> list[str]:
+def read_texts(path: Path, rows: int) -> Rows:
     """So many texts of a file in SST-2's layout, spread over it."""
     lines = path.read_text(encoding="utf-8").split("\n")[1:]
-    texts = [line.split("\t")[0] for line in lines if line]
+    texts = [line.split("\t")[:1] for line in lines if line]
     return random.Random(0).sample(texts, rows)
 
 
-def cases(values: argparse.Namespace, language: RandomLanguage) -> Iterator[tuple[str, list[str]]]:
-    """Yield name and texts of each case."""
+def cases(values: argparse.Namespace, language: RandomLanguage) -> Iterator[tuple[str, Rows]]:
+    """Yield name and rows of each case."""
     if values.train_file is not None:
         yield f"{values.rows} rows of {values.train_file.name}", read_texts(values.train_file, values.rows)
         return
     for length in values.lengths:
-        yield f"{values.rows} texts of {length} words", [language.text(length) for _ in range(values.rows)]
+        yield f"{values.rows} texts of {length} words", [[language.text(length)] for _ in range(values.rows)]
+    if values.pairs:
+        name = f"{values.pairs} pairs of {PREMISE_WORDS} and {HYPOTHESIS_WORDS} words, {ROWS_OF_A_PREMISE} of a premise"
+        yield name, language.pairs(values.pairs)
 
 
-def measure_peak(folder: Path, vectors: np.ndarray, texts: Sequence[str]) -> Row:
+def measure_peak(folder: Path, vectors: np.ndarray, rows: Rows) -> Row:
     """The peak memory of a worker, in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        peak = pool.submit(our_peak_mib, folder / "mlm", folder / "vectors", texts).result()
+        peak = pool.submit(our_peak_mib, folder / "mlm", folder / "vectors", rows).result()
     case = f"peak of the whole process with {len(vectors):,} x {vectors.shape[1]} vectors"
     return Row("augmentation", case, OURS, OURS, 1, math.nan, math.nan, math.nan, 1.0, extra_mib=peak)
 
@@ -299,20 +319,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         build_cache(glove, MANY_VECTORS, folder / "vectors")
         vectors = open_cache(folder / "vectors")
         method = PublishedMethod(folder / "mlm", vectors.words, vectors.vectors)
-        for case, texts in cases(values, language):
+        original = None if values.original is None else load_original(values.original, folder / "mlm", glove)
+        for case, rows in cases(values, language):
             variants = {
-                OURS: our_pass(folder / "mlm", folder / "vectors", texts),
-                PUBLISHED: published_pass(method, texts, gradients=True),
-                NO_GRAD: published_pass(method, texts, gradients=False),
+                OURS: our_pass(folder / "mlm", folder / "vectors", rows),
+                PUBLISHED: published_pass(method, rows, gradients=True),
+                NO_GRAD: published_pass(method, rows, gradients=False),
             }
-            if values.original is not None:
-                variants[ORIGINAL] = original_pass(values.original, folder / "mlm", glove, texts)
+            if original is not None:
+                variants[ORIGINAL] = original_pass(original, rows)
             seconds = interleave(variants, values.rounds)
             peers = {name: PUBLISHED for name in variants if name != PUBLISHED}
             floors = {OURS: floor_seconds(variants[OURS])}
-            measured += rows_of("augmentation", case, seconds, peers=peers, samples=len(texts), floors=floors)
+            measured += rows_of("augmentation", case, seconds, peers=peers, samples=len(rows), floors=floors)
         if values.memory:
-            measured.append(measure_peak(folder, vectors.vectors, texts))
+            measured.append(measure_peak(folder, vectors.vectors, rows))
     publish(measured, values.out, readme=values.readme, plotted=False)
     print(table(measured))
 
@@ -325,6 +346,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="measured rounds (default: 5)")
     add("--rows", type=int, default=8, help="texts of a pass (default: 8)")
     add("--lengths", type=int, nargs="+", default=[9, 25], help="words of the texts, a case each (default: 9 25)")
+    add("--pairs", type=int, default=6, help="pairs of a pass, a case more (default: 6; 0: none)")
     add("--train_file", type=Path, metavar="FILE", help="take texts of a file in SST-2's layout instead")
     add("--tokenizer", type=Path, metavar="DIR", help="take the tokeniser of a model directory (30,522 tokens)")
     add("--glove_embs", type=Path, metavar="FILE", help="take these word vectors")

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from data_tools import augment_rows, augment_task, augmentation_files
 from data_tools.augment_rows import AugmentedBlock
 from data_tools.augmentation_files import AugmentationFiles
+from data_tools.masked_words import MaskedWordModel
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.teacher_filter import TeacherJudge
 from tests.support.models import masked_lm_directory, model_directory
@@ -104,6 +105,29 @@ def test_only_one_text_of_a_pair_is_varied_at_a_time_and_other_columns_stay(mode
         assert changed == sorted(changed)
     same_text = [{row[3] for row in rows[1:second]}, {row[4] for row in rows[second:]}]
     assert same_text[0] != same_text[1]  # the same text in another row has draws of its own
+
+
+def test_rows_with_one_premise_are_augmented_together(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 3)
+    (tmp_path / "RTE").mkdir()
+    rows = [["a good film", "the plot"], ["a bad plot", "good music"], ["a good film", "music moved"]]
+    rows += [["a bad plot", "the film"], ["the music", "a film"], ["a good film", "bad music"], ["the plot", "a film"]]
+    lines = ["index\tsentence1\tsentence2\tlabel"]
+    lines += [f"{number}\t{first}\t{second}\tentailment" for number, (first, second) in enumerate(rows)]
+    (tmp_path / "RTE" / "train.tsv").write_text("\n".join(lines) + "\n")
+    asked = []
+    candidates = MaskedWordModel.candidates
+
+    def listening(self, maskings, count):
+        asked.extend((masking.sentence.text, masking.piece) for masking in maskings)
+        return candidates(self, maskings, count)
+
+    monkeypatch.setattr(MaskedWordModel, "candidates", listening)
+    written = rows_of(run(models, tmp_path, "--num_workers", "1", task="RTE"))
+    order = [row[0] for row, following in pairwise([*written, [""]]) if row[0] != following[0]]
+    assert order == ["index", *"0251346"]
+    of_premises = [place for place in asked if place[0] in ("a good film", "a bad plot")]
+    assert len(of_premises) == len(set(of_premises)) > 0
 
 
 def test_a_file_without_header_and_one_with_short_rows_keep_their_form(models, tmp_path, capsys):

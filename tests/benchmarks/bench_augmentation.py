@@ -8,8 +8,8 @@ once as published (autograd records every forward) and once without. `--original
 Ours is what a worker of data_tools/data_augmentation.py does. All take the same rows in turn, on one thread. The masked
 language model is of BERT-base's size; weights, vocabulary, word vectors and texts are random unless --tokenizer,
 --glove_embs and --train_file (a file in SST-2's layout) give real ones; speed does not depend on what words mean.
-There are 400,000 word vectors of dimension 300, as in GloVe's smallest files. Pairs share their first texts by threes, as
-MNLI's share premises, and are in random order. Writes results/augmentation.csv and prints a table.
+There are 400,000 word vectors of dimension 300, as in GloVe's smallest files. Pairs share their first texts by threes,
+as MNLI's share premises, and are in random order. Writes results/augmentation.csv and prints a table.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import datasets
 
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
-from tinybert_ds.data.table_formats import file_format
-from tinybert_ds.data.task_spec import SplitFile, describe_labels, file_spelling
+from tinybert_ds.data.table_formats import field_text, file_format
+from tinybert_ds.data.task_files import parse_label
+from tinybert_ds.data.task_spec import SplitFile, file_spelling, label_ids
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
@@ -86,12 +88,17 @@ def export_task(spec: TaskSpec, splits: Mapping[str, Any], folder: Path) -> list
             if split in ("train", *spec.eval_splits):
                 raise DataError(f"task {spec.name} needs a split {split}; the data set has {', '.join(splits)}")
             continue
-        content = format_split(spec, layout, splits[name], place=f"split {name}")
+        labelled = layout.label_required or split in spec.eval_splits  # a task of the user's own may evaluate on test
+        own_layout = replace(layout, label_required=labelled)
+        content = format_split(spec, own_layout, splits[name], place=f"split {name}")
         path = folder / layout.file
-        if path.is_file() and path.read_text(encoding="utf-8") != content:
-            raise DataError(f"{path} is there and holds something else; give another --output_dir, or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        try:
+            if path.is_file() and path.read_bytes() != content.encode():
+                raise DataError(f"{path} is there and holds something else; give another --output_dir, or remove it")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:
+            raise ConfigError(f"--output_dir: {path} cannot be written: {error.strerror}; give another one") from error
         written.append(path)
     return written
 
@@ -100,7 +107,7 @@ def format_split(spec: TaskSpec, layout: SplitFile, rows: Any, *, place: str) ->
     """Return a split as the content of its file, in the columns that the task's files have.
 
     Raises:
-        DataError: A column is missing, or a label is not the task's; names split, row and column.
+        DataError: A column or a value is missing, or a label is not the task's; names split, row and column.
     """
     texts = [str(column) for column in HUB_TEXTS.get(spec.name, layout.texts)]
     if spec.name == "cola":  # whose files have no header
@@ -112,7 +119,7 @@ def format_split(spec: TaskSpec, layout: SplitFile, rows: Any, *, place: str) ->
         missing.append(own_label)
     if missing:
         raise DataError(f"{place}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
-    columns: list[Iterable[str]] = [[str(text).translate(_CLEAN) for text in rows[name]] for name in texts]
+    columns: list[Iterable[str]] = [_texts(rows, name, place) for name in texts]
     if labelled:
         columns.append(_labels(spec, rows, own_label, place))
     table = list(zip(*columns, strict=True))
@@ -124,22 +131,24 @@ def format_split(spec: TaskSpec, layout: SplitFile, rows: Any, *, place: str) ->
     return _join(layout, [["index", *names], *([str(number), *row] for number, row in enumerate(table))])
 
 
+def _texts(rows: Any, column: str, place: str) -> list[str]:
+    """Return the texts of a column, each on one line."""
+    values = enumerate(rows[column], start=1)
+    return [field_text(value, column, f"{place}, row {row}", needed=True).translate(_CLEAN) for row, value in values]
+
+
 def _labels(spec: TaskSpec, rows: Any, column: str, place: str) -> list[str]:
     """Return the labels as the task's files spell them: by name where they are numbered differently."""
-    values = rows[column]
-    if spec.is_regression:
-        return [repr(float(value)) for value in values]
     names = getattr(rows.features[column], "names", None)
+    known = label_ids(spec)
     found = []
-    for row, value in enumerate(values, start=1):
-        word = names[value] if names is not None and isinstance(value, int) and 0 <= value < len(names) else str(value)
-        label = spec.label_id(word)
-        if label is None:
-            raise DataError(
-                f"{place}, row {row}, column {column}: {word!r} is no label of task {spec.name}; it has "
-                f"{describe_labels(spec)}"
-            )
-        found.append(file_spelling(spec, label))
+    for row, value in enumerate(rows[column], start=1):
+        if names is not None and isinstance(value, int) and 0 <= value < len(names):
+            word = names[value]
+        else:
+            word = field_text(value, column, f"{place}, row {row}", needed=True)
+        label = parse_label(word, spec, known, f"{place}, row {row}, column {column!r}")
+        found.append(repr(label) if spec.is_regression else file_spelling(spec, int(label)))
     return found
 
 

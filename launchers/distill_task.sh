@@ -11,7 +11,8 @@
 # shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own
 # has none: name one, such as paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores. --num_gpus
 # N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS go to both distillation stages and
-# win over the recipe, such as --max_steps 100. All is checked before the first step.
+# win over the recipe, such as --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to
+# the evaluation too. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
@@ -130,6 +131,15 @@ prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --
     ${flags[@]+"${flags[@]}"})
 evaluation=("${evaluated[@]}" --model "teacher=$teacher" "student=$out/student"
     --output_dir "$out/evaluation")
+shared=no
+for word in ${flags[@]+"${flags[@]}"}; do # a flag and the values behind it
+    case "$word" in
+        --max?seq?length* | --teacher?labels* | --do?lower?case* | --no?lower?case* | --eval?batch?size* | --cache?dir* | \
+            --no?cuda* | --no?onednn?matmul* | --log?level*) shared=yes ;;
+        --*) shared=no ;;
+    esac
+    [ "$shared" = no ] || evaluation+=("$word")
+done
 python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
 python -m tinybert_ds.arguments task_distill "${prediction[@]}"
 python -m tinybert_ds.arguments evaluate_glue "${evaluation[@]}"

@@ -39,7 +39,9 @@ class EvaluateArguments:
         None,
     )
     teacher_labels: str | None = option(
-        "Names of the models' outputs in their order, for one task, where a config has only LABEL_0 ...", None
+        "Names of a model's outputs in its order, for one task: of those models whose config has only LABEL_0 ... or "
+        "other names than the task's.",
+        None,
     )
     pooler_relu: bool = option(
         "The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.", False

@@ -26,11 +26,12 @@ SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
     ("mnli", "test"): "MNLI-m.tsv",
     ("mnli", "test_mismatched"): "MNLI-mm.tsv",
     ("mnli", DIAGNOSTIC_SPLIT): "AX.tsv",
+    ("mnli-mm", "test_mismatched"): "MNLI-mm.tsv",
     ("qnli", "test"): "QNLI.tsv",
     ("rte", "test"): "RTE.tsv",
     ("wnli", "test"): "WNLI.tsv",
 }
-"""(task, split) -> file; the server takes a zip of all of them."""
+"""(task, split) -> file; the server takes a zip of all of them. MNLI's mismatched set may have a model of its own."""
 
 _INDEX_COLUMNS = ("index", "id")
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same zip

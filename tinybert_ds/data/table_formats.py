@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -135,7 +136,7 @@ def _json_lines(path: Path, needed: Sequence[str]) -> Records:
         return Records("line", [], iter(()))
     names = list(first[1])
     rows = (
-        (number, [_text(item.get(name), name, f"{path}, line {number}", name in needed) for name in names])
+        (number, [field_text(item.get(name), name, f"{path}, line {number}", needed=name in needed) for name in names])
         for number, item in chain([first], objects)
     )
     return Records("line", names, rows)
@@ -184,7 +185,10 @@ def _parquet_rows(
                 place = f"{path}, row {number}"
                 yield (
                     number,
-                    [_text(value, name, place, name in needed) for name, value in zip(names, values, strict=True)],
+                    [
+                        field_text(value, name, place, needed=name in needed)
+                        for name, value in zip(names, values, strict=True)
+                    ],
                 )
     except _UNREADABLE as error:
         raise _unreadable_parquet(path, error) from error
@@ -195,17 +199,28 @@ def _unreadable_parquet(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read as Parquet: {reason}")
 
 
-def _text(value: Any, name: str, place: str, needed: bool) -> str:
-    """Return a value as text; raises DataError where a needed one is missing or is no plain value."""
+def field_text(value: Any, name: str, place: str, *, needed: bool) -> str:
+    """Return a value of a column as text.
+
+    Args:
+        value: A string or a number; one of another kind is empty.
+        name: Of the column.
+        place: File and row, for the message.
+        needed: Whether the task reads the column.
+
+    Raises:
+        DataError: A needed value is missing or is no plain one.
+    """
+    missing = value is None or (isinstance(value, float) and math.isnan(value))  # JSON written by pandas says NaN
     if isinstance(value, str) and not _SURROGATE.search(value):
         return value
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not missing:
         return repr(value)
     if not needed:
         return ""
-    found = "no value" if value is None else f"a {type(value).__name__}"
+    found = "no value" if missing else f"a {type(value).__name__}"
     if isinstance(value, str):
         found = f"{_SURROGATE.findall(value)[0]!r}, half of a surrogate pair"
     raise DataError(f"{place}, column {name!r}: {found}; texts are strings, labels strings or numbers")

@@ -144,7 +144,7 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
     known_labels = label_ids(spec)
     label = spec.splits[split].label
     labels = [
-        _parse_label(
+        parse_label(
             fields[table.label_column], spec, known_labels, f"{table.path}, {table.unit} {line}, column {label!r}"
         )
         for line, fields in table.rows
@@ -222,8 +222,18 @@ def _position(column: Column, first: list[str], header: bool) -> int | None:
     return None
 
 
-def _parse_label(text: str, spec: TaskSpec, known: dict[str, int], where: str) -> float:
-    """Return the class id or the score that a field spells; raises DataError."""
+def parse_label(text: str, spec: TaskSpec, known: dict[str, int], where: str) -> float:
+    """Return the class id or the score that a field spells.
+
+    Args:
+        text: The field.
+        spec: The task.
+        known: From `label_ids`.
+        where: File, row and column, for the message.
+
+    Raises:
+        DataError: It is no label or score of the task.
+    """
     if not spec.is_regression:
         label = known.get(text.strip().lower())
         if label is None:

@@ -87,6 +87,11 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"text: one or two columns are possible, found {len(texts)}")
     if "train" not in files or eval_split not in files:
         problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {', '.join(files) or 'none'}")
+    problems += [
+        f"files: {split}: one file name, found {file or 'none'}"
+        for split, file in files.items()
+        if not isinstance(file, str) or not file
+    ]
     if header not in ("true", "false"):
         problems.append(f"header: true or false, found {header!r}")
     problems += [
@@ -140,7 +145,7 @@ def _score_range(value: Any, problems: list[str]) -> tuple[float, float] | None:
     if value is None:
         return None
     try:
-        low, high = (float(item) for item in value)
+        low, high = (float(item) for item in value) if isinstance(value, list) else (0.0, 0.0)
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not low < high:

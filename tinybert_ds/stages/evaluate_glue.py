@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from tinybert_ds.arguments import EvaluateArguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     entries = find_entries(arguments)
     for entry in entries:  # before any of them is loaded
         for directory in entry.models.values():
-            task_columns(read_config(directory, role="model"), entry.spec, arguments.stated_labels, role="model")
+            config = read_config(directory, role="model")
+            task_columns(config, entry.spec, stated_labels(arguments, config, entry.spec), role="model")
     results: list[SplitResult] = []
     submissions: Submissions = {name: {} for name in arguments.models} if arguments.submission else {}
     for entry in entries:
@@ -113,6 +114,15 @@ def _model_directory(spec: TaskSpec, path: str) -> Path:
     )
 
 
+def stated_labels(arguments: EvaluateArguments, config: Any, spec: TaskSpec) -> list[str] | None:
+    """Return `--teacher_labels` for a model whose config does not name the task's labels itself, else None."""
+    try:
+        task_columns(config, spec, None, role="model")
+    except ModelError:
+        return arguments.stated_labels
+    return None
+
+
 def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions: Submissions) -> list[SplitResult]:
     """Evaluate all models on a task; add their predictions for its test files to the submissions."""
     spec, folder = entry.spec, entry.folder
@@ -132,9 +142,8 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
         config = read_config(directory, role="model")
         task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config, world=world)
         logger.info("%s: %s in %s", spec.name, name, directory)
-        model = load_fine_tuned(
-            directory, task, world=world, pooler_relu=arguments.pooler_relu, stated_labels=arguments.stated_labels
-        )
+        stated = stated_labels(arguments, config, spec)
+        model = load_fine_tuned(directory, task, world=world, pooler_relu=arguments.pooler_relu, stated_labels=stated)
         batch_size = arguments.eval_batch_size
         for split in spec.eval_splits:
             found = task.evaluate(model.module, split, batch_size, world, columns=model.columns)

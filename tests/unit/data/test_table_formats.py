@@ -78,6 +78,7 @@ def test_parquet_holds_columns(tmp_path):
         ("t.jsonl", b'\n["a"]\n', r"t.jsonl, line 2: a JSON list"),
         ("t.jsonl", b'{"premise": "a", "claim": null, "verdict": 0}\n', r"line 1, column 'claim': no value"),
         ("t.jsonl", b'{"premise": "a", "claim": "b", "verdict": [0]}\n', r"column 'verdict': a list"),
+        ("t.jsonl", b'{"premise": NaN, "claim": "b", "verdict": "no"}\n', r"line 1, column 'premise': no value"),
         ("t.jsonl", b'{"premise": "a", "claim": "b", "verdict": 1}\n', r"line 1, column 'verdict': .* no label '1'"),
         ("t.jsonl", b'{"premise": "a"}\n', r"no column 'claim', 'verdict'; found the columns premise"),
         ("t.jsonl", b"\n", "t.jsonl is empty"),

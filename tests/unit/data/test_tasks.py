@@ -68,6 +68,7 @@ def test_a_task_file_describes_regression_on_pairs_without_header(tmp_path):
         (("[accuracy, macro_f1]", "f1"), ["f1 is for two labels, found 3"]),
         (("N: no", "N: nein"), ["'N' stands for 'nein'", "no, yes, 3"]),
         (("dev: held_out.tsv, ", ""), ["needs `train` and `dev`", "found train, test"]),
+        (("dev: held_out.tsv, ", "dev: [a.tsv, b.tsv], "), ["files: dev: one file name, found ['a.tsv', 'b.tsv']"]),
         (("text: review", "text: [a, b, c]"), ["one or two columns", "found 3"]),
         (("text: review", "text: review\nmax_seq_length: long"), ["max_seq_length", "'long'"]),
         (("text: review", "text: review\nheader: maybe"), ["header: true or false", "'maybe'"]),
@@ -95,7 +96,7 @@ def test_all_problems_of_a_task_file_are_reported_together(tmp_path):
     assert "pearson" in str(error.value)
 
 
-@pytest.mark.parametrize("score_range", ["[5, 0]", "5", "[0, x]", "[0, 1, 2]"])
+@pytest.mark.parametrize("score_range", ["[5, 0]", "5", "15", "[0, x]", "[0, 1, 2]"])
 def test_a_score_range_that_is_none_is_refused(tmp_path, score_range):
     text = f"files: {{train: a, dev: b}}\ntext: t\nlabel: s\nmetric: pearson\nscore_range: {score_range}\n"
     with pytest.raises(ConfigError, match="two numbers, the lower first"):

@@ -106,7 +106,7 @@ def test_a_task_of_the_users_own_from_parquet_files(tmp_path):
 def test_what_does_not_fit_is_refused_and_nothing_is_overwritten(tmp_path):
     rows = dataset({"sentence": ["a"], "label": [0]}, ["bad", "good"])
     DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "sst2")
-    with pytest.raises(DataError, match=r"split train, row 1, column label: 'bad' is no label of task sst-2"):
+    with pytest.raises(DataError, match=r"split train, row 1, column 'label': task sst-2 has no label 'bad'"):
         export(tmp_path, tmp_path / "glue", "sst-2")
     with pytest.raises(DataError, match=r"split train: no column question1, question2; it has sentence, label"):
         export(tmp_path / "sst2", tmp_path / "glue", "qqp")
@@ -122,3 +122,38 @@ def test_what_does_not_fit_is_refused_and_nothing_is_overwritten(tmp_path):
     with pytest.raises(DataError, match="holds something else"):
         export(tmp_path / "good", tmp_path / "glue", "sst-2")
     assert (tmp_path / "glue" / "SST-2" / "dev.tsv").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"--output_dir: .*train.tsv cannot be written: Not a directory"):
+        export(tmp_path / "good", tmp_path / "glue" / "SST-2" / "dev.tsv", "sst-2")
+
+
+@pytest.mark.parametrize(
+    ("texts", "scores", "said"),
+    [
+        (["a", None], ["1", "2"], r"split train, row 2, column 'text': no value"),
+        (["a", "b"], ["1", "x"], r"split train, row 2, column 'score': 'x' is no score"),
+        (["a", "b"], [1.0, None], r"split train, row 2, column 'score': no value"),
+        (["a", "b"], [1.0, 7.5], r"split train, row 2, column 'score': '7.5' is no score .* from 0 to 5"),
+    ],
+)
+def test_a_row_without_text_or_score_is_named(tmp_path, texts, scores, said):
+    whole = Dataset.from_dict({"text": ["a"], "score": [2.0]})
+    rows = Dataset.from_dict({"text": texts, "score": scores})
+    DatasetDict({"train": rows, "dev": whole}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "task.yaml").write_text(
+        "files: {train: train.csv, dev: dev.csv}\ntext: text\nlabel: score\nscore_range: [0, 5]\nmetric: pearson\n"
+    )
+    words = ["--dataset", str(tmp_path / "saved"), "--task_file", str(tmp_path / "task.yaml")]
+    with pytest.raises(DataError, match=said):
+        main([*words, "--output_dir", str(tmp_path / "out")])
+
+
+def test_a_test_split_that_is_evaluated_keeps_its_labels(tmp_path):
+    rows = dataset({"body": ["x", "y"], "label": [0, 1]}, ["ham", "spam"])
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "saved")
+    text = (
+        "files: {train: train.csv, test: test.csv}\ntext: body\nlabel: label\nlabels: [spam, ham]\nmetric: accuracy\n"
+    )
+    (tmp_path / "task.yaml").write_text(text + "eval_split: test\n")
+    words = ["--dataset", str(tmp_path / "saved"), "--task_file", str(tmp_path / "task.yaml")]
+    main([*words, "--output_dir", str(tmp_path / "out")])
+    assert read_split(load_task_file(tmp_path / "task.yaml"), tmp_path / "out", "test").labels.tolist() == [1, 0]

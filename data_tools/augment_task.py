@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_tools.augment_rows import AugmentationSettings, AugmentedBlock, Block, RowAugmenter, augment_in_workers
 from data_tools.augmentation_files import AugmentationFiles, wait_until
-from data_tools.glove import build_cache, cache_directory, is_built
+from data_tools.glove import build_cache, cache_directory
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.sentence_words import SentenceSplitter
 from tinybert_ds.command_line import run_command
@@ -128,7 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if joined is None:
             return
         block_rows = joined
-        wait_until(lambda: vectors is None or is_built(vectors))
         augmenter = RowAugmenter(settings)
     blocks = _Blocks(rows, block_rows)
     missing = files.unfinished_blocks(blocks.count)
@@ -269,10 +268,8 @@ def _identity(
     SentenceSplitter(tokenizer)
     glove = None
     if vectors is not None:
-        if ranks.rank == 0:
-            glove = build_cache(options.glove_embs, options.glove_vocab_size, vectors)
-        elif options.glove_embs.is_file():
-            glove = hash_file(options.glove_embs)
+        first = ranks.local_rank == 0
+        glove = build_cache(options.glove_embs, options.glove_vocab_size, vectors, first=first)
     teacher = settings.teacher
     return {
         "rule": RULE_VERSION,

@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import json
 import os
-import shutil
 import sys
 import warnings
 import zlib
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
@@ -47,33 +47,34 @@ def cache_directory(path: Path, vocab_size: int, fallback: Path) -> Path:
     return home / f"{path.name}.{vocab_size}.vectors"
 
 
-def build_cache(path: Path, vocab_size: int, directory: Path) -> FileRecord:
+def build_cache(path: Path, vocab_size: int, directory: Path, *, first: bool = True) -> FileRecord:
     """Read the first `vocab_size` words of a file into `directory`, unless they are there; return the file's record.
 
+    Any number of processes may ask for it: one reads, the others wait.
+
+    Args:
+        path: Of the file.
+        vocab_size: Words to read.
+        directory: From `cache_directory`.
+        first: Whether this process is the one of its host that reads and reports, if there is something to read.
+
     Raises:
+        ConfigError: the directory cannot be written.
         DataError: the file is missing, unreadable or malformed; the message names the line.
     """
     if not path.is_file():
         raise DataError(f"the GloVe file {str(path)!r} does not exist; give a text file of word vectors, or --no_glove")
     record = hash_file(path)
-    if _cached_record(directory) == (record, vocab_size):
-        return record
-    temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        shape = _convert(path, vocab_size, temporary)
+
+    def read(directory: Path) -> FileRecord | None:
+        return record if _cached_record(directory) == (record, vocab_size) else None
+
+    def build(directory: Path) -> None:
+        shape = _convert(path, vocab_size, directory)
         content = {"version": FORMAT_VERSION, "file": record._asdict(), "vocab_size": vocab_size, "shape": shape}
-        write_atomically(temporary / _RECORD, json.dumps(content) + "\n")
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.replace(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return record
+        write_atomically(directory / _RECORD, json.dumps(content) + "\n")
 
-
-def is_built(directory: Path) -> bool:
-    """Whether a cache is there, whole."""
-    return (directory / _RECORD).is_file()
+    return obtain(directory, read, build, head_start=0.0 if first else HEAD_START_SECONDS)
 
 
 def open_cache(directory: Path) -> WordVectors:

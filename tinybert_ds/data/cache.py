@@ -118,7 +118,7 @@ def write_whole(directory: Path, build: Callable[[Path], None]) -> None:
     """
     temporary = directory.with_name(f"{directory.name}.tmp")
     if directory.exists():  # and yet it is written: nobody could read it
-        logger.warning("%s is damaged and is made anew", directory)
+        logger.warning("%s is damaged or out of date and is made anew", directory)
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir()
@@ -137,7 +137,7 @@ def cannot_write(path: Path, error: OSError) -> ConfigError:
     """Return what to tell the user when derived data cannot be written."""
     return ConfigError(
         f"cannot write the derived data {path}: {error.strerror or error}; make room there, or give another folder "
-        "with --cache_dir"
+        "with --cache_dir, where the command takes it"
     )
 
 

@@ -86,7 +86,9 @@ def test_a_file_is_read_once_and_again_only_when_it_or_the_number_of_words_chang
     assert read(tmp_path, "the 1 2\nof 3 5\n", vocab_size=1).words == ["the"]
     assert len(calls) == 3
     (tmp_path / "cache" / "vectors.f32").write_bytes(b"")
+    (tmp_path / "cache.tmp").mkdir()  # of a command that was killed
     assert read(tmp_path, "the 1 2\nof 3 5\n", vocab_size=1).vectors.tolist() == [[1, 2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "glove.txt"]
 
 
 def test_the_memory_mapped_form_lies_beside_the_file_or_where_it_can_be_written(tmp_path, monkeypatch):

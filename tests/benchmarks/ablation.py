@@ -1,13 +1,14 @@
 """What augmentation and each loss are worth: the chain of task distillation with and without them, several seeds each.
 
     python tests/benchmarks/ablation.py OUT_DIR --glue_dir DIR [--tasks sst-2 sts-b] [--seeds 42 43 44] [--jobs 2]
+        [--chains NAME...] [--intermediate_steps N] [--name ablation]
 
 For each task a real teacher (6 layers, width 384) is fine-tuned on all its rows. The student (3 layers, width 192, its
 embeddings started from the teacher's) sees so many rows of it, through the intermediate and the prediction stage, a
 fixed number of steps of 32 rows each; with augmentation the rows are enlarged beforehand, as published (of STS-B those
 of the intermediate stage alone). Judged on the evaluation split after the last step, so that nothing is chosen by it.
 Each job is a process of one thread. Killed and started again, it goes on; OUT_DIR keeps everything. The table goes to
-OUT_DIR/ablation.md and results/.
+OUT_DIR/NAME.md and results/.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ class Run(NamedTuple):
 class Work:
     """Everything that was and will be made, in one folder."""
 
-    def __init__(self, out: Path, glue_dir: Path, budget: Budget) -> None:
+    def __init__(self, out: Path, glue_dir: Path, budget: Budget, chains: Sequence[str]) -> None:
         self.out, self.glue_dir, self.budget = out, glue_dir, budget
+        self.variants = {number: variant for number, variant in enumerate(VARIANTS) if variant.name in chains}
         data = inputs.fetch_teacher(out)
         self.encoder = data / "teacher"
         self.masked_lm = inputs.make_masked_lm(out, data / "documents" / "bbc_news.txt", budget.masked_lm_steps)
@@ -121,14 +123,15 @@ class Work:
         models = ["--teacher_model", self.teacher(spec), "--data_dir", self.task(spec), "--seed", seed]
         enlarged = ["--aug_train"] if augmented else []
         name = "none" if intermediate is None else "-".join(intermediate).strip("-") or "all"
-        folder = self.out / "runs" / spec.name / f"seed-{seed}" / (name if augmented else "unaugmented")
+        runs = self.out / f"runs-{self.budget.intermediate_steps}"
+        folder = runs / spec.name / f"seed-{seed}" / (name if augmented else "unaugmented")
         if intermediate is not None:
             words = ["--student_model", student, *models, *enlarged, *intermediate]
             words += self._usual(spec, self.budget.intermediate_steps, 1e-3)
             self._train("task_distill", words, folder / "intermediate")
             student = folder / "intermediate"
         found = []
-        for number, variant in enumerate(VARIANTS):
+        for number, variant in self.variants.items():
             same = (variant.intermediate, variant.augmented) == (intermediate, augmented)
             if not same or variant.kind not in ("", "scores" if spec.is_regression else "labels"):
                 continue
@@ -173,7 +176,7 @@ def run_all(work: Work, tasks: Sequence[TaskSpec], seeds: Sequence[int], jobs: i
     """Run everything, so many chains at a time."""
     for seed in seeds:  # here, because two jobs would write them at once
         inputs.make_student(work.out, work.encoder, seed)
-    chains = list(dict.fromkeys((variant.intermediate, variant.augmented) for variant in VARIANTS))
+    chains = list(dict.fromkeys((variant.intermediate, variant.augmented) for variant in work.variants.values()))
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(work.prepare_task, tasks))
         places = [(spec, seed, *chain) for seed, spec, chain in product(seeds, tasks, chains)]
@@ -205,12 +208,12 @@ def table(runs: Sequence[Run], teachers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def write_results(folder: Path, text: str, runs: Sequence[Run]) -> None:
-    """Write ablation.md and ablation.csv, with what they depend on."""
+def write_results(folder: Path, name: str, text: str, runs: Sequence[Run]) -> None:
+    """Write the table and the scores, with what they depend on."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ablation.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     around = environment()
-    with (folder / "ablation.csv").open("w", newline="", encoding="utf-8") as handle:
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow([*Run._fields, *around])
         writer.writerows([*run[:3], f"{run.score:.6g}", *around.values()] for run in runs)
@@ -225,12 +228,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--tasks", nargs="+", choices=TASKS, default=["sst-2", "sts-b"])
     add("--seeds", type=int, nargs="+", default=[42, 43, 44])
     add("--jobs", type=int, default=os.cpu_count() or 1, help="chains at a time (default: one for each core)")
+    names = [variant.name for variant in VARIANTS]
+    add("--chains", nargs="+", choices=names, default=names, metavar="NAME", help=f"beside {WHOLE}; all: {names[1:]}")
+    add("--intermediate_steps", type=int, metavar="N", help=f"default: {USUAL.intermediate_steps}")
+    add("--name", default="ablation", help="of the table and the CSV (default: ablation)")
     add("--smoke", action="store_true", help="a few rows and steps, to see that it runs")
     add("--results", type=Path, default=RESULTS, help="folder of the table and the CSV")
     values = parser.parse_args(arguments)
     budget = SMOKE if values.smoke else USUAL
+    if values.intermediate_steps is not None:
+        budget = budget._replace(intermediate_steps=values.intermediate_steps)
     tasks = [TASKS[name] for name in values.tasks]
-    work = Work(values.out_dir.resolve(), values.glue_dir.resolve(), budget)
+    work = Work(values.out_dir.resolve(), values.glue_dir.resolve(), budget, [WHOLE, *values.chains])
     runs = run_all(work, tasks, values.seeds, values.jobs)
     teachers = {run.task: 0.0 for run in runs}
     for spec in tasks:
@@ -239,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = ", ".join(f"{name} {value}" for name, value in budget._asdict().items())
     head = f"Budget: {how}; batches of {BATCH_ROWS}. {', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
     text = head + table(runs, teachers)
-    write_results(work.out, text, runs)
-    write_results(values.results, text, runs)
+    write_results(work.out, values.name, text, runs)
+    write_results(values.results, values.name, text, runs)
     print(text)
 
 

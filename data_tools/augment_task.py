@@ -106,6 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec, folder = _task(options)
     rows = _read_rows(spec, folder)
     output = folder / augmented_file(spec.splits["train"].file)
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{output.parent}, where {output.name} belongs, cannot be written; copy the task's files elsewhere"
+        )
     vectors = None
     if options.glove_embs is not None:
         vectors = cache_directory(options.glove_embs, options.glove_vocab_size, output.parent)

@@ -88,7 +88,8 @@ class AugmentationFiles:
         return block_rows if identity == self._identity else None
 
     def write_block(self, block: AugmentedBlock) -> None:
-        """Keep a finished block."""
+        """Keep a finished block; raises DataError if another augmentation has taken the blocks' folder."""
+        self._require_own_blocks()
         lines = [json.dumps(block.counts), *block.lines]
         try:
             write_atomically(self.parts / f"{block.number}.part", "\n".join(lines) + "\n")
@@ -106,6 +107,7 @@ class AugmentationFiles:
 
     def finish(self, header: str | None, num_blocks: int) -> Counter[str]:
         """Put all blocks together, note what the output was made of, and remove the blocks; return the counts."""
+        self._require_own_blocks()
         try:
             return self._finish(header, num_blocks)
         except FileNotFoundError:
@@ -129,6 +131,15 @@ class AugmentationFiles:
         write_atomically(self._record, json.dumps(record, indent=2) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # another command with the same settings may write there just now
         return counts
+
+    def _require_own_blocks(self) -> None:
+        identity = self._work()[0]
+        if identity not in (None, self._identity):  # None: no blocks at all, see `_require_finished`
+            raise DataError(
+                f"another command with other settings ({'; '.join(_differences(self._identity, identity))}) has begun "
+                f"to augment {self.output} and has dropped the blocks of this one; run them one after the other, and "
+                "rename the output in between"
+            )
 
     def _require_finished(self) -> Counter[str]:
         """Return what another command counted that had the same settings, was faster and has removed the blocks."""

@@ -19,6 +19,7 @@ from tinybert_ds.data.tokenizer import load_tokenizer, special_ids
 from tinybert_ds.models.capture import CapturingEncoder, takes_token_types
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.probe import position_limit
 
 _BATCH_ROWS = 64
 
@@ -27,7 +28,7 @@ class TeacherJudge:
     """Gives the probabilities of the task's labels for rows.
 
     Args:
-        directory: of the fine-tuned teacher, with its tokeniser.
+        directory: of the fine-tuned teacher, with its tokeniser. Rows are cut to what it can read.
         spec: the task, a classification.
         lower_case: forced casing, or None.
         stated_labels: names of the teacher's outputs in its order, where its config says nothing.
@@ -55,7 +56,8 @@ class TeacherJudge:
         self._encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
         self._encoder.to(device=device, dtype=dtype)
         self._tokenizer = load_tokenizer(directory, lower_case)
-        self._max_seq_length = spec.max_seq_length
+        limit = position_limit(model)
+        self._max_seq_length = min(spec.max_seq_length, limit or spec.max_seq_length)
         self._device = device
 
     @torch.inference_mode()

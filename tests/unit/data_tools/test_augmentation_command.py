@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +11,6 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_tools import augment_rows, augment_task, augmentation_files
-from data_tools.augment_rows import AugmentedBlock
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.masked_words import MaskedWordModel
 from data_tools.ranks import Ranks, find_ranks
@@ -251,45 +248,10 @@ def test_a_run_killed_between_the_output_and_its_record_is_finished(models, glue
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
 
 
-def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path):
-    fast, slow = (AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1}) for _ in range(2))
-    blocks = [AugmentedBlock(number, [f"row {number}\t1"], Counter(rows=1)) for number in range(2)]
-    assert fast.begin(1) == slow.begin(1) == 1
-    slow.write_block(blocks[0])
-    for block in blocks:
-        fast.write_block(block)
-    assert fast.finish("sentence\tlabel", 2) == Counter(rows=2)
-    slow.write_block(blocks[1])
-    assert slow.unfinished_blocks(2) == []
-    assert slow.finish("sentence\tlabel", 2) == Counter(rows=2)
-    assert (tmp_path / "train_aug.tsv").read_text() == "sentence\tlabel\nrow 0\t1\nrow 1\t1\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train_aug.json", "train_aug.tsv"]
-    (tmp_path / "train_aug.json").unlink()
-    with pytest.raises(DataError, match="nothing says what it was made of"):
-        slow.write_block(blocks[1])
-
-
-def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path):
-    first = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
-    AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 0}).begin(4)
-    joined = []
-    second = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
-    thread = threading.Thread(target=lambda: joined.append(second.join()))
-    thread.start()
-    thread.join(timeout=0.5)
-    assert thread.is_alive()  # the blocks that are there belong to another augmentation
-    first.begin(8)
-    thread.join(timeout=10)
-    assert joined == [8]
-    first.finish("header", 0)
-    assert second.join() is None
-    assert second.unfinished_blocks(3) == []
-
-
-def teacher_judge(directory):
+def teacher_judge(directory, spec=TASKS["sst-2"]):
     return TeacherJudge(
         directory,
-        TASKS["sst-2"],
+        spec,
         lower_case=None,
         stated_labels=None,
         dtype=torch.float32,
@@ -328,6 +290,10 @@ def test_probabilities_are_those_of_the_teacher_in_the_order_of_the_tasks_labels
         with torch.no_grad():
             logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
         np.testing.assert_allclose(found, logits.softmax(-1).flip(0).numpy(), atol=1e-5)
+    long_texts = replace(TASKS["sst-2"], max_seq_length=100)  # of a model of 64 positions
+    expected = judge.probabilities((["film " * 62],))
+    found = teacher_judge(tmp_path / "teacher", long_texts).probabilities((["film " * 90],))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from tinybert_ds.files import fsync_directory, write_atomically
 _IDENTITY = "identity.json"
 _PART = re.compile(r"(\d+)\.part")
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 120.0
 
 
 class AugmentationFiles:
@@ -83,7 +85,11 @@ class AugmentationFiles:
         def settled() -> bool:
             return self._work()[0] == self._identity or (self._record.exists() and self.finished_counts() is not None)
 
-        wait_until(settled)
+        wait_until(
+            settled,
+            f"still waiting for rank 0 to begin in {self.parts}; all ranks need the same files and settings, and this "
+            "folder on a disk that all hosts share",
+        )
         identity, block_rows = self._work()
         return block_rows if identity == self._identity else None
 
@@ -153,9 +159,18 @@ class AugmentationFiles:
         return (None, 0) if content is None else (content["identity"], content["block_rows"])
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about."""
+def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
+    """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about.
+
+    Args:
+        condition: Looked at now and then.
+        reminder: What to say, once, when it takes long.
+    """
+    patience_ends = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
+        if reminder and time.monotonic() > patience_ends:
+            print(reminder, file=sys.stderr, flush=True)
+            reminder = ""
         time.sleep(_POLL_SECONDS)
 
 

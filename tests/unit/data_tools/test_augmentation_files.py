@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from data_tools import augmentation_files
 from data_tools.augment_rows import AugmentedBlock
 from data_tools.augmentation_files import AugmentationFiles
 from tinybert_ds.errors import DataError
@@ -39,7 +40,8 @@ def test_blocks_of_two_commands_with_different_settings_are_never_mixed(tmp_path
     assert second.unfinished_blocks(1) == [0]
 
 
-def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path):
+def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(augmentation_files, "_PATIENCE_SECONDS", 0.1)
     first = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
     AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 0}).begin(4)
     joined = []
@@ -48,6 +50,7 @@ def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path):
     thread.start()
     thread.join(timeout=0.5)
     assert thread.is_alive()  # the blocks that are there belong to another augmentation
+    assert capsys.readouterr().err.count("still waiting for rank 0 to begin in") == 1
     first.begin(8)
     thread.join(timeout=10)
     assert joined == [8]

@@ -40,7 +40,7 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same zip
 def test_splits(spec: TaskSpec, data_dir: Path) -> dict[str, str]:
     """Return the test splits of a task whose files are there -> file of the submission."""
     files = {split: file for (task, split), file in SUBMISSION_FILES.items() if task == spec.name}
-    return {split: file for split, file in files.items() if (data_dir / spec.splits[split].file).is_file()}
+    return {split: file for split, file in files.items() if spec.split_path(data_dir, split).is_file()}
 
 
 def read_index(spec: TaskSpec, data_dir: Path, split: str) -> list[str]:

@@ -97,7 +97,7 @@ def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     if split not in spec.splits:
         raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
     layout = spec.splits[split]
-    path = Path(data_dir) / layout.file
+    path = spec.split_path(data_dir, split)
     try:
         yield from _read_blocks(path, spec, layout)
     except OSError as error:
@@ -114,7 +114,7 @@ def require_file(spec: TaskSpec, data_dir: str | Path, split: str) -> Path:
     Raises:
         DataError: It is not there; says what is in its place.
     """
-    path = Path(data_dir) / spec.splits[split].file
+    path = spec.split_path(data_dir, split)
     if not path.is_file():
         next(read_table_in_blocks(spec, data_dir, split))  # says what is wrong
     return path

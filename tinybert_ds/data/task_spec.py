@@ -6,8 +6,10 @@ turns them into batches. Labels have names: a class id is a position in `label_n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
@@ -60,6 +62,10 @@ class TaskSpec:
     def is_pair(self) -> bool:
         """Whether a row has two texts."""
         return len(next(iter(self.splits.values())).texts) == 2
+
+    def split_path(self, data_dir: str | Path, split: str) -> Path:
+        """Return the path of a split's file; one beside the folder is found by the folder's name, if that is a link."""
+        return Path(os.path.normpath(Path(data_dir) / self.splits[split].file))
 
     def label_id(self, text: str) -> int | None:
         """Return the class id of a label as a file or a model spells it, or None when it is unknown."""

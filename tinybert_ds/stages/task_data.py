@@ -148,7 +148,7 @@ def load_task(
     }
     for split, encoded in rows.items():
         if encoded.skipped_rows:
-            path = Path(arguments.data_dir) / spec.splits[split].file
+            path = spec.split_path(arguments.data_dir, split)
             logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:

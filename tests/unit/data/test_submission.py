@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinybert_ds.data.submission import SUBMISSION_FILES, format_predictions, read_index, submission_zip
+from tinybert_ds.data.submission import test_splits as find_test_splits
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import DataError
 
@@ -41,6 +42,15 @@ def test_rows_are_known_by_the_index_of_their_file_or_by_their_number(tmp_path):
     (tmp_path / "test.tsv").write_text("id\tquestion1\tquestion2\n4\ta\tb\n\n4\tc\td\n")
     with pytest.raises(DataError, match=r"test.tsv, line 4, column 'id': '4' names a row above too"):
         read_index(TASKS["qqp"], tmp_path, "test")
+
+
+def test_the_diagnostic_set_is_beside_the_tasks_folder_also_when_that_is_a_link(tmp_path):
+    (tmp_path / "glue" / "diagnostic").mkdir(parents=True)
+    (tmp_path / "glue" / "diagnostic" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "glue" / "MNLI").symlink_to(tmp_path / "elsewhere")
+    found = find_test_splits(TASKS["mnli"], tmp_path / "glue" / "MNLI")
+    assert found == {"diagnostic": "AX.tsv"}
 
 
 def test_a_submission_holds_its_files_flat_and_is_the_same_every_time():

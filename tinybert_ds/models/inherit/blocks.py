@@ -6,7 +6,7 @@ the same order; a rank works on whole lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,17 +86,21 @@ class Blocks:
         """Return what `keep` got, on the device."""
         return torch.load(self._file(number, name), weights_only=True).to(self.device)
 
-    def sum(self, measure: Callable[[int], Sums]) -> Sums:
+    def sum(self, measure: Callable[[int], Sums], *, up_to_tokens: int | None = None) -> Sums:
         """Add up what `measure` returns for each block, over all ranks; call it on all of them.
 
         Args:
             measure: Takes the number of a block. It is called once for each block, on one rank.
+            up_to_tokens: Only the first blocks, with about so many tokens; None: all.
         """
-        size, lanes = self._exchange.size, min(LANES, len(self.batches))
+        count = len(self.batches)
+        if up_to_tokens is not None:
+            count = min(count, max(1, count * up_to_tokens // self.tokens))
+        size, lanes = self._exchange.size, min(LANES, count)
         total: Sums = {}
         for first in range(0, lanes, size):
             own = first + self._exchange.rank
-            mine = self._lane_sum(own, lanes, measure) if own < lanes else None
+            mine = self._lane_sum(range(own, count, lanes), measure) if own < lanes else None
             for lane in range(first, min(first + size, lanes)):
                 total = _add(total, self._exchange.broadcast(mine if lane == own else None, lane - first))
         return total
@@ -110,9 +114,9 @@ class Blocks:
         for place, tensor in enumerate(tensors):
             tensor.detach().copy_(first[str(place)])
 
-    def _lane_sum(self, lane: int, lanes: int, measure: Callable[[int], Sums]) -> Sums:
+    def _lane_sum(self, numbers: Iterable[int], measure: Callable[[int], Sums]) -> Sums:
         total: Sums = {}
-        for number in range(lane, len(self.batches), lanes):
+        for number in numbers:
             total = _add(total, measure(number))
             self._advance(1)
         return total

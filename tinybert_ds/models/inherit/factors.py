@@ -31,6 +31,18 @@ def leading_basis(moments: Tensor, width: int) -> Tensor:
     return basis * torch.where(basis.sum(dim=0) < 0, -1.0, 1.0)
 
 
+def away_from_the_mean(basis: Tensor) -> Tensor:
+    """Turn a basis (H, h), without leaving its span, so that its last direction becomes the mean of the coordinates.
+
+    A LayerNorm takes the mean of the coordinates out of every state: it shall be the direction that matters least.
+    """
+    width = basis.shape[1]
+    mirror = torch.full((width,), -(width**-0.5), dtype=basis.dtype, device=basis.device)
+    mirror[-1] += 1  # Householder's reflection of the last axis onto (1, ..., 1) / √h
+    length = mirror.square().sum()
+    return basis if length == 0 else basis - torch.outer(basis @ mirror, mirror) * (2 / length)
+
+
 def score_factors(query_moments: Tensor, key_moments: Tensor, size: int) -> Factors:
     """Return P, K (D, R) so that (q · P) · (k · K) / √R is the best guess of rank R at q · k / √D.
 

@@ -1,31 +1,24 @@
-"""The student's layers one after the other, each fitted on what the student's own layers before it make of the text.
+"""One layer of the student after the other, each fitted on what the student's own layers before it make of the text.
 
 T real tokens of a block, H hidden size of the teacher, h of the student, A heads, D head size, I intermediate size.
+A student's layer stands for a group of consecutive layers of the teacher: queries, keys, values and neurons are those
+of the group's last layer, the state after it is the group's last state.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from tinybert_ds.models.inherit import factors
 from tinybert_ds.models.inherit.blocks import Blocks
-from tinybert_ds.models.inherit.layers import (
-    EncoderLayer,
-    attend,
-    embed,
-    encoder_layers,
-    first_state,
-    run_attention,
-    run_forward,
-    run_layer,
-)
+from tinybert_ds.models.inherit.factors import choose_heads, choose_neurons, score_factors, value_factors
+from tinybert_ds.models.inherit.layers import EncoderLayer, attend, run_attention, run_forward, run_layer
 from tinybert_ds.models.inherit.sums import (
+    LinearMap,
     Regression,
     Sums,
     explained,
@@ -34,269 +27,233 @@ from tinybert_ds.models.inherit.sums import (
     read_linear,
     regression_sums,
     solve,
+    with_one,
     write_linear,
 )
 
-V = dict(w.split("=") for w in os.environ.get("VAR", "").split(",") if w)
-
-
-@dataclass
-class LayerReport:
-    name: str
-    values: dict[str, float] = field(default_factory=dict)
+_STATES = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
-class Pair:
-    teacher: PreTrainedModel
+class Task:
+    """What the fits of all layers read."""
+
     teacher_layers: list[EncoderLayer]
-    student: PreTrainedModel
     student_layers: list[EncoderLayer]
     layer_map: tuple[int, ...]
+    blocks: Blocks
+    basis: Tensor  # (H, h) of the student's coordinates
     ridge: float
-    copied: bool
 
-    def block(self, layer):
+    @property
+    def copied(self) -> bool:
+        """Whether the fits start from copied layers."""
+        return self.basis.shape[0] == self.basis.shape[1]
+
+    def group(self, layer: int) -> list[EncoderLayer]:
+        """The teacher's layers that a layer of the student stands for."""
         return self.teacher_layers[self.layer_map[layer] : self.layer_map[layer + 1]]
 
+    def parts(self, layer: int) -> tuple[EncoderLayer, EncoderLayer]:
+        """The last layer of that group and the student's own layer."""
+        return self.group(layer)[-1], self.student_layers[layer]
 
-@torch.no_grad()
-def basis_of(pair: Pair, blocks: Blocks) -> Tensor:
-    wanted = set(pair.layer_map)
+    def seen(self, states: Tensor) -> Tensor:
+        """The teacher's states (T, H) in the student's coordinates, float64 (T, h)."""
+        return states.double() @ self.basis
 
-    def measure(number: int) -> Sums:
-        mask = blocks.mask(number)
-        state = first_state(pair.teacher, embed(pair.teacher, blocks.batch(number)))
-        blocks.keep(number, "teacher", state)
-        sums = {}
-        for depth in range(pair.layer_map[-1] + 1):
-            if depth:
-                state = run_layer(pair.teacher_layers[depth - 1], state, mask)
-            if depth in wanted:
-                wide = state.double()
-                sums[f"{depth}"] = wide.T @ wide
-                if "centre" in V:
-                    sums[f"m{depth}"] = wide.sum(0)
-        return sums
-
-    sums = blocks.sum(measure)
-    parts = []
-    for k in sorted(wanted):
-        S = sums[str(k)]
-        if "centre" in V:
-            m = sums[f"m{k}"]
-            S = S - torch.outer(m, m) / blocks.tokens
-        parts.append(S / S.trace())
-    moments = torch.stack(parts).sum(0)
-    width = pair.student.config.hidden_size
-    if width == pair.teacher.config.hidden_size:
-        return torch.eye(width, dtype=torch.float64)
-    return factors.leading_basis(moments, width)
+    def prior(self, linear: nn.Linear) -> LinearMap | None:
+        """What a fit keeps to: at equal widths the weights that were copied from the teacher."""
+        return read_linear(linear) if self.copied else None
 
 
-@torch.no_grad()
-def fit_embeddings(pair: Pair, blocks: Blocks, basis: Tensor, teacher_first_basis=None) -> None:
-    t, s = pair.teacher.base_model.embeddings, pair.student.base_model.embeddings
-    g = t.LayerNorm.weight.double()
-    for n in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-        table = getattr(t, n).weight.double()
-        if "embgain" in V:
-            table = (table - table.mean(1, keepdim=True)) * g
-        getattr(s, n).weight.copy_(table @ basis)
-    s.LayerNorm.weight.fill_(1)
-    s.LayerNorm.bias.fill_(0)
+class LayerReport(NamedTuple):
+    """What a layer of the student explains of the teacher's variance, and which of its heads it has."""
 
-    def measure(number):
-        n = embed(pair.student, blocks.batch(number))
-        y = blocks.kept(number, "teacher").double() @ basis
-        return norm_sums(n, y, 0.0)
-
-    sums = blocks.sum(measure)
-    print("embeddings explain", fit_norm(s.LayerNorm, sums, blocks.tokens))
-
-    def start(number):
-        blocks.keep(number, "student", embed(pair.student, blocks.batch(number)))
-        return {}
-
-    blocks.sum(start)
+    attention: float  # of the state after the attention, in the student's coordinates
+    neurons: float  # of the chosen neurons' inputs
+    state: float  # of the state after the layer, in the student's coordinates
+    heads: tuple[int, ...]
 
 
-@torch.no_grad()
-def fit_attention_inputs(pair: Pair, layer: int, blocks: Blocks, basis: Tensor):
-    *lower, last = pair.block(layer)
-    own = pair.student_layers[layer]
-    heads = last.num_heads
+def fit_layer(task: Task, layer: int, group_sums: Sums) -> LayerReport:
+    """Fit a layer of the student; the states that go into it are kept by then.
+
+    Args:
+        task: The models and the text.
+        layer: From 0.
+        group_sums: Of `group_sums` for this layer.
+    """
+    heads = _fit_attention_inputs(task, layer, group_sums)
+    attention = _fit_attention_output(task, layer)
+    neurons = _fit_neurons(task, layer, group_sums["activity"])
+    state = _fit_output(task, layer)
+    return LayerReport(attention, neurons, state, heads)
+
+
+def group_sums(task: Task, layer: int) -> Sums:
+    """Run the teacher through the group of a layer, keep its states, and sum up what the layer is fitted from.
+
+    Before that the student's states are taken through its layer before this one.
+    """
+    *lower, last = task.group(layer)
+    blocks = task.blocks
 
     def measure(number: int) -> Sums:
-        mask = blocks.mask(number)
-        state = blocks.kept(number, "teacher")
-        student = advance(pair, layer, number, blocks)
-        sums = {f"state_{k}": v for k, v in regression_sums(student, state).items()}
-        pooled_act = []
+        mask, teacher = blocks.mask(number), blocks.kept(number, "teacher")
+        student = advance(task, layer, number)
+        sums = state_sums(student, teacher)
         for one in lower:
-            attended = run_attention(one, state, mask)
-            forward = run_forward(one, attended.state)
-            pooled_act.append(forward.activated.float().square().mean(0).double())
-            state = forward.state
-        attention = run_attention(last, state, mask)
-        x = sums["state_xx"]
+            teacher = run_layer(one, teacher, mask)
+        attention = run_attention(last, teacher, mask)
         forward = run_forward(last, attention.state)
         blocks.keep(number, "attention_total", attention.total)
         blocks.keep(number, "output_total", forward.total)
         blocks.keep(number, "teacher", forward.state)
-        from tinybert_ds.models.inherit.sums import with_one
+        features = with_one(student)
+        for name in (*_STATES, "context"):
+            states = getattr(attention, name).double()
+            by_head = states.unflatten(1, (last.num_heads, -1))
+            sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", by_head, by_head)
+            if name in _STATES:
+                sums[name] = features.T @ states
+        return {**sums, "activity": forward.activated.double().square().sum(0)}
 
-        x1 = with_one(student)
-        for name in ("query", "key", "value", "context"):
-            z = getattr(attention, name).double()
-            if name != "context":
-                sums[name] = x1.T @ z
-            zh = z.unflatten(1, (heads, -1))
-            sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", zh, zh)
-        sums["activity"] = forward.activated.double().square().sum(0)
-        return sums
-
-    sums = blocks.sum(measure)
-    state_map = solve(Regression(*(sums[f"state_{k}"] for k in ("xx", "xy", "yy"))), ridge=pair.ridge)
-    proj = (state_map, explained(Regression(*(sums[f"state_{k}"] for k in ("xx", "xy", "yy"))), state_map))
-    xx = sums["state_xx"]
-    moments = {n: sums[f"{n}_moments"] / blocks.tokens for n in ("query", "key", "value", "context")}
-    out = (last.attention_output.weight.double().T.unflatten(0, (heads, -1))) @ basis  # A, D, h
-    contributions = torch.einsum("aij,aio,ajo->a", moments["context"], out, out)
-    chosen = factors.choose_heads(contributions, own.num_heads)
-    r = own.head_dim
-    P = {"query": [], "key": [], "value": []}
-    for head, turn in chosen:
-        f = factors.score_factors(moments["query"][head], moments["key"][head], r)
-        P["query"].append(f.left)
-        P["key"].append(f.right)
-        P["value"].append(
-            factors.value_factors(moments["context" if "ctxv" in V else "value"][head], out[head], r, skipped=turn * r)
-        )
-    for name, linear in (("query", own.query), ("key", own.key), ("value", own.value)):
-        xy = sums[name].unflatten(1, (heads, -1))
-        xy = torch.cat([xy[:, head] @ p for (head, _), p in zip(chosen, P[name], strict=True)], 1)
-        prior = None
-        if pair.copied:
-            prior = read_linear(linear)
-        write_linear(linear, solve(Regression(xx, xy, xy[0]), ridge=pair.ridge, prior=prior))
-    activity = sums["activity"] / blocks.tokens
-    importance = activity * (basis.T @ last.output.weight.double()).square().sum(0)
-    return proj, importance
+    return blocks.sum(measure)
 
 
-def advance(pair: Pair, layer: int, number: int, blocks: Blocks) -> Tensor:
-    """Student state that goes into `layer`, kept."""
-    state = blocks.kept(number, "student")
+def advance(task: Task, layer: int, number: int) -> Tensor:
+    """Return the student's states (T, h) that go into a layer and keep them in the place of those before."""
+    state = task.blocks.kept(number, "student")
     if layer:
-        state = run_layer(pair.student_layers[layer - 1], state, blocks.mask(number))
-        blocks.keep(number, "student", state)
+        state = run_layer(task.student_layers[layer - 1], state, task.blocks.mask(number))
+        task.blocks.keep(number, "student", state)
     return state
 
 
-def weigh(total):
-    return 1 / total.float().var(1, unbiased=False).clamp_min(1e-12)
+def state_sums(student: Tensor, teacher: Tensor) -> Sums:
+    """Return the sums of the regression from the student's states to the teacher's: the projection of a state."""
+    return {f"state_{name}": value for name, value in regression_sums(student, teacher).items()}
 
 
-@torch.no_grad()
-def fit_attention_output(pair: Pair, layer: int, blocks: Blocks, basis: Tensor):
-    last, own = pair.block(layer)[-1], pair.student_layers[layer]
-    mode = V.get("att", "state")
-
-    def context(number):
-        x = blocks.kept(number, "student")
-        return x, attend(own.query(x), own.key(x), own.value(x), blocks.mask(number), own.num_heads)
-
-    def measure(number):
-        x, c = context(number)
-        total = blocks.kept(number, "attention_total")
-        y = total if mode != "state" else last.attention_norm(total)
-        return regression_sums(c, y.double() @ basis - x.double(), weigh(total) if mode == "weighted" else None)
-
-    sums = Regression(**blocks.sum(measure))
-    fitted = solve(sums, ridge=pair.ridge, prior=read_linear(own.attention_output) if pair.copied else None)
-    write_linear(own.attention_output, fitted)
-
-    def norm(number):
-        x, c = context(number)
-        y = last.attention_norm(blocks.kept(number, "attention_total")).double() @ basis
-        return norm_sums(x + own.attention_output(c), y, own.attention_norm.eps)
-
-    return fit_norm(own.attention_norm, blocks.sum(norm), blocks.tokens), explained(sums, fitted)
+def fit_projection(task: Task, sums: Sums) -> tuple[LinearMap, float]:
+    """Return the projection of a state from the sums of `state_sums`, and the share of variance that it explains."""
+    regression = Regression(*(sums[f"state_{name}"] for name in Regression._fields))
+    prior = LinearMap(task.basis, torch.zeros_like(task.basis[0])) if task.copied else None
+    fitted = solve(regression, ridge=task.ridge, prior=prior)
+    return fitted, explained(regression, fitted)
 
 
-@torch.no_grad()
-def fit_forward(pair: Pair, layer: int, blocks: Blocks, basis: Tensor, importance):
-    last, own = pair.block(layer)[-1], pair.student_layers[layer]
-    mode = V.get("ffn", "state")
-    size = own.intermediate.out_features
-    chosen = factors.choose_neurons(importance, size)
-    w1, b1 = last.intermediate.weight[chosen], last.intermediate.bias[chosen]
-
-    def attended(number):
-        return run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
-
-    def neurons(number):
-        y = attended(number)
-        t = last.attention_norm(blocks.kept(number, "attention_total"))
-        return regression_sums(y, torch.nn.functional.linear(t, w1, b1))
-
-    sums = Regression(**blocks.sum(neurons))
-    prior = None
-    if pair.copied:
-        prior = read_linear(own.intermediate)
-    fitted = solve(sums, ridge=pair.ridge, prior=prior)
-    neur = explained(sums, fitted)
-    pad = size - len(chosen)
-    if pad:
-        fitted = type(fitted)(torch.nn.functional.pad(fitted.weight, (0, pad)), torch.nn.functional.pad(fitted.bias, (0, pad)))
-    write_linear(own.intermediate, fitted)
-
-    def outputs(number):
-        y = attended(number)
-        total = blocks.kept(number, "output_total")
-        tgt = last.output_norm(total) if mode == "state" else total
-        return regression_sums(
-            own.activation(own.intermediate(y)), tgt.double() @ basis - y.double(), weigh(total) if mode == "weighted" else None
-        )
-
-    sums = Regression(**blocks.sum(outputs))
-    fitted = solve(sums, ridge=pair.ridge, prior=read_linear(own.output) if pair.copied else None)
-    write_linear(own.output, fitted)
-
-    def norm(number):
-        forward = run_forward(own, attended(number))
-        return norm_sums(forward.total, blocks.kept(number, "teacher").double() @ basis, own.output_norm.eps)
-
-    return fit_norm(own.output_norm, blocks.sum(norm), blocks.tokens), neur
+def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]:
+    """Fit queries, keys and values to low-rank factors of the teacher's; return the teacher's head of each head."""
+    last, own = task.parts(layer)
+    moments = {name: sums[f"{name}_moments"] / task.blocks.tokens for name in (*_STATES, "context")}
+    outgoing = last.attention_output.weight.double().T.unflatten(0, (last.num_heads, -1)) @ task.basis  # (A, D, h)
+    contributions = torch.einsum("aij,aih,ajh->a", moments["context"], outgoing, outgoing)
+    chosen = choose_heads(contributions, own.num_heads)
+    columns: dict[str, list[Tensor]] = {name: [] for name in _STATES}
+    for head, turn in chosen:
+        scores = score_factors(moments["query"][head], moments["key"][head], own.head_dim)
+        skipped = turn * own.head_dim
+        value = value_factors(moments["value"][head], outgoing[head], own.head_dim, skipped=skipped)
+        for name, factor in zip(_STATES, (*scores, value), strict=True):
+            columns[name].append(sums[name].unflatten(1, (last.num_heads, -1))[:, head] @ factor)
+    for name, products in columns.items():
+        linear = getattr(own, name)
+        xy = torch.cat(products, dim=1)
+        regression = Regression(sums["state_xx"], xy, torch.zeros_like(xy[0]))
+        write_linear(linear, solve(regression, ridge=task.ridge, prior=task.prior(linear)))
+        task.blocks.agree(list(linear.parameters()))
+    return tuple(head for head, _ in chosen)
 
 
-@torch.no_grad()
-def inherit(teacher, student, layer_map, blocks: Blocks, ridge=1e-5, B=None):
-    import time
-    copied = teacher.config.hidden_size == student.config.hidden_size
-    pair = Pair(teacher, encoder_layers(teacher), student, encoder_layers(student), layer_map, ridge, copied)
-    t0 = time.time()
-    basis = basis_of(pair, blocks)
-    print("basis", round(time.time() - t0, 1))
-    fit_embeddings(pair, blocks, basis)
-    projections = []
-    for layer in range(len(layer_map) - 1):
-        if copied:
-            for a in ("query", "key", "value", "attention_output", "attention_norm", "intermediate", "output", "output_norm"):
-                getattr(pair.student_layers[layer], a).load_state_dict(getattr(pair.block(layer)[-1], a).state_dict())
-        p, importance = fit_attention_inputs(pair, layer, blocks, basis)
-        t1=time.time()
-        projections.append(p[0])
-        a = fit_attention_output(pair, layer, blocks, basis)
-        f = fit_forward(pair, layer, blocks, basis, importance)
-        print(f"state {layer} projected {p[1]:.4f}; layer {layer + 1}: attended {a[0]:.4f} ctx {a[1]:.4f} neurons {f[1]:.4f} state {f[0]:.4f}", round(time.time() - t0, 1), 's', round(time.time()-t1,1), flush=True)
+def _fit_attention_output(task: Task, layer: int) -> float:
+    """Fit the output matrix and the LayerNorm behind it; return the share of variance explained."""
+    last, own = task.parts(layer)
+    blocks = task.blocks
 
-    def last(number):
-        return regression_sums(advance(pair, len(layer_map) - 1, number, blocks), blocks.kept(number, "teacher"))
+    def totals(number: int) -> Sums:
+        state = blocks.kept(number, "student")
+        query, key, value = own.query(state), own.key(state), own.value(state)
+        context = attend(query, key, value, blocks.mask(number), own.num_heads)
+        target = blocks.kept(number, "attention_total")
+        return regression_sums(context, task.seen(target) - state, _certainty(target))
 
-    sums = Regression(**blocks.sum(last))
-    m = solve(sums, ridge=ridge)
-    projections.append(m)
-    print(f"last state projected {explained(sums, m):.4f}", round(time.time() - t0, 1))
-    return projections
+    regression = Regression(**blocks.sum(totals))
+    write_linear(own.attention_output, solve(regression, ridge=task.ridge, prior=task.prior(own.attention_output)))
+    blocks.agree(list(own.attention_output.parameters()))
+    _reset(own.attention_norm)
+
+    def states(number: int) -> Sums:
+        normalised = run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
+        return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
+
+    return _fit_norm(task, own.attention_norm, blocks.sum(states))
+
+
+def _fit_neurons(task: Task, layer: int, activity: Tensor) -> float:
+    """Fit the inputs of the neurons that matter most; return the share of their variance explained."""
+    last, own = task.parts(layer)
+    blocks, size = task.blocks, own.intermediate.out_features
+    outgoing = (task.basis.T @ last.output.weight.double()).square().sum(0)
+    chosen = choose_neurons(activity * outgoing, size)
+    weight, bias = last.intermediate.weight[chosen], last.intermediate.bias[chosen]
+
+    def inputs(number: int) -> Sums:
+        attended = last.attention_norm(blocks.kept(number, "attention_total"))
+        return regression_sums(_attended(task, layer, number), F.linear(attended, weight, bias))
+
+    regression = Regression(**blocks.sum(inputs))
+    prior = task.prior(own.intermediate)
+    if prior is not None:
+        prior = LinearMap(prior.weight[:, : len(chosen)], prior.bias[: len(chosen)])
+    fitted = solve(regression, ridge=task.ridge, prior=prior)
+    spare = (0, size - len(chosen))  # neurons that the teacher does not have stay at 0
+    write_linear(own.intermediate, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
+    blocks.agree(list(own.intermediate.parameters()))
+    return explained(regression, fitted)
+
+
+def _fit_output(task: Task, layer: int) -> float:
+    """Fit what the neurons put out and the LayerNorm behind it; return the share of variance explained."""
+    _, own = task.parts(layer)
+    blocks = task.blocks
+
+    def totals(number: int) -> Sums:
+        attended = _attended(task, layer, number)
+        target = blocks.kept(number, "output_total")
+        activated = own.activation(own.intermediate(attended))
+        return regression_sums(activated, task.seen(target) - attended, _certainty(target))
+
+    regression = Regression(**blocks.sum(totals))
+    write_linear(own.output, solve(regression, ridge=task.ridge, prior=task.prior(own.output)))
+    blocks.agree(list(own.output.parameters()))
+    _reset(own.output_norm)
+
+    def states(number: int) -> Sums:
+        normalised = run_forward(own, _attended(task, layer, number)).state
+        return norm_sums(normalised, task.seen(blocks.kept(number, "teacher")))
+
+    return _fit_norm(task, own.output_norm, blocks.sum(states))
+
+
+def _attended(task: Task, layer: int, number: int) -> Tensor:
+    """The student's states (T, h) after the attention of a layer."""
+    own = task.student_layers[layer]
+    return run_attention(own, task.blocks.kept(number, "student"), task.blocks.mask(number)).state
+
+
+def _certainty(total: Tensor) -> Tensor:
+    """How much a token (T,) counts before a LayerNorm, which divides what it is off by the token's own deviation."""
+    return 1 / total.float().var(dim=1, unbiased=False).clamp_min(1e-12)
+
+
+def _reset(norm: nn.LayerNorm) -> None:
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+
+
+def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums) -> float:
+    share = fit_norm(norm, sums, task.blocks.tokens)
+    task.blocks.agree(list(norm.parameters()))
+    return share

@@ -245,3 +245,23 @@ def _by_row(states: Tensor, mask: Tensor, num_heads: int) -> Tensor:
 def _attribute(module: nn.Module, path: str) -> Any:
     parent, _, name = path.rpartition(".")
     return getattr(module.get_submodule(parent), name)
+
+
+class Tables(NamedTuple):
+    """The embedding tables of a model; writing to them changes it."""
+
+    words: Tensor  # (V, E)
+    positions: Tensor  # (positions, E)
+    first_position: int  # row of the first token of a text
+    types: Tensor | None  # (token types, E)
+
+
+def tables(model: PreTrainedModel) -> Tables:
+    """Return a model's embedding tables. RoBERTa counts positions from behind its padding's number."""
+    embeddings: Any = model.base_model.embeddings
+    positions = embeddings.position_embeddings
+    first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+    types = getattr(embeddings, "token_type_embeddings", None)
+    weights = embeddings.word_embeddings.weight, positions.weight, None if types is None else types.weight
+    words, rows, kinds = (None if weight is None else weight.detach() for weight in weights)
+    return Tables(words, rows, first, kinds)

@@ -82,15 +82,15 @@ def explained(sums: Regression, fitted: LinearMap) -> float:
     return float(1 - squared / total) if total > 0 else 1.0
 
 
-def norm_sums(total: Tensor, targets: Tensor, eps: float) -> Sums:
-    """Return what the gain and bias of a LayerNorm are fitted from: sums over one block of (T, H), (T, H)."""
-    x, y = normalise(total, eps).double(), targets.double()
+def norm_sums(normalised: Tensor, targets: Tensor) -> Sums:
+    """Return what the gain and bias of a LayerNorm are fitted from: sums over one block.
+
+    Args:
+        normalised: (T, H) before any gain and bias.
+        targets: (T, H).
+    """
+    x, y = normalised.double(), targets.double()
     return {"n": x.sum(0), "nn": x.square().sum(0), "ny": (x * y).sum(0), "y": y.sum(0), "yy": y.square().sum(0)}
-
-
-def normalise(total: Tensor, eps: float) -> Tensor:
-    """Return what a LayerNorm makes before its gain and bias."""
-    return nn.functional.layer_norm(total, total.shape[-1:], eps=eps)
 
 
 def fit_norm(norm: nn.LayerNorm, sums: Sums, count: int) -> float:

@@ -34,8 +34,8 @@ def _size_problems(teacher: Any, student: Any) -> list[str]:
     found = []
     if student.hidden_size > teacher.hidden_size:
         found.append(
-            f"the student's hidden_size {student.hidden_size} is larger than the teacher's {teacher.hidden_size}, which "
-            "has no more to give; take a narrower student, or start it from random weights"
+            f"the student's hidden_size {student.hidden_size} is larger than the teacher's {teacher.hidden_size}, "
+            "which has no more to give; take a narrower student, or start it from random weights"
         )
     if _activation(student) != _activation(teacher):
         found.append(
@@ -59,7 +59,7 @@ def _embedding_problems(teacher: Any, student: Any) -> list[str]:
             f"the {who[0]} a linear layer between its embeddings and its hidden states, the {who[1]}: give both or "
             'neither an "embedding_size" of their own, or start from random weights'
         ]
-    if student_size > teacher_size:
+    if factorised and student_size > teacher_size:
         return [
             f"the student's embedding_size {student_size} is larger than the teacher's {teacher_size}; lower it in the "
             "student's config.json"

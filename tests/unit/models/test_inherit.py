@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support.models import random_batch, tiny_config, tiny_model
 
+from tests.support.models import random_batch, tiny_config, tiny_model
 from tinybert_ds.errors import ConfigError, ModelError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.inherit import inherit
@@ -74,24 +74,24 @@ def test_a_student_of_its_teachers_shape_reproduces_it_with_its_head(model_type,
 def doubled(narrow):
     """Return a teacher of twice the width whose states are those of a narrow model twice over: [x, x]."""
     wide = tiny_model(hidden_size=2 * narrow.config.hidden_size, intermediate_size=narrow.config.intermediate_size)
-    target, heads = wide.state_dict(), narrow.config.num_attention_heads
+    target = wide.state_dict()
     for name, value in narrow.state_dict().items():
-        if not value.is_floating_point() or "pooler" in name:
-            continue
-        if ".self." in name:  # heads twice as large, the new half of each 0; √2 for the larger root of their size
-            factor = 2**0.5 if "query" in name else 1.0
-            by_head = factor * value.unflatten(0, (heads, -1))
-            value = torch.cat([by_head, torch.zeros_like(by_head)], 1).flatten(0, 1)
-            value = value if value.dim() == 1 else torch.cat([value, value], 1) / 2
-        elif "attention.output.dense.weight" in name:
-            by_head = value.unflatten(1, (heads, -1))
-            value = torch.cat([by_head, torch.zeros_like(by_head)], 2).flatten(1, 2).repeat(2, 1)
-        elif "intermediate.dense.weight" in name:
-            value = torch.cat([value, value], 1) / 2
-        elif "intermediate" not in name:
-            value = torch.cat([value, value], -1 if "embeddings" in name and value.dim() == 2 else 0)
-        target[name].copy_(value)
+        if value.is_floating_point() and "pooler" not in name:
+            target[name].copy_(_doubled(name, value, narrow.config.num_attention_heads))
     return wide
+
+
+def _doubled(name, value, heads):
+    if ".self." in name:  # heads twice as large, the new half of each 0; √2 for the larger root of their size
+        by_head = value.unflatten(0, (heads, -1)) * (2**0.5 if "query" in name else 1.0)
+        rows = torch.cat([by_head, torch.zeros_like(by_head)], 1).flatten(0, 1)
+        return rows if rows.dim() == 1 else torch.cat([rows, rows], 1) / 2
+    if "attention.output.dense.weight" in name:
+        by_head = value.unflatten(1, (heads, -1))
+        return torch.cat([by_head, torch.zeros_like(by_head)], 2).flatten(1, 2).repeat(2, 1)
+    if "intermediate.dense" in name:
+        return value if value.dim() == 1 else torch.cat([value, value], 1) / 2
+    return torch.cat([value, value], -1 if "embeddings" in name and value.dim() == 2 else 0)
 
 
 def test_a_teacher_whose_states_live_in_a_subspace_is_reproduced_by_a_student_of_its_dimension(tmp_path):

@@ -12,7 +12,7 @@ from tests.support.models import random_batch, tiny_model
 from tinybert_ds.models.inherit import inherit
 from tinybert_ds.models.inherit.blocks import LANES, Alone, Blocks
 
-VALUES = [1 / (3 + number**3) for number in range(40)]  # whose sum depends on its order
+VALUES = [10.0 ** (number % 7) / (number + 3) for number in range(40)]  # whose sum depends on its order
 
 
 class Rank:

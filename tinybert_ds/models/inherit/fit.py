@@ -18,6 +18,7 @@ from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.factors import choose_heads, choose_neurons, score_factors, value_factors
 from tinybert_ds.models.inherit.layers import EncoderLayer, attend, run_attention, run_forward, run_layer
 from tinybert_ds.models.inherit.sums import (
+    NORM_TOKENS,
     LinearMap,
     Regression,
     Sums,
@@ -59,8 +60,8 @@ class Task:
         return self.group(layer)[-1], self.student_layers[layer]
 
     def seen(self, states: Tensor) -> Tensor:
-        """The teacher's states (T, H) in the student's coordinates, float64 (T, h)."""
-        return states.double() @ self.basis
+        """The teacher's states (T, H) in the student's coordinates, float32 (T, h)."""
+        return states.float() @ self.basis.float()
 
     def prior(self, linear: nn.Linear) -> LinearMap | None:
         """What a fit keeps to: at equal widths the weights that were copied from the teacher."""
@@ -110,14 +111,11 @@ def group_sums(task: Task, layer: int) -> Sums:
         blocks.keep(number, "attention_total", attention.total)
         blocks.keep(number, "output_total", forward.total)
         blocks.keep(number, "teacher", forward.state)
-        features = with_one(student)
+        sums["products"] = with_one(student).T @ with_one(teacher)
         for name in (*_STATES, "context"):
-            states = getattr(attention, name).double()
-            by_head = states.unflatten(1, (last.num_heads, -1))
+            by_head = getattr(attention, name).double().unflatten(1, (last.num_heads, -1))
             sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", by_head, by_head)
-            if name in _STATES:
-                sums[name] = features.T @ states
-        return {**sums, "activity": forward.activated.double().square().sum(0)}
+        return {**sums, "activity": forward.activated.float().square().sum(0).double()}
 
     return blocks.sum(measure)
 
@@ -152,12 +150,13 @@ def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]
     contributions = torch.einsum("aij,aih,ajh->a", moments["context"], outgoing, outgoing)
     chosen = choose_heads(contributions, own.num_heads)
     columns: dict[str, list[Tensor]] = {name: [] for name in _STATES}
+    by_head = {name: _products_with(getattr(last, name), sums["products"], last.num_heads) for name in _STATES}
     for head, turn in chosen:
         scores = score_factors(moments["query"][head], moments["key"][head], own.head_dim)
         skipped = turn * own.head_dim
         value = value_factors(moments["value"][head], outgoing[head], own.head_dim, skipped=skipped)
         for name, factor in zip(_STATES, (*scores, value), strict=True):
-            columns[name].append(sums[name].unflatten(1, (last.num_heads, -1))[:, head] @ factor)
+            columns[name].append(by_head[name][:, head] @ factor)
     for name, products in columns.items():
         linear = getattr(own, name)
         xy = torch.cat(products, dim=1)
@@ -165,6 +164,16 @@ def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]
         write_linear(linear, solve(regression, ridge=task.ridge, prior=task.prior(linear)))
         task.blocks.agree(list(linear.parameters()))
     return tuple(head for head, _ in chosen)
+
+
+def _products_with(linear: nn.Linear, products: Tensor, num_heads: int) -> Tensor:
+    """Return the products (P + 1, A, D) of features with what a linear layer makes of states.
+
+    Args:
+        products: (P + 1, H + 1) of the features with the states; a constant 1 stands behind both.
+    """
+    made = read_linear(linear)
+    return (products @ torch.cat([made.weight, made.bias[None]])).unflatten(1, (num_heads, -1))
 
 
 def _fit_attention_output(task: Task, layer: int) -> float:
@@ -188,7 +197,7 @@ def _fit_attention_output(task: Task, layer: int) -> float:
         normalised = run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
         return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
 
-    return _fit_norm(task, own.attention_norm, blocks.sum(states))
+    return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
 
 
 def _fit_neurons(task: Task, layer: int, activity: Tensor) -> float:
@@ -234,7 +243,7 @@ def _fit_output(task: Task, layer: int) -> float:
         normalised = run_forward(own, _attended(task, layer, number)).state
         return norm_sums(normalised, task.seen(blocks.kept(number, "teacher")))
 
-    return _fit_norm(task, own.output_norm, blocks.sum(states))
+    return _fit_norm(task, own.output_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
 
 
 def _attended(task: Task, layer: int, number: int) -> Tensor:
@@ -254,6 +263,6 @@ def _reset(norm: nn.LayerNorm) -> None:
 
 
 def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums) -> float:
-    share = fit_norm(norm, sums, task.blocks.tokens)
+    share = fit_norm(norm, sums)
     task.blocks.agree(list(norm.parameters()))
     return share

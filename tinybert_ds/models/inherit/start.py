@@ -22,6 +22,7 @@ from tinybert_ds.models.inherit.layers import (
     tables,
 )
 from tinybert_ds.models.inherit.sums import (
+    NORM_TOKENS,
     Regression,
     Sums,
     fit_norm,
@@ -82,7 +83,7 @@ def start_embeddings(
         batch = blocks.batch(number)
         return norm_sums(embed(student, batch), embed(teacher, batch).double() @ inner)
 
-    fit_norm(norm, blocks.sum(normalised), blocks.tokens)
+    fit_norm(norm, blocks.sum(normalised, up_to_tokens=NORM_TOKENS))
     if projection is not None:
 
         def projected(number: int) -> Sums:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+NORM_TOKENS = 1 << 15
+"""Enough for the gain and the bias of a LayerNorm, two numbers for each dimension."""
+
 Sums = dict[str, Tensor]
 """Named sums over the tokens of a block; those of several blocks are added name by name."""
 
@@ -90,11 +93,13 @@ def norm_sums(normalised: Tensor, targets: Tensor) -> Sums:
         targets: (T, H).
     """
     x, y = normalised.double(), targets.double()
-    return {"n": x.sum(0), "nn": x.square().sum(0), "ny": (x * y).sum(0), "y": y.sum(0), "yy": y.square().sum(0)}
+    sums = {"n": x.sum(0), "nn": x.square().sum(0), "ny": (x * y).sum(0), "y": y.sum(0), "yy": y.square().sum(0)}
+    return {**sums, "count": x.new_tensor(len(x))}
 
 
-def fit_norm(norm: nn.LayerNorm, sums: Sums, count: int) -> float:
+def fit_norm(norm: nn.LayerNorm, sums: Sums) -> float:
     """Write the gain and bias of least squared error into a LayerNorm; return the share of variance they explain."""
+    count = sums["count"]
     mean, target_mean = sums["n"] / count, sums["y"] / count
     variance = sums["nn"] / count - mean.square()
     covariance = sums["ny"] / count - mean * target_mean

@@ -1,0 +1,260 @@
+"""Students started in closed form from their teacher: the command, and what general distillation begins with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from tinybert_ds.arguments.inherit import InheritArguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.calibration import calibration_blocks
+from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.manifest import read_manifest
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.engine.distributed import World, run_on_main
+from tinybert_ds.engine.exchange import RankExchange
+from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.teacher import dtype_problems, teacher_dtype
+from tinybert_ds.errors import ConfigError, UserError, raise_all
+from tinybert_ds.files import write_atomically
+from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
+from tinybert_ds.models.inherit.blocks import Blocks
+from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.pretrained import load_classifier, load_encoder, read_config
+from tinybert_ds.models.saving import save_student
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.stages.evaluate import task_columns
+from tinybert_ds.stages.general_distill import student_directories
+from tinybert_ds.stages.session import Session, begin
+from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.types import Batch
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "inherit.json"
+"""Beside the student: what it was made of, and what its layers explain."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    session = begin(InheritArguments, argv, "inherit_student.py")
+    arguments, world = session.arguments, session.world
+    raise_all(dtype_problems(arguments.teacher_dtype, world.device))
+    candidates = _candidates(session)
+    text = _text(session)
+    for candidate in candidates:
+        candidate.identity["data"] = text.fingerprint
+    waiting = run_on_main(world, lambda: [number for number, each in enumerate(candidates) if not _finished(each)])
+    if not waiting:
+        return
+    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    teacher = _load_teacher(arguments, text)
+    blocks = calibration_blocks(text.source, arguments.calibration_tokens)
+    for candidate in (candidates[number] for number in waiting):
+        head = None if text.columns is None else Head(text.label_names)
+        student = build_student(candidate.path, weights="random", head=head, seed=arguments.seed)
+        write_on_main(world, candidate.directory, lambda each=candidate: _write_record(each, finished=False))
+        found = start_from_teacher(
+            teacher,
+            student,
+            candidate.layer_map,
+            blocks,
+            dtype=teacher_dtype(arguments.teacher_dtype, world.device),
+            world=world,
+            columns=text.columns,
+        )
+
+        def write(each: _Candidate = candidate, student: Any = student, found: Inheritance = found) -> None:
+            save_student(student, tokenizer, each.directory, projections=found.projections)
+            _write_record(each, finished=True, found=found)
+
+        write_on_main(world, candidate.directory, write)
+        logger.info("student: %s", candidate.directory)
+
+
+def start_from_teacher(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    layer_map: tuple[int, ...],
+    blocks: Sequence[Batch],
+    *,
+    dtype: torch.dtype,
+    world: World,
+    columns: Sequence[int] | None = None,
+) -> Inheritance:
+    """Give a student the weights that its teacher's say it should have, and show what they explain.
+
+    Args:
+        teacher: Stays as it is; a copy of it runs.
+        student: On the CPU, before and after.
+        layer_map, columns: See `inherit`.
+        blocks: The calibration text, the same on all ranks.
+        dtype: What the teacher's copy runs in.
+        world: The ranks, all of which call this.
+    """
+    running = copy.deepcopy(teacher).to(world.device, dtype)
+    student.to(world.device)
+    total = count_measurements(len(layer_map) - 1) * len(blocks) // world.size
+    with (
+        tempfile.TemporaryDirectory(prefix="tinybert_inherit_") as directory,
+        progress_bar(total=total, desc="starting the student from its teacher", unit="block") as bar,
+    ):
+        exchange = RankExchange(world)
+        kept = Blocks(blocks, Path(directory), device=world.device, exchange=exchange, advance=bar.update)
+        found = inherit(running, student, layer_map, kept, columns=columns)
+        logger.info("the student starts from its teacher, by %d tokens of text", kept.tokens)
+    student.to("cpu")
+    for line in table(found, layer_map):
+        logger.info("%s", line)
+    return found
+
+
+def table(found: Inheritance, layer_map: tuple[int, ...]) -> list[str]:
+    """Return the lines of a table of what a student's layers explain of the teacher's variance."""
+    lines = ["  state  of the teacher  projection  attention  neurons  layer", _row(0, layer_map[0], found.states[0])]
+    for number, report in enumerate(found.layers, start=1):
+        shares = report.attention, report.neurons, report.state
+        lines.append(_row(number, layer_map[number], found.states[number], *shares))
+        if report.heads != tuple(range(len(report.heads))):
+            lines.append(f"         its heads are the teacher's {', '.join(map(str, report.heads))}")
+    if found.head is not None:
+        lines.append(f"  head   {100 * found.head:.1f} %")
+    return lines
+
+
+def _row(state: int, of_teacher: int, projection: float, *others: float) -> str:
+    shares = "".join(f"{100 * share:>{width}.1f} %" for share, width in zip(others, (9, 7, 5), strict=False))
+    return f"  {state:<5}  {of_teacher:<14}  {100 * projection:8.1f} %{shares}"
+
+
+class _Candidate(NamedTuple):
+    path: Path
+    layer_map: tuple[int, ...]
+    directory: Path
+    identity: dict[str, Any]
+
+
+def _candidates(session: Session[InheritArguments]) -> list[_Candidate]:
+    """Find the students and check that each has a closed form."""
+    arguments = session.arguments
+    teacher_config = read_config(arguments.teacher_model, role="teacher")
+    paths = [find_student(name, weights="random") for name in arguments.student_model]
+    candidates = []
+    for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
+        config = read_config(path, role="student")
+        try:
+            layer_map = _layer_map(teacher_config, config, arguments.layer_map)
+            check_inheritance(teacher_config, config, layer_map)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            raise type(error)(f"--student_model {path}: {error}") from error
+        identity = {
+            "teacher": model_fingerprint(arguments.teacher_model),
+            "student": model_fingerprint(path),
+            "layer_map": list(layer_map),
+            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, session.world.device)),
+            "calibration_tokens": arguments.calibration_tokens,
+            "seed": arguments.seed,
+        }
+        candidates.append(_Candidate(path, layer_map, directory, identity))
+    return candidates
+
+
+def _layer_map(teacher_config: Any, config: Any, layer_map: str) -> tuple[int, ...]:
+    """`check_pair` without its demand for equal numbers of heads, which only the attention loss has."""
+    same_heads = copy.copy(config)
+    same_heads.num_attention_heads = teacher_config.num_attention_heads
+    return check_pair(teacher_config, same_heads, layer_map=layer_map)
+
+
+class _Text(NamedTuple):
+    source: BatchSource
+    fingerprint: str
+    columns: list[int] | None  # the teacher's output for each label of the task; None for a corpus
+    label_names: tuple[str, ...] | None
+
+
+def _text(session: Session[InheritArguments]) -> _Text:
+    """Open the shards or the task's training rows."""
+    arguments = session.arguments
+    config = read_config(arguments.teacher_model, role="teacher")
+    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    if arguments.data_dir is not None:
+        spec = find_task(arguments.task_name, arguments.task_file)
+        columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
+        task = load_task(arguments, tokenizer, ("train",), model_config=config, world=session.world)
+        rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
+        return _Text(rows, rows.fingerprint, columns, tuple(spec.label_names) or None)
+    directories = arguments.pregenerated_data or []
+    lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}
+    length = arguments.max_seq_length or min(lengths.values())
+    corpus = CorpusSource(
+        directories,
+        split="train",
+        eval_fraction=0.0,
+        global_batch_size=32,
+        max_seq_length=length,
+        seed=arguments.seed,
+        masked_lm_prob=0.0,
+        type_vocab_size=getattr(config, "type_vocab_size", 0),
+    )
+    if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
+        raise ConfigError(
+            f"the shards in {', '.join(directories)} were made with another tokeniser than that of --teacher_model "
+            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model}"
+        )
+    run_on_main(session.world, lambda: corpus.samples_in_epoch(0))  # the others find its counts beside the corpus
+    return _Text(corpus, f"{corpus.fingerprint} {length}", None, None)
+
+
+def _load_teacher(arguments: InheritArguments, text: _Text) -> PreTrainedModel:
+    if text.columns is None:
+        return load_encoder(arguments.teacher_model, role="teacher")
+    return load_classifier(arguments.teacher_model, label_names=text.label_names, role="teacher", head="required")
+
+
+def _finished(candidate: _Candidate) -> bool:
+    """Whether the student is there already.
+
+    Raises:
+        ConfigError: The directory holds another student, or files of something else.
+    """
+    directory, file = candidate.directory, candidate.directory / RECORD_FILE
+    if not file.is_file():
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(
+                f"--output_dir {directory} holds something that this command did not make; give an empty or new "
+                "directory (nothing was changed)"
+            )
+        return False
+    record = json.loads(file.read_text(encoding="utf-8"))
+    differing = [name for name, value in candidate.identity.items() if record["identity"].get(name) != value]
+    if differing:
+        raise ConfigError(
+            f"--output_dir {directory} holds a student made with another {', '.join(differing)}; give an empty or new "
+            "directory (nothing was changed)"
+        )
+    if record["finished"]:
+        logger.info("the student in %s is finished; nothing to do", directory)
+    return bool(record["finished"])
+
+
+def _write_record(candidate: _Candidate, *, finished: bool, found: Inheritance | None = None) -> None:
+    candidate.directory.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"identity": candidate.identity, "finished": finished}
+    if found is not None:
+        explained = {"states": found.states, "head": found.head}
+        record["explained"] = {**explained, "layers": [report._asdict() for report in found.layers]}
+    write_atomically(candidate.directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")

@@ -21,6 +21,7 @@ from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, Warmup
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
+from tinybert_ds.arguments.option import owners_of
 from tinybert_ds.errors import did_you_mean
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -56,18 +57,8 @@ _SECTION_OF_MODEL = {
 _SCHEDULERS = {schedule.__name__: schedule for schedule in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
 _BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")
 
-_OWNED = {
-    "train_batch_size": "--train_batch_size",
-    "train_micro_batch_size_per_gpu": "--train_batch_size / (world size x --gradient_accumulation_steps)",
-    "gradient_accumulation_steps": "--gradient_accumulation_steps",
-    "gradient_clipping": "--max_grad_norm",
-    "optimizer.params.lr": "--learning_rate",
-    "optimizer.params.weight_decay": "--weight_decay",
-    "scheduler.params.warmup_min_lr": "the schedule",
-    "scheduler.params.warmup_max_lr": "--learning_rate",
-    "scheduler.params.warmup_num_steps": "--warmup_proportion",
-    "scheduler.params.total_num_steps": "--max_steps or --num_train_epochs",
-}
+_OWNED = owners_of(TrainingArguments)
+"""Key -> the flags that it follows from."""
 
 _OUTPUTS = {
     "tensorboard.output_path": "tensorboard",

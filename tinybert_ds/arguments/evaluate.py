@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinybert_ds.arguments.groups import (
-    CACHE_DIR,
-    DATA_DIR,
-    GLUE_DIR,
-    MAX_SEQ_LENGTH,
-    OUTPUT_DIR,
-    POOLER_RELU,
-    TASK_NAME,
-    Stage,
-    StatedLabels,
-    TaskName,
-)
+from tinybert_ds.arguments import groups
 from tinybert_ds.arguments.option import like, named_path, place
 from tinybert_ds.arguments.task import FinetuneArguments
 
@@ -24,7 +13,7 @@ TASK_PLACE = "{task}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(TaskName, StatedLabels, Stage):
+class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
     """Evaluate models on tasks of GLUE or one of your own: one table, and the files that the benchmark takes."""
 
     prog = "evaluate_glue.py"
@@ -38,21 +27,22 @@ class EvaluateArguments(TaskName, StatedLabels, Stage):
         metavar="[NAME=]DIR",
     )
     output_dir: str = like(
-        OUTPUT_DIR, help="Directory for glue_results.md, glue_results.json, predictions and submissions."
+        groups.OUTPUT_DIR, help="Directory for glue_results.md, glue_results.json, predictions and submissions."
     )
-    glue_dir: str | None = like(GLUE_DIR)
-    max_seq_length: int | None = like(MAX_SEQ_LENGTH)
-    cache_dir: str | None = like(CACHE_DIR)
+    glue_dir: str | None = like(groups.GLUE_DIR)
+    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
+    cache_dir: str | None = like(groups.CACHE_DIR)
     task_name: str | None = like(
-        TASK_NAME,
+        groups.TASK_NAME,
         help="One task of GLUE, several with commas, or all: those for which there are files and models.",
     )
-    data_dir: str | None = like(DATA_DIR, None, help="With --task_file: directory of the task's files.")
+    data_dir: str | None = like(groups.DATA_DIR, None, help="With --task_file: directory of the task's files.")
     submission: bool = place(
         "Predict the test files too, and write for each model the zip that the benchmark's server takes.", False
     )
     pooler_relu: bool = like(
-        POOLER_RELU, help="The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do."
+        groups.POOLER_RELU,
+        help="The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.",
     )
 
     @property

@@ -32,9 +32,7 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
     )
     continue_train: bool = data("Start from the weights in --student_model.", False, recipe=False)
     init_embeddings: Literal["random", "svd"] = result(
-        "Embeddings of a student that starts without weights: random, or the leading singular vectors of the "
-        "teacher's.",
-        "random",
+        "Embeddings of a student without weights: random, or the teacher's leading singular vectors.", "random"
     )
     max_seq_length: int | None = like(
         MAX_SEQ_LENGTH, help="Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made."
@@ -49,8 +47,7 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
         "An epoch ends after so many samples, other ones in each epoch. Default: all.", None, least=1
     )
     verify_data: bool = machine(
-        "Check the hashes of all shards in the background, once on each host; the first damaged one stops the run.",
-        False,
+        "Check the hashes of all shards in the background, once on each host; a damaged one stops the run.", False
     )
     eval_step: int | None = like(EVAL_STEP, None, help="Published name of --save_steps in this command.")
     eval_fraction: float = data("Share of documents held out for eval_loss; 0: none.", 0.005, least=0, below=1)

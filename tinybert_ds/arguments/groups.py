@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from tinybert_ds.arguments.option import Command, data, like, machine, pace, place, result
@@ -28,12 +29,7 @@ POOLER_RELU = result(
 TEACHER_MODEL = data("Hugging Face directory of the pre-trained teacher.", path=True)
 STUDENT_MODEL = data("Hugging Face directory of the student (the previous stage's --output_dir).", path=True)
 EVAL_STEP = pace("Steps between two evaluations on the task's evaluation split.", 50, least=1)
-DATASET = data(
-    "What datasets.load_dataset opens: a name on the hub, such as nyu-mll/glue, or a local copy.",
-    None,
-    path=True,
-    metavar="NAME",
-)
+DATASET = data("What datasets.load_dataset opens: a name on the hub, or a local copy.", None, path=True, metavar="NAME")
 DATASET_CONFIG = data("Its configuration.", None, metavar="NAME")
 BERT_MODEL = data("Model directory whose tokeniser is used.", path=True)
 NUM_WORKERS = machine("Processes; what they make does not depend on their number.", 1, least=1)
@@ -141,9 +137,7 @@ class Teacher(Command):
     """The frozen teacher."""
 
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = result(
-        "Precision of the frozen teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, fp32 elsewhere.",
-        "auto",
-        resolved=True,
+        "Precision of the teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, else fp32.", "auto", resolved=True
     )
     teacher_engine: Literal["inference", "zero3"] = machine(
         "inference: every rank holds the whole teacher; zero3: its parameters are split among the ranks and gathered "
@@ -167,29 +161,16 @@ class Teacher(Command):
 
 
 _WITH_LAYERS = ("general", "intermediate")
+_layer_weight = partial(result, default=1.0, identity="loss_weights", stage=_WITH_LAYERS, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerLosses(Command):
     """What a student learns of its teacher's layers."""
 
-    attention_weight: float = result(
-        "Factor of the attention losses; 0 leaves them out.", 1.0, identity="loss_weights", stage=_WITH_LAYERS, least=0
-    )
-    hidden_weight: float = result(
-        "Factor of the losses of the layers' hidden states; 0 leaves them out.",
-        1.0,
-        identity="loss_weights",
-        stage=_WITH_LAYERS,
-        least=0,
-    )
-    embedding_weight: float = result(
-        "Factor of the loss of the embeddings; 0 leaves it out.",
-        1.0,
-        identity="loss_weights",
-        stage=_WITH_LAYERS,
-        least=0,
-    )
+    attention_weight: float = _layer_weight("Factor of the attention losses; 0 leaves them out.")
+    hidden_weight: float = _layer_weight("Factor of the losses of the layers' hidden states; 0 leaves them out.")
+    embedding_weight: float = _layer_weight("Factor of the loss of the embeddings; 0 leaves it out.")
     layer_map: str = result(
         "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",
         "uniform",

@@ -30,10 +30,7 @@ class LaunchArguments(Command):
         "Address of the first host. Default: asked of it by ssh.", None, metavar="ADDRESS"
     )
     master_port: int | None = machine(
-        f"Port of the first host. Default: a free one; with --no_ssh {DEFAULT_PORT}.",
-        None,
-        least=1,
-        most=65535,
+        f"Port of the first host. Default: a free one; with --no_ssh {DEFAULT_PORT}.", None, least=1, most=65535
     )
     forward: list[str] = machine(
         "An environment variable that the ranks need; may be repeated.", [], repeat=True, metavar="NAME"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -138,6 +138,11 @@ class Flag:
         """The values that are allowed; none: all of the type."""
         return next((get_args(kind) for kind in (self.hint, *get_args(self.hint)) if get_origin(kind) is Literal), ())
 
+    def place_in(self, stages: Sequence[str]) -> str:
+        """Which of a command's stages it is for, in words; "" when for all."""
+        own = [stage for stage in stages if self.concerns(stage)]
+        return f"for {' and '.join(STAGES[stage] for stage in own)}" if len(own) < len(stages) else ""
+
     def concerns(self, stage: str) -> bool:
         """Whether it means anything in a stage."""
         return not self.says.stage or stage in self.says.stage
@@ -159,8 +164,7 @@ def problems_of(arguments: Command) -> list[str]:
         found += [problem for item in items if (problem := _value_problem(flag, item))]
         if not flag.concerns(arguments.stage) and value != flag.default:
             shown = flag.shown if value is True else f"{flag.shown} {value}"
-            its = " and ".join(STAGES[stage] for stage in flag.says.stage if stage in arguments.stages)
-            found.append(f"{shown} is for {its}; leave it out of {STAGES[arguments.stage]}")
+            found.append(f"{shown} is {flag.place_in(arguments.stages)}; leave it out of {STAGES[arguments.stage]}")
     return found
 
 

@@ -134,16 +134,16 @@ def _parser(kind: type[Command], prog: str) -> argparse.ArgumentParser:
     for decides, title in _TITLES.items():
         group = parser.add_argument_group(title)
         for flag in flags_of(kind, decides=decides):
-            _add(group, flag, alone=bool(places))
+            _add(group, flag, kind.stages, alone=bool(places))
     return parser
 
 
-def _add(group: Any, flag: Flag, *, alone: bool) -> None:
+def _add(group: Any, flag: Flag, stages: Sequence[str], *, alone: bool) -> None:
     """Declare a flag to argparse, which splits the words; what they mean is judged later, all of it.
 
     `alone`: a switch takes no value and a list one at a time, because a word behind them is the command's.
     """
-    common = {"help": _help(flag), "type": lambda word: _value(flag, word), "default": argparse.SUPPRESS}
+    common = {"help": _help(flag, stages), "type": lambda word: _value(flag, word), "default": argparse.SUPPRESS}
     if flag.says.positional:
         nargs = ("..." if flag.says.repeat else "+") if flag.is_list else None
         group.add_argument(flag.name, nargs=nargs, metavar=flag.says.metavar, **common).required = False
@@ -161,8 +161,10 @@ def _add(group: Any, flag: Flag, *, alone: bool) -> None:
         group.add_argument(*names, nargs="?", const=nothing, metavar=_metavar(flag), **common)
 
 
-def _help(flag: Flag) -> str:
+def _help(flag: Flag, stages: Sequence[str]) -> str:
     text = flag.says.help
+    if where := flag.place_in(stages):
+        text += f" {where.capitalize()}."
     if flag.default is MISSING:
         text += " Required." if not flag.says.positional else ""
     elif flag.default is not None and flag.default is not False and flag.default != [] and "Default:" not in text:

@@ -5,23 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tinybert_ds.arguments.groups import (
-    BERT_MODEL,
-    DATASET,
-    DATASET_CONFIG,
-    LOCAL_RANK,
-    NUM_WORKERS,
-    OUTPUT_DIR,
-    Casing,
-    Sampling,
-)
+from tinybert_ds.arguments import groups
 from tinybert_ds.arguments.option import data, like, machine, result
 
-_SAMPLING = Sampling.__dataclass_fields__
+_SAMPLING = groups.Sampling.__dataclass_fields__
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArguments(Casing, Sampling):
+class PrepareArguments(groups.Casing, groups.Sampling):
     """Turn text into the shards that general distillation reads.
 
     Killed and started again with the same command, it redoes only what is unfinished. Started by `mpirun`, `srun` or
@@ -32,7 +23,7 @@ class PrepareArguments(Casing, Sampling):
 
     prog = "pregenerate_training_data.py"
 
-    bert_model: str = like(BERT_MODEL)
+    bert_model: str = like(groups.BERT_MODEL)
     train_corpus: list[str] = data(
         "Files, directories or patterns: text (a sentence a line, a blank line between documents), JSON lines (.jsonl; "
         "a document a line), both plain or .gz, .xz, .zst; .parquet (a document a row). Or give --dataset, each record "
@@ -40,37 +31,26 @@ class PrepareArguments(Casing, Sampling):
         [],
         path=True,
     )
-    output_dir: str = like(OUTPUT_DIR, help="Directory that is new, empty, or holds this very corpus.")
+    output_dir: str = like(groups.OUTPUT_DIR, help="Directory that is new, empty, or holds this very corpus.")
     split_sentences: bool = result("Lines are paragraphs: split them into sentences.", False)
-    language: str = result(
-        "Language of --split_sentences, a code such as de or zh.", "en", resolved=True, metavar="CODE"
-    )
-    num_workers: int = like(NUM_WORKERS)
-    local_rank: int = like(LOCAL_RANK)
+    language: str = result("Language of --split_sentences, a code such as de or zh.", "en", resolved=True)
+    num_workers: int = like(groups.NUM_WORKERS)
+    local_rank: int = like(groups.LOCAL_RANK)
     shard_bytes: int | None = result(
-        "Bytes of text of a shard, which ends with a document. Default: a 64th of the inputs, rounded up to a power of "
-        "two between 4 MiB and 256 MiB.",
-        None,
-        least=16,
+        "Bytes of text of a shard. Default: a power of two, 4 MiB to 256 MiB, for about 64 shards.", None, least=16
     )
     extend: bool = data("Add the inputs that the finished corpus in --output_dir has not yet.", False)
     text_field: str = result("Name of the text in JSON lines, Parquet and datasets.", "text", metavar="NAME")
     skip_bad_input: bool = result("Leave out what cannot be read, and count and list it.", False)
-    dataset: str | None = like(DATASET)
-    dataset_config: str | None = like(DATASET_CONFIG)
+    dataset: str | None = like(groups.DATASET)
+    dataset_config: str | None = like(groups.DATASET_CONFIG)
     dataset_split: str = data("Split of --dataset.", "train", metavar="NAME")
-    dataset_revision: str | None = data(
-        "Revision of --dataset on the hub; state it to repeat.", None, metavar="REVISION"
-    )
+    dataset_revision: str | None = data("Revision of --dataset on the hub; state it to repeat.", None)
     dedup: bool = result("Leave out documents whose lines were all there before, in order.", False)
     min_chars: int = result("Leave out documents of fewer characters.", 0, least=0)
     max_chars: int | None = result("Leave out documents of more characters.", None, least=1)
     min_letters: float = result(
-        "Leave out documents with fewer letters, of any script, among what is not white space.",
-        0.0,
-        least=0,
-        most=1,
-        metavar="SHARE",
+        "Leave out documents with a smaller share of letters, of any script, but for white space.", 0.0, least=0, most=1
     )
     max_seq_len: int = data("Tokens of a sample.", 128, least=5)
     short_seq_prob: float = like(_SAMPLING["short_seq_prob"], 0.1, help="Share of documents cut into shorter samples.")

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from tinybert_ds.arguments.groups import (
-    CACHE_DIR,
-    EVAL_STEP,
-    MAX_SEQ_LENGTH,
-    POOLER_RELU,
-    STUDENT_MODEL,
-    TEACHER_MODEL,
-    StatedLabels,
-    TaskPlace,
-)
+from tinybert_ds.arguments import groups
 from tinybert_ds.arguments.option import data, like, machine, pace, place, result
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.training import DistillationArguments, TrainingArguments
 
+_prediction = partial(result, stage=("prediction",))
 SEARCH_LEARNING_RATES = [2e-5, 3e-5, 5e-5]  # those of BERT's authors (arXiv 1810.04805, A.3)
 SEARCH_SEEDS = [42, 43, 44]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TaskArguments(TaskPlace, TrainingArguments):
-    max_seq_length: int | None = like(MAX_SEQ_LENGTH)
-    eval_step: int = like(EVAL_STEP)
-    cache_dir: str | None = like(CACHE_DIR)
+class _TaskArguments(groups.TaskPlace, TrainingArguments):
+    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
+    eval_step: int = like(groups.EVAL_STEP)
+    cache_dir: str | None = like(groups.CACHE_DIR)
 
     def problems(self) -> list[str]:
         return super().problems() + self.task_problems()
@@ -88,55 +81,39 @@ class FinetuneArguments(_TaskArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskDistillArguments(StatedLabels, DistillationArguments, _TaskArguments):
+class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArguments):
     """Task distillation: intermediate layers, then (--pred_distill) the predictions; or --do_eval alone."""
 
     prog = "task_distill.py"
     stages = ("intermediate", "prediction", "evaluation")
 
-    student_model: str = like(STUDENT_MODEL)
+    student_model: str = like(groups.STUDENT_MODEL)
     teacher_model: str | None = like(
-        TEACHER_MODEL, None, help="Hugging Face directory of the fine-tuned teacher (not for --do_eval)."
+        groups.TEACHER_MODEL, None, help="Hugging Face directory of the fine-tuned teacher (not for --do_eval)."
     )
     pred_distill: bool = data("Distil the prediction layer instead of the intermediate layers.", False, recipe=False)
     do_eval: bool = place("Evaluate --student_model on the task; nothing is trained.", False)
     predict_split: str | None = place(
-        "With --do_eval: write predictions for this split too, such as test, labelled or not.",
-        None,
-        stage=("evaluation",),
+        "Write predictions for this split too, such as test, labelled or not.", None, stage=("evaluation",)
     )
     aug_train: bool = data("Train on train_aug.tsv (data_tools/data_augmentation.py) instead of train.tsv.", False)
-    pooler_relu: bool = like(POOLER_RELU)
-    temperature: float = result(
-        "With --pred_distill: temperature of the soft labels.", 1.0, stage=("prediction",), above=0
+    pooler_relu: bool = like(groups.POOLER_RELU)
+    temperature: float = _prediction("Temperature of the soft labels.", 1.0, above=0)
+    squared_temperature: bool = _prediction(
+        "The same as --prediction_weight times --temperature squared (not in the paper).", False
     )
-    squared_temperature: bool = result(
-        "With --pred_distill: --prediction_weight times temperature squared (not in the paper).",
-        False,
-        stage=("prediction",),
+    prediction_weight: float = _prediction(
+        "Factor of the loss against the teacher's predictions, of scores against --regression_target.", 1.0, least=0
     )
-    prediction_weight: float = result(
-        "With --pred_distill: factor of the loss against the teacher's predictions, of scores against what "
-        "--regression_target names; 0 leaves it out.",
-        1.0,
-        stage=("prediction",),
-        least=0,
-    )
-    label_weight: float = result(
-        "With --pred_distill: factor of a loss against the gold labels beside it; 0 leaves it out.",
-        0.0,
-        stage=("prediction",),
-        least=0,
-    )
-    regression_target: Literal["gold", "teacher"] = result(
-        "With --pred_distill, for tasks with scores: learn the gold scores, as published (their loss is logged as "
-        "label_loss), or the teacher's (prediction_loss).",
+    label_weight: float = _prediction("Factor of a loss against the gold labels beside it.", 0.0, least=0)
+    regression_target: Literal["gold", "teacher"] = _prediction(
+        "For tasks with scores: learn the gold scores, as published (their loss is logged as label_loss), or the "
+        "teacher's (prediction_loss).",
         "gold",
-        stage=("prediction",),
     )
     no_teacher_cache: bool = machine(
-        "With --pred_distill: ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it "
-        "says of all rows in the folder of derived data (--cache_dir), for later epochs, starts and students.",
+        "Ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it says of all rows in "
+        "the folder of derived data (--cache_dir), for later epochs, starts and students.",
         False,
         stage=("prediction",),
     )

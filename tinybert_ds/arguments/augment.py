@@ -48,7 +48,7 @@ class AugmentArguments(groups.TaskName, groups.Casing, groups.StatedLabels, grou
     def problems(self) -> list[str]:
         found = super().problems() + self.task_problems()
         if (self.glove_embs is None) == (not self.no_glove):
-            found.append("give one of --glove_embs FILE and --no_glove")
+            found.append("give one of --glove_embs and --no_glove")
         if (self.glue_dir is None) == (self.data_dir is None):
             found.append("give one of --glue_dir and --data_dir")
         if self.task_file is not None and self.data_dir is None:

@@ -94,7 +94,7 @@ class TaskName(Command):
     def task_problems(self) -> list[str]:
         """What is wrong with the choice of the task, where it must be one."""
         if (self.task_name is None) == (self.task_file is None):
-            return ["give one of --task_name NAME and --task_file FILE.yaml"]
+            return ["give one of --task_name and --task_file"]
         return []
 
 

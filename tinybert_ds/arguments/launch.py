@@ -37,7 +37,7 @@ class LaunchArguments(Command):
     )
     launcher_args: str = machine("More arguments of pdsh or mpirun, as one word.", "")
     grace_seconds: float = pace("How long the ranks may take to leave after a signal.", 120.0, above=0)
-    stage_name: str = place("The training command, such as general_distill.", positional=True)
+    stage_name: str = place("The training command, such as general_distill.", positional=True, metavar="STAGE")
     flags: list[str] = place("The flags of the stage.", [], positional=True, repeat=True)
 
 

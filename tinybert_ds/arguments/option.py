@@ -12,7 +12,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 Decides = Literal["result", "data", "place", "pace", "machine"]
@@ -170,7 +169,7 @@ def problems_of(arguments: Command) -> list[str]:
 
 def _value_problem(flag: Flag, value: Any) -> str | None:
     directory = named_path(str(value))[1] if flag.says.path == "NAME=DIR" else str(value)
-    if is_path(flag) and directory.startswith("~"):  # parsing has left it
+    if flag.says.path and directory.startswith("~"):  # parsing has left it
         return f"{flag.shown} is {value}; there is no such home directory: write ./~... for a file of that name"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -236,8 +235,3 @@ def named_path(word: str) -> tuple[str, str]:
     """Return the name and the path of NAME=DIR; a path alone, with = behind its first slash or not, has the name ""."""
     name, equals, path = word.partition("=")
     return (name, path) if equals and "/" not in name else ("", word)
-
-
-def is_path(flag: Flag) -> bool:
-    """Whether a flag names files."""
-    return bool(flag.says.path) or flag.item is Path

@@ -9,11 +9,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tinybert_ds.arguments.groups import Stage
-from tinybert_ds.arguments.option import Command, Decides, Flag, flags_of, is_path, named_path
+from tinybert_ds.arguments.option import Command, Decides, Flag, flags_of, named_path
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
 
@@ -167,7 +166,7 @@ def _help(flag: Flag, stages: Sequence[str]) -> str:
         text += f" {where.capitalize()}."
     if flag.default is MISSING:
         text += " Required." if not flag.says.positional else ""
-    elif flag.default is not None and flag.default is not False and flag.default != [] and "Default:" not in text:
+    elif not (flag.default is None or flag.default is False or flag.default in ("", []) or "Default:" in text):
         shown = " ".join(map(str, flag.default)) if flag.is_list else flag.default
         text += f" Default: {shown}."
     return text.replace("%", "%%")
@@ -178,20 +177,20 @@ def _metavar(flag: Flag) -> str:
         return flag.says.metavar
     if flag.choices:
         return "|".join(flag.choices)
-    return {int: "N", float: "X"}.get(flag.item) or ("PATH" if is_path(flag) else "TEXT")
+    return {int: "N", float: "X"}.get(flag.item) or ("PATH" if flag.says.path else "TEXT")
 
 
 def _value(flag: Flag, word: str) -> Any:
     """What a word means to a flag, or `_Bad`."""
-    if is_path(flag):
+    if flag.says.path:
         path = named_path(word)[1] if flag.says.path == "NAME=DIR" else word
         word = word.removesuffix(path) + os.path.expanduser(path)
     shown = repr(word) if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]!r}... ({len(word)} characters)"
     if flag.choices and word not in flag.choices:
         near = did_you_mean(word, flag.choices)
         return _Bad(f"{flag.shown} is {shown}; it must be one of {', '.join(flag.choices)}{near}")
-    if flag.item in (str, Path):
-        return flag.item(word)
+    if flag.item is str:
+        return word
     try:
         return _WORDS[word.lower()] if flag.item is bool else flag.item(word)
     except (ValueError, KeyError):

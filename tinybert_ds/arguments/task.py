@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -76,8 +77,15 @@ class FinetuneArguments(_TaskArguments):
         return [
             f"--{name} {getattr(self, name):g} is for a single run; a search takes --{instead}"
             for name, instead in (("learning_rate", "search_learning_rates"), ("seed", "search_seeds"))
-            if getattr(self, name) != float(unstated[name])
+            if getattr(self, name) != _number(unstated[name])
         ]
+
+
+def _number(word: Any) -> float:
+    try:
+        return float(word)
+    except ValueError:  # which is told by its flag
+        return math.nan
 
 
 @dataclass(frozen=True, kw_only=True)

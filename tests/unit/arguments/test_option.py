@@ -19,7 +19,6 @@ from tinybert_ds.arguments.option import (
     flags_of,
     hyper_parameters_of,
     identity_of,
-    is_path,
     owners_of,
     problems_of,
 )
@@ -166,8 +165,8 @@ def test_a_directory_is_known_as_such_and_no_recipe_sets_one():
     for kind in COMMANDS.values():
         for flag in flags_of(kind):
             if flag.name.endswith(("_dir", "_file", "_model")):
-                assert is_path(flag), flag.name
-            if is_path(flag) and flag.says.in_recipes:
+                assert flag.says.path, flag.name
+            if flag.says.path and flag.says.in_recipes:
                 assert flag.name in ("deepspeed_config", "cache_dir")  # how to run
 
 

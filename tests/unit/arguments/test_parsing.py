@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tinybert_ds.arguments import EvaluateArguments, TaskDistillArguments, parse, parse_arguments
+from tinybert_ds.arguments import EvaluateArguments, FinetuneArguments, TaskDistillArguments, parse, parse_arguments
 from tinybert_ds.arguments.__main__ import COMMANDS
 from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.arguments.compare import ReportArguments
 from tinybert_ds.arguments.inspect import InspectArguments
 from tinybert_ds.arguments.launch import LaunchArguments
-from tinybert_ds.arguments.option import MISSING, flags_of, is_path
+from tinybert_ds.arguments.option import MISSING, flags_of
 from tinybert_ds.arguments.parsing import handed_on
 from tinybert_ds.errors import ConfigError
 
@@ -82,7 +82,7 @@ def test_the_help_of_every_command_has_every_flag_with_its_help(name, capsys):
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for flag in flags_of(kind):
-        assert flag.name in text
+        assert flag.shown in text
         assert " ".join(flag.says.help.split()[:3]) in text
 
 
@@ -91,7 +91,7 @@ def test_the_home_directory_is_found_in_every_flag_that_names_a_path(name, monke
     monkeypatch.setenv("HOME", "/home/me")
     kind = COMMANDS[name]
     for flag in flags_of(kind):
-        if not is_path(flag):
+        if not flag.says.path:
             continue
         words = words_of(kind, **{flag.name: "~/x y"})
         if flag.name == "recipe":  # which is read at once
@@ -178,6 +178,12 @@ def test_a_recipe_with_a_wrong_value_is_named_beside_the_other_mistakes(tmp_path
     assert "mine.yaml: --learning_rate is 'fast'; it must be a number" in text
     assert "  - --max_steps is 'x'" in text
     assert "--seed is -3" in text
+
+
+def test_a_search_tells_of_a_wrong_value_in_its_recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_text("finetune: {learning_rate: fast}\n")
+    words = ["--search", "--recipe", str(tmp_path / "mine.yaml"), "--model", "m", *TASK[4:]]
+    assert told(FinetuneArguments, words).endswith("mine.yaml: --learning_rate is 'fast'; it must be a number")
 
 
 def test_flags_are_handed_to_a_command_that_knows_them_unless_it_has_its_own_or_they_decide_a_result():

@@ -44,7 +44,8 @@ class Option:
     identity: str | None = None  # the attribute that stands for it in the identity, such as "schedule"; None: itself
     resolved: bool = False  # the identity holds what it comes to, which a stage knows once it has read the models
     hyper_parameter: bool | None = None  # TensorBoard lists it; None: if it decides the result or the data
-    ds_key: tuple[str, ...] = ()  # dotted keys of the DeepSpeed JSON that are "auto" there and follow from it
+    ds_key: tuple[str, ...] = ()  # dotted keys of the DeepSpeed JSON that are "auto" there and hold its value
+    ds_follows: tuple[str, ...] = ()  # those that are "auto" there and are computed from it and other flags
     path: bool | Literal["NAME=DIR"] = False  # it names files, ~ in them is the home directory; with a name before each
     metavar: str | None = None  # what --help calls the value
     positional: bool = False  # given without its name
@@ -173,7 +174,7 @@ def _value_problem(flag: Flag, value: Any) -> str | None:
         return f"{flag.shown} is {value}; there is no such home directory: write ./~... for a file of that name"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return f"{flag.shown} is {value}; it must be a finite number"
     says = flag.says
     fits = (
@@ -226,9 +227,15 @@ def owners_of(kind: type[Command]) -> dict[str, str]:
     """Return the dotted keys of the DeepSpeed JSON that follow from flags: key -> the flags, for a message."""
     owners: dict[str, list[str]] = {}
     for flag in flags_of(kind):
-        for key in flag.says.ds_key:
+        for key in (*flag.says.ds_key, *flag.says.ds_follows):
             owners.setdefault(key, []).append(flag.shown)
     return {key: " and ".join(names) for key, names in owners.items()}
+
+
+def ds_values_of(arguments: Command) -> dict[str, Any]:
+    """Return the dotted keys of the DeepSpeed JSON that hold the value of a flag, with that value."""
+    flags = flags_of(type(arguments))
+    return {key: getattr(arguments, flag.name) for flag in flags for key in flag.says.ds_key}
 
 
 def named_path(word: str) -> tuple[str, str]:

@@ -36,13 +36,15 @@ class TrainingArguments(Stage):
         "Global batch: samples of one optimizer step over all ranks.",
         32,
         least=1,
-        ds_key=("train_batch_size", "train_micro_batch_size_per_gpu"),
+        ds_key=("train_batch_size",),
+        ds_follows=("train_micro_batch_size_per_gpu",),
     )
     gradient_accumulation_steps: int = machine(
         "Micro-batches of each rank in one optimizer step.",
         1,
         least=1,
-        ds_key=("gradient_accumulation_steps", "train_micro_batch_size_per_gpu"),
+        ds_key=("gradient_accumulation_steps",),
+        ds_follows=("train_micro_batch_size_per_gpu",),
     )
     learning_rate: float = result(
         "Peak learning rate of AdamW.", 5e-05, above=0, ds_key=("optimizer.params.lr", "scheduler.params.warmup_max_lr")
@@ -62,7 +64,7 @@ class TrainingArguments(Stage):
         identity="warmup",
         least=0,
         below=1,
-        ds_key=("scheduler.params.warmup_num_steps", "scheduler.params.warmup_min_lr"),
+        ds_follows=("scheduler.params.warmup_num_steps", "scheduler.params.warmup_min_lr"),
     )
     lr_schedule: Literal["auto", "linear", "constant"] = result(
         "After the warm-up: decay linearly to 0, or stay constant. auto: the scheduler of the DeepSpeed config if it "
@@ -71,14 +73,14 @@ class TrainingArguments(Stage):
         identity="schedule",
     )
     num_train_epochs: float = pace(
-        "Passes over the data.", 3.0, above=0, hyper_parameter=True, ds_key=("scheduler.params.total_num_steps",)
+        "Passes over the data.", 3.0, above=0, hyper_parameter=True, ds_follows=("scheduler.params.total_num_steps",)
     )
     max_steps: int | None = pace(
         "Optimizer steps; overrides --num_train_epochs.",
         None,
         least=1,
         hyper_parameter=True,
-        ds_key=("scheduler.params.total_num_steps",),
+        ds_follows=("scheduler.params.total_num_steps",),
     )
     logging_steps: int = pace("Steps between two lines of metrics.jsonl, TensorBoard and the console.", 10, least=1)
     save_steps: int | None = pace(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
+from tinybert_ds.arguments import identity_of
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
@@ -160,13 +161,11 @@ def _candidates(session: Session[InheritArguments]) -> list[_Candidate]:
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
+        dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
         identity = {
             "teacher": model_fingerprint(arguments.teacher_model),
             "student": model_fingerprint(path),
-            "layer_map": list(layer_map),
-            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, session.world.device)),
-            "calibration_tokens": arguments.calibration_tokens,
-            "seed": arguments.seed,
+            **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
         }
         candidates.append(_Candidate(path, layer_map, directory, identity))
     return candidates
@@ -197,7 +196,7 @@ def _text(session: Session[InheritArguments]) -> _Text:
         task = load_task(arguments, tokenizer, ("train",), model_config=config, world=session.world)
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
         return _Text(rows, rows.fingerprint, columns, tuple(spec.label_names) or None)
-    directories = arguments.pregenerated_data or []
+    directories = arguments.pregenerated_data
     lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}
     length = arguments.max_seq_length or min(lengths.values())
     corpus = CorpusSource(

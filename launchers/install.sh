@@ -47,9 +47,9 @@ if is_installed; then
     exit 0
 fi
 
-command -v "$interpreter" >/dev/null || fail "$interpreter is not there; install Python 3.10 or newer, or set PYTHON"
-"$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "$interpreter is $("$interpreter" --version); Python 3.10 or newer is needed: install one and set PYTHON=/path/to/it"
+command -v "$interpreter" >/dev/null || fail "$interpreter is not there; install Python 3.11 or newer, or set PYTHON"
+"$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$interpreter is $("$interpreter" --version); Python 3.11 or newer is needed: install one and set PYTHON=/path/to/it"
 
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     echo "making .venv with $("$interpreter" --version)"

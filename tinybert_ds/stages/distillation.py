@@ -40,7 +40,8 @@ class Student(NamedTuple):
     model: PreTrainedModel
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
-    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
+    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
+    projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
 
 
 class Distillation(NamedTuple):
@@ -128,7 +129,7 @@ def _student_module(
     )
     if frozen:
         logger.info("not trained in this stage: %s", ", ".join(frozen))
-    _take_projections(objective, student.directory)
+    _take_projections(objective, student)
     part = TeacherPart.of(teacher, *_imitated(student, weights))
     return DistilledStudent(encoder, objective, part)
 
@@ -156,8 +157,9 @@ def require_same_tokenizer(student: str, student_fingerprint: str, teacher: str,
         )
 
 
-def _take_projections(objective: IntermediateObjective, directory: Path) -> None:
-    found = load_projections(directory) if directory.is_dir() else None
+def _take_projections(objective: IntermediateObjective, student: Student) -> None:
+    directory = student.directory
+    found = student.projections or (load_projections(directory) if directory.is_dir() else None)
     own = objective.projections.state_dict()
     if not own:
         return
@@ -166,10 +168,11 @@ def _take_projections(objective: IntermediateObjective, directory: Path) -> None
         return
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     if shapes != {name: tuple(value.shape) for name, value in own.items()}:
-        logger.warning("projections in %s do not fit this teacher, student or --projection; starting fresh", directory)
+        whose = "of the student's start" if student.projections else f"in {directory}"
+        logger.warning("projections %s do not fit this teacher, student or --projection; starting fresh", whose)
         return
     objective.projections.load_state_dict(found)
-    logger.info("projections taken over from %s", directory)
+    logger.info("projections taken over from %s", "the student's start" if student.projections else directory)
 
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

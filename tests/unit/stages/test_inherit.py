@@ -16,7 +16,8 @@ from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.fit import LayerReport
 from tinybert_ds.models.pretrained import load_classifier, load_encoder
 from tinybert_ds.models.saving import load_projections
-from tinybert_ds.stages.inherit import RECORD_FILE, table
+from tinybert_ds.stages.inherit import RECORD_FILE
+from tinybert_ds.stages.inheritance import table
 
 
 def words(inputs, output, *more):

@@ -20,8 +20,9 @@ import datasets
 
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
-from tinybert_ds.data.table_formats import field_text, file_format
-from tinybert_ds.data.task_files import parse_label
+from tinybert_ds.data.object_records import field_text
+from tinybert_ds.data.table_formats import file_format
+from tinybert_ds.data.task_labels import parse_label
 from tinybert_ds.data.task_spec import SplitFile, file_spelling, label_ids
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError, raise_all

@@ -15,6 +15,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.errors",
         "tinybert_ds.types",
         "tinybert_ds.files",
+        "tinybert_ds.foreign_text",
+        "tinybert_ds.strict_formats",
         "tinybert_ds.hardware",
         "tinybert_ds.progress",
         "tinybert_ds.command_line",

@@ -10,10 +10,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.strict_formats import read_yaml
 
 RECIPES_DIR = Path(tinybert_ds.__file__).parent / "recipes"
 
@@ -78,10 +77,7 @@ def _find(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings as written
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--recipe: {path} cannot be read as YAML: {error}") from error
+    content = read_yaml(path, "--recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"--recipe: {path} must hold sections with `flag: value` lines, such as intermediate:")
     return content

@@ -90,7 +90,7 @@ def test_a_file_of_many_blocks_gives_the_rows_of_one(tmp_path, home, tokenizer, 
     rows = ["good\tbad\t0", "the film\tit\t1", "short", "also\tshort", "the actor saw\tthe river\t1", "a\tb c\t0"]
     (tmp_path / "train.tsv").write_text("\n".join(["question1\tquestion2\tis_duplicate", *rows]) + "\n")
     expected = load(tmp_path, tokenizer, home, task="qqp")
-    monkeypatch.setattr("tinybert_ds.data.task_files.BLOCK_ROWS", 2)  # the second block is empty
+    monkeypatch.setattr("tinybert_ds.data.task_tables.BLOCK_ROWS", 2)  # the second block is empty
     (tmp_path / "other").mkdir()
     found = load(tmp_path, tokenizer, tmp_path / "other", task="qqp")
     assert found.skipped_rows == 2

@@ -68,7 +68,11 @@ def test_a_task_file_describes_regression_on_pairs_without_header(tmp_path):
         (("[accuracy, macro_f1]", "f1"), ["f1 is for two labels, found 3"]),
         (("N: no", "N: nein"), ["'N' stands for 'nein'", "no, yes, 3"]),
         (("dev: held_out.tsv, ", ""), ["needs `train` and `dev`", "found train, test"]),
-        (("dev: held_out.tsv, ", "dev: [a.tsv, b.tsv], "), ["files: dev: one file name, found ['a.tsv', 'b.tsv']"]),
+        (
+            ("dev: held_out.tsv, ", "dev: [a.tsv, [b.tsv]], "),
+            ["files: dev: a file name or a list of them, found ['a.t"],
+        ),
+        (("dev: held_out.tsv, ", "dev: [], "), ["files: dev: a file name or a list of them, found none"]),
         (("text: review", "text: [a, b, c]"), ["one or two columns", "found 3"]),
         (("text: review", "text: review\nmax_seq_length: long"), ["max_seq_length", "'long'"]),
         (("text: review", "text: review\nheader: maybe"), ["header: true or false", "'maybe'"]),

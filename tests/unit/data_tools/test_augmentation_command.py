@@ -110,7 +110,9 @@ def test_rows_with_one_premise_are_augmented_together(models, tmp_path, monkeypa
     rows = [["a good film", "the plot"], ["a bad plot", "good music"], ["a good film", "music moved"]]
     rows += [["a bad plot", "the film"], ["the music", "a film"], ["a good film", "bad music"], ["the plot", "a film"]]
     lines = ["index\tsentence1\tsentence2\tlabel"]
-    lines += [f"{number}\t{first}\t{second}\tentailment" for number, (first, second) in enumerate(rows)]
+    lines += [
+        f"{number}\t{first}\t{second}\t{'not_' * (number % 2)}entailment" for number, (first, second) in enumerate(rows)
+    ]
     (tmp_path / "RTE" / "train.tsv").write_text("\n".join(lines) + "\n")
     asked = []
     candidates = MaskedWordModel.candidates

@@ -70,7 +70,7 @@ def test_mnli_comes_with_its_mismatched_sets_and_the_diagnostic_one(tmp_path):
     [
         ("cola", "cola", ("sentence",), ["unacceptable", "acceptable"], [1, 0]),
         ("mrpc", "mrpc", ("sentence1", "sentence2"), ["not_equivalent", "equivalent"], [0, 1]),
-        ("qqp", "qqp", ("question1", "question2"), ["not_duplicate", "duplicate"], [1, 1]),
+        ("qqp", "qqp", ("question1", "question2"), ["not_duplicate", "duplicate"], [1, 0]),
         ("qnli", "qnli", ("question", "sentence"), ["entailment", "not_entailment"], [1, 0]),
         ("rte", "rte", ("sentence1", "sentence2"), ["entailment", "not_entailment"], [0, 1]),
         ("wnli", "wnli", ("sentence1", "sentence2"), ["not_entailment", "entailment"], [1, 0]),

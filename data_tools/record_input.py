@@ -74,7 +74,7 @@ def records_unit(texts: Iterable[Any], place: str, first_row: int, field: str, p
         else:
             problems.found(
                 "records without text",
-                f"{place}: row {row} has no text in {field!r}, but {text!r:.80}",
+                f"{place}: row {row} has no text in {field!r}, but {shown(repr(text))}",
                 "Give another --text_field, or write strings in UTF-8",
             )
     return Unit(lines, size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.foreign_text import listed
 from tinybert_ds.strict_formats import read_yaml
 
 RECIPES_DIR = Path(tinybert_ds.__file__).parent / "recipes"
@@ -43,14 +44,14 @@ def recipe_values(arguments: Any) -> dict[str, str]:
     sections = _read(path)
     section = arguments.recipe_section
     if section not in sections:
-        raise ConfigError(f"--recipe {name} ({path}) has no section {section}; it has {', '.join(sections) or 'none'}")
+        raise ConfigError(f"--recipe {name} ({path}) has no section {section}; it has {listed(sections) or 'none'}")
     values = sections[section]
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise ConfigError(f"--recipe {name} ({path}), section {section}: must hold `flag: value` lines")
     known = {field.name for field in dataclasses.fields(arguments)} - _PLACES
     unknown = sorted(set(values) - known)
     if unknown:
-        named = ", ".join(flag if flag in _PLACES else f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
+        named = listed(flag if flag in _PLACES else f"{flag}{did_you_mean(flag[:80], known)}" for flag in unknown)
         raise ConfigError(
             f"--recipe {name} ({path}), section {section}: {named} cannot be set by a recipe; these can: "
             f"{', '.join(sorted(known))}"

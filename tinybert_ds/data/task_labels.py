@@ -25,11 +25,10 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
     if table.label_column is None:
         return None
     known_labels = label_ids(spec)
-    label = spec.splits[split].label
+    column = spec.splits[split].label
+    name = quoted(column) if isinstance(column, str) else str(column)
     labels = [
-        parse_label(
-            fields[table.label_column], spec, known_labels, f"{table.path}, {table.unit} {line}, column {label!r}"
-        )
+        parse_label(fields[table.label_column], spec, known_labels, f"{table.path}, {table.unit} {line}, column {name}")
         for line, fields in table.rows
     ]
     return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)

@@ -186,11 +186,15 @@ def _find_columns(
     if missing:
         found = f"the columns {listed(first)}" if header else f"{len(first)} fields and no header"
         raise DataError(
-            f"{path}, line {line}: no column {', '.join(repr(column) for column in missing)}; found "
+            f"{path}, line {line}: no column {', '.join(map(_named, missing))}; found "
             f"{found}. Columns are separated by tabs, in a .csv by commas; name the right ones in the task file or "
             f"rename them in the data{_hint(first, layout)}"
         )
     return len(first), [at for at in positions if at is not None], label
+
+
+def _named(column: Column) -> str:
+    return quoted(column) if isinstance(column, str) else str(column)
 
 
 def _hint(first: Sequence[str], layout: SplitFile) -> str:

@@ -40,6 +40,7 @@ _KEYS = {
     "max_seq_length": "tokens a row is cut to",
     "eval_split": "the split that decides which checkpoint is best (default dev)",
 }
+_LISTED_PROBLEMS = 20
 _REQUIRED = ("files", "text", "label", "metric")
 
 
@@ -66,6 +67,8 @@ def load_task_file(path: str | Path) -> TaskSpec:
         if not problems:
             return spec
     listing = "\n".join(f"    {key}: {meaning}" for key, meaning in _KEYS.items())
+    if len(problems) > _LISTED_PROBLEMS:
+        problems[_LISTED_PROBLEMS:] = [f"and {len(problems) - _LISTED_PROBLEMS} more problems"]
     raise_all(
         [f"{path}: {shown(problem, 500)}" for problem in problems[:-1]]
         + [f"{path}: {shown(problems[-1], 500)}\nA task file holds:\n{listing}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
@@ -83,7 +84,7 @@ class Undecodable(NamedTuple):
 
 
 def find_undecodable(path: Path, encoding: str = "utf-8") -> Undecodable:
-    """Return where a file, which cannot be decoded, stops being text of an encoding."""
+    """Return where a file, which cannot be decoded, stops being text of an encoding; raises as reading it does."""
     decoder = codecs.getincrementaldecoder("utf-8" if encoding == "utf-8-sig" else encoding)()
     line, begin, before = 1, 0, b""
     with open_decompressed(path) as file:
@@ -95,7 +96,8 @@ def find_undecodable(path: Path, encoding: str = "utf-8") -> Undecodable:
             except UnicodeDecodeError as error:
                 good = max(0, error.start - (len(error.object) - len(chunk)))
                 decoder.setstate(state)
-                line += decoder.decode(chunk[:good]).count("\n")
+                with contextlib.suppress(UnicodeError):  # no byte-order mark in the first place
+                    line += decoder.decode(chunk[:good]).count("\n")
                 sample = before[-_SAMPLE_BYTES:] + chunk + file.read(_SAMPLE_BYTES)
                 return Undecodable(line, begin + good, likely_encoding(sample))
             assert chunk, f"{path} is {encoding}, or has changed while it was read"
@@ -129,12 +131,14 @@ def read_text(path: Path, what: str, error: type[UserError] = ConfigError) -> st
         UserError: `error`: it cannot be read, is not UTF-8, or is too large to be what it was given as.
     """
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise error(f"{what}: {shown(path, 400)} has {path.stat().st_size:,} bytes; this cannot be meant")
-        with path.open("rb") as file:
-            data = file.read()
+        with open_decompressed(path) as file:
+            data = file.read(_LARGEST_BYTES + 1)
     except OSError as problem:
         raise error(f"{what}: cannot read {shown(path, 400)}: {problem.strerror or problem}") from problem
+    except DAMAGED as problem:
+        raise error(f"{what}: {shown(path, 400)} is damaged or cut off ({problem}); copy it again") from problem
+    if len(data) > _LARGEST_BYTES:
+        raise error(f"{what}: {shown(path, 400)} has more than {_LARGEST_BYTES:,} bytes; this cannot be meant")
     try:
         return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
     except UnicodeDecodeError as problem:

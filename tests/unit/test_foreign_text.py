@@ -99,5 +99,5 @@ def test_a_small_file_is_read_or_named_with_what_is_wrong(tmp_path):
         read_text(tmp_path / "gone", "--task_file")
     with path.open("wb") as file:
         file.truncate(1 << 30)
-    with pytest.raises(ConfigError, match=r"has 1,073,741,824 bytes; this cannot be meant"):
+    with pytest.raises(ConfigError, match=r"has more than 16,777,216 bytes; this cannot be meant"):
         read_text(path, "--task_file")

@@ -78,8 +78,10 @@ def dataset_records(path: Path, needed: Sequence[str]) -> Records:
         )
     datasets = importlib.import_module("datasets")  # here, because it takes long and few need it
     try:
+        for file in sorted(path.glob("*.arrow")):
+            _check_arrow(file)
         dataset = datasets.load_from_disk(str(path))
-    except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # of whatever kind: it reads three files that anybody may have changed
         raise DataError(f"{path} cannot be read by `datasets`: {shown(error, 200)}") from error
     classes = {
         name: feature.names for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
@@ -93,7 +95,9 @@ def open_parquet(path: Path) -> parquet.ParquetFile:
     """Open a Parquet file; raises DataError where it is none."""
     try:
         return parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise _unreadable(path, "as Parquet", error) from error
 
 
@@ -255,6 +259,13 @@ def _arrow_objects(
         if error.errno is not None:
             raise
         raise _unreadable(path, how, error) from error  # damaged pages
+
+
+def _check_arrow(file: Path) -> None:
+    """Raise unless all offsets of an Arrow file lie inside it: where it is mapped, a wrong one ends the process."""
+    with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+        for batch in reader:
+            batch.validate(full=True)
 
 
 def _unreadable(path: Path, how: str, error: Exception) -> DataError:

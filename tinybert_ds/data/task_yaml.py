@@ -105,14 +105,7 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {', '.join(files) or 'none'}")
     problems += _file_problems(files)
     problems += format_problems
-    if header not in ("true", "false"):
-        problems.append(f"header: true or false, found {header!r}")
-    problems += [
-        f"header: {file} names its columns by itself; leave `header: false` out"
-        for names in named.values()
-        for file in names
-        if header == "false" and names_its_columns(file)
-    ]
+    problems += _header_problems(header, named)
     if "labels" in content and (len(labels) < 2 or len({label.lower() for label in labels}) < len(labels)):
         problems.append(f"labels: at least two different names (capitals do not count), found {labels}")
     if not _is_length(max_seq_length):
@@ -155,6 +148,17 @@ def _file_problems(files: dict[str, Any]) -> list[str]:
         if not names or not all(isinstance(name, str) and name for name in names):
             problems.append(f"files: {split}: a file name or a list of them, found {shown(given or 'none')}")
     return problems
+
+
+def _header_problems(header: str, named: dict[str, list[str]]) -> list[str]:
+    if header not in ("true", "false"):
+        return [f"header: true or false, found {header!r}"]
+    return [
+        f"header: {file} names its columns by itself; leave `header: false` out"
+        for names in named.values()
+        for file in names
+        if header == "false" and names_its_columns(file)
+    ]
 
 
 def _text_format(content: dict[str, Any]) -> tuple[TextFormat, list[str]]:

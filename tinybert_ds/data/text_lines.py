@@ -34,16 +34,22 @@ def read_lines(path: Path, line_end: str, encoding: str = "") -> Iterator[str]:
         with open_decompressed(path) as raw, io.TextIOWrapper(raw, encoding or "utf-8-sig", newline=line_end) as file:
             yield from file
     except UnicodeDecodeError as error:
-        raise undecodable(path, encoding) from error
+        raise _undecodable(path, encoding) from error
     except UnicodeError as error:  # such as UTF-16 without a byte-order mark
         raise DataError(f"{path} is not {encoding}: {error}; mend `encoding` in the task file") from error
     except DAMAGED as error:
-        raise DataError(f"{path} is damaged or cut off ({error}); copy it again") from error
+        raise _damaged(path, error) from error
 
 
-def undecodable(path: Path, encoding: str = "") -> DataError:
-    """Return the error about a file that cannot be decoded."""
-    place = find_undecodable(path, encoding or "utf-8")
+def _damaged(path: Path, error: BaseException) -> DataError:
+    return DataError(f"{path} is damaged or cut off ({error}); copy it again")
+
+
+def _undecodable(path: Path, encoding: str) -> DataError:
+    try:
+        place = find_undecodable(path, encoding or "utf-8")
+    except DAMAGED as error:  # behind the place
+        return _damaged(path, error)
     where = f"{path}, line {place.line}: byte {place.byte} is not"
     if encoding:
         likely = f"; it looks like {place.likely}" if place.likely else ""

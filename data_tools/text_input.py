@@ -225,12 +225,14 @@ def _decode_one_by_one(path: Path, offset: int, data: bytes, problems: Problems)
         except UnicodeDecodeError as error:
             place = offset + error.start
             around = max(0, place - begin - _ENCODING_BYTES)
-            likely = None if problems.skip else likely_encoding(data[around : around + 2 * _ENCODING_BYTES])
+            advice = how_to_decode(
+                None if problems.skip else likely_encoding(data[around : around + 2 * _ENCODING_BYTES])
+            )
             problems.found(
                 "lines that are not UTF-8",
                 f"{str(path)!r} is not UTF-8: byte 0x{line[error.start]:02x} at offset {place} of the text, line "
                 f"{line_number(path, place)}",
-                how_to_decode(likely).capitalize(),
+                advice[0].upper() + advice[1:],
             )
         offset += len(line)
 

@@ -20,6 +20,7 @@ from tinybert_ds.foreign_text import COMPRESSED, DAMAGED, open_decompressed, wit
 FORMATS = {".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet"}
 """Suffix -> format; all others are tab-separated."""
 
+_OTHER_FORMATS = (".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".zip", ".bz2", ".7z", ".tar", ".db")
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _COUNT_BYTES = 1 << 20
 
@@ -85,6 +86,11 @@ def read_records(path: Path, needed: Sequence[str], text_format: TextFormat) -> 
         return parquet_records(path, needed)
     if kind == "json":
         return json_records(path, needed, text_format.encoding)
+    if without_compression(path).suffix.lower() in _OTHER_FORMATS:
+        raise DataError(
+            f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), .parquet, or "
+            "the whole directory that `save_to_disk` of `datasets` wrote"
+        )
     return Records("line", None, text_rows(path, text_format, separator=_SEPARATORS[kind]))
 
 

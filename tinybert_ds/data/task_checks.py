@@ -33,10 +33,7 @@ class _Quotes:
     first: str = ""
 
     def look(self, text: str, place: str) -> None:
-        """Count a text."""
-        self.texts += 1
-        if '"' not in text:
-            return
+        """Look at a text with a quotation mark."""
         self.with_marks += 1
         inside = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else None
         if inside is not None and '"' not in inside.replace('""', ""):
@@ -77,21 +74,21 @@ class SplitAudit:
         """Count what is in a block."""
         if self._path != str(table.path):
             self._path, self._last_line = str(table.path), 0
-        self._rows += len(table.rows)
-        self._skipped_labels += table.skipped_labels
-        looks_at_quotes = not may_be_quoted(table.path, self._layout.text_format)
-        looks_at_quotes = looks_at_quotes and self._layout.text_format.quotes is None
-        for number, fields in table.rows:
-            place = f"{table.path}, {table.unit} {number}"
-            for column, at in enumerate(table.text_columns):
-                text = fields[at].strip()
-                if not text:
+        rows = table.rows
+        marks = not may_be_quoted(table.path, self._layout.text_format) and self._layout.text_format.quotes is None
+        for column, at in enumerate(table.text_columns):
+            for number, fields in rows:
+                text = fields[at]
+                if not text or text.isspace():
                     self._empty[column] += 1
-                    self._first_empty[column] = self._first_empty[column] or place
-                elif looks_at_quotes:
-                    self._quotes.look(text, place)
-            if len(table.text_columns) == 1 and table.unit == "line":
-                self._look_for_tokens(number, text)
+                    self._first_empty[column] = self._first_empty[column] or f"{table.path}, {table.unit} {number}"
+                elif marks and '"' in text:
+                    self._quotes.look(text.strip(), f"{table.path}, {table.unit} {number}")
+            self._quotes.texts += len(rows)
+        if len(table.text_columns) == 1 and table.unit == "line" and 2 * self._tokens >= self._rows:
+            self._look_for_tokens(table)
+        self._rows += len(rows)
+        self._skipped_labels += table.skipped_labels
         if labels is None or not len(labels):
             return
         if self._spec.is_regression:
@@ -124,11 +121,13 @@ class SplitAudit:
     def _name(self) -> str:
         return self._path if not self._layout.more_files else f"the {self._split} split, up to {self._path}"
 
-    def _look_for_tokens(self, line: int, text: str) -> None:
-        self._tokens += len(text.split()) == 1
-        self._token_characters += len(text)
-        self._gaps += bool(self._last_line) and line > self._last_line + 1
-        self._last_line = line
+    def _look_for_tokens(self, table: Table) -> None:
+        at = table.text_columns[0]
+        for line, fields in table.rows:
+            self._tokens += len(fields[at].split(None, 2)) == 1
+            self._token_characters += len(fields[at])
+            self._gaps += bool(self._last_line) and line > self._last_line + 1
+            self._last_line = line
 
     def _refuse_tokens(self) -> None:
         rows, groups = self._rows, self._gaps + 1

@@ -65,6 +65,13 @@ def test_a_damaged_compressed_file_is_named(tmp_path, name, pack):
             read(tmp_path, name)
 
 
+@pytest.mark.parametrize("name", ["t.xlsx", "data-00000-of-00001.arrow", "t.csv.bz2"])
+def test_a_file_of_another_format_names_those_that_are_read(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(DataError, match=r"is not read; give .tsv, .csv, .* the whole directory that `save_to_disk`"):
+        read(tmp_path, name)
+
+
 def test_parquet_is_never_compressed_again(tmp_path):
     (tmp_path / "t.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
     with pytest.raises(DataError, match=r"t.parquet.gz: Parquet is compressed inside"):

@@ -88,8 +88,8 @@ def read_records(path: Path, needed: Sequence[str], text_format: TextFormat) -> 
         return json_records(path, needed, text_format.encoding)
     if without_compression(path).suffix.lower() in _OTHER_FORMATS:
         raise DataError(
-            f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), .parquet, or "
-            "the whole directory that `save_to_disk` of `datasets` wrote"
+            f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), "
+            ".parquet, or the whole directory that `save_to_disk` of `datasets` wrote"
         )
     return Records("line", None, text_rows(path, text_format, separator=_SEPARATORS[kind]))
 

@@ -33,6 +33,7 @@ NO_PROSE = {
     "dicts": ("\n".join(map(str, RECORDS)), "JSON"),
     "xml": ('<?xml version="1.0"?>\n<corpus>\n<p>The river rose.</p>\n</corpus>', "markup"),
     "html": ("<!DOCTYPE html>\n<html><body><p>The river rose.\nAnd fell.\n</p></body></html>", "markup"),
+    "page": ("<!DOCTYPE html>\n" + PROSE, "markup"),
     "wiki_00": ('<doc id="12" url="https://x" title="River">\nRiver\n\nThe river rose.\nAnd fell.\n\n</doc>', "markup"),
     "wiki_01": ('Rest of an article.\n</doc>\n<doc id="1">\nRiver\n\nThe river rose.\nAnd fell.\n</doc>', "markup"),
     "segments": ("\n".join(f'<seg id="{n}">{s}</seg>' for n, s in enumerate(SENTENCES)), "markup"),

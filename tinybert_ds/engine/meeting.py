@@ -1,21 +1,52 @@
-"""The ranks come together before their process group forms: one that never comes is named instead of waited for."""
+"""The ranks come together before their process group forms: one that never comes, or that cannot reach the others, is
+named instead of waited for, and all leave."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 
-from tinybert_ds.errors import FaultError
+from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError
 
 LOOPBACK = ("127.0.0.1", "localhost")
-_PATIENCE = timedelta(minutes=10)
+PATIENCE_VARIABLE = "TINYBERT_DS_START_SECONDS"
+PATIENCE_SECONDS = 600.0
 """Between the first rank and the last: programs come from cold disks, hosts may be started by hand."""
+_FAILED = "failed"
+_LOOK_SECONDS = 0.5
+_LINGER_SECONDS = 4 * _LOOK_SECONDS
+"""How long a rank that has failed stays, so that the others can read why: the first rank has their server."""
 
 
-def meet(patience: timedelta = _PATIENCE) -> dist.Store:
+def stated_patience() -> timedelta:
+    """Return how long the ranks wait for each other at the start, as the environment says.
+
+    Raises:
+        ConfigError: It says no number above 0.
+    """
+    text = os.environ.get(PATIENCE_VARIABLE) or str(PATIENCE_SECONDS)
+    try:
+        seconds = float(text)
+        if not 0 < seconds < 10**6:
+            raise ValueError(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"the environment variable {PATIENCE_VARIABLE} is {text[:40]!r}; it must be a number of seconds above 0 "
+            f"(without it: {PATIENCE_SECONDS:g})"
+        ) from error
+    return timedelta(seconds=seconds)
+
+
+def meet(patience: timedelta) -> dist.Store:
     """Wait until all ranks of the launcher's environment are there.
 
     Ranks that are all on one host, as MASTER_ADDR says, listen on loopback only.
@@ -64,7 +95,7 @@ def meet(patience: timedelta = _PATIENCE) -> dist.Store:
 
 def _wait_for_all(store: dist.Store, rank: int, size: int, patience: timedelta) -> None:
     try:
-        store.set(f"rank {rank}", "here")
+        store.set(f"rank {rank}", _host())
         if store.add("ranks here", 1) == size:
             store.set("all here", "")
         store.wait(["all here"], patience)
@@ -81,3 +112,76 @@ def _missing(store: dist.Store, size: int) -> str:
     except dist.DistNetworkError:  # rank 0 has given up already, and says it
         return ""
     return f"; missing: {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''}"
+
+
+def count_local_rank(store: dist.Store) -> int:
+    """Return how many lower ranks are on this rank's host, by what all have said when they met."""
+    return sum(store.get(f"rank {lower}") == _host().encode() for lower in range(int(os.environ["RANK"])))
+
+
+def _host() -> str:
+    """Return what tells this host from others: containers may share a machine, machines a name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return f"{os.uname().nodename} {boot}"
+
+
+@contextlib.contextmanager
+def together(store: dist.Store, patience: timedelta) -> Iterator[None]:
+    """Let all ranks leave when one fails inside the context, in which they find their ways to each other.
+
+    What they call there cannot be interrupted from outside, so a rank that others have failed leaves by `os._exit`.
+
+    Args:
+        store: What the ranks met at.
+        patience: The longest time that the inside may take.
+
+    Raises:
+        FaultError: On the rank that has failed inside.
+    """
+    rank = int(os.environ["RANK"])
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=(store, rank, patience, done), daemon=True)
+    watch.start()
+    try:
+        yield
+    except (RuntimeError, OSError) as error:  # gloo raises bare RuntimeErrors
+        done.set()
+        watch.join()
+        reason = " ".join(str(error).split())[:300]
+        told = (
+            f"rank {rank} cannot reach the other ranks from {os.uname().nodename} ({reason}); look at the network "
+            "interfaces (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same "
+            "command again"
+        )
+        with contextlib.suppress(dist.DistStoreError, dist.DistNetworkError):  # the first rank has left already
+            first = store.compare_set(_FAILED, "", told).decode()
+            time.sleep(_LINGER_SECONDS)
+            told = told if first == told else first
+        raise FaultError(told) from error
+    finally:
+        done.set()
+    watch.join()
+
+
+def _watch(store: dist.Store, rank: int, patience: timedelta, done: threading.Event) -> None:
+    """End this process when another rank has failed, or the time is over."""
+    deadline = time.monotonic() + patience.total_seconds()
+    while not done.wait(_LOOK_SECONDS):
+        try:
+            told = store.get(_FAILED).decode() if store.check([_FAILED]) else ""
+            if not told and time.monotonic() > deadline:
+                told = (
+                    f"rank {rank} on {os.uname().nodename} has met the others, but is not connected to all of them after "
+                    f"{patience.total_seconds():g} s; look at the network interfaces (GLOO_SOCKET_IFNAME, "
+                    "NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same command again"
+                )
+                store.compare_set(_FAILED, "", told)
+                time.sleep(_LINGER_SECONDS)
+        except (dist.DistStoreError, dist.DistNetworkError):
+            told = "rank 0 has left while the ranks were connecting; look for what it has said"
+        if told and not done.is_set():
+            os.write(sys.stderr.fileno(), f"fault on rank {rank}: {told}\n".encode())  # one piece: ranks share a log
+            os._exit(EXIT_FAULT)

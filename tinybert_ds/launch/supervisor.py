@@ -56,7 +56,10 @@ def supervise(
     def receive(number: int, _: object) -> None:
         received.append(signal.Signals(number))
 
-    before = {number: signal.signal(number, receive) for number in PASSED_ON}
+    taken = set(PASSED_ON)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: the end of the terminal is nothing to pass on
+        taken.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, receive) for number in taken}
     process = None
     try:
         process = subprocess.Popen(command, env=dict(environment), start_new_session=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import time
 from datetime import timedelta
 
 import pytest
 
-from tests.support.runs import free_port
-from tinybert_ds.engine.meeting import meet
-from tinybert_ds.errors import FaultError
+from tests.support.runs import ROOT, free_port
+from tinybert_ds.engine.meeting import PATIENCE_VARIABLE, meet, stated_patience
+from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError
 
 SHORTLY = timedelta(seconds=1)
 
@@ -43,4 +47,84 @@ def test_without_the_first_rank_the_others_say_where_it_should_be(place):
 def test_a_port_that_another_run_uses_is_said_at_once(place):
     port = place(0, 2)
     with socket.create_server(("127.0.0.1", port)), pytest.raises(FaultError, match="does another run use the port"):
-        meet()
+        meet(SHORTLY)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 600), ("7.5", 7.5)])
+def test_how_long_ranks_wait_for_each_other_can_be_stated(monkeypatch, text, seconds):
+    monkeypatch.setenv(PATIENCE_VARIABLE, text)
+    assert stated_patience() == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "1e400"])
+def test_a_waiting_time_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv(PATIENCE_VARIABLE, text)
+    with pytest.raises(ConfigError, match=f"{PATIENCE_VARIABLE} is '{text}'"):
+        stated_patience()
+
+
+CONNECT = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from tinybert_ds.command_line import run_command
+from tinybert_ds.engine.meeting import count_local_rank, meet, together
+def main():
+    met = meet(timedelta(seconds=30))
+    print("local rank", count_local_rank(met), flush=True)
+    with together(met, timedelta(seconds=float(sys.argv[1]))):
+        if len(sys.argv) > 2:
+            time.sleep(60)
+        dist.init_process_group("gloo", timeout=timedelta(minutes=30))
+        dist.barrier()
+run_command(main)
+"""
+
+
+@pytest.fixture
+def connect():
+    """Return a function that lets two ranks meet and connect; returns their exit codes and what they have said."""
+    started = []
+
+    def run(*words, patience="30", **of_rank):
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        for rank in (0, 1):
+            environment = {**os.environ, **place, "RANK": str(rank), **of_rank.get(f"rank{rank}", {})}
+            command = [sys.executable, "-c", CONNECT, patience, *(words if rank else ())]
+            started.append(
+                subprocess.Popen(
+                    command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                )
+            )
+        said = [process.communicate(timeout=60) for process in started]
+        return [process.returncode for process in started], said
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_ranks_that_connect_count_those_on_their_host_where_no_launcher_does(connect):
+    codes, said = connect()
+    assert codes == [0, 0], said
+    assert [out for out, _ in said] == ["local rank 0\n", "local rank 1\n"]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_rank_that_nobody_can_reach_is_named_by_all_and_all_leave_soon(connect, broken):
+    begin = time.monotonic()
+    codes, said = connect(**{f"rank{broken}": {"GLOO_SOCKET_IFNAME": "nowhere0"}})
+    assert codes == [EXIT_FAULT, EXIT_FAULT], said
+    for _, errors in said:
+        assert f"rank {broken} cannot reach the other ranks from {os.uname().nodename}" in errors
+        assert "nowhere0" in errors
+        assert "GLOO_SOCKET_IFNAME" in errors
+        assert "Traceback" not in errors
+    assert time.monotonic() - begin < 40
+
+
+def test_a_rank_that_does_not_get_through_ends_the_start_of_all_in_the_stated_time(connect):
+    codes, said = connect("stuck", patience="2")
+    assert codes == [EXIT_FAULT, EXIT_FAULT], said
+    assert all("is not connected to all of them after 2 s" in errors for _, errors in said)

@@ -152,8 +152,8 @@ def _place(launcher: _Launcher, values: Mapping[str, str]) -> _Place | None:
     rank, size = _number(values, launcher.rank, 0), _number(values, size_name, 1)
     if rank >= size:
         raise RankError(
-            f"{launcher.rank} is {rank} and {size_name} is {size}; ranks are counted from 0, so it must be below {size}. "
-            "Give every process a rank of its own, and all of them the same size"
+            f"{launcher.rank} is {rank} and {size_name} is {size}; ranks are counted from 0, so it must be below "
+            f"{size}. Give every process a rank of its own, and all of them the same size"
         )
     local_name = next((name for name in launcher.local_ranks if name in values), None)
     return _Place(launcher, rank, size, None if local_name is None else _number(values, local_name, 0))
@@ -216,9 +216,9 @@ def _meeting_place(values: Mapping[str, str], agreeing: Sequence[_Place]) -> tup
     missing = [name for name in _ADDRESS if name not in values]
     if missing and not any(launcher in _MPI for launcher in launchers):
         raise RankError(
-            f"rank {agreeing[0].rank} of {agreeing[0].size} ({agreeing[0].launcher.name}) does not know where rank 0 is: "
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. Export MASTER_ADDR, the address of "
-            "rank 0's host, and MASTER_PORT, a free port there, the same for all ranks"
+            f"rank {agreeing[0].rank} of {agreeing[0].size} ({agreeing[0].launcher.name}) does not know where rank 0 "
+            f"is: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. Export MASTER_ADDR, the "
+            "address of rank 0's host, and MASTER_PORT, a free port there, the same for all ranks"
         )
     return address, port
 

@@ -174,8 +174,8 @@ def _watch(store: dist.Store, rank: int, patience: timedelta, done: threading.Ev
             told = store.get(_FAILED).decode() if store.check([_FAILED]) else ""
             if not told and time.monotonic() > deadline:
                 told = (
-                    f"rank {rank} on {os.uname().nodename} has met the others, but is not connected to all of them after "
-                    f"{patience.total_seconds():g} s; look at the network interfaces (GLOO_SOCKET_IFNAME, "
+                    f"rank {rank} on {os.uname().nodename} has met the others, but is not connected to all of them "
+                    f"after {patience.total_seconds():g} s; look at the network interfaces (GLOO_SOCKET_IFNAME, "
                     "NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same command again"
                 )
                 store.compare_set(_FAILED, "", told)

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM, SIGUSR1 or SIGHUP to any rank ends the run after the step it is in, with its state saved.
+"""Stopping on request: SIGTERM, SIGUSR1 or SIGHUP to any rank ends the run after the step it is in, its state saved.
 
 Before the first step there is nothing to save, and the process leaves at once; the few seconds in which a finished run
 writes its results and ends are left to it.

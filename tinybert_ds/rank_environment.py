@@ -1,4 +1,4 @@
-"""This process's place among those that a launcher has started, read from environment variables; nothing is communicated.
+"""This process's place among those that a launcher has started, read from the environment; nothing is communicated.
 
 Launchers may be nested: torchrun inside srun, mpirun whose daemons srun has started. The innermost counts. Where two of
 them cannot both be right, or half of what is needed is missing, nobody is left to train alone by mistake.
@@ -71,7 +71,7 @@ _PMIX = _Launcher("PMIx", "PMIX_RANK", ("PMIX_SIZE", "WORLD_SIZE"), ("PMIX_LOCAL
 
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _LAUNCHERS_OF_RANKS = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
-"""Set by torchrun and by DeepSpeed's launcher, whose RANK and WORLD_SIZE therefore are no leftovers of something else."""
+"""Set by torchrun and by DeepSpeed's launcher, whose RANK and WORLD_SIZE therefore are no leftovers."""
 _LOCAL_SIZES = (
     "LOCAL_WORLD_SIZE",
     "LOCAL_SIZE",
@@ -79,7 +79,7 @@ _LOCAL_SIZES = (
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",
 )
-"""How many ranks a host has: from torchrun, from DeepSpeed's launcher or Slurm's script, from Open MPI, MVAPICH, MPICH."""
+"""How many ranks a host has: from torchrun, DeepSpeed's launcher or Slurm's script, Open MPI, MVAPICH, MPICH."""
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 """Slurm's numbers for batch scripts, interactive shells and the like begin here; those of srun are far below."""
 _FIRST_PORT, _PORTS = 15_000, 15_000  # below the ports that Linux hands out by itself
@@ -122,6 +122,28 @@ def ranks_on_this_host(environment: Mapping[str, str]) -> int:
     """Return how many ranks share this host, as their launcher says; 1 where it says nothing."""
     stated = (environment.get(name, "") for name in _LOCAL_SIZES)
     return max(1, next((int(number) for number in stated if number.isdecimal()), 1))
+
+
+def device_of(local_rank: int, visible: int) -> int:
+    """Return the number of a rank's device among those that it sees.
+
+    A launcher may show each rank its own device alone (`srun --gpus-per-task 1`).
+
+    Args:
+        local_rank: Among the ranks of the host.
+        visible: How many devices this process sees.
+
+    Raises:
+        RankError: There are several devices, and fewer than ranks.
+    """
+    if local_rank < visible:
+        return local_rank
+    if visible == 1:
+        return 0
+    raise RankError(
+        f"local rank {local_rank} has no device of its own: this process sees {visible} on this host (LOCAL_RANK, "
+        "CUDA_VISIBLE_DEVICES). Start as many ranks as there are devices, or add --no_cuda"
+    )
 
 
 def first_host(nodes: str) -> str:

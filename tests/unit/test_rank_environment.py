@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tinybert_ds.errors import ConfigError, RankError
-from tinybert_ds.rank_environment import first_host, ranks_on_this_host, read_rank_environment
+from tinybert_ds.rank_environment import device_of, first_host, ranks_on_this_host, read_rank_environment
 
 THERE = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"}
 PLAIN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", **THERE}
@@ -203,6 +203,13 @@ def test_the_variables_that_were_set_are_read_again_to_the_same(environment):
     found = read_rank_environment(environment)
     again = read_rank_environment({**environment, **found.variables()})
     assert again[:5] == found[:5]
+
+
+def test_a_rank_takes_the_device_of_its_place_or_the_only_one_that_it_is_shown():
+    assert [device_of(local_rank, 4) for local_rank in range(4)] == [0, 1, 2, 3]
+    assert device_of(3, 1) == 0
+    with pytest.raises(RankError, match=r"local rank 2 has no device of its own: this process sees 2"):
+        device_of(2, 2)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from deepspeed.comm.comm import mpi_discovery
 
 from tinybert_ds.engine.meeting import count_local_rank, meet, stated_patience, together
 from tinybert_ds.errors import ConfigError, RankError, UserError
-from tinybert_ds.rank_environment import RankEnvironment, ranks_on_this_host, read_rank_environment
+from tinybert_ds.rank_environment import RankEnvironment, device_of, ranks_on_this_host, read_rank_environment
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def _join() -> World:
     deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() != "cpu":
+        local_rank = device_of(local_rank, accelerator.device_count())
+        os.environ["LOCAL_RANK"] = str(local_rank)  # from where DeepSpeed's engine takes its device
         accelerator.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks_on_this_host(os.environ)))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError
+from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PATIENCE_VARIABLE = "TINYBERT_DS_START_SECONDS"
@@ -140,6 +140,7 @@ def together(store: dist.Store, patience: timedelta) -> Iterator[None]:
 
     Raises:
         FaultError: On the rank that has failed inside.
+        UserError: What the inside raises; the other ranks are told of it.
     """
     rank = int(os.environ["RANK"])
     done = threading.Event()
@@ -156,14 +157,24 @@ def together(store: dist.Store, patience: timedelta) -> Iterator[None]:
             "interfaces (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same "
             "command again"
         )
-        with contextlib.suppress(dist.DistStoreError, dist.DistNetworkError):  # the first rank has left already
-            first = store.compare_set(_FAILED, "", told).decode()
-            time.sleep(_LINGER_SECONDS)
-            told = told if first == told else first
-        raise FaultError(told) from error
+        raise FaultError(_announce(store, told)) from error
+    except UserError as error:
+        done.set()
+        watch.join()
+        _announce(store, f"rank {rank} on {os.uname().nodename} cannot take part: {error}")
+        raise
     finally:
         done.set()
     watch.join()
+
+
+def _announce(store: dist.Store, told: str) -> str:
+    """Tell all ranks of a failure, and give them time to hear of it; return the first that was told."""
+    with contextlib.suppress(dist.DistStoreError, dist.DistNetworkError):  # the first rank has left already
+        first = store.compare_set(_FAILED, "", told).decode()
+        time.sleep(_LINGER_SECONDS)
+        return first
+    return told
 
 
 def _watch(store: dist.Store, rank: int, patience: timedelta, done: threading.Event) -> None:
@@ -178,8 +189,7 @@ def _watch(store: dist.Store, rank: int, patience: timedelta, done: threading.Ev
                     f"after {patience.total_seconds():g} s; look at the network interfaces (GLOO_SOCKET_IFNAME, "
                     "NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same command again"
                 )
-                store.compare_set(_FAILED, "", told)
-                time.sleep(_LINGER_SECONDS)
+                told = _announce(store, told)
         except (dist.DistStoreError, dist.DistNetworkError):
             told = "rank 0 has left while the ranks were connecting; look for what it has said"
         if told and not done.is_set():

@@ -104,8 +104,8 @@ def _unsafe_paths(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str
         return []
     paths = {"the checkout": str(CHECKOUT), "its interpreter": sys.executable}
     return [
-        f"{what} is at {path!r}, and pdsh's remote shells read only letters, digits and _@+=:,./- as they are; move it, or "
-        "start the ranks by run_mpi.sh or --no_ssh"
+        f"{what} is at {path!r}, and pdsh's remote shells read only letters, digits and _@+=:,./- as they are; move "
+        "it, or start the ranks by run_mpi.sh or --no_ssh"
         for what, path in paths.items()
         if not unchanged_by_shells(path)
     ]
@@ -224,13 +224,13 @@ def _tell(values: argparse.Namespace, hosts: Sequence[Host], chosen: RankVariabl
     say(f"{command[:SHOWN_LETTERS]}{' ...' * (len(command) > SHOWN_LETTERS)} on {places}")
     if chosen.withheld:
         say(
-            f"not handed on to the hosts: {', '.join(chosen.withheld)}, which by name may be secret; --forward NAME hands "
-            "one on"
+            f"not handed on to the hosts: {', '.join(chosen.withheld)}, which by name may be secret; --forward NAME "
+            "hands one on"
         )
     if chosen.exposed:
         say(
-            f"warning: {', '.join(chosen.exposed)} (--forward) may be seen by everyone who can list processes on this host "
-            f"or on {', '.join(host.name for host in hosts)}: it is part of the command lines that start the ranks"
+            f"warning: {', '.join(chosen.exposed)} (--forward) may be seen by everyone who can list processes on this "
+            f"host or on {', '.join(host.name for host in hosts)}: it is part of the command lines that start the ranks"
         )
 
 

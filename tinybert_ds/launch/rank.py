@@ -1,7 +1,7 @@
 """A rank's command, directory and variables in one word that no shell changes: `python -m tinybert_ds.launch.rank`.
 
-Remote shells, mpirun and DeepSpeed's launchers read words in ways of their own. So the word, of letters, digits, `-` and
-`_`, goes by a variable; this module, which they start in the place of the stage, becomes what the word says.
+Remote shells, mpirun and DeepSpeed's launchers read words in ways of their own. So the word, of letters, digits, `-`
+and `_`, goes by a variable; this module, which they start in the place of the stage, becomes what the word says.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def unpack(word: str) -> RankCommand:
         )
     except (binascii.Error, zlib.error, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"the variable {VARIABLE} is no command of a rank ({len(word):,} characters); it is set by run_hostfile.sh and "
-            "run_mpi.sh: start one of them, or the stage itself"
+            f"the variable {VARIABLE} is no command of a rank ({len(word):,} characters); it is set by run_hostfile.sh "
+            "and run_mpi.sh: start one of them, or the stage itself"
         ) from error
 
 
@@ -86,8 +86,8 @@ def main() -> None:
         os.execve(interpreter, words, environment)
     except OSError as error:
         raise ConfigError(
-            f"this host, {os.uname().nodename}, cannot start the stage: {error}; every host needs the checkout, its .venv "
-            "and the directory in which the launcher was called at the same paths"
+            f"this host, {os.uname().nodename}, cannot start the stage: {error}; every host needs the checkout, its "
+            ".venv and the directory in which the launcher was called at the same paths"
         ) from error
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.runs import ROOT, free_port
 from tinybert_ds.engine.meeting import PATIENCE_VARIABLE, meet, stated_patience
-from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError
+from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR, ConfigError, FaultError
 
 SHORTLY = timedelta(seconds=1)
 
@@ -68,13 +68,16 @@ import os, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from tinybert_ds.command_line import run_command
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.engine.meeting import count_local_rank, meet, together
 def main():
     met = meet(timedelta(seconds=30))
     print("local rank", count_local_rank(met), flush=True)
     with together(met, timedelta(seconds=float(sys.argv[1]))):
-        if len(sys.argv) > 2:
+        if "stuck" in sys.argv:
             time.sleep(60)
+        if "refuses" in sys.argv:
+            raise ConfigError("no device of its own")
         dist.init_process_group("gloo", timeout=timedelta(minutes=30))
         dist.barrier()
 run_command(main)
@@ -128,3 +131,10 @@ def test_a_rank_that_does_not_get_through_ends_the_start_of_all_in_the_stated_ti
     codes, said = connect("stuck", patience="2")
     assert codes == [EXIT_FAULT, EXIT_FAULT], said
     assert all("is not connected to all of them after 2 s" in errors for _, errors in said)
+
+
+def test_a_rank_that_is_refused_while_the_others_connect_takes_them_along(connect):
+    codes, said = connect("refuses")
+    assert codes == [EXIT_FAULT, EXIT_USER_ERROR], said
+    assert f"rank 1 on {os.uname().nodename} cannot take part: no device of its own" in said[0][1]
+    assert said[1][1].endswith("error: no device of its own\n")

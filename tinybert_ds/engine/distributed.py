@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -21,8 +21,6 @@ from deepspeed.comm.comm import mpi_discovery
 from tinybert_ds.engine.meeting import count_local_rank, meet, stated_patience, together
 from tinybert_ds.errors import ConfigError, RankError, UserError
 from tinybert_ds.rank_environment import RankEnvironment, device_of, ranks_on_this_host, read_rank_environment
-
-logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -53,7 +51,7 @@ def init_distributed() -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     place = read_rank_environment(os.environ)
     if place.warning:
-        logger.warning("%s", place.warning)
+        print(f"warning: {place.warning}", file=sys.stderr, flush=True)  # there is no log yet
     os.environ.update(place.variables())
     if place.world_size == 1:
         _init_alone(accelerator.communication_backend_name())

@@ -12,8 +12,9 @@ from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED
 
 @pytest.fixture(autouse=True)
 def handlers_as_before():
-    """Processes that later tests start would inherit a signal that is ignored."""
+    """Later tests would inherit a signal that is ignored; so may this process, where it is under nohup."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

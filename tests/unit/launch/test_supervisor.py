@@ -61,6 +61,7 @@ def start(tmp_path):
     launcher.write_text(LAUNCHER)
     log = tmp_path / "log"
     started = []
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may be under nohup
 
     def run(kind, grace):
         launch = uuid.uuid4().hex
@@ -75,6 +76,7 @@ def start(tmp_path):
         return process, launch, log
 
     yield run
+    signal.signal(signal.SIGHUP, hangup)
     for process, launch in started:
         process.kill()
         process.wait()

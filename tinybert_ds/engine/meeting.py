@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError, UserError
+from tinybert_ds.errors import EXIT_FAULT, ConfigError, FaultError, RankError, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 PATIENCE_VARIABLE = "TINYBERT_DS_START_SECONDS"
@@ -59,6 +59,7 @@ def meet(patience: timedelta) -> dist.Store:
 
     Raises:
         FaultError: On every rank, when some did not come; names them. On rank 0 also when the port is taken.
+        RankError: Another process has come as this rank.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -68,7 +69,7 @@ def meet(patience: timedelta) -> dist.Store:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         listener = socket.create_server((address, port)).detach() if serves and local else None
-        store = dist.TCPStore(
+        server = dist.TCPStore(
             address,
             port,
             size,
@@ -89,13 +90,21 @@ def meet(patience: timedelta) -> dist.Store:
             f"rank 0 does not answer at {address}:{port} ({reason}): it has ended, was not started, or cannot be "
             "reached from here; start the same command again"
         ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's server outlives an attempt
+    store = dist.PrefixStore(f"tinybert_ds {attempt}", server)
     _wait_for_all(store, rank, size, patience)
     return store
 
 
 def _wait_for_all(store: dist.Store, rank: int, size: int, patience: timedelta) -> None:
     try:
-        store.set(f"rank {rank}", _host())
+        own = f"{_host()}\n{os.getpid()}"
+        first = store.compare_set(f"rank {rank}", "", own).decode()
+        if first != own:
+            raise RankError(
+                f"two processes have come as rank {rank} of {size}: one on {first.split()[0]}, one on "
+                f"{os.uname().nodename}. Give every process a RANK of its own"
+            )
         if store.add("ranks here", 1) == size:
             store.set("all here", "")
         store.wait(["all here"], patience)
@@ -116,7 +125,8 @@ def _missing(store: dist.Store, size: int) -> str:
 
 def count_local_rank(store: dist.Store) -> int:
     """Return how many lower ranks are on this rank's host, by what all have said when they met."""
-    return sum(store.get(f"rank {lower}") == _host().encode() for lower in range(int(os.environ["RANK"])))
+    hosts = (store.get(f"rank {lower}").decode().partition("\n")[0] for lower in range(int(os.environ["RANK"])))
+    return sum(host == _host() for host in hosts)
 
 
 def _host() -> str:
@@ -153,9 +163,9 @@ def together(store: dist.Store, patience: timedelta) -> Iterator[None]:
         watch.join()
         reason = " ".join(str(error).split())[:300]
         told = (
-            f"rank {rank} cannot reach the other ranks from {os.uname().nodename} ({reason}); look at the network "
-            "interfaces (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) and firewalls between the hosts, and start the same "
-            "command again"
+            f"rank {rank} cannot join the other ranks from {os.uname().nodename} ({reason}). Where that is about "
+            "connections, look at the network interfaces (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME) and firewalls "
+            "between the hosts; then start the same command again"
         )
         raise FaultError(_announce(store, told)) from error
     except UserError as error:

@@ -10,10 +10,11 @@ import time
 from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 
 from tests.support.runs import ROOT, free_port
 from tinybert_ds.engine.meeting import PATIENCE_VARIABLE, meet, stated_patience
-from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR, ConfigError, FaultError
+from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR, ConfigError, FaultError, RankError
 
 SHORTLY = timedelta(seconds=1)
 
@@ -41,6 +42,23 @@ def test_those_that_came_name_those_that_did_not(place):
 def test_without_the_first_rank_the_others_say_where_it_should_be(place):
     port = place(1, 2)
     with pytest.raises(FaultError, match=rf"rank 0 does not answer at 127\.0\.0\.1:{port}"):
+        meet(SHORTLY)
+
+
+def test_two_processes_that_take_themselves_for_the_same_rank_are_told(place):
+    port = place(1, 3)
+    server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    dist.PrefixStore("tinybert_ds 0", server).set("rank 1", "elsewhere 1234\n5")
+    with pytest.raises(RankError, match=r"two processes have come as rank 1 of 3: one on elsewhere, one on "):
+        meet(SHORTLY)
+
+
+def test_an_attempt_of_torchrun_does_not_see_what_the_one_before_has_left(place, monkeypatch):
+    port = place(1, 3)
+    server = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    dist.PrefixStore("tinybert_ds 0", server).set("rank 1", "elsewhere 1234\n5")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(FaultError, match="missing: 0, 2"):
         meet(SHORTLY)
 
 
@@ -120,7 +138,7 @@ def test_a_rank_that_nobody_can_reach_is_named_by_all_and_all_leave_soon(connect
     codes, said = connect(**{f"rank{broken}": {"GLOO_SOCKET_IFNAME": "nowhere0"}})
     assert codes == [EXIT_FAULT, EXIT_FAULT], said
     for _, errors in said:
-        assert f"rank {broken} cannot reach the other ranks from {os.uname().nodename}" in errors
+        assert f"rank {broken} cannot join the other ranks from {os.uname().nodename}" in errors
         assert "nowhere0" in errors
         assert "GLOO_SOCKET_IFNAME" in errors
         assert "Traceback" not in errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -13,6 +12,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinybert_ds.arguments.launch import DEFAULT_PORT, LaunchArguments
+from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.launch import rank
@@ -29,7 +30,6 @@ from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
 from tinybert_ds.launch.supervisor import say, supervise
 
 PDSH, MPICH, OPENMPI = "pdsh", "mpich", "openmpi"
-DEFAULT_PORT = 29500
 SHOWN_LETTERS = 2000
 """Of the command that is started."""
 
@@ -40,44 +40,11 @@ def stages() -> dict[str, Path]:
     return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    result = argparse.ArgumentParser(
-        prog="run_hostfile.sh or run_mpi.sh",
-        description="Run a training command on the hosts of a hostfile. SIGTERM, SIGUSR1 and Ctrl-C are passed on to "
-        "the ranks, which save and leave. Options of this command come before the stage.",
-        allow_abbrev=False,
-    )
-    result.add_argument("--hostfile", type=Path, required=True, help="one host a line: NAME slots=COUNT")
-    result.add_argument(
-        "--launcher", choices=(PDSH, MPICH, OPENMPI), default=PDSH, help="what starts the ranks on the hosts"
-    )
-    result.add_argument("--no_ssh", action="store_true", help="start the ranks of this host only; run it on every host")
-    result.add_argument("--node_rank", type=int, help="with --no_ssh: this host's place in the hostfile, from 0")
-    result.add_argument("--master_addr", help="address of the first host; default: asked of it by ssh")
-    result.add_argument("--master_port", type=int, help=f"default: a free one; with --no_ssh {DEFAULT_PORT}")
-    result.add_argument("--ssh_port", type=int, help="port of the hosts' sshd")
-    result.add_argument(
-        "--forward",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an environment variable that the ranks need and do not get by themselves, secrets among them",
-    )
-    result.add_argument("--launcher_args", default="", help="more arguments of pdsh or mpirun, as one word")
-    result.add_argument(
-        "--grace_seconds", type=float, default=120.0, help="how long the ranks may take to leave after a signal"
-    )
-    result.add_argument("stage", help=f"one of {', '.join(stages())}")
-    result.add_argument("flags", nargs=argparse.REMAINDER, help="the flags of the stage")
-    return result
-
-
-def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     """Return what is wrong with the command line, one sentence each."""
     found = []
-    if values.stage not in stages():
-        found.append(f"there is no stage {values.stage!r}; take one of {', '.join(stages())}")
+    if values.stage_name not in stages():
+        found.append(f"there is no stage {values.stage_name!r}; take one of {', '.join(stages())}")
     if values.no_ssh:
         if values.node_rank is None or not 0 <= values.node_rank < len(hosts):
             given = "" if values.node_rank is None else f", not {values.node_rank}"
@@ -91,14 +58,10 @@ def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
         found.append("--node_rank means nothing without --no_ssh; drop it")
     if values.master_addr is not None and (problem := name_problem(values.master_addr)):
         found.append(f"--master_addr: {problem}")
-    for name in ("master_port", "ssh_port"):
-        port = getattr(values, name)
-        if port is not None and not 1 <= port <= 65535:
-            found.append(f"--{name} is {port}; a port is from 1 to 65535")
     return found + _unsafe_paths(values, hosts) + _missing_programs(values, hosts)
 
 
-def _unsafe_paths(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def _unsafe_paths(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     """Return which paths pdsh's remote shells would change; all else that they see is safe."""
     if values.launcher != PDSH or _all_here(values, hosts):
         return []
@@ -111,7 +74,7 @@ def _unsafe_paths(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str
     ]
 
 
-def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     mpirun = _mpirun() if values.launcher in (MPICH, OPENMPI) else ""
     if values.launcher == MPICH:
         if "HYDRA" not in mpirun:
@@ -126,7 +89,7 @@ def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list
     return []
 
 
-def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
+def launcher_command(values: LaunchArguments, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
     """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage.
 
     Args:
@@ -159,7 +122,7 @@ def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], hostfile
     return [*words, "--module", rank.MODULE]
 
 
-def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
+def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
     """Return the stated port, or a free one of the first host.
 
     Raises:
@@ -180,8 +143,8 @@ def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    values = parser().parse_args(argv)
-    hosts = read_hostfile(values.hostfile)
+    values = parse(LaunchArguments, argv)
+    hosts = read_hostfile(Path(values.hostfile))
     raise_all(problems(values, hosts))
     launch = uuid.uuid4().hex
     port = choose_port(values, hosts)
@@ -195,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         all_here=_all_here(values, hosts),
     )
     _tell(values, hosts, chosen)
-    stage = [sys.executable, str(stages()[values.stage]), *values.flags]
+    stage = [sys.executable, str(stages()[values.stage_name]), *values.flags]
     ours = {VARIABLE: launch, rank.VARIABLE: rank.pack(rank.RankCommand(stage, os.getcwd(), chosen.values))}
     with tempfile.TemporaryDirectory(prefix="tinybert-ds-launch-") as folder:
         hostfile, file = Path(folder) / "hostfile", Path(folder) / "environment"
@@ -215,11 +178,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _tell(values: argparse.Namespace, hosts: Sequence[Host], chosen: RankVariables) -> None:
+def _tell(values: LaunchArguments, hosts: Sequence[Host], chosen: RankVariables) -> None:
     """Say what is started, and which variables are not what their user may think."""
     places = ", ".join(f"{host.name} ({host.slots})" for host in hosts)
     command = "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in shlex.join([values.stage, *values.flags])
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in shlex.join([values.stage_name, *values.flags])
     )
     say(f"{command[:SHOWN_LETTERS]}{' ...' * (len(command) > SHOWN_LETTERS)} on {places}")
     if chosen.withheld:
@@ -240,7 +204,7 @@ def _own_environment_file() -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _all_here(values: argparse.Namespace, hosts: Sequence[Host]) -> bool:
+def _all_here(values: LaunchArguments, hosts: Sequence[Host]) -> bool:
     """Whether the launcher starts ranks on this host alone, without any remote shell."""
     return values.no_ssh or (values.launcher == PDSH and _single(hosts))
 

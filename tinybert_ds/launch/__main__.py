@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = supervise(
             launcher_command(values, hosts, hostfile, port),
             launcher_environment(os.environ, {**ours, "DS_ENV_FILE": str(file)}),
-            hosts=[hosts[values.node_rank]._replace(name="localhost")] if values.no_ssh else hosts,
+            hosts=[hosts[values.node_rank or 0]._replace(name="localhost")] if values.no_ssh else hosts,
             launch=launch,
             grace_seconds=values.grace_seconds,
             directory=CHECKOUT,

@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.types",
         "tinybert_ds.files",
         "tinybert_ds.hardware",
+        "tinybert_ds.rank_environment",
         "tinybert_ds.progress",
         "tinybert_ds.command_line",
         "tinybert_ds.engine.preemption",

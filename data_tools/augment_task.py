@@ -34,7 +34,7 @@ from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.fingerprint import model_fingerprint
 
-RULE_VERSION = 2
+RULE_VERSION = 3
 """Raised whenever the same settings give another file than before."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
-from tinybert_ds.data.table_formats import augmented_file
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
-from tinybert_ds.data.task_files import require_file
+from tinybert_ds.data.task_files import require_files
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import special_ids
@@ -139,7 +139,7 @@ def load_task(
         spec = _augmented(spec)
     max_seq_length = arguments.max_seq_length or spec.max_seq_length
     for split in splits:  # before a folder of derived data is made in a directory without a task
-        require_file(spec, arguments.data_dir, split)
+        require_files(spec, arguments.data_dir, split)
     home = cache_home(arguments.data_dir, arguments.cache_dir)
     first = world.local_rank == 0
     rows = {
@@ -171,6 +171,4 @@ def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -
 
 
 def _augmented(spec: TaskSpec) -> TaskSpec:
-    train = spec.splits["train"]
-    augmented = replace(train, file=str(augmented_file(train.file)))
-    return replace(spec, splits={**spec.splits, "train": augmented})
+    return replace(spec, splits={**spec.splits, "train": augmented_split(spec.splits["train"])})

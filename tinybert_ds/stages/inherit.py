@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for candidate in (candidates[number] for number in waiting):
         head = None if text.columns is None else Head(text.label_names)
         student = build_student(candidate.path, weights="random", head=head, seed=arguments.seed)
-        write_on_main(world, candidate.directory, lambda each=candidate: _write_record(each, finished=False))
+        write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
         found = start_from_teacher(
             teacher,
             student,
@@ -71,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             columns=text.columns,
         )
 
-        def write(each: _Candidate = candidate, student: Any = student, found: Inheritance = found) -> None:
-            save_student(student, tokenizer, each.directory, projections=found.projections)
-            _write_record(each, finished=True, found=found)
-
-        write_on_main(world, candidate.directory, write)
+        write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
         logger.info("student: %s", candidate.directory)
 
 
@@ -187,6 +184,11 @@ def _finished(candidate: _Candidate) -> bool:
     if record["finished"]:
         logger.info("the student in %s is finished; nothing to do", directory)
     return bool(record["finished"])
+
+
+def _write(candidate: _Candidate, student: PreTrainedModel, tokenizer: Any, found: Inheritance) -> None:
+    save_student(student, tokenizer, candidate.directory, projections=found.projections)
+    _write_record(candidate, finished=True, found=found)
 
 
 def _write_record(candidate: _Candidate, *, finished: bool, found: Inheritance | None = None) -> None:

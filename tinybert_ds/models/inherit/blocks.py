@@ -72,7 +72,12 @@ class Blocks:
 
     def batch(self, number: int) -> Batch:
         """Return a block, on the device."""
-        return Batch(*(part.to(self.device) if isinstance(part, Tensor) else part for part in self.batches[number]))
+        batch, device = self.batches[number], self.device
+        return batch._replace(
+            input_ids=batch.input_ids.to(device),
+            attention_mask=batch.attention_mask.to(device),
+            token_type_ids=batch.token_type_ids.to(device),
+        )
 
     def mask(self, number: int) -> Tensor:
         """Return which positions of a block's rows are real, (B, S) bool on the device."""

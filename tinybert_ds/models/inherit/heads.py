@@ -34,11 +34,11 @@ def fit_head(
         The share of the variance of the teacher's logits (of its pooler's inputs, without a classifier) that is
         explained; None where there is nothing to fit.
     """
-    parts = head_parts(teacher), head_parts(student)
-    if parts[0] is None or parts[1] is None:
+    source, own = head_parts(teacher), head_parts(student)
+    if source is None or own is None:
         return None
-    share = _fit_dense(task, *parts)
-    return share if parts[1].classifier is None else _fit_classifier(task, *parts, columns)
+    share = _fit_dense(task, source, own)
+    return share if own.classifier is None else _fit_classifier(task, source, own, columns)
 
 
 def copy_head(teacher: PreTrainedModel, student: PreTrainedModel, columns: Sequence[int] | None) -> None:

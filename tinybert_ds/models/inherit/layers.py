@@ -230,8 +230,8 @@ def run_forward(layer: EncoderLayer, attended: Tensor) -> ForwardStates:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, num_heads: int) -> Tensor:
     """Attention of real tokens (T, A·D) inside their rows; returns the contexts (T, A·D)."""
-    heads = [_by_row(states, mask, num_heads) for states in (query, key, value)]
-    context = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None, :])
+    q, k, v = (_by_row(states, mask, num_heads) for states in (query, key, value))
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
     return context.transpose(1, 2)[mask].flatten(1)
 
 
@@ -262,6 +262,9 @@ def tables(model: PreTrainedModel) -> Tables:
     positions = embeddings.position_embeddings
     first = 0 if positions.padding_idx is None else positions.padding_idx + 1
     types = getattr(embeddings, "token_type_embeddings", None)
-    weights = embeddings.word_embeddings.weight, positions.weight, None if types is None else types.weight
-    words, rows, kinds = (None if weight is None else weight.detach() for weight in weights)
-    return Tables(words, rows, first, kinds)
+    return Tables(
+        words=embeddings.word_embeddings.weight.detach(),
+        positions=positions.weight.detach(),
+        first_position=first,
+        types=None if types is None else types.weight.detach(),
+    )

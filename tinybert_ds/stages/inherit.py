@@ -71,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             world=world,
             columns=text.columns,
         )
-
         write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
         logger.info("student: %s", candidate.directory)
 

@@ -42,10 +42,6 @@ class FileError(UserError):
     """A file or directory that the system does not let be read or written."""
 
 
-class RecordError(UserError):
-    """A file that this program has written and that is not as it was written."""
-
-
 class FaultError(Exception):
     """Something broke that is nobody's mistake, such as a host that went away; exit code EXIT_FAULT, no traceback."""
 

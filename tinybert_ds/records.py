@@ -101,7 +101,7 @@ def _has_step(line: dict[str, Any]) -> dict[str, Any]:
 
 
 MetricsLine = Annotated[
-    dict[str, int | float | None | dict[str, _Finite]],
+    dict[str, int | float | dict[str, _Finite] | None],
     AfterValidator(_has_step),
 ]
 """A line of metrics.jsonl: "step", figures by name, and for training steps "clock", what the stopwatch read."""

@@ -15,6 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.errors",
         "tinybert_ds.types",
         "tinybert_ds.files",
+        "tinybert_ds.records",
         "tinybert_ds.hardware",
         "tinybert_ds.progress",
         "tinybert_ds.command_line",

@@ -47,7 +47,7 @@ def test_what_was_written_is_read_back_with_everything_that_is_not_typed(tmp_pat
             "number",
         ),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
 def test_a_damaged_record_is_one_error_with_its_name_and_what_is_wrong(tmp_path, content, told):
     with pytest.raises(CheckpointError) as caught:

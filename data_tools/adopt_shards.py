@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,28 +119,10 @@ def _adopt(directory: Path, name: str, dtype: str | None, special: SpecialIds) -
 
 
 def _problem(shard: Shard, vocab_size: int) -> str | None:
-    """What is wrong with the content of a shard; it is read once, in pieces."""
-    for begin in range(0, len(shard.lengths), _AT_ONCE):
-        lengths = np.asarray(shard.lengths[begin : begin + _AT_ONCE], dtype=np.int64)
-        offsets = np.asarray(shard.offsets[begin : begin + _AT_ONCE])
-        if (lengths <= 0).any():
-            return f"sequence {begin + int((lengths <= 0).argmax())} has no tokens"
-        starts = np.cumsum(lengths) - lengths
-        if begin == 0 and offsets[0] != 0:
-            return "its first sequence does not begin at byte 0"
-        if (offsets - offsets[0] != starts * shard.tokens.itemsize).any():
-            return "its sequences do not lie behind each other"
-    if not _is_ascending(shard.documents):
-        return "its documents are not in order"
+    """What is wrong with the tokens of a shard; they are read once, in pieces."""
     for begin in range(0, len(shard.tokens), _AT_ONCE):
         tokens = shard.tokens[begin : begin + _AT_ONCE]
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= vocab_size:
             return f"it holds ids from {low} to {high}, and the vocabulary has ids from 0 to {vocab_size - 1}"
     return None
-
-
-def _is_ascending(numbers: Sequence[int] | np.ndarray) -> bool:
-    return all(
-        (np.diff(numbers[begin : begin + _AT_ONCE + 1]) >= 0).all() for begin in range(0, len(numbers), _AT_ONCE)
-    )

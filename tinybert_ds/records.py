@@ -142,11 +142,17 @@ def parse_record(text: bytes, kind: TypeAdapter[Value]) -> Value:
         _require_shallow(content)
         if isinstance(content, dict) and (seal := content.pop(SEAL, None)) is not None and seal != _hash(content):
             raise ValueError("its content is not what was written (the hash in it is another one)")
+    except RecursionError as error:
+        raise ValueError("it is nested endlessly") from error
+    return validate(content, kind)
+
+
+def validate(content: Any, kind: TypeAdapter[Value]) -> Value:
+    """Return what was parsed as a value of its kind; raises ValueError, with what is wrong in a clause."""
+    try:
         return kind.validate_python(content)
     except ValidationError as error:
         raise ValueError(_told(error)) from error
-    except RecursionError as error:
-        raise ValueError("it is nested endlessly") from error
     except OverflowError as error:
         raise ValueError("a number in it is too large") from error
 

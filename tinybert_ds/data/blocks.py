@@ -26,7 +26,7 @@ from tinybert_ds.progress import progress_bar
 
 BLOCK_TOKENS = 1 << 17
 COUNTS_DIRECTORY = "counts"
-_COUNTS_VERSION = 3
+_COUNTS_VERSION = 4
 _HELD_OUT_KEY = make_key("held out documents")
 _HASHED_AT_ONCE = 1 << 20
 
@@ -142,20 +142,24 @@ def count_samples(corpus: Corpus, selection: Selection, key: int) -> Ints:
     path = corpus.directory / COUNTS_DIRECTORY / f"{xxhash.xxh3_64_hexdigest(json.dumps(named).encode())}.npy"
     expected = sum(num_blocks(shard.tokens) for shard in corpus.manifest.shards)
     try:
-        counts = np.load(path, allow_pickle=False)
-        if counts.shape == (expected,) and counts.dtype == np.int64:
-            return counts
-    except (OSError, ValueError, EOFError):
+        kept = np.load(path, allow_pickle=False)
+        if kept.shape == (expected + 1,) and kept.dtype == np.int64 and kept[-1] == _hash(kept[:-1]):
+            return kept[:-1]
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError):  # numpy's, on what is no array
         pass  # absent or damaged: counted anew
     counts = _count(corpus, selection, key, expected)
     content = io.BytesIO()
-    np.save(content, counts)
+    np.save(content, np.append(counts, _hash(counts)))
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, content.getvalue())
     except OSError:
         pass  # a read-only corpus
     return counts
+
+
+def _hash(counts: Ints) -> np.int64:
+    return np.uint64(xxhash.xxh3_64_intdigest(counts.tobytes())).astype(np.int64)
 
 
 def _count(corpus: Corpus, selection: Selection, key: int, blocks: int) -> Ints:

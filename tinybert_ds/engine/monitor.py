@@ -193,8 +193,11 @@ class Monitor:
 
     def _write_line(self, line: dict[str, Any]) -> None:
         assert all(not isinstance(v, float) or math.isfinite(v) for v in line.values()), f"not finite: {line}"
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as error:  # which does not know the file
+            raise OSError(error.errno, error.strerror, self._metrics.name) from error
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -137,14 +137,27 @@ def read_record(path: Path, kind: TypeAdapter[Value], remedy: str, error: type[U
 
 def parse_record(text: bytes, kind: TypeAdapter[Value]) -> Value:
     """Return the value of a JSON text; raises ValueError, with what is wrong in a clause."""
+    content = parse_json(text)
+    if isinstance(content, dict) and (seal := content.pop(SEAL, None)) is not None and seal != _hash(content):
+        raise ValueError("its content is not what was written (the hash in it is another one)")
+    return validate(content, kind)
+
+
+def parse_json(text: bytes) -> Any:
+    """Return the content of a JSON text; raises ValueError, with what is wrong in a clause.
+
+    A key that is there twice, a number of thousands of digits and more than 64 levels are wrong, too.
+    """
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=_unambiguous)
-        _require_shallow(content)
-        if isinstance(content, dict) and (seal := content.pop(SEAL, None)) is not None and seal != _hash(content):
-            raise ValueError("its content is not what was written (the hash in it is another one)")
     except RecursionError as error:
         raise ValueError("it is nested endlessly") from error
-    return validate(content, kind)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(str(error).partition(";")[0]) from error  # without the advice to Python's programmers
+    _require_shallow(content)
+    return content
 
 
 def validate(content: Any, kind: TypeAdapter[Value]) -> Value:

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.data.indexed",
         "tinybert_ds.data.order",
     ),
-    ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.engine.ds_config"),
+    ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.engine.ds_config", "tinybert_ds.engine.optimizer_check"),
     ("tinybert_ds.objective", "tinybert_ds.engine"),
     ("tinybert_ds.stages",),
     ("tinybert_ds.comparison", "tinybert_ds.doctor", "tinybert_ds.report", "launchers"),

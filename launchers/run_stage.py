@@ -21,6 +21,7 @@ from typing import Any
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.records import parse_json
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -30,7 +31,7 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = parse_json(path.read_bytes())
         return [{key: stage[key] for key in ("name", "seconds", "finished", "command")} for stage in stages]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--stages_file: {path} was not written by this command; delete it to start over") from error

@@ -118,6 +118,6 @@ def _leave(error: UserError) -> NoReturn:
     if not first:
         time.sleep(SIBLING_DELAY_SECONDS)
     if first or isinstance(error, FileError):
-        where = "" if first else f" on rank {os.environ.get('RANK', '?')}"
-        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        where = "" if first else f"rank {os.environ.get('RANK', '?')}: "
+        print(f"error: {where}{error}", file=sys.stderr, flush=True)
     sys.exit(EXIT_USER_ERROR)

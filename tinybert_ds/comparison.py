@@ -37,6 +37,7 @@ from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import Role, load_classifier
 from tinybert_ds.models.student import count_parameters
+from tinybert_ds.records import parse_json
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -296,7 +297,7 @@ def read_stages(path: Path | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = parse_json(path.read_bytes())
         return [
             {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
             for stage in stages

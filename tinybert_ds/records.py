@@ -138,7 +138,7 @@ def read_record(path: Path, kind: TypeAdapter[Value], remedy: str, error: type[U
 def parse_record(text: bytes, kind: TypeAdapter[Value]) -> Value:
     """Return the value of a JSON text; raises ValueError, with what is wrong in a clause."""
     content = parse_json(text)
-    if isinstance(content, dict) and (seal := content.pop(SEAL, None)) is not None and seal != _hash(content):
+    if isinstance(content, dict) and SEAL in content and content.pop(SEAL) != _hash(content):
         raise ValueError("its content is not what was written (the hash in it is another one)")
     return validate(content, kind)
 

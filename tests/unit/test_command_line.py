@@ -109,7 +109,7 @@ def test_a_file_that_is_refused_to_one_rank_alone_is_told_by_that_rank(capsys, m
     with pytest.raises(SystemExit) as ended:
         run_command(read_what_is_not_there)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error on rank 3: '/nowhere/manifest.json' cannot be")
+    assert capsys.readouterr().err.startswith("error: rank 3: '/nowhere/manifest.json' cannot be")
 
 
 def test_a_path_whose_bytes_are_no_text_is_printed():

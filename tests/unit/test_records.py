@@ -64,6 +64,11 @@ def test_a_sealed_record_with_another_value_is_refused_although_its_shape_is_rig
         read_checkpoint(write(tmp_path / "complete.json", text.encode()))
 
 
+def test_a_seal_of_nothing_is_no_missing_one(tmp_path):
+    with pytest.raises(CheckpointError, match="its content is not what was written"):
+        read_checkpoint(write(tmp_path / "complete.json", {**CHECKPOINT, "seal": None}))
+
+
 def test_a_record_whose_seal_was_renamed_is_no_unsealed_one(tmp_path):
     text = json.dumps(sealed(CHECKPOINT)).replace('"seal"', '"sean"')
     with pytest.raises(CheckpointError, match="sean: Extra inputs are not permitted"):

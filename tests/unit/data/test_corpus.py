@@ -268,7 +268,7 @@ def test_counts_of_which_one_has_changed_are_counted_anew(tmp_path, documents):
     expected = source(tmp_path).samples_in_epoch(0)
     (kept,) = (tmp_path / blocks.COUNTS_DIRECTORY).iterdir()
     content = bytearray(kept.read_bytes())
-    content[128] ^= 1  # of the first count
+    content[0] ^= 1  # of the first count
     kept.write_bytes(content)
     assert source(tmp_path).samples_in_epoch(0) == expected
 

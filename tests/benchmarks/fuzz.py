@@ -130,7 +130,7 @@ def run_command_once(words: Sequence[object]) -> tuple[int, str]:
     return -1, "no end after 300 s"
 
 
-def fuzz(name: str, target: Target, seconds: float, seed: int, most: int | None, commands: int, keep: Path) -> Row:
+def fuzz(name: str, target: Target, seconds: float, seed: int, most: int | None, *, keep: Path) -> Row:
     """Damage one file over and over; return the counts. Each mutation is made of its number alone."""
     counts: Counter[str] = Counter()
     slowest = 0.0
@@ -144,19 +144,26 @@ def fuzz(name: str, target: Target, seconds: float, seed: int, most: int | None,
         note(name, mutation, outcome, said, target.file, keep)
         mutation += 1
     target.file.write_bytes(target.whole)
-    if commands and target.command:
-        begin = time.perf_counter()
-        code, output = run_command_once(target.command)
-        assert code == 0, output
-        allowance = time.perf_counter() - begin
-        for number in range(seed, seed + commands):
-            counts["commands"] += damage(target, number)
-            outcome, said = outcome_of_command(target, allowance)
-            counts[outcome] += outcome in FORBIDDEN
-            note(f"{name}, command", number, outcome, said, target.file, keep)
-        target.file.write_bytes(target.whole)
     figures = [counts[outcome] for outcome in OUTCOMES]
-    return Row("fuzz", name, counts["mutations"], *figures, slowest_s=round(slowest, 3), commands=counts["commands"])
+    return Row("fuzz", name, counts["mutations"], *figures, slowest_s=round(slowest, 3), commands=0)
+
+
+def sample(name: str, target: Target, seed: int, commands: int, row: Row, keep: Path) -> dict[str, int]:
+    """Let the command itself read some mutations; return the counts of a row that change with it."""
+    if not target.command or not commands:
+        return {}
+    begin = time.perf_counter()
+    code, output = run_command_once(target.command)
+    assert code == 0, output
+    allowance = time.perf_counter() - begin
+    counts = Counter({outcome: getattr(row, outcome) for outcome in FORBIDDEN})
+    for number in range(seed, seed + commands):
+        damage(target, number)
+        outcome, said = outcome_of_command(target, allowance)
+        counts[outcome] += outcome in FORBIDDEN
+        note(f"{name}, command", number, outcome, said, target.file, keep)
+    target.file.write_bytes(target.whole)
+    return {**{outcome: counts[outcome] for outcome in FORBIDDEN}, "commands": commands}
 
 
 def damage(target: Target, mutation: int) -> int:
@@ -206,10 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         chosen = {name: make for name, make in targets.items() if not values.only or name in values.only}
         unknown = set(values.only or ()) - set(targets)
         raise_all([f"there is no target {name}; there are {', '.join(targets)}" for name in sorted(unknown)])
-        share = values.seconds / len(chosen)
-        rows = []
+        left, rows = values.seconds, []
         for name, make in chosen.items():
-            rows.append(fuzz(name, make(), share, values.seed, values.mutations, values.commands, values.keep))
+            share = left / (len(chosen) - len(rows))  # what one does not need is the others'
+            begin = time.monotonic()
+            row = fuzz(name, make(), share, values.seed, values.mutations, keep=values.keep)
+            left -= time.monotonic() - begin
+            rows.append(row._replace(**sample(name, make(), values.seed, values.commands, row, values.keep)))
             print(json.dumps(rows[-1]._asdict()), flush=True)
     write_csv(values.out / "fuzz.csv", rows)
     table = markdown(rows)

@@ -302,7 +302,7 @@ def _from_document(document: _Document) -> Manifest:
             raise ValueError(f"the shard {shard.name[:100]!r} is not made of its two files")
     special = manifest.special_ids
     marks = {special.cls, special.sep, special.pad, *special.prefix, *special.middle, *special.suffix}
-    marks |= {*special.all_special} | ({special.mask} - {None})
+    marks |= {*special.all_special, special.pad if special.mask is None else special.mask}
     if special.vocab_size > LARGEST_VOCABULARY or not all(0 <= token < special.vocab_size for token in marks):
         raise ValueError("its special tokens are not in its vocabulary")
     return manifest

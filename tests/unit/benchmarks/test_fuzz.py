@@ -70,7 +70,7 @@ def test_every_outcome_is_told_from_the_others_and_what_must_not_be_is_kept(
     path, keep = tmp_path / "file", tmp_path / "kept"
     path.write_bytes(WHOLE)
     target = Target(path, reader(path, answer), [lambda content, rng: content + b"x"], unseen=unseen)
-    row = fuzz.fuzz("file", target, seconds=60, seed=0, most=2, commands=0, keep=keep)
+    row = fuzz.fuzz("file", target, seconds=60, seed=0, most=2, keep=keep)
     assert row.mutations == 2
     assert {name: getattr(row, name) for name in fuzz.OUTCOMES} == {**dict.fromkeys(fuzz.OUTCOMES, 0), outcome: 2}
     assert path.read_bytes() == WHOLE

@@ -142,9 +142,7 @@ def test_a_full_disk_is_told_as_what_it_is(tmp_path):
         obtain(tmp_path / "a", read, build)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda c: b"", lambda c: c[:90], lambda c: c[:40] + b"('" + c[42:], lambda c: c[::-1]]
-)
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:90], lambda c: c[:40] + b"('" + c[42:]])
 def test_a_file_that_holds_no_array_is_one_kind_of_error(tmp_path, damage):
     path = tmp_path / "labels.npy"
     save_array(path, np.arange(5))

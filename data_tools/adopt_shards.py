@@ -16,13 +16,14 @@ from tinybert_ds.data.manifest import (
     Manifest,
     Sampling,
     ShardRecord,
+    TokenDtype,
     write_manifest,
 )
 from tinybert_ds.data.tokenizer import SpecialIds, load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 
-DTYPE_CODES: dict[str, dict[int, str | None]] = {
+DTYPE_CODES: dict[str, dict[int, TokenDtype | None]] = {
     "deepspeed": {3: None, 4: None, 6: "uint16"},
     "megatron": {3: None, 4: None, 8: "uint16"},
 }
@@ -84,7 +85,7 @@ def special_share(directory: Path, manifest: Manifest) -> float:
     return float(np.isin(tokens, manifest.special_ids.all_special).mean())
 
 
-def _stated_dtype(path: Path, dtype_codes: str | None) -> str | None:
+def _stated_dtype(path: Path, dtype_codes: str | None) -> TokenDtype | None:
     """The dtype that must be stated because the index's code is ambiguous; None where it is not."""
     with path.open("rb") as handle:
         header = handle.read(_CODE.size)
@@ -106,7 +107,7 @@ def _stated_dtype(path: Path, dtype_codes: str | None) -> str | None:
     )
 
 
-def _adopt(directory: Path, name: str, dtype: str | None, special: SpecialIds) -> ShardRecord:
+def _adopt(directory: Path, name: str, dtype: TokenDtype | None, special: SpecialIds) -> ShardRecord:
     shard = open_shard(directory, name, dtype)
     if problem := _problem(shard, special.vocab_size):
         raise DataError(

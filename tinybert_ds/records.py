@@ -187,9 +187,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         CheckpointError: A line is damaged.
         OSError: The file cannot be read.
     """
-    if not path.is_file():
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
         return []
-    text = path.read_bytes()
     lines = []
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
         try:

@@ -71,6 +71,14 @@ def test_damaged_runs_among_others_are_named_and_left_out(tmp_path, caplog):
     ]
 
 
+def test_metrics_that_cannot_be_read_are_not_taken_for_none(tmp_path):
+    path = write_run(tmp_path / "a") / "metrics.jsonl"
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl' cannot be read or written: Too many levels of symbolic"):
+        read_runs([tmp_path / "a"])
+
+
 def test_figures_beyond_all_sense_leave_no_point_and_a_clock_without_seconds_no_rate(tmp_path):
     path = write_run(tmp_path / "a", steps=2) / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 3, "loss": 1e308, "clock": {"seconds": 0.0, "steps": 0}}\n')

@@ -21,7 +21,7 @@ from typing import Any
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
-from tinybert_ds.records import parse_json
+from tinybert_ds.records import STAGES, read_record
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -30,11 +30,8 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     """Return what was run so far; raises ConfigError if the file is something else."""
     if not path.exists():
         return []
-    try:
-        stages = parse_json(path.read_bytes())
-        return [{key: stage[key] for key in ("name", "seconds", "finished", "command")} for stage in stages]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--stages_file: {path} was not written by this command; delete it to start over") from error
+    stages = read_record(path, STAGES, "delete this --stages_file to start over", ConfigError)
+    return [{"finished": False, "command": [], **stage} for stage in stages]
 
 
 def free_port() -> int:

@@ -106,6 +106,17 @@ MetricsLine = Annotated[
 ]
 """A line of metrics.jsonl: "step", figures by name, and for training steps "clock", what the stopwatch read."""
 
+
+class Stage(TypedDict):
+    """A command of a chain and how long it took."""
+
+    name: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    finished: NotRequired[bool]
+    command: NotRequired[list[str]]
+
+
+STAGES = TypeAdapter(list[Stage])
 _RUN = TypeAdapter(RunRecord)
 _CHECKPOINT = TypeAdapter(CheckpointRecord)
 _METRICS = TypeAdapter(MetricsLine)

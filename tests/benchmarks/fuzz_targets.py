@@ -23,7 +23,7 @@ from tests.benchmarks.fault_campaign import make_inputs
 from tests.benchmarks.mutations import damage_bytes, damage_json, damage_json_lines, damage_numbers, damage_words
 from tests.support.runs import run_ranks
 from tinybert_ds.arguments import GeneralDistillArguments, TaskDistillArguments, TrainingArguments, parse_arguments
-from tinybert_ds.arguments.recipes import RECIPES_DIR
+from tinybert_ds.arguments.recipes import PAPER
 from tinybert_ds.comparison import read_stages
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import manifest_text, read_manifest
@@ -129,7 +129,7 @@ def make_files(folder: Path) -> Files:
     shutil.copy(CONFIG_DIRECTORY / "zero1_bf16.json", config)
     words += ["--pregenerated_data", folder / "shards", "--output_dir", folder / "out", "--deepspeed_config", config]
     run_ranks("general_distill", words, log=folder / "log").check()
-    shutil.copy(RECIPES_DIR / "paper" / "mrpc.yaml", folder / "recipe.yaml")
+    shutil.copy(PAPER, folder / "recipe.yaml")
     (folder / "task.yaml").write_text(TASK_FILE, encoding="utf-8")
     (folder / "hostfile").write_text(
         "# ours\nnode1 slots=8\nnode2.example.org slots=8 # the new one\n", encoding="utf-8"

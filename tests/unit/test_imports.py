@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "tinybert_ds.arguments",
+        "tinybert_ds.launch.__main__",
         "tinybert_ds.models.layer_map",
         "tinybert_ds.losses",
         "tinybert_ds.data.indexed",

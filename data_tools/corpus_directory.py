@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from data_tools.claims import Claims, Record
 from data_tools.cleaning import save_hashes
@@ -33,6 +36,7 @@ from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.records import read_record
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
@@ -76,7 +80,7 @@ class WorkDirectory:
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({"identity": wanted, "part_bytes": part_bytes}, indent=1) + "\n")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read_identity(path)
         found = content["identity"]
         differences = describe_differences(found, wanted)
         if differences:
@@ -150,10 +154,10 @@ class WorkDirectory:
     def is_extension_of(self, fingerprint: str) -> bool:
         """Whether what is there is to become an extension of a finished corpus, and not left over from making it."""
         try:
-            content = json.loads((self.path / IDENTITY_NAME).read_text(encoding="utf-8"))
+            content = _read_identity(self.path / IDENTITY_NAME)
         except FileNotFoundError:
             return False
-        return content["identity"][EXTENDED] == fingerprint
+        return content["identity"].get(EXTENDED) == fingerprint
 
     def remove(self) -> None:
         """Remove it; others may be doing so as well."""
@@ -169,6 +173,19 @@ class WorkDirectory:
         for kind in (SURVEY, SHARD, "duplicates"):
             for path in self.path.glob(f"{kind}-*"):
                 path.unlink(missing_ok=True)
+
+
+class _Identity(TypedDict):
+    identity: dict[str, Any]
+    part_bytes: Annotated[int, Field(ge=1)]
+
+
+_IDENTITY = TypeAdapter(_Identity)
+
+
+def _read_identity(path: Path) -> _Identity:
+    remedy = f"remove {str(path.parent)!r} to begin anew"
+    return read_record(path, _IDENTITY, remedy, DataError)
 
 
 def check_output_directory(directory: Path) -> None:

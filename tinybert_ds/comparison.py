@@ -38,6 +38,7 @@ from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import Role, load_classifier
 from tinybert_ds.models.student import count_parameters
+from tinybert_ds.records import STAGES, read_record
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -280,17 +281,12 @@ def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
-    try:
-        stages = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [
-            {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
-            for stage in stages
-            if stage.get("finished", True)  # this comparison may itself be a stage that is under way
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'--stages_file: {path} must be a JSON list of {{"name": ..., "seconds": ...}}; reading it gave {error!r}'
-        ) from error
+    remedy = '--stages_file must be a JSON list of {"name": ..., "seconds": ...}'
+    return [
+        {"name": stage["name"], "seconds": stage["seconds"]}
+        for stage in read_record(Path(path), STAGES, remedy, ConfigError)
+        if stage.get("finished", True)  # this comparison may itself be a stage that is under way
+    ]
 
 
 def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
+from tinybert_ds.data.cache import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
@@ -28,6 +28,7 @@ from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _write(
 def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
     """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        record = parse_json((directory / _RECORD).read_bytes())
         rows = _map(directory, record["skipped_rows"])
         return rows if (record["key"], record["fingerprint"]) == (key, rows.fingerprint) else None
     except (DataError, OSError, ValueError, KeyError, TypeError):  # not there, or not as it was written
@@ -149,7 +150,7 @@ def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
     return EncodedExamples(
         shard.tokens,
         ends,
-        np.load(directory / _SEGMENTS, mmap_mode="r", allow_pickle=False),
-        np.load(labels, mmap_mode="r", allow_pickle=False) if labels.is_file() else None,
+        map_array(directory / _SEGMENTS),
+        map_array(labels) if labels.is_file() else None,
         skipped_rows,
     )

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, save_array, try_lock, write_whole
+from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, map_array, save_array, try_lock, write_whole
 from tinybert_ds.engine.distributed import World, gather_objects
 from tinybert_ds.engine.lessons import move
 from tinybert_ds.engine.sharing import place_in_directory
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.types import Batch, EncoderOutput
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
 def read_logits(directory: Path, num_rows: int) -> Logits | None:
     """Map the logits of a directory after comparing them with their hash; None where they are missing or damaged."""
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-        logits = np.load(directory / _LOGITS, mmap_mode="r", allow_pickle=False)
+        record = parse_json((directory / _RECORD).read_bytes())
+        logits = map_array(directory / _LOGITS)
         return logits if record == _record(logits) and len(logits) == num_rows else None
     except (OSError, ValueError):  # not there, or not as it was written
         return None

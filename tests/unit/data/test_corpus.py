@@ -263,6 +263,16 @@ def test_counts_are_kept_beside_the_corpus_and_counted_anew_when_damaged(tmp_pat
         assert source(tmp_path).samples_in_epoch(0) == expected
 
 
+def test_counts_of_which_one_has_changed_are_counted_anew(tmp_path, documents):
+    write_corpus(tmp_path, documents)
+    expected = source(tmp_path).samples_in_epoch(0)
+    (kept,) = (tmp_path / blocks.COUNTS_DIRECTORY).iterdir()
+    content = bytearray(kept.read_bytes())
+    content[0] ^= 1  # of the first count
+    kept.write_bytes(content)
+    assert source(tmp_path).samples_in_epoch(0) == expected
+
+
 def test_counts_differ_between_epochs_only_where_short_documents_are_drawn(tmp_path, documents):
     write_corpus(tmp_path, documents)
     drawn = source(tmp_path, short_seq_prob=0.5)

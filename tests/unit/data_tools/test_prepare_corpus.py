@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import prepare_corpus
-from data_tools.corpus_directory import WORK_DIRECTORY
+from data_tools.corpus_directory import IDENTITY_NAME, WORK_DIRECTORY, WorkDirectory
 from data_tools.prepare_corpus import main
 from tests.support.models import WORDS, write_tokenizer
 from tinybert_ds.data.manifest import MANIFEST_NAME, Sampling, open_corpus
@@ -272,3 +272,15 @@ def test_the_same_run_gives_the_same_manifest_wherever_the_files_lie(model, text
     main(arguments(model, copies, tmp_path / "two"))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert str(tmp_path) not in json.dumps((tmp_path / "two" / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"identity": 3, "part_bytes": 9}', '{"identity": {}, "part_bytes": 0}', "[" * 9000]
+)
+def test_a_damaged_record_of_unfinished_work_is_named_with_the_way_out(tmp_path, content):
+    work = WorkDirectory(tmp_path)
+    assert work.begin({"a": 1}, 10) == 10
+    assert work.begin({"a": 1}, 20) == 10
+    (work.path / IDENTITY_NAME).write_text(content)
+    with pytest.raises(DataError, match=r"identity\.json' is damaged.*remove .*unfinished' to begin anew"):
+        work.begin({"a": 1}, 10)

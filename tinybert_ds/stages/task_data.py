@@ -17,7 +17,7 @@ from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_file
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import special_ids
+from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ class TaskData:
         splits: The splits that were read.
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
-        type_vocab_size: Of the model that will read the batches.
+        token_types: Whether the tokeniser returns token types to the model that it belongs to.
         cache_home: The folder of derived data.
     """
 
@@ -53,7 +53,7 @@ class TaskData:
     splits: dict[str, EncodedExamples]
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int
+    token_types: bool
     cache_home: Path
 
     @property
@@ -71,7 +71,6 @@ class TaskData:
             padding=padding,
             pad_id=self.pad_id,
             shuffle=shuffle,
-            type_vocab_size=self.type_vocab_size,
         )
 
     def predict(
@@ -156,8 +155,7 @@ def load_task(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"
             )
-    pad_id = special_ids(tokenizer).pad
-    return TaskData(spec, rows, max_seq_length, pad_id, getattr(model_config, "type_vocab_size", 0), home)
+    return TaskData(spec, rows, max_seq_length, special_ids(tokenizer).pad, returns_token_types(tokenizer), home)
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

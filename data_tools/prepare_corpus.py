@@ -25,6 +25,7 @@ from data_tools.corpus_directory import (
     describe_report,
     earlier_hashes,
     finish_corpus,
+    unknown_words,
 )
 from data_tools.corpus_job import Job
 from data_tools.corpus_processes import run_job
@@ -79,6 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--extend", action="store_true", help="add the inputs that the finished corpus in --output_dir has not yet")
     add("--text_field", default="text", help="name of the text in JSON lines, Parquet and datasets (default: text)")
     add("--skip_bad_input", action="store_true", help="leave out what cannot be read, and count and list it")
+    add("--allow_unknown", action="store_true", help="go on although the tokeniser does not know most of the text")
     dataset = parser.add_argument_group("datasets", "Instead of --train_corpus; each record is a document.")
     dataset.add_argument("--dataset", metavar="NAME", help="what datasets.load_dataset opens, streamed: local or hub")
     dataset.add_argument("--dataset_config", metavar="NAME", help="its configuration")
@@ -213,6 +215,7 @@ def _prepare(
         dedup=options.dedup,
         earlier_hashes=earlier_hashes(directory, base),
         skip_bad_input=options.skip_bad_input,
+        allow_unknown=options.allow_unknown,
     )
     try:
         run_job(job, ranks, options.num_workers)
@@ -373,6 +376,8 @@ def _print_counts(manifest: Manifest, seconds: float | None) -> None:
         f"{len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}; "
         f"{manifest.text_bytes:,} bytes of text{speed}; {disk_bytes / manifest.tokens:.2f} bytes on disk a token"
     )
+    if words := unknown_words(manifest):
+        print(words)
     if left_out := describe_report(manifest.report):
         seen = f"of {manifest.report['documents']:,} documents" if "documents" in manifest.report else "of the inputs"
         print(f"left out {seen}{left_out}")

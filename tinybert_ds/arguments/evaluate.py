@@ -38,6 +38,7 @@ class EvaluateArguments:
         "~/.cache/tinybert_ds.",
         None,
     )
+    allow_unknown: bool = option("Go on although the tokeniser does not know most of a task file's words.", False)
     teacher_labels: str | None = option(
         "Names of a model's outputs in its order, for one task: of those models whose config has only LABEL_0 ... or "
         "other names than the task's.",

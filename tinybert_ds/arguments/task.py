@@ -38,6 +38,7 @@ class _TaskArguments:
         "where that cannot be written ~/.cache/tinybert_ds.",
         None,
     )
+    allow_unknown: bool = option("Go on although the tokeniser does not know most of a task file's words.", False)
 
     def task_problems(self) -> list[str]:
         """What is wrong with the choice of the task."""

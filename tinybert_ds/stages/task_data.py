@@ -15,7 +15,7 @@ from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, p
 from tinybert_ds.data.table_formats import augmented_file
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_file
-from tinybert_ds.data.task_tokens import load_rows
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.distributed import World
@@ -34,6 +34,7 @@ class TaskChoice:
     task_file: str | Path | None = None
     max_seq_length: int | None = None
     cache_dir: str | None = None
+    allow_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def load_task(
     """Tokenise a task's splits, or map what was tokenised before.
 
     Args:
-        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` where there is
-            one.
+        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` and
+            `allow_unknown` where there are such.
         tokenizer: Of the models.
         splits: Which to read.
         model_config: Of the model that will read the batches.
@@ -149,6 +150,10 @@ def load_task(
         if encoded.skipped_rows:
             path = spec.split_path(arguments.data_dir, split)
             logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
+        allow = getattr(arguments, "allow_unknown", False)
+        path = spec.split_path(arguments.data_dir, split)
+        if warning := judge_rows(encoded, tokenizer, path, allow_unknown=allow):
+            logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:
             raise DataError(

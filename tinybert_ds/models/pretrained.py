@@ -64,12 +64,12 @@ def read_config(path: str | Path, *, role: Role) -> Any:
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
     invalid = f"{file} is not a valid model config"
-    problems = content_problems(content)
-    if not problems:
-        with foreign_code(invalid, "correct the value, or fetch the file again"):
-            config = _published_config(content, file.with_name(published.WEIGHTS_FILE))
-            config = config or _hugging_face_config(content, file)
-            problems = config_problems(config)
+    if problems := content_problems(content):
+        raise ModelError(f"{invalid}: {'; '.join(problems)}")
+    with foreign_code(invalid, "correct the value, or fetch the file again"):
+        config: Any = _published_config(content, file.with_name(published.WEIGHTS_FILE))
+        config = config or _hugging_face_config(content, file)
+        problems = config_problems(config)
     if problems:
         raise ModelError(f"{invalid}: {'; '.join(problems)}")
     if getattr(config, "vocab_size", None) is None or getattr(config, "is_encoder_decoder", False):

@@ -13,7 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from tinybert_ds.engine.preemption import ignore_requests, leave_when_asked
-from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR, FaultError, PreemptedError, UserError
+from tinybert_ds.errors import (
+    EXIT_FAULT,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    FaultError,
+    PreemptedError,
+    RankError,
+    UserError,
+)
 
 SIBLING_DELAY_SECONDS = 10.0
 _TRUE = ("true", "yes", "t", "y", "1")
@@ -65,7 +73,7 @@ def run_command(main: Callable[[], None]) -> None:
 
     Under a launcher every local rank meets the same error. Local rank 0 (the environment's `LOCAL_RANK`, 0 without one)
     prints it and leaves at once; the others wait first and stay silent, because a launcher kills the siblings of the
-    first rank that leaves, and rank 0 must have printed by then.
+    first rank that leaves, and rank 0 must have printed by then. A `RankError` is told by every rank that meets it.
 
     Raises:
         SystemExit: 2 on a `UserError`, 1 on a `FaultError`, 75 on a `PreemptedError`, 130 on an interrupt from the
@@ -74,7 +82,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(SIBLING_DELAY_SECONDS)

@@ -6,7 +6,6 @@ all models in turn on the same sentences, so that whatever else the machine does
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -25,6 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from tinybert_ds.arguments import parsing
+from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name, predict
 from tinybert_ds.data.task_batches import EncodedExamples, encode, take_rows
@@ -236,42 +237,26 @@ def _cpu_name() -> str:
 # --- the command ---
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> CompareArguments:
     """Return the command line's values; raises ConfigError with everything that is wrong with them."""
-    parser = argparse.ArgumentParser(
-        prog="compare_models.py",
-        description="Measure a teacher and its student: size, quality, latency. Writes report.json and report.md.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--teacher", type=Path, required=True, help="directory of the fine-tuned teacher")
-    parser.add_argument("--student", type=Path, required=True, help="directory of the distilled student")
-    parser.add_argument("--student_without_distillation", type=Path, help="directory of a student to compare with")
-    parser.add_argument("--data_dir", type=Path, required=True, help="directory with the task's files")
-    parser.add_argument("--task_name", help="a known task, such as sst-2")
-    parser.add_argument("--task_file", type=Path, help="YAML file that describes a task of your own")
-    parser.add_argument("--split", default="test", help="labelled split to measure on (default test)")
-    parser.add_argument("--max_seq_length", type=int, help="tokens a row is cut to (default: the task's)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where report.json and report.md go")
-    parser.add_argument("--stages_file", type=Path, help='JSON list of {"name", "seconds"} to report as well')
-    values = parser.parse_args(arguments)
-    raise_all(list(_problems(values)))
+    values, problems = parsing.parse_arguments(CompareArguments, arguments)
+    raise_all([*problems, *_problems(values)])
     return values
 
 
-def _problems(values: argparse.Namespace) -> Iterator[str]:
+def _problems(values: CompareArguments) -> Iterator[str]:
     for name in ("teacher", "student", "student_without_distillation", "data_dir"):
         path = getattr(values, name)
-        if path is not None and not path.is_dir():
+        if path is not None and not Path(path).is_dir():
             yield f"--{name}: {path} is not a directory; give an existing one"
-    if values.output_dir.exists() and not values.output_dir.is_dir():
-        yield f"--output_dir: {values.output_dir} is a file; give a directory"
-    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(values.output_dir / name)]:
+    output_dir = Path(values.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        yield f"--output_dir: {output_dir} is a file; give a directory"
+    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(output_dir / name)]:
         yield (
-            f"--output_dir: {' and '.join(foreign)} in {values.output_dir} were not written by this command, which "
-            "would replace them; give another directory (nothing was changed)"
+            f"--output_dir: {' and '.join(foreign)} in {output_dir} were not written by this command, which would "
+            "replace them; give another directory (nothing was changed)"
         )
-    if values.max_seq_length is not None and values.max_seq_length < 8:
-        yield f"--max_seq_length is {values.max_seq_length}; give 8 or more"
 
 
 def _is_foreign(path: Path) -> bool:
@@ -288,12 +273,12 @@ def _is_foreign(path: Path) -> bool:
     return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())
 
 
-def read_stages(path: Path | None) -> list[dict[str, Any]]:
+def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = json.loads(Path(path).read_text(encoding="utf-8"))
         return [
             {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
             for stage in stages
@@ -319,9 +304,9 @@ def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0)
     if examples.labels is None:
         raise DataError(f"{examples.path} has no labels to measure against; name a labelled split with --split")
 
-    directories = {"teacher": values.teacher, "student": values.student}
+    directories = {"teacher": Path(values.teacher), "student": Path(values.student)}
     if values.student_without_distillation is not None:
-        directories["student_without_distillation"] = values.student_without_distillation
+        directories["student_without_distillation"] = Path(values.student_without_distillation)
     candidates = [load_candidate(name, path, spec, examples, max_seq_length) for name, path in directories.items()]
     metrics = {candidate.name: measure_metric(candidate, spec, examples.labels) for candidate in candidates}
     latencies_ms = {
@@ -331,7 +316,8 @@ def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0)
     own_stage = {"name": OWN_STAGE, "seconds": time.perf_counter() - begin}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
 
-    values.output_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(values.output_dir / "report.md", render_report(report, spec, values.split, len(examples)))
-    write_atomically(values.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
-    print(f"wrote {values.output_dir / 'report.md'} and report.json")
+    output_dir = Path(values.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(output_dir / "report.md", render_report(report, spec, values.split, len(examples)))
+    write_atomically(output_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    print(f"wrote {output_dir / 'report.md'} and report.json")

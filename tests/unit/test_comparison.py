@@ -149,8 +149,8 @@ def test_the_table_says_so_when_distillation_did_not_help():
 def test_paths_that_are_not_there_are_reported_together_before_any_work(setting):
     (setting / "file").write_text("x", encoding="utf-8")
     with pytest.raises(ConfigError, match="3 problems") as error:
-        main(command(setting, teacher=setting / "gone", output_dir=setting / "file", max_seq_length=2))
-    for part in ("--teacher", "gone is not a directory", "--output_dir", "--max_seq_length is 2"):
+        main(command(setting, teacher=setting / "gone", output_dir=setting / "file", max_seq_length=0))
+    for part in ("--teacher", "gone is not a directory", "--output_dir", "--max_seq_length is 0"):
         assert part in str(error.value)
 
 

@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.types",
         "tinybert_ds.files",
         "tinybert_ds.hardware",
+        "tinybert_ds.rank_environment",
         "tinybert_ds.progress",
         "tinybert_ds.command_line",
         "tinybert_ds.engine.preemption",
@@ -23,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "tinybert_ds.arguments",
+        "tinybert_ds.launch.__main__",
         "tinybert_ds.models.layer_map",
         "tinybert_ds.losses",
         "tinybert_ds.data.indexed",

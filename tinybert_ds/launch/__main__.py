@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,15 +12,26 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinybert_ds.arguments.launch import DEFAULT_PORT, LaunchArguments
+from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, raise_all
-from tinybert_ds.launch.environment import environment_file, forwarded_environment
-from tinybert_ds.launch.hostfile import Host, is_local, read_hostfile
+from tinybert_ds.launch import rank
+from tinybert_ds.launch.environment import (
+    RankVariables,
+    launcher_environment,
+    rank_variables,
+    read_own_environment_file,
+    unchanged_by_shells,
+)
+from tinybert_ds.launch.hostfile import Host, hostfile_text, is_local, name_problem, read_hostfile
+from tinybert_ds.launch.processes import VARIABLE
 from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
-from tinybert_ds.launch.supervisor import supervise
+from tinybert_ds.launch.supervisor import say, supervise
 
 PDSH, MPICH, OPENMPI = "pdsh", "mpich", "openmpi"
-DEFAULT_PORT = 29500
+SHOWN_LETTERS = 2000
+"""Of the command that is started."""
 
 
 def stages() -> dict[str, Path]:
@@ -29,40 +40,11 @@ def stages() -> dict[str, Path]:
     return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    result = argparse.ArgumentParser(
-        prog="run_hostfile.sh or run_mpi.sh",
-        description="Run a training command on the hosts of a hostfile. SIGTERM, SIGUSR1 and Ctrl-C are passed on to "
-        "the ranks, which save and leave. Options of this command come before the stage.",
-        allow_abbrev=False,
-    )
-    result.add_argument("--hostfile", type=Path, required=True, help="one host a line: NAME slots=COUNT")
-    result.add_argument(
-        "--launcher", choices=(PDSH, MPICH, OPENMPI), default=PDSH, help="what starts the ranks on the hosts"
-    )
-    result.add_argument("--no_ssh", action="store_true", help="start the ranks of this host only; run it on every host")
-    result.add_argument("--node_rank", type=int, help="with --no_ssh: this host's place in the hostfile, from 0")
-    result.add_argument("--master_addr", help="address of the first host; default: asked of it by ssh")
-    result.add_argument("--master_port", type=int, help=f"default: a free one; with --no_ssh {DEFAULT_PORT}")
-    result.add_argument("--ssh_port", type=int, help="port of the hosts' sshd")
-    result.add_argument(
-        "--forward", action="append", default=[], metavar="NAME", help="an environment variable that the ranks need"
-    )
-    result.add_argument("--launcher_args", default="", help="more arguments of pdsh or mpirun, as one word")
-    result.add_argument(
-        "--grace_seconds", type=float, default=120.0, help="how long the ranks may take to leave after a signal"
-    )
-    result.add_argument("stage", help=f"one of {', '.join(stages())}")
-    result.add_argument("flags", nargs=argparse.REMAINDER, help="the flags of the stage")
-    return result
-
-
-def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     """Return what is wrong with the command line, one sentence each."""
     found = []
-    if values.stage not in stages():
-        found.append(f"there is no stage {values.stage!r}; take one of {', '.join(stages())}")
+    if values.stage_name not in stages():
+        found.append(f"there is no stage {values.stage_name!r}; take one of {', '.join(stages())}")
     if values.no_ssh:
         if values.node_rank is None or not 0 <= values.node_rank < len(hosts):
             given = "" if values.node_rank is None else f", not {values.node_rank}"
@@ -74,10 +56,25 @@ def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
             found.append(f"--no_ssh and --launcher {values.launcher} contradict each other; mpirun needs ssh")
     elif values.node_rank is not None:
         found.append("--node_rank means nothing without --no_ssh; drop it")
-    return found + _missing_programs(values, hosts)
+    if values.master_addr is not None and (problem := name_problem(values.master_addr)):
+        found.append(f"--master_addr: {problem}")
+    return found + _unsafe_paths(values, hosts) + _missing_programs(values, hosts)
 
 
-def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def _unsafe_paths(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
+    """Return which paths pdsh's remote shells would change; all else that they see is safe."""
+    if values.launcher != PDSH or _all_here(values, hosts):
+        return []
+    paths = {"the checkout": str(CHECKOUT), "its interpreter": sys.executable}
+    return [
+        f"{what} is at {path!r}, and pdsh's remote shells read only letters, digits and _@+=:,./- as they are; move "
+        "it, or start the ranks by run_mpi.sh or --no_ssh"
+        for what, path in paths.items()
+        if not unchanged_by_shells(path)
+    ]
+
+
+def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     mpirun = _mpirun() if values.launcher in (MPICH, OPENMPI) else ""
     if values.launcher == MPICH:
         if "HYDRA" not in mpirun:
@@ -92,16 +89,18 @@ def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list
     return []
 
 
-def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], master_port: int) -> list[str]:
-    """Return the command line of DeepSpeed's launcher.
+def launcher_command(values: LaunchArguments, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
+    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage.
 
     Args:
         values: The parsed command line.
         hosts: Of the hostfile.
+        hostfile: With these hosts.
         master_port: Where rank 0 will listen.
     """
-    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(values.hostfile.resolve())]
-    words += ["--master_port", str(master_port), "--no_ssh_check"]
+    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
+    # Its own words about what it starts would hold all that is handed on.
+    words += ["--master_port", str(master_port), "--no_ssh_check", "--log_level", "warning"]
     address = values.master_addr or ("127.0.0.1" if _single(hosts) else None)
     if address:
         words += ["--master_addr", address]
@@ -113,17 +112,17 @@ def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], master_p
         # DeepSpeed's own way with MPICH hides the exit codes of the ranks; its way with Intel MPI, whose mpirun is the
         # same program, starts them directly.
         words += ["--launcher", "impi" if values.launcher == MPICH else values.launcher]
-        if values.launcher != PDSH or not _single(hosts):
+        if not _all_here(values, hosts):
             words.append("--force_multi")  # or a hostfile of one host would be taken for this one
     more = values.launcher_args
     if values.launcher == OPENMPI and os.getuid() == 0:
         more = f"--allow-run-as-root {more}".strip()
     if more:
         words.append(f"--launcher_args={more}")
-    return [*words, str(stages()[values.stage]), *values.flags]
+    return [*words, "--module", rank.MODULE]
 
 
-def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
+def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
     """Return the stated port, or a free one of the first host.
 
     Raises:
@@ -144,30 +143,70 @@ def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    values = parser().parse_args(argv)
-    hosts = read_hostfile(values.hostfile)
+    values = parse(LaunchArguments, argv)
+    hosts = read_hostfile(Path(values.hostfile))
     raise_all(problems(values, hosts))
     launch = uuid.uuid4().hex
     port = choose_port(values, hosts)
-    variables = forwarded_environment(os.environ, launch=launch, master_port=port, more=values.forward)
+    own_file = _own_environment_file()
+    chosen = rank_variables(
+        os.environ,
+        read_own_environment_file(own_file) if own_file else {},
+        launch=launch,
+        master_port=port,
+        forward=values.forward,
+        all_here=_all_here(values, hosts),
+    )
+    _tell(values, hosts, chosen)
+    stage = [sys.executable, str(stages()[values.stage_name]), *values.flags]
+    ours = {VARIABLE: launch, rank.VARIABLE: rank.pack(rank.RankCommand(stage, os.getcwd(), chosen.values))}
     with tempfile.TemporaryDirectory(prefix="tinybert-ds-launch-") as folder:
-        file = Path(folder) / "environment"
-        file.write_text(environment_file(variables, _own_environment_file()), encoding="utf-8")
+        hostfile, file = Path(folder) / "hostfile", Path(folder) / "environment"
+        hostfile.write_text(hostfile_text(hosts), encoding="utf-8")
+        # MPICH hands on all of its own environment; what is named besides, DeepSpeed would print.
+        named = {VARIABLE: launch} if values.launcher == MPICH else ours
+        file.write_text("".join(f"{name}={value}\n" for name, value in named.items()), encoding="utf-8")
         code = supervise(
-            launcher_command(values, hosts, port),
-            {**os.environ, **variables, "DS_ENV_FILE": str(file)},
-            hosts=[hosts[values.node_rank]._replace(name="localhost")] if values.no_ssh else hosts,
+            launcher_command(values, hosts, hostfile, port),
+            launcher_environment(os.environ, {**ours, "DS_ENV_FILE": str(file)}),
+            hosts=[hosts[values.node_rank or 0]._replace(name="localhost")] if values.no_ssh else hosts,
             launch=launch,
             grace_seconds=values.grace_seconds,
+            directory=CHECKOUT,
             ssh_port=values.ssh_port,
         )
     sys.exit(code)
+
+
+def _tell(values: LaunchArguments, hosts: Sequence[Host], chosen: RankVariables) -> None:
+    """Say what is started, and which variables are not what their user may think."""
+    places = ", ".join(f"{host.name} ({host.slots})" for host in hosts)
+    command = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in shlex.join([values.stage_name, *values.flags])
+    )
+    say(f"{command[:SHOWN_LETTERS]}{' ...' * (len(command) > SHOWN_LETTERS)} on {places}")
+    if chosen.withheld:
+        say(
+            f"not handed on to the hosts: {', '.join(chosen.withheld)}, which by name may be secret; --forward NAME "
+            "hands one on"
+        )
+    if chosen.exposed:
+        say(
+            f"warning: {', '.join(chosen.exposed)} (--forward) may be seen by everyone who can list processes on this "
+            f"host or on {', '.join(host.name for host in hosts)}: it is part of the command lines that start the ranks"
+        )
 
 
 def _own_environment_file() -> Path | None:
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     places = (Path.home() / name, Path(name))
     return next((path for path in places if path.is_file()), None)
+
+
+def _all_here(values: LaunchArguments, hosts: Sequence[Host]) -> bool:
+    """Whether the launcher starts ranks on this host alone, without any remote shell."""
+    return values.no_ssh or (values.launcher == PDSH and _single(hosts))
 
 
 def _single(hosts: Sequence[Host]) -> bool:

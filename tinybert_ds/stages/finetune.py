@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.arguments import FinetuneArguments
+from tinybert_ds.arguments import FinetuneArguments, identity_of
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import Evaluation
@@ -110,7 +110,7 @@ def _fine_tune(session: Session[FinetuneArguments], inputs: _Inputs) -> dict[str
     identity = {
         "stage": "finetune",
         "model": model_fingerprint(path),
-        "from_scratch": arguments.from_scratch,
+        **identity_of(arguments, {}),
         "data": source.fingerprint,
         "evaluation_data": [task.splits[split].fingerprint for split in task.spec.eval_splits],
     }

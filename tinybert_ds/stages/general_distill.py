@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tinybert_ds.arguments import GeneralDistillArguments
+from tinybert_ds.arguments import GeneralDistillArguments, identity_of
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
@@ -112,6 +112,7 @@ def _candidates(
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
+    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
     candidates = []
     for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
         try:
@@ -131,12 +132,7 @@ def _candidates(
             "stage": "general_distill",
             "teacher": model_fingerprint(arguments.teacher_model),
             "student": fingerprint,
-            "layer_map": layer_map,
-            "projection": arguments.projection,
-            "loss_weights": arguments.loss_weights,
-            "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, session.world.device)),
-            "padding": arguments.padding,
-            "init_embeddings": arguments.init_embeddings,
+            **identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype}),
         }
         if len(paths) > 1:
             identity["students"] = fingerprints  # they stand at the same step: none can join or leave

@@ -16,7 +16,14 @@ from typing import Any, Generic
 import torch
 import transformers
 
-from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments, recipe_values
+from tinybert_ds.arguments import (
+    Arguments,
+    TrainingArguments,
+    hyper_parameters_of,
+    identity_of,
+    parse_arguments,
+    recipe_values,
+)
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.best import best_directory
 from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, Checkpoints
@@ -65,7 +72,7 @@ class Target:
     """A student's place and what makes two runs of it the same, known before any model is loaded."""
 
     directory: Path
-    identity: dict[str, Any]  # beside what all stages share
+    identity: dict[str, Any]  # beside the scheduler of the DeepSpeed config
     final_results: Callable[[], dict[str, float]] | None = None
     """Judges what the directory holds at the end, on all ranks; None: the last evaluation does."""
 
@@ -272,7 +279,7 @@ def _start_runs(
             name=target.directory.name if len(targets) > 1 else None,
             show_bar=number == 0,
         )
-        monitor.describe(dataclasses.asdict(arguments), config, world.size)
+        monitor.describe(dataclasses.asdict(arguments), hyper_parameters_of(arguments), config, world.size)
         export = partial(learner.export, engine)
         runs.append(StudentRun(engine, state, checkpoints, monitor, evaluation, export, Health(world.device)))
     return runs
@@ -296,7 +303,7 @@ def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[
 
 def _identity(session: Session[Any], target: Target) -> dict[str, Any]:
     scheduler = session.ds_config.get("scheduler", {}).get("type")  # its steps follow from the arguments
-    return {**target.identity, **_common_identity(session.arguments), "scheduler": scheduler}
+    return {**target.identity, "scheduler": scheduler}
 
 
 def _deepspeed_config(arguments: Any, world: World) -> tuple[dict[str, Any], list[str]]:
@@ -318,9 +325,4 @@ def _check_output_dir(arguments: Any, world: World) -> None:
     students = getattr(arguments, "student_model", "")
     if isinstance(students, str) or len(students) == 1:
         directory = RunDirectory(Path(arguments.output_dir))
-        run_on_main(world, partial(directory.check, _common_identity(arguments), resume=arguments.resume))
-
-
-def _common_identity(arguments: Any) -> dict[str, Any]:
-    names = ("seed", "train_batch_size", "learning_rate", "weight_decay", "max_grad_norm", "schedule", "warmup")
-    return {name: getattr(arguments, name) for name in names}
+        run_on_main(world, partial(directory.check, identity_of(arguments), resume=arguments.resume))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.arguments import TaskDistillArguments, identity_of
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
@@ -103,6 +103,8 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     )
     spec = find_task(arguments.task_name, arguments.task_file)
     raise_all(prediction_problems(arguments, spec))
+    if arguments.squared_temperature:
+        logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config, world=world)
     source = task.source(
@@ -113,24 +115,18 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     if arguments.pred_distill:
         build = partial(_prediction_models, columns=columns, teacher_types=types)
     identity: dict[str, Any] = {
+        "stage": f"task_distill {arguments.stage}",
         "teacher": model_fingerprint(teacher_directory),
         "student": model_fingerprint(arguments.student_model),
         "data": source.fingerprint,
         "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
-        "padding": arguments.padding,
         "teacher_columns": columns,
-        "pooler_relu": arguments.pooler_relu,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
     }
-    if not arguments.pred_distill or prediction_weights(arguments, spec).teacher:
-        identity["teacher_dtype"] = str(teacher_dtype(arguments.teacher_dtype, world.device))
-    if arguments.pred_distill:
-        names = ("temperature", "squared_temperature", "prediction_weight", "label_weight", "regression_target")
-        identity |= {"stage": "task_distill prediction", **{name: getattr(arguments, name) for name in names}}
-    else:
-        identity |= {"stage": "task_distill intermediate", "layer_map": layer_map, "projection": arguments.projection}
-        identity["loss_weights"] = arguments.loss_weights
+    asks_teacher = not arguments.pred_distill or prediction_weights(arguments, spec).teacher
+    dtype = str(teacher_dtype(arguments.teacher_dtype, world.device)) if asks_teacher else None
+    identity |= identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype})
     judge = partial(
         evaluate_directory,
         session.output_dir,
@@ -161,7 +157,7 @@ def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> Predi
     """Say what the prediction stage learns from: a regression learns the gold scores unless told otherwise."""
     if spec.is_regression and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
-    return PredictionWeights(teacher=arguments.prediction_weight, labels=arguments.label_weight)
+    return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
 
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
@@ -245,7 +241,6 @@ def _prediction_models(
         weight=weights.teacher,
         label_weight=weights.labels,
         temperature=arguments.temperature,
-        squared_temperature=arguments.squared_temperature,
         regression=task.spec.is_regression,
         teacher_columns=columns,
     )

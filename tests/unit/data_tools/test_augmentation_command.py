@@ -14,7 +14,7 @@ from data_tools import augment_rows, augment_task, augmentation_files
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.masked_words import MaskedWordModel
 from data_tools.ranks import Ranks, find_ranks
-from data_tools.teacher_filter import TeacherJudge
+from data_tools.teacher_filter import TeacherJudge, is_near, is_sure
 from tests.support.models import masked_lm_directory, model_directory
 from tests.support.runs import run_ranks
 from tinybert_ds.data.task_files import read_split
@@ -159,18 +159,22 @@ def test_settings_and_seed_decide_about_the_output_and_nothing_else_does(models,
     assert len({first, *(fresh(*other) for other in others)}) == 5
 
 
-def test_workers_and_ranks_write_the_same_bytes_as_one_process(models, glue, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize(("dtype", "confidence"), [("fp32", 0), ("bf16", 0), ("bf16", 0.53)])
+def test_workers_ranks_and_blocks_write_the_same_bytes_as_one_process(
+    dtype, confidence, models, glue, tmp_path_factory, monkeypatch
+):
     monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 2)
-    expected = run(models, glue)
+    more = ["--dtype", dtype, "--teacher_filter", models / "teacher", "--teacher_confidence", confidence]
+    expected = run(models, glue, *more)
     output = glue / "SST-2" / "train_aug.tsv"
     output.unlink()
-    assert run(models, glue, "--num_workers", "2") == expected
+    assert run(models, glue, *more, "--num_workers", "2") == expected
     output.unlink()
     (glue / "SST-2" / "train.tsv").write_text(SST2 + SST2.partition("\n")[2] * 20)
-    expected = run(models, glue)
+    expected = run(models, glue, *more)
     output.unlink()
     log = tmp_path_factory.mktemp("log") / "log"
-    finished = run_ranks("augment_task", command(models, glue), world_size=3, log=log).check()
+    finished = run_ranks("augment_task", command(models, glue, *more), world_size=3, log=log).check()
     assert output.read_bytes() == expected
     assert "3 processes on cpu" in finished.output
     assert not (glue / "SST-2" / "train_aug.tsv.parts").exists()
@@ -248,13 +252,13 @@ def test_a_run_killed_between_the_output_and_its_record_is_finished(models, glue
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
 
 
-def teacher_judge(directory, spec=TASKS["sst-2"]):
+def teacher_judge(directory, spec=TASKS["sst-2"], dtype=torch.float32):
     return TeacherJudge(
         directory,
         spec,
         lower_case=None,
         stated_labels=None,
-        dtype=torch.float32,
+        dtype=dtype,
         device=torch.device("cpu"),
     )
 
@@ -294,6 +298,37 @@ def test_probabilities_are_those_of_the_teacher_in_the_order_of_the_tasks_labels
     expected = judge.probabilities((["film " * 62],))
     found = teacher_judge(tmp_path / "teacher", long_texts).probabilities((["film " * 90],))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_half_precision_drops_what_float32_drops_and_leaves_most_rows_to_itself(models):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["film", "good", "bad", "music", "day", "plot", "dull"], 6)) for _ in range(200)]
+    exact = teacher_judge(models / "teacher").probabilities((texts,))
+    judge = teacher_judge(models / "teacher", dtype=torch.bfloat16)
+    rounded = judge.probabilities((texts,))
+    assert (rounded != exact).any(axis=1).mean() > 0.9
+    probabilities = np.unique(exact.max(axis=1))
+    gaps = np.flatnonzero(np.diff(probabilities) > 1e-5)
+    for gap in gaps[:: len(gaps) // 9]:
+        threshold = float(probabilities[gap : gap + 2].mean())
+        found = judge.probabilities((texts,), near=threshold)
+        sure = [[is_sure(row, threshold) for row in judged] for judged in (found, exact)]
+        assert sure[0] == sure[1]
+    far = ~is_near(rounded, 0.9)
+    assert far.any()
+    np.testing.assert_array_equal(judge.probabilities((texts,), near=0.9)[far], rounded[far])
+
+
+def test_rows_are_near_a_threshold_by_their_odds_and_sure_up_to_float32s_noise():
+    # Odds of 3 and 9: the logarithms are 1.10 and 2.20; of 0.85: 1.73, of 0.94: 2.75.
+    rows = np.array([[0.75, 0.25], [0.15, 0.85], [0.06, 0.94], [1 - 1e-7, 1e-7]], dtype=np.float32)
+    assert is_near(rows, 0.9).tolist() == [False, True, False, False]
+    assert is_near(rows, 0.75).tolist() == [True, False, False, False]
+    assert is_near(np.array([[0.5, 0.25, 0.25]], dtype=np.float32), 0.5).tolist() == [True]
+    assert is_near(np.array([[1.0, 0.0], [1.0, 1e-6]], dtype=np.float32), 1.0).tolist() == [False, True]
+    assert not is_near(rows, 0.0).any()
+    assert [is_sure(row, 1.0) for row in rows] == [False, False, False, True]
+    assert [is_sure(row, 0.85) for row in rows] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +396,7 @@ def test_a_task_of_the_users_own_is_augmented_in_its_own_folder(models, tmp_path
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, (2, 3, 0)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, Ranks(1, 2, 1)),
         ({"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}, Ranks(5, 8, 1)),
-        ({"RANK": "3"}, Ranks(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4, 3)),  # no address: they do not talk to each other
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}, Ranks(5, 8, 1)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),  # a batch script
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "9"}, (0, 1, 0)),

@@ -12,14 +12,15 @@ from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED
 
 @pytest.fixture(autouse=True)
 def handlers_as_before():
-    """Processes that later tests start would inherit a signal that is ignored."""
+    """Later tests would inherit a signal that is ignored; so may this process, where it is under nohup."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_noted_and_kills_nobody(number):
     preemption = Preemption(60)
     with preemption.listening():
@@ -89,6 +90,27 @@ def test_a_signal_ends_a_command_at_once_where_no_step_is_under_way(number, befo
     assert finished.stderr == told
 
 
+def test_under_nohup_the_end_of_the_terminal_asks_for_nothing():
+    finished = run_python(
+        """
+        import os, signal
+        from tinybert_ds.engine.preemption import Preemption, leave_when_asked
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        leave_when_asked()
+        os.kill(os.getpid(), signal.SIGHUP)
+        preemption = Preemption(60)
+        with preemption.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            print("asked" if preemption.asked else "not asked", flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("asked" if preemption.asked else "not asked", flush=True)
+            preemption.done()
+        """
+    )
+    assert finished.stdout == "not asked\nasked\n", finished.stderr
+    assert finished.returncode == 0
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_that_writes_its_results_is_not_disturbed(number):
     before = signal.getsignal(number)
@@ -101,4 +123,3 @@ def test_more_grace_than_the_launcher_gives_is_refused_under_the_launcher_only()
     assert grace_problems(25, {"CROSS_SIZE": "1"}) == []
     assert grace_problems(120, {"RANK": "0"}) == []
     assert "kills its ranks 30 s after" in grace_problems(31, {"CROSS_SIZE": "1"})[0]
-    assert "must be above 0" in grace_problems(0, {})[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_tools.corpus_job import UNKNOWN
 from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
 from tinybert_ds.data.manifest import (
     MANIFEST_NAME,
@@ -20,6 +21,7 @@ from tinybert_ds.data.manifest import (
     write_manifest,
 )
 from tinybert_ds.data.tokenizer import SpecialIds, load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
+from tinybert_ds.data.vocabulary import count_unknown, unknown_id
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 
@@ -59,9 +61,13 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     dtypes = {name: _stated_dtype(directory / f"{name}.idx", dtype_codes) for name in names}
     total = sum((directory / f"{name}.bin").stat().st_size for name in names if (directory / f"{name}.bin").is_file())
     records = []
+    unknown, unknown_token = 0, unknown_id(tokenizer.backend_tokenizer)
     with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
         for name in names:
             records.append(_adopt(directory, name, dtypes[name], special))
+            tokens = open_shard(directory, name, dtypes[name]).tokens
+            pieces = (tokens[begin : begin + _AT_ONCE] for begin in range(0, len(tokens), _AT_ONCE))
+            unknown += sum(count_unknown(piece, unknown_token) for piece in pieces)
             bar.update(records[-1].files[f"{name}.bin"].bytes)
     write_atomically(directory / TOKENIZER_NAME, tokenizer_json(tokenizer))
     manifest = Manifest(
@@ -73,6 +79,7 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
         shards=tuple(records),
         tokenizer_file=hash_file(directory / TOKENIZER_NAME),
         text_bytes=0,
+        report={UNKNOWN: unknown},
     )
     write_manifest(directory, manifest)
     return manifest

@@ -31,7 +31,7 @@ from tinybert_ds.data.metrics import compute_metrics, majority_class, official_m
 from tinybert_ds.data.task_batches import EncodedExamples, encode, take_rows
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import takes_token_types
@@ -60,13 +60,14 @@ class Candidate:
     columns: Sequence[int] | None  # its outputs in the task's order of labels; None for regression
     encoded: EncodedExamples
     layout: RowLayout
+    token_types: bool  # whether its tokeniser returns them and it takes them
 
     def inputs(self, rows: np.ndarray) -> Inputs:
         """Return the rows as one batch, padded to its longest."""
         taken = take_rows(self.encoded, rows)
         batch = collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        return {**inputs, "token_type_ids": batch.token_type_ids} if takes_token_types(self.model) else inputs
+        return {**inputs, "token_type_ids": batch.token_type_ids} if self.token_types else inputs
 
 
 def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Examples, max_seq_length: int) -> Candidate:
@@ -80,13 +81,9 @@ def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Example
     model = load_classifier(directory, label_names=labels, role=role, head="required")
     columns = None if labels is None else match_labels(model.config, labels, spec.label_aliases, None, role=role)
     tokenizer = load_tokenizer(directory, None)
-    layout = RowLayout(
-        padding="valid",
-        max_seq_length=max_seq_length,
-        pad_id=tokenizer.pad_token_id,
-        type_vocab_size=getattr(model.config, "type_vocab_size", 0),
-    )
-    return Candidate(name, model, columns, encode(examples, tokenizer, max_seq_length), layout)
+    layout = RowLayout(padding="valid", max_seq_length=max_seq_length, pad_id=tokenizer.pad_token_id)
+    token_types = returns_token_types(tokenizer) and takes_token_types(model)
+    return Candidate(name, model, columns, encode(examples, tokenizer, max_seq_length), layout, token_types)
 
 
 @torch.no_grad()

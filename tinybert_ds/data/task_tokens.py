@@ -25,6 +25,7 @@ from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_enc
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
 from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
@@ -83,6 +84,27 @@ def load_rows(
             _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
 
     return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+
+
+def judge_rows(
+    rows: EncodedExamples, tokenizer: PreTrainedTokenizerFast, path: Path, *, allow_unknown: bool
+) -> str | None:
+    """Count the words of a split that the tokeniser does not know; see `judge_unknown`.
+
+    Args:
+        rows: Of the split.
+        tokenizer: That made them.
+        path: Of the file, for the message.
+        allow_unknown: Whether mostly unknown text is wanted.
+    """
+    unknown_token = unknown_id(tokenizer.backend_tokenizer)
+    if unknown_token is None:
+        return None
+    unknown = count_unknown(rows.tokens, unknown_token)
+    special = set(special_ids(tokenizer).all_special) - {unknown_token}
+    words = len(rows.tokens) - count_special(rows.tokens, special)
+    logger.info("%s: %s", path, describe_unknown(unknown, words))
+    return judge_unknown(unknown, words, text=str(path), allowed=allow_unknown)
 
 
 def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:

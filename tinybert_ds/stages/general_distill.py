@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.stall import DIRECTORY as STALLS
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, UserError
 from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
@@ -32,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    token_types = returns_token_types(tokenizer)
+    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
-        if candidate.weights == "load" and any((candidate.path / name).is_file() for name in TOKENIZER_FILES):
+        files = model_files(candidate.path)
+        if candidate.weights == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
             require_same_tokenizer(
                 str(candidate.path),
                 tokenizer_fingerprint(load_tokenizer(candidate.path, arguments.lower_case)),
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 candidate.layer_map,
                 candidate.path,
                 embeddings_from_teacher=arguments.init_embeddings == "svd",
+                token_types=token_types,
             )
             for candidate in candidates
         ]
@@ -60,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments,
             max_seq_length=corpora.longest,
             world=world,
+            token_types=token_types,
         )
 
         def evaluation(engine: Any) -> Evaluation | None:
@@ -99,7 +104,9 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]  # without the data
 
 
-def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) -> list[_Candidate]:
+def _candidates(
+    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
@@ -114,6 +121,8 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
                 read_config(path, role="student"),
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
+                attention=bool(arguments.attention_weight),
+                padding_token=padding_token,
             )
         except UserError as error:
             if len(paths) == 1:

@@ -63,13 +63,12 @@ def test_rows_have_their_special_tokens_and_types_in_place(directory):
             assert (ids[length:] == 0).all()
 
 
-def test_roberta_rows_have_two_separators_between_segments_and_one_type(tmp_path):
+def test_roberta_rows_have_two_separators_between_segments(tmp_path):
     write_corpus(tmp_path, numbered_documents(20, 4, 5), special_ids=ROBERTA_IDS)
-    batches = epoch_of(source(tmp_path, max_seq_length=24, type_vocab_size=1, short_seq_prob=0.0))
+    batches = epoch_of(source(tmp_path, max_seq_length=24, short_seq_prob=0.0))
     rows = text_rows(batches)
     assert max(len(row) for row in rows) <= 24
     assert {tuple(np.diff([i for i, token in enumerate(row) if token == 3])[:1]) for row in rows} == {(1,)}
-    assert all((batch.token_type_ids == 0).all() for batch in batches)
 
 
 def test_without_exchange_rows_are_the_text_in_its_order(tmp_path):

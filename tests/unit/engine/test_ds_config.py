@@ -216,7 +216,7 @@ def test_numbers_that_are_none_are_refused(value):
         (b"[" * 100_000, "brackets within brackets"),
         (b'{"zero_optimization": ' + b'{"a": ' * 300 + b"1" + b"}" * 301, "more than 64 levels"),
         (b'{"train_batch_size": ' + b"9" * 5000 + b"}", "a number of thousands of digits"),
-        (b"\xff\xfe{}", "UTF-16"),
+        (b"\xff\xfe{}", "not UTF-8 text; it looks like utf_16"),
         (b"{", "Expecting property name"),
         (b"[1]", "holds a list; a DeepSpeed config is a JSON object"),
         (b'"auto"', "holds a str; a DeepSpeed config is a JSON object"),

@@ -31,13 +31,14 @@ from tinybert_ds.data.metrics import compute_metrics, majority_class, official_m
 from tinybert_ds.data.task_batches import EncodedExamples, encode, take_rows
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import Role, load_classifier
 from tinybert_ds.models.student import count_parameters
+from tinybert_ds.records import STAGES, read_record
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -59,13 +60,14 @@ class Candidate:
     columns: Sequence[int] | None  # its outputs in the task's order of labels; None for regression
     encoded: EncodedExamples
     layout: RowLayout
+    token_types: bool  # whether its tokeniser returns them and it takes them
 
     def inputs(self, rows: np.ndarray) -> Inputs:
         """Return the rows as one batch, padded to its longest."""
         taken = take_rows(self.encoded, rows)
         batch = collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        return {**inputs, "token_type_ids": batch.token_type_ids} if takes_token_types(self.model) else inputs
+        return {**inputs, "token_type_ids": batch.token_type_ids} if self.token_types else inputs
 
 
 def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Examples, max_seq_length: int) -> Candidate:
@@ -79,13 +81,9 @@ def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Example
     model = load_classifier(directory, label_names=labels, role=role, head="required")
     columns = None if labels is None else match_labels(model.config, labels, spec.label_aliases, None, role=role)
     tokenizer = load_tokenizer(directory, None)
-    layout = RowLayout(
-        padding="valid",
-        max_seq_length=max_seq_length,
-        pad_id=tokenizer.pad_token_id,
-        type_vocab_size=getattr(model.config, "type_vocab_size", 0),
-    )
-    return Candidate(name, model, columns, encode(examples, tokenizer, max_seq_length), layout)
+    layout = RowLayout(padding="valid", max_seq_length=max_seq_length, pad_id=tokenizer.pad_token_id)
+    token_types = returns_token_types(tokenizer) and takes_token_types(model)
+    return Candidate(name, model, columns, encode(examples, tokenizer, max_seq_length), layout, token_types)
 
 
 @torch.no_grad()
@@ -280,17 +278,12 @@ def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
-    try:
-        stages = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [
-            {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
-            for stage in stages
-            if stage.get("finished", True)  # this comparison may itself be a stage that is under way
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'--stages_file: {path} must be a JSON list of {{"name": ..., "seconds": ...}}; reading it gave {error!r}'
-        ) from error
+    remedy = '--stages_file must be a JSON list of {"name": ..., "seconds": ...}'
+    return [
+        {"name": stage["name"], "seconds": stage["seconds"]}
+        for stage in read_record(Path(path), STAGES, remedy, ConfigError)
+        if stage.get("finished", True)  # this comparison may itself be a stage that is under way
+    ]
 
 
 def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:

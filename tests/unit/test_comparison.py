@@ -113,7 +113,9 @@ def test_latency_is_the_median_of_interleaved_forwards_without_the_first_round(m
     encoded = EncodedExamples(np.int32([5, 6, 7, 7, 8]), np.array([0, 1, 2, 5]), np.int32([1, 1, 3]), None)
     layout = RowLayout("valid", 16, pad_id=0)
     costs = {"teacher": [9, 9, 0.003, 0.001, 0.002, 0.004], "student": [9, 9, 0.001, 0.001, 0.001, 0.5]}
-    candidates = [Candidate(name, TimedModel(name, clock, log, c), None, encoded, layout) for name, c in costs.items()]
+    candidates = [
+        Candidate(name, TimedModel(name, clock, log, c), None, encoded, layout, False) for name, c in costs.items()
+    ]
 
     medians = measure_latency_ms(candidates, batch_size=2, batches=2, rounds=2)
 
@@ -126,7 +128,7 @@ def test_the_table_says_so_when_distillation_did_not_help():
     model = nn.Linear(2, 2)
     encoded = EncodedExamples(np.int32([5]), np.array([0, 1]), np.int32([1]), None)
     names = ("teacher", "student", "student_without_distillation")
-    candidates = [Candidate(name, model, None, encoded, RowLayout("valid", 16, 0)) for name in names]
+    candidates = [Candidate(name, model, None, encoded, RowLayout("valid", 16, 0), False) for name in names]
     latencies = {1: dict.fromkeys(names, 2.0), 32: {**dict.fromkeys(names, 4.0), "student": 1.0}}
 
     def table(student: float) -> str:

@@ -49,6 +49,7 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = like(groups.Teacher.__dataclass_fields__["teacher_dtype"])
     seed: int = like(groups.SEED, help="Seed of the order of the text, and of weights that no teacher has.")
     cache_dir: str | None = like(groups.CACHE_DIR)
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
 
     def problems(self) -> list[str]:
         found = super().problems()

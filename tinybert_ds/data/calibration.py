@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.errors import DataError
 from tinybert_ds.types import Batch
@@ -9,7 +11,7 @@ from tinybert_ds.types import Batch
 BLOCK_ROWS = 32
 
 
-def calibration_blocks(source: BatchSource, tokens: int) -> list[Batch]:
+def calibration_blocks(source: BatchSource, tokens: int, *, token_types: bool = True) -> list[Batch]:
     """Return the first micro-batches of a source's first epoch, all of it where it has less text.
 
     They are the same on every rank and for any number of ranks.
@@ -17,6 +19,7 @@ def calibration_blocks(source: BatchSource, tokens: int) -> list[Batch]:
     Args:
         source: Of training batches.
         tokens: How many real ones there shall be at least.
+        token_types: Whether the tokeniser returns token types; if not, all are of the first.
 
     Raises:
         DataError: The source has no rows.
@@ -26,7 +29,8 @@ def calibration_blocks(source: BatchSource, tokens: int) -> list[Batch]:
     for position in range(source.steps_in_epoch(0)):
         parts = -(-source.samples_in_step(0, position) // BLOCK_ROWS)
         for batch in source.micro_batches(0, position, rank=0, world_size=1, accumulation=parts):
-            blocks.append(batch._replace(labels=None))
+            types = batch.token_type_ids if token_types else torch.zeros_like(batch.token_type_ids)
+            blocks.append(batch._replace(labels=None, token_type_ids=types))
             found += int(batch.attention_mask.sum())
             if found >= tokens:
                 return blocks

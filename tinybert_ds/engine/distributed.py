@@ -20,6 +20,7 @@ from deepspeed.comm.comm import mpi_discovery
 
 from tinybert_ds.engine.meeting import count_local_rank, meet, stated_patience, together
 from tinybert_ds.errors import ConfigError, RankError, UserError
+from tinybert_ds.files import file_error
 from tinybert_ds.rank_environment import RankEnvironment, device_of, ranks_on_this_host, read_rank_environment
 
 Value = TypeVar("Value")
@@ -131,13 +132,18 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def run_on_main(world: World, action: Callable[[], Value]) -> Value:
-    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError."""
-    value, failure = None, None
+    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError, a refused file among them."""
+    value: Value | None = None
+    failure: UserError | None = None
     if world.is_main:
         try:
             value = action()
         except UserError as error:
             failure = error
+        except OSError as error:
+            failure = file_error(error)
+            if failure is None:
+                raise
     value, failure = broadcast_object((value, failure))
     if failure is not None:
         raise failure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from tinybert_ds.engine.distributed import World, run_on_main
-from tinybert_ds.errors import CheckpointError, FaultError
+from tinybert_ds.errors import CheckpointError, FaultError, FileError
+from tinybert_ds.files import file_error, free_megabytes
 
 Value = TypeVar("Value")
 
@@ -22,7 +22,8 @@ _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broke
 
 @contextmanager
 def told_plainly(last_good: Callable[[], str]) -> Iterator[None]:
-    """Turn a lost rank and a failing disk inside the context into FaultErrors.
+    """Turn a lost rank inside the context into a FaultError, and a file that the system refuses, such as on a
+    full disk, into a FileError.
 
     Args:
         last_good: Says where the newest checkpoint is.
@@ -31,7 +32,10 @@ def told_plainly(last_good: Callable[[], str]) -> Iterator[None]:
         with lost_contact_told(last_good):
             yield
     except OSError as error:
-        raise FaultError(f"{error}. {last_good()}: mend it and start the same command again") from error
+        told = file_error(error)
+        if told is None:
+            raise FaultError(f"{error}. {last_good()}: start the same command again") from error
+        raise FileError(f"{told}. {last_good()}") from error
 
 
 @contextmanager
@@ -61,11 +65,9 @@ def write_on_main(world: World, path: Path, action: Callable[[], Value]) -> Valu
         try:
             return action()
         except (OSError, SafetensorError) as error:  # safetensors has its own name for what the system says
-            place = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
-            free = shutil.disk_usage(place).free
             raise CheckpointError(
-                f"{path} could not be written ({error}; {free / 2**20:.0f} MB were free there). What was saved before "
-                "stands: make room and start the same command again"
+                f"{path} could not be written ({error}; {free_megabytes(path)} MB were free there). What was saved "
+                "before stands: make room and start the same command again"
             ) from error
 
     return run_on_main(world, write)

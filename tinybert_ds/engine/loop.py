@@ -19,13 +19,14 @@ from tinybert_ds.engine.best import keep_best
 from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
 from tinybert_ds.engine.communication import watched_collectives
 from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_forward
-from tinybert_ds.engine.health import Health, require_finite, skipped_step
+from tinybert_ds.engine.health import TEACHER, Health, require_finite, skipped_step
 from tinybert_ds.engine.lessons import Lessons, pin
 from tinybert_ds.engine.monitor import Monitor, Stopwatch
 from tinybert_ds.engine.preemption import Preemption
 from tinybert_ds.engine.stall import StallWatch
 from tinybert_ds.engine.student import gradient_norm
-from tinybert_ds.errors import PreemptedError
+from tinybert_ds.errors import PreemptedError, TrainingError
+from tinybert_ds.models.student import take_teacher_check
 from tinybert_ds.types import Batch, LossTerms
 
 
@@ -174,7 +175,15 @@ def examine(runs: Sequence[StudentRun], all_terms: Sequence[Mapping[str, Tensor 
     A step that fp16's loss scaler has left out changed nothing, and is not held against the student.
     """
     for run, terms in zip(runs, all_terms, strict=True):
-        if not skipped_step(run.engine, run.state.step, run.checkpoints.last_good):
+        taught = take_teacher_check(run.engine.module)
+        try:
+            skipped = skipped_step(run.engine, run.state.step, run.checkpoints.last_good)
+        except TrainingError:
+            run.health.watch(run.state.step, TEACHER, taught)
+            run.health.require_sound(run.checkpoints.last_good)  # if it was the teacher, that is what to say
+            raise
+        if not skipped:
+            run.health.watch(run.state.step, TEACHER, taught)
             if looked_at:
                 run.health.watch(run.state.step, "loss", terms["loss"])
             if "grad_norm" in terms:
@@ -302,6 +311,8 @@ def evaluate(run: StudentRun, world: World) -> None:
     run.engine.eval()
     metrics = run.evaluation.run()
     run.engine.train()
+    run.health.watch(run.state.step, TEACHER, take_teacher_check(run.engine.module))
+    run.health.require_sound(run.checkpoints.last_good)
     require_finite(metrics, run.state.step, run.checkpoints.last_good)
     run.state.metrics = metrics
     run.monitor.log_evaluation(run.state.step, metrics)

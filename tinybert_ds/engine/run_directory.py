@@ -16,6 +16,7 @@ from typing import IO, Any
 from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, complete_tags, stated_checkpoint
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.records import read_run
 
 logger = logging.getLogger(__name__)
 
@@ -134,17 +135,7 @@ class RunDirectory:
     def record(self) -> dict[str, Any] | None:
         """The content of run.json, or None where there is none."""
         path = self.path / _RECORD
-        if not path.is_file():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} is no JSON document ({error}); remove the directory to start anew"
-            ) from error
-        if not isinstance(record, dict) or "identity" not in record:
-            raise CheckpointError(f"{path} is not a run of this program; give another --output_dir")
-        return record
+        return dict(read_run(path)) if path.is_file() else None
 
     def _refuse_foreign_files(self) -> None:
         if not self.path.exists():

@@ -42,6 +42,7 @@ class Student(NamedTuple):
     directory: Path  # where an earlier stage may have left projections
     embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
+    token_types: bool = True  # whether the tokeniser that it is exported with returns them
 
 
 class Distillation(NamedTuple):
@@ -58,6 +59,7 @@ def build_intermediate(
     *,
     max_seq_length: int,
     world: World,
+    token_types: bool = True,
 ) -> Distillation:
     """Put together the distillation of hidden states and attention scores.
 
@@ -67,6 +69,7 @@ def build_intermediate(
         arguments: Padding, projection, precision, seed.
         max_seq_length: Longest sequence of the run.
         world: Where the teacher runs.
+        token_types: Whether the teacher's tokeniser returns them.
     """
     weights = LossWeights(**arguments.loss_weights)
     imitated = [_imitated(student, weights) for student in students]
@@ -75,6 +78,7 @@ def build_intermediate(
         states=sorted({state for states, _ in imitated for state in states}),
         attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
         logits=False,
+        token_types=token_types,
     )
     check_capture(teacher, sequence_length=max_seq_length)
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
@@ -110,6 +114,7 @@ def _student_module(
         states=weights.states(num_layers),
         attention_layers=weights.attention_layers(num_layers),
         logits=False,
+        token_types=student.token_types,
     )
     check_capture(encoder, sequence_length=max_seq_length)
     if student.embeddings_from_teacher:

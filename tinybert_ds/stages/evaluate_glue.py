@@ -138,6 +138,7 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
             entry.file,
             max_seq_length=arguments.max_seq_length,
             cache_dir=arguments.cache_dir,
+            allow_unknown=arguments.allow_unknown,
         )
         config = read_config(directory, role="model")
         task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config, world=world)

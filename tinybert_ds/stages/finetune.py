@@ -13,8 +13,8 @@ from tinybert_ds.arguments import FinetuneArguments, identity_of
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.errors import ModelError
-from tinybert_ds.models.build import Head, build_student, resolve_student
+from tinybert_ds.errors import ModelError, raise_all
+from tinybert_ds.models.build import Head, build_student, padding_problems, resolve_student
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import has_weights, load_classifier, read_config
@@ -52,6 +52,8 @@ def _read_inputs(session: Session[FinetuneArguments]) -> _Inputs:
     path = find_model(arguments)
     config = read_config(path, role="model")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
+    if arguments.from_scratch:
+        raise_all(padding_problems(config, config, tokenizer.pad_token_id))
     spec = find_task(arguments.task_name, arguments.task_file)
     task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=config, world=session.world)
     return _Inputs(path, tokenizer, task)

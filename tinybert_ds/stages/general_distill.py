@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
 from tinybert_ds.engine.stall import DIRECTORY as STALLS
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, UserError
 from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
@@ -41,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    token_types = returns_token_types(tokenizer)
+    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
-        if candidate.init == "load" and any((candidate.path / name).is_file() for name in TOKENIZER_FILES):
+        files = model_files(candidate.path)
+        if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
             require_same_tokenizer(
                 str(candidate.path),
                 tokenizer_fingerprint(load_tokenizer(candidate.path, arguments.lower_case)),
@@ -57,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher_model = load_encoder(arguments.teacher_model, role="teacher")
         modules, teacher = build_intermediate(
             teacher_model,
-            _students(session, candidates, teacher_model, corpora.train),
+            _students(session, candidates, teacher_model, corpora.train, token_types=token_types),
             arguments,
             max_seq_length=corpora.longest,
             world=world,
+            token_types=token_types,
         )
 
         def evaluation(engine: Any) -> Evaluation | None:
@@ -100,7 +104,9 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]  # without the data
 
 
-def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) -> list[_Candidate]:
+def _candidates(
+    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
@@ -112,7 +118,12 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
         config = read_config(path, role="student")
         try:
             layer_map = check_pair(
-                teacher_config, config, layer_map=arguments.layer_map, projection=arguments.projection
+                teacher_config,
+                config,
+                layer_map=arguments.layer_map,
+                projection=arguments.projection,
+                attention=bool(arguments.attention_weight),
+                padding_token=padding_token,
             )
             init = _init(arguments, teacher_config, config, layer_map)
         except UserError as error:
@@ -168,11 +179,13 @@ def _students(
     candidates: Sequence[_Candidate],
     teacher: PreTrainedModel,
     source: BatchSource,
+    *,
+    token_types: bool,
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
     arguments, students = session.arguments, []
     from_teacher = any(candidate.init == "teacher" for candidate in candidates)
-    text = calibration_blocks(source, CALIBRATION_TOKENS) if from_teacher else []
+    text = calibration_blocks(source, CALIBRATION_TOKENS, token_types=token_types) if from_teacher else []
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
@@ -188,6 +201,7 @@ def _students(
                 candidate.path,
                 embeddings_from_teacher=candidate.init == "svd",
                 projections=projections,
+                token_types=token_types,
             )
         )
     return students

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import identity_of
 from tinybert_ds.arguments.inherit import InheritArguments
@@ -19,7 +18,7 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.distributed import run_on_main
 from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.engine.teacher import dtype_problems, teacher_dtype
@@ -48,16 +47,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     session = begin(InheritArguments, argv, "inherit_student.py")
     arguments, world = session.arguments, session.world
     raise_all(dtype_problems(arguments.teacher_dtype, world.device))
-    candidates = _candidates(session)
-    text = _text(session)
+    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    candidates = _candidates(session, tokenizer)
+    text = _text(session, tokenizer)
     for candidate in candidates:
         candidate.identity["data"] = text.fingerprint
     waiting = run_on_main(world, lambda: [number for number, each in enumerate(candidates) if not _finished(each)])
     if not waiting:
         return
-    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
     teacher = _load_teacher(arguments, text)
-    blocks = calibration_blocks(text.source, arguments.calibration_tokens)
+    types = returns_token_types(tokenizer)
+    blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
     for candidate in (candidates[number] for number in waiting):
         head = None if text.columns is None else Head(text.label_names)
         student = build_student(candidate.path, weights="random", head=head, seed=arguments.seed)
@@ -82,7 +82,7 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]
 
 
-def _candidates(session: Session[InheritArguments]) -> list[_Candidate]:
+def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> list[_Candidate]:
     """Find the students and check that each has a closed form."""
     arguments = session.arguments
     teacher_config = read_config(arguments.teacher_model, role="teacher")
@@ -91,7 +91,13 @@ def _candidates(session: Session[InheritArguments]) -> list[_Candidate]:
     for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
         config = read_config(path, role="student")
         try:
-            layer_map = _layer_map(teacher_config, config, arguments.layer_map)
+            layer_map = check_pair(
+                teacher_config,
+                config,
+                layer_map=arguments.layer_map,
+                attention=False,
+                padding_token=tokenizer.pad_token_id,
+            )
             check_inheritance(teacher_config, config, layer_map)
         except UserError as error:
             if len(paths) == 1:
@@ -107,13 +113,6 @@ def _candidates(session: Session[InheritArguments]) -> list[_Candidate]:
     return candidates
 
 
-def _layer_map(teacher_config: Any, config: Any, layer_map: str) -> tuple[int, ...]:
-    """`check_pair` without its demand for equal numbers of heads, which only the attention loss has."""
-    same_heads = copy.copy(config)
-    same_heads.num_attention_heads = teacher_config.num_attention_heads
-    return check_pair(teacher_config, same_heads, layer_map=layer_map)
-
-
 class _Text(NamedTuple):
     source: BatchSource
     fingerprint: str
@@ -121,11 +120,10 @@ class _Text(NamedTuple):
     label_names: tuple[str, ...] | None
 
 
-def _text(session: Session[InheritArguments]) -> _Text:
+def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> _Text:
     """Open the shards or the task's training rows."""
     arguments = session.arguments
     config = read_config(arguments.teacher_model, role="teacher")
-    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
         columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
@@ -142,7 +140,6 @@ def _text(session: Session[InheritArguments]) -> _Text:
         global_batch_size=32,
         max_seq_length=length,
         seed=arguments.seed,
-        type_vocab_size=getattr(config, "type_vocab_size", 0),
     )
     if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
         raise ConfigError(

@@ -15,9 +15,9 @@ from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, p
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files
-from tinybert_ds.data.task_tokens import load_rows
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import special_ids
+from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.errors import ConfigError, DataError
@@ -34,6 +34,7 @@ class TaskChoice:
     task_file: str | Path | None = None
     max_seq_length: int | None = None
     cache_dir: str | None = None
+    allow_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TaskData:
         splits: The splits that were read.
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
-        type_vocab_size: Of the model that will read the batches.
+        token_types: Whether the tokeniser returns token types to the model that it belongs to.
         cache_home: The folder of derived data.
     """
 
@@ -53,7 +54,7 @@ class TaskData:
     splits: dict[str, EncodedExamples]
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int
+    token_types: bool
     cache_home: Path
 
     @property
@@ -71,7 +72,6 @@ class TaskData:
             padding=padding,
             pad_id=self.pad_id,
             shuffle=shuffle,
-            type_vocab_size=self.type_vocab_size,
         )
 
     def predict(
@@ -122,8 +122,8 @@ def load_task(
     """Tokenise a task's splits, or map what was tokenised before.
 
     Args:
-        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` where there is
-            one.
+        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` and
+            `allow_unknown` where there are such.
         tokenizer: Of the models.
         splits: Which to read.
         model_config: Of the model that will read the batches.
@@ -150,14 +150,17 @@ def load_task(
         if encoded.skipped_rows:
             path = spec.split_path(arguments.data_dir, split)
             logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
+        allow = getattr(arguments, "allow_unknown", False)
+        path = spec.split_path(arguments.data_dir, split)
+        if warning := judge_rows(encoded, tokenizer, path, allow_unknown=allow):
+            logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"
             )
-    pad_id = special_ids(tokenizer).pad
-    return TaskData(spec, rows, max_seq_length, pad_id, getattr(model_config, "type_vocab_size", 0), home)
+    return TaskData(spec, rows, max_seq_length, special_ids(tokenizer).pad, returns_token_types(tokenizer), home)
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from tinybert_ds.arguments import TaskDistillArguments, identity_of
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
@@ -85,13 +85,15 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     find_student(arguments.student_model, weights="load")
     teacher_config = read_config(teacher_directory, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
     layer_map = check_pair(
         teacher_config,
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
+        attention=bool(arguments.attention_weight),
+        padding_token=tokenizer.pad_token_id,
     )
-    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
     teacher_tokenizer = load_tokenizer(teacher_directory, arguments.lower_case)
     require_same_tokenizer(
         arguments.student_model,
@@ -108,7 +110,10 @@ def _distill(session: Session[TaskDistillArguments]) -> None:
     source = task.source(
         "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
     )
-    build = partial(_prediction_models, columns=columns) if arguments.pred_distill else _intermediate_models
+    types = returns_token_types(teacher_tokenizer)
+    build: Any = partial(_intermediate_models, teacher_types=types)
+    if arguments.pred_distill:
+        build = partial(_prediction_models, columns=columns, teacher_types=types)
     identity: dict[str, Any] = {
         "stage": f"task_distill {arguments.stage}",
         "teacher": model_fingerprint(teacher_directory),
@@ -184,15 +189,25 @@ def _student(session: Session[TaskDistillArguments], task: TaskData) -> Any:
 
 
 def _intermediate_models(
-    session: Session[TaskDistillArguments], task: TaskData, tokenizer: Any, *, layer_map: tuple[int, ...]
+    session: Session[TaskDistillArguments],
+    task: TaskData,
+    tokenizer: Any,
+    *,
+    layer_map: tuple[int, ...],
+    teacher_types: bool,
 ) -> Models:
     arguments, world = session.arguments, session.world
     teacher_model = load_classifier(
         cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
     )
-    student = Student(_student(session, task), layer_map, Path(arguments.student_model))
+    student = Student(_student(session, task), layer_map, Path(arguments.student_model), token_types=task.token_types)
     (module,), teacher = build_intermediate(
-        teacher_model, [student], arguments, max_seq_length=task.max_seq_length, world=world
+        teacher_model,
+        [student],
+        arguments,
+        max_seq_length=task.max_seq_length,
+        world=world,
+        token_types=teacher_types,
     )
     held_out = task.source(
         task.spec.eval_splits[0], arguments.eval_batch_size, seed=0, padding=arguments.padding, shuffle=False
@@ -216,6 +231,7 @@ def _prediction_models(
     *,
     layer_map: tuple[int, ...],
     columns: list[int],
+    teacher_types: bool,
 ) -> Models:
     arguments, world = session.arguments, session.world
     student_encoder = logits_encoder(_student(session, task), task)
@@ -236,5 +252,5 @@ def _prediction_models(
     export = partial(export_student, tokenizer=tokenizer, world=world)
     recompute_layers(student_encoder, world.device, wanted=arguments.gradient_checkpointing)
     compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
-    teacher = logits_teacher(session, task) if weights.teacher else None
+    teacher = logits_teacher(session, task, token_types=teacher_types) if weights.teacher else None
     return Models(teacher, [Learner(module, evaluation, export)])

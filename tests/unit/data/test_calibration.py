@@ -46,3 +46,12 @@ def test_a_source_with_less_text_gives_every_row_once():
 def test_a_source_without_rows_is_refused():
     with pytest.raises(DataError, match="no text"):
         calibration_blocks(Nothing(), 10)
+
+
+def test_token_types_that_no_tokeniser_returns_are_those_of_one_text():
+    tokens = np.arange(10, dtype=np.int32)
+    encoded = EncodedExamples(tokens, np.array([0, 5, 10]), np.full(2, 3, dtype=np.int32), np.zeros(2, int))
+    pairs = TaskSource(encoded, global_batch_size=2, max_seq_length=8, seed=0, padding="valid", pad_id=0)
+    (with_types,), (without,) = (calibration_blocks(pairs, 1, token_types=types) for types in (True, False))
+    assert with_types.token_type_ids.sum() == 4
+    assert without.token_type_ids.sum() == 0

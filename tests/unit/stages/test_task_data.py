@@ -82,3 +82,35 @@ def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_pa
         require_results_directory(tmp_path / "mine" / "thesis.tex")
     with pytest.raises(ConfigError, match="cannot be written"):
         require_results_directory(tmp_path / "mine" / "thesis.tex" / "below")
+
+
+def write_words(directory, known: int, unknown: int) -> None:
+    rows = ["sentence\tlabel", *["the city was good\t1"] * known, *["\u7535\u5f71\u5f88\u597d\t0"] * unknown]
+    rows[1] = f"{rows[1][:-1]}0"  # two classes
+    (directory / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def test_rows_whose_words_the_tokeniser_does_not_know_are_refused_unless_allowed(tokenizer, tmp_path, caplog):
+    def load(**changes):
+        return load_task(arguments(tmp_path, **changes), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+
+    write_words(tmp_path, known=4, unknown=6)
+    with pytest.raises(DataError, match=r"train\.tsv: 24 of 40 tokens are unknown .*\(60\.0%\).*--allow_unknown"):
+        load()
+    assert len(load(allow_unknown=True).splits["train"]) == 10
+    assert "24 of 40 tokens are unknown" in caplog.text
+    caplog.clear()
+    write_words(tmp_path, known=9, unknown=1)
+    load()
+    assert "4 of 40 tokens are unknown to the tokeniser (10.0%)" in caplog.text
+    caplog.clear()
+    write_words(tmp_path, known=10, unknown=0)
+    load()
+    assert "unknown" not in caplog.text
+
+
+def test_unknown_words_are_counted_in_rows_that_were_tokenised_before(tokenizer, tmp_path):
+    write_words(tmp_path, known=0, unknown=3)
+    load_task(arguments(tmp_path, allow_unknown=True), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+    with pytest.raises(DataError, match=r"12 of 12 tokens"):
+        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)

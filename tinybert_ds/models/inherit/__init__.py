@@ -35,7 +35,7 @@ from tinybert_ds.models.inherit.sums import LinearMap, Sums
 from tinybert_ds.models.wide_products import wide_products
 
 RIDGE = 1e-5
-"""In relation to the features' mean variance; 1e-3 to 1e-6 make no difference, see tests/benchmarks/README.md."""
+"""In relation to the features' mean variance."""
 
 
 class Inheritance(NamedTuple):

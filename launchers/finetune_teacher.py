@@ -1,6 +1,14 @@
 """What `deepspeed` runs: tinybert_ds/stages/finetune.py; see --help."""
 
-from tinybert_ds.command_line import run_training
+from tinybert_ds.stages.entry import run_stage
+
+
+def stage() -> None:
+    """Import the command and run it."""
+    from tinybert_ds.stages.finetune import main  # noqa: PLC0415 - see run_stage
+
+    main()
+
 
 if __name__ == "__main__":
-    run_training("finetune")
+    run_stage(stage)

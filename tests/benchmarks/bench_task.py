@@ -31,12 +31,12 @@ from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
 from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
-from tinybert_ds.engine.lessons import Lessons
 from tinybert_ds.engine.loop import Step, optimizer_step
-from tinybert_ds.engine.monitor import Stopwatch
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher, compute_logits, logits_directory
+from tinybert_ds.engine.teacher_pass import TeacherPass
+from tinybert_ds.engine.watch.monitor import Stopwatch
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
@@ -131,10 +131,10 @@ def make_stage(stage: str, sizes: str) -> tuple[Callable[[Sequence[Batch], Teach
     stopwatch = Stopwatch(world.device)
 
     def run(batches: Sequence[Batch], asked: Teacher | None) -> None:
-        lessons = Lessons(asked, world.device)
+        teacher_pass = TeacherPass(asked, world.device)
         for batch in batches:
             step = Step(1, 0, BATCH_ROWS, [batch])
-            optimizer_step([engine], lessons, step, stopwatch, seed=0, rank=0, need_value=False)
+            optimizer_step([engine], teacher_pass, step, stopwatch, seed=0, rank=0, need_value=False)
 
     live = None if stage == "fine-tuning" else build_teacher(teacher, inference_dtype(world.device))
     return run, live

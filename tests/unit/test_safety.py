@@ -85,7 +85,7 @@ def test_a_tokeniser_that_brings_code_is_refused_and_its_code_not_run(tmp_path):
 
 
 def _listening(connection, place: dict[str, str]) -> None:
-    from tinybert_ds.engine.distributed import init_distributed  # noqa: PLC0415 - in the child alone
+    from tinybert_ds.engine.ranks.process_group import init_distributed  # noqa: PLC0415 - in the child alone
 
     os.environ.update(place)
     world = init_distributed()

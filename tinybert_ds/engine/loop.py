@@ -14,18 +14,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
-from tinybert_ds.engine.agreement import Agreement
-from tinybert_ds.engine.best import keep_best
-from tinybert_ds.engine.checkpoint import Checkpoints, TrainingState
-from tinybert_ds.engine.communication import watched_collectives
-from tinybert_ds.engine.distributed import World, mean_over_ranks, seed_forward
-from tinybert_ds.engine.health import Health, require_finite, skipped_step
-from tinybert_ds.engine.lessons import Lessons, pin
-from tinybert_ds.engine.monitor import Monitor, Stopwatch
-from tinybert_ds.engine.preemption import Preemption
-from tinybert_ds.engine.stall import StallWatch
+from tinybert_ds.engine.checkpoints.best_student import keep_best
+from tinybert_ds.engine.checkpoints.store import Checkpoints, TrainingState
+from tinybert_ds.engine.ranks.consensus import Consensus
+from tinybert_ds.engine.ranks.process_group import World, mean_over_ranks, seed_forward
 from tinybert_ds.engine.student import gradient_norm
+from tinybert_ds.engine.teacher_pass import TeacherPass, pin
+from tinybert_ds.engine.watch.communication import watched_collectives
+from tinybert_ds.engine.watch.health import Health, require_finite, skipped_step
+from tinybert_ds.engine.watch.monitor import Monitor, Stopwatch
+from tinybert_ds.engine.watch.stall import StallWatch
 from tinybert_ds.errors import PreemptedError
+from tinybert_ds.preemption import Preemption
 from tinybert_ds.types import Batch, LossTerms
 
 
@@ -94,7 +94,7 @@ class Step(NamedTuple):
 
 
 def train(
-    runs: Sequence[StudentRun], lessons: Lessons, source: BatchSource, plan: Plan, world: World, guards: Guards
+    runs: Sequence[StudentRun], teacher_pass: TeacherPass, source: BatchSource, plan: Plan, world: World, guards: Guards
 ) -> None:
     """Take all students, which stand at the same step, to the end of the plan; their states are kept up to date.
 
@@ -104,7 +104,7 @@ def train(
             written.
     """
     stopwatch = Stopwatch(world.device)
-    agreement = Agreement(world)
+    consensus = Consensus(world)
     engines = [run.engine for run in runs]
     for engine in engines:
         engine.train()
@@ -113,12 +113,12 @@ def train(
     with closing(batches) as steps, watched_collectives(stopwatch, world.size):
         for _ in range(first_step, plan.total_steps):
             with stopwatch.measure("data"):
-                step = agreement.draw(steps, stop=guards.preemption.asked)
+                step = consensus.draw(steps, stop=guards.preemption.asked)
             if step is None:
                 stop(runs, saved_step, guards.preemption)
             looked_at = plan.is_looked_at(step.number)
             all_terms = optimizer_step(
-                engines, lessons, step, stopwatch, seed=plan.seed, rank=world.rank, need_value=looked_at
+                engines, teacher_pass, step, stopwatch, seed=plan.seed, rank=world.rank, need_value=looked_at
             )
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
             for run in runs:
@@ -139,7 +139,7 @@ def train(
                     save(runs)
                 saved_step = step.number
             guards.stall.alive(f"step {step.number}")
-    if agreement.any_wishes(stop=guards.preemption.asked):  # since the last step was drawn: the next start finishes
+    if consensus.any_wishes(stop=guards.preemption.asked):  # since the last step was drawn: the next start finishes
         stop(runs, saved_step, guards.preemption)
     rest = stopwatch.read()  # what came after the last logged step
     for run in runs:
@@ -160,7 +160,7 @@ def stop(runs: Sequence[StudentRun], saved_step: int, preemption: Preemption) ->
     step = runs[0].state.step
     if step != saved_step:
         for run in runs:
-            run.health.require_sound(run.checkpoints.last_good)
+            run.health.require_finite_so_far(run.checkpoints.last_good)
         save(runs)
     dist.barrier()
     preemption.done()
@@ -180,7 +180,7 @@ def examine(runs: Sequence[StudentRun], all_terms: Sequence[Mapping[str, Tensor 
             if "grad_norm" in terms:
                 run.health.watch(run.state.step, "gradient norm", terms["grad_norm"])
         if looked_at:
-            run.health.require_sound(run.checkpoints.last_good)
+            run.health.require_finite_so_far(run.checkpoints.last_good)
 
 
 def global_batches(source: BatchSource, first_step: int, plan: Plan, world: World) -> Iterator[Step]:
@@ -226,7 +226,7 @@ def count_steps(source: BatchSource, *, max_steps: int | None, num_epochs: float
 
 def optimizer_step(
     engines: Sequence[Any],
-    lessons: Lessons,
+    teacher_pass: TeacherPass,
     step: Step,
     stopwatch: Stopwatch,
     *,
@@ -244,7 +244,7 @@ def optimizer_step(
     followings = [*step.micro_batches[1:], step.following]
     for index, (micro_batch, following) in enumerate(zip(step.micro_batches, followings, strict=True)):
         with stopwatch.measure("teacher"):
-            batch, teacher_output = lessons(micro_batch, following)
+            batch, teacher_output = teacher_pass(micro_batch, following)
         last = index == len(step.micro_batches) - 1
         for engine, mean in zip(engines, means, strict=True):
             with stopwatch.measure("student"):

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.engine.agreement import read_together
-from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
-from tinybert_ds.engine.lessons import move
+from tinybert_ds.engine.ranks.consensus import read_together
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 

@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, save_array, try_lock, write_whole
-from tinybert_ds.engine.distributed import World, gather_objects
-from tinybert_ds.engine.lessons import move
-from tinybert_ds.engine.sharing import place_in_directory
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, place_in_directory
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.types import Batch, EncoderOutput

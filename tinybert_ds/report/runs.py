@@ -11,7 +11,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.engine.clock import add_clocks
+from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.errors import ConfigError, raise_all
 
 Points = list[tuple[int, float]]

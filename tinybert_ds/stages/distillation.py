@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.arguments import DistillationArguments
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.student import full_state
 from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.errors import ConfigError

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from tinybert_ds.data.tasks import TaskSpec
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
-from tinybert_ds.engine.run_directory import LOCK_FILE
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
+from tinybert_ds.engine.run.directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.capture import CapturingEncoder

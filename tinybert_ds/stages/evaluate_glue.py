@@ -13,8 +13,7 @@ from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import has_weights, read_config

@@ -12,8 +12,8 @@ from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
-from tinybert_ds.engine.stall import DIRECTORY as STALLS
 from tinybert_ds.engine.teacher import teacher_dtype
+from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import ConfigError, UserError
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinybert_ds.arguments import FinetuneArguments
-from tinybert_ds.engine.distributed import run_on_main
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import fsync_directory, write_atomically
 from tinybert_ds.stages.session import Session, with_arguments

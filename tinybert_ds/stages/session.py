@@ -18,31 +18,32 @@ import transformers
 
 from tinybert_ds.arguments import Arguments, TrainingArguments, parse_arguments, recipe_values
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.engine.best import best_directory
-from tinybert_ds.engine.checkpoint import CHECKPOINT_DIRECTORY, Checkpoints
-from tinybert_ds.engine.console import set_up_console
-from tinybert_ds.engine.distributed import (
+from tinybert_ds.engine.checkpoints.best_student import best_directory
+from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, Checkpoints
+from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
+from tinybert_ds.engine.loop import Evaluation, Guards, Plan, StudentRun, count_steps, train
+from tinybert_ds.engine.ranks.lost_ranks import faults_reported
+from tinybert_ds.engine.ranks.process_group import (
     World,
     init_distributed,
     require_same_everywhere,
     require_shared_directory,
     run_on_main,
+    write_on_main,
 )
-from tinybert_ds.engine.ds_config import default_config_path, fill_schedule, read_config, resolve_config
-from tinybert_ds.engine.faults import told_plainly, write_on_main
-from tinybert_ds.engine.health import Health
-from tinybert_ds.engine.lessons import Lessons, side_stream
-from tinybert_ds.engine.loop import Evaluation, Guards, Plan, StudentRun, count_steps, train
-from tinybert_ds.engine.monitor import Monitor
-from tinybert_ds.engine.preemption import Preemption, grace_problems, undisturbed
-from tinybert_ds.engine.run_directory import RunDirectory
-from tinybert_ds.engine.stall import StallWatch
+from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher, dtype_problems
+from tinybert_ds.engine.teacher_pass import TeacherPass, side_stream
+from tinybert_ds.engine.watch.console import set_up_console
+from tinybert_ds.engine.watch.health import Health
+from tinybert_ds.engine.watch.monitor import Monitor
+from tinybert_ds.engine.watch.stall import StallWatch
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.hardware import choose_float32_products, multiplies_fast
 from tinybert_ds.models.saving import copy_student
 from tinybert_ds.models.student import DistilledStudent
+from tinybert_ds.preemption import Preemption, grace_problems, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def run_stage(
     )
     directories = _open_directories(session, targets)
     finished = [run_on_main(world, partial(directory.finished_results, total_steps)) for directory in directories]
-    resume = run_on_main(world, partial(directories[0].settle, arguments.resume))
+    resume = run_on_main(world, partial(directories[0].resolve_resume, arguments.resume))
     known = [results for results in finished if results is not None and resume == "auto"]
     if len(known) == len(targets):
         for target in targets:
@@ -184,12 +185,12 @@ def run_stage(
         seed=arguments.seed,
     )
     side = side_stream(world.device, wanted=getattr(arguments, "overlap_teacher", False))
-    lessons = Lessons(models.teacher, world.device, side)
+    teacher_pass = TeacherPass(models.teacher, world.device, side)
     preemption = Preemption(arguments.preempt_grace_seconds)
     stall = StallWatch(arguments.stall_timeout_seconds, session.output_dir, world.rank)
-    with stall, told_plainly(runs[0].checkpoints.last_good):
+    with stall, faults_reported(runs[0].checkpoints.last_good):
         with preemption.listening():
-            train(runs, lessons, source, plan, world, Guards(preemption, stall))
+            train(runs, teacher_pass, source, plan, world, Guards(preemption, stall))
         if conclude is not None:
             conclude(stall.alive)
         with undisturbed():
@@ -288,7 +289,7 @@ def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[
     if len(all_checkpoints) == 1:
         return [resume]
     common = set.intersection(*(set(checkpoints.complete_tags()) for checkpoints in all_checkpoints))
-    while common and not all(checkpoints.vouch_for(max(common)) for checkpoints in all_checkpoints):
+    while common and not all(checkpoints.verify(max(common)) for checkpoints in all_checkpoints):
         common.remove(max(common))
     newest = max(common, default=None)
     return [str(checkpoints.directory / newest) if newest else "none" for checkpoints in all_checkpoints]

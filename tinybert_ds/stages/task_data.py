@@ -18,8 +18,8 @@ from tinybert_ds.data.task_files import require_file
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import special_ids
-from tinybert_ds.engine.distributed import World
 from tinybert_ds.engine.prediction import Model, predict_logits
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

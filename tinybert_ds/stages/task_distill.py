@@ -12,9 +12,9 @@ from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tinybert_ds.engine.faults import write_on_main
 from tinybert_ds.engine.loop import Evaluation
 from tinybert_ds.engine.prediction import mean_loss
+from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically

@@ -6,7 +6,7 @@ import torch
 from tests.support.models import VOCAB_SIZE, tiny_config, write_tokenizer
 from tests.support.runs import write_sentiment
 from tinybert_ds.data.tokenizer import load_tokenizer
-from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages.evaluate import require_results_directory
 from tinybert_ds.stages.task_data import load_task

@@ -1,0 +1,93 @@
+import re
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from tinybert_ds.engine.watch.tensorboard import TensorBoard, arguments_table, hyper_parameters, layout, tag
+
+VALUES = {"loss": 3.0, "attention_loss": 1.0, "attention_loss/layer_1": 1.0, "hidden_loss/state_0": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown_as"),
+    [
+        ("loss", "1_health/loss"),
+        ("learning_rate", "1_health/learning_rate"),
+        ("samples_per_second", "1_health/samples_per_second"),
+        ("eval_accuracy", "1_health/eval_accuracy"),
+        ("teacher_share", "2_time/teacher_share"),
+        ("step_seconds", "2_time/step_seconds"),
+        ("hidden_loss/state_3", "3_layers/hidden_loss/state_3"),
+        ("epoch", "4_place/epoch"),
+    ],
+)
+def test_each_figure_stands_on_its_page(name, shown_as):
+    assert tag(name) == shown_as
+
+
+def test_the_charts_of_the_layout_hold_the_figures_that_are_written():
+    names = [*VALUES, "learning_rate", "grad_norm", "eval_loss"]
+    pages = layout(names)
+    assert list(pages) == ["Health", "Where the time goes", "Layers"]
+
+    def drawn(page, chart):
+        kind, patterns = pages[page][chart]
+        assert kind == "Multiline"
+        return [name for name in names if any(re.match(pattern, tag(name)) for pattern in patterns)]
+
+    assert drawn("Health", "losses") == ["loss", "attention_loss"]
+    assert drawn("Health", "evaluation") == ["eval_loss"]
+    assert drawn("Layers", "attention loss") == ["attention_loss/layer_1"]
+    assert drawn("Layers", "hidden loss") == ["hidden_loss/state_0"]
+
+
+def test_a_stage_without_layers_has_no_page_for_them():
+    assert "Layers" not in layout(["loss", "prediction_loss"])
+
+
+def test_hyper_parameters_are_what_changes_the_learning():
+    arguments = {"learning_rate": 1e-3, "output_dir": "out", "resume": "auto", "max_steps": None, "layer_map": (0, 2)}
+    found = hyper_parameters(arguments, {"world_size": 2})
+    assert found == {"learning_rate": 1e-3, "layer_map": "(0, 2)", "world_size": 2}
+
+
+def test_a_bar_in_an_argument_does_not_break_the_table():
+    assert arguments_table({"b": None, "a": "x|y"}).splitlines()[-1] == "| a | x\\|y |"
+
+
+def test_events_hold_scalars_arguments_layout_and_hyper_parameters_with_their_results(tmp_path):
+    board = TensorBoard(tmp_path, start_step=0)
+    board.describe({"learning_rate": 1e-3, "seed": 7}, {"zero_optimization": {"stage": 2}}, world_size=2)
+    for step in (1, 2):
+        board.scalars(step, {**VALUES, "grad_norm": None} if step == 1 else VALUES)
+    board.finish(2, {"eval_accuracy": 0.75})
+    board.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("1_health/loss")] == [(1, 3.0), (2, 3.0)]
+    assert events.Scalars("5_final/accuracy")[0].value == 0.75
+    tags = events.Tags()
+    assert "1_health/grad_norm" not in tags["scalars"]
+    text = events.Tensors("run/arguments/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| seed | 7 |" in text
+    assert "custom_scalars__config__" in tags["tensors"]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    parameters = plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.hparams
+    assert {name: value.number_value for name, value in parameters.items()} == {
+        "learning_rate": 1e-3,
+        "seed": 7,
+        "world_size": 2,
+        "zero_stage": 2,
+    }
+
+
+def test_a_resumed_run_hides_what_came_after_the_step_it_goes_on_from(tmp_path):
+    first = TensorBoard(tmp_path, start_step=0)
+    for step in (1, 2, 3):
+        first.scalars(step, {"loss": float(step)})
+    first.close()
+    second = TensorBoard(tmp_path, start_step=1)
+    second.scalars(2, {"loss": 20.0})
+    second.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("1_health/loss")] == [(1, 1.0), (2, 20.0)]

@@ -1,0 +1,221 @@
+"""Ranks, process group and seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.comm import mpi_discovery
+from safetensors import SafetensorError
+
+from tinybert_ds.engine.deepspeed_private import leave_out_shared_memory_extension
+from tinybert_ds.engine.ranks.rendezvous import rendezvous
+from tinybert_ds.errors import CheckpointError, ConfigError, UserError
+
+Value = TypeVar("Value")
+
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+_LOCAL_SIZE_VARIABLES = ("LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""How many ranks a host has: from DeepSpeed's launcher or Slurm's script, from Open MPI, from MPICH."""
+_TIMEOUT = timedelta(minutes=30)  # the longest that one rank may prepare (cold disks) while the others wait
+
+
+class World(NamedTuple):
+    """This process's place among the ranks."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def init_distributed() -> World:
+    """Join the process group: from the launcher's environment, from MPI, or alone.
+
+    A single process listens on no port, ranks of one host on loopback only. On CPU the shared-memory extension of
+    DeepSpeed, which would be compiled for minutes, is switched off; gloo does its work.
+    """
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        leave_out_shared_memory_extension()
+    launched = all(name in os.environ for name in _LAUNCHER_VARIABLES)
+    if not launched and any(name in os.environ for name in _MPI_VARIABLES):
+        _discover_mpi()
+    elif not launched:
+        _init_alone(accelerator.communication_backend_name())
+    met = None if dist.is_initialized() else rendezvous()
+    deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
+    del met  # the process group has the server now
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks_on_this_host(os.environ)))
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, torch.device(accelerator.current_device_name()))
+
+
+def ranks_on_this_host(environment: Mapping[str, str]) -> int:
+    """Return how many ranks share this host, as their launcher says; 1 where it says nothing."""
+    stated = (environment.get(name, "") for name in _LOCAL_SIZE_VARIABLES)
+    return max(1, next((int(number) for number in stated if number.isdecimal()), 1))
+
+
+def _discover_mpi() -> None:
+    """Ask MPI for the ranks; MASTER_ADDR and MASTER_PORT count where the launcher has set them."""
+    stated = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
+    try:
+        mpi_discovery(verbose=False)
+    except ImportError as error:
+        raise ConfigError(
+            f"started by mpirun, but mpi4py does not load ({error}); install it: pip install 'tinybert-ds[mpi]'"
+        ) from error
+    os.environ.update(stated)  # discovery takes rank 0's first address and always the same port
+
+
+def _init_alone(backend: str) -> None:
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def mean_over_ranks(values: dict[str, float], world: World) -> dict[str, float]:
+    """Average each value over the ranks, in float64."""
+    names = sorted(values)
+    stacked = torch.tensor([values[name] for name in names], dtype=torch.float64, device=world.device)
+    dist.all_reduce(stacked, op=dist.ReduceOp.SUM)
+    return dict(zip(names, (stacked / world.size).tolist(), strict=True))
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, on every rank, in rank order."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def run_on_main(world: World, action: Callable[[], Value]) -> Value:
+    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError."""
+    value, failure = None, None
+    if world.is_main:
+        try:
+            value = action()
+        except UserError as error:
+            failure = error
+    value, failure = broadcast_object((value, failure))
+    if failure is not None:
+        raise failure
+    return cast(Value, value)
+
+
+def write_on_main(world: World, path: Path, action: Callable[[], Value]) -> Value:
+    """Run `action`, which writes a result to `path`, on rank 0 alone; every rank returns its value.
+
+    Raises:
+        CheckpointError: On every rank, when the disk is full or fails.
+        UserError: On every rank, what `action` raises.
+    """
+
+    def write() -> Value:
+        try:
+            return action()
+        except (OSError, SafetensorError) as error:  # safetensors has its own name for what the system says
+            place = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+            free = shutil.disk_usage(place).free
+            raise CheckpointError(
+                f"{path} could not be written ({error}; {free / 2**20:.0f} MB were free there). What was saved before "
+                "stands: make room and start the same command again"
+            ) from error
+
+    return run_on_main(world, write)
+
+
+class Place(NamedTuple):
+    """A rank's place among those that see the same directory: its number, and how many they are."""
+
+    number: int
+    size: int
+
+
+def place_in_directory(directory: Path, world: World) -> Place:
+    """Return this rank's place among those that find each other's files in a directory; called on all ranks."""
+    prefix = f".rank-{broadcast_object(uuid.uuid4().hex)}-"
+    own = directory / f"{prefix}{world.rank}"
+    own.touch()
+    dist.barrier()
+    seen = sorted(int(name.removeprefix(prefix)) for name in os.listdir(directory) if name.startswith(prefix))
+    dist.barrier()
+    own.unlink()
+    return Place(seen.index(world.rank), len(seen))
+
+
+def require_shared_directory(directory: Path, world: World) -> None:
+    """Refuse a run whose ranks do not all see one output directory.
+
+    Raises:
+        ConfigError: some rank does not find the token that rank 0 wrote.
+    """
+    token = broadcast_object(uuid.uuid4().hex)
+    path = directory / f".token-{token}"
+    if world.is_main:
+        path.touch()
+    dist.barrier()
+    seen = gather_objects((path.exists(), os.uname().nodename))
+    dist.barrier()
+    if world.is_main:
+        path.unlink()
+    blind = sorted({host for found, host in seen if not found})
+    if blind:
+        raise ConfigError(
+            f"--output_dir {directory} is not the same directory on {', '.join(blind)} as on rank 0's host; "
+            "put it on a file system that all hosts share"
+        )
+
+
+def require_same_everywhere(identity: Mapping[str, Any]) -> None:
+    """Refuse a run whose ranks have read different things, such as copies of the data that are not copies.
+
+    Raises:
+        ConfigError: Some host differs from rank 0's; names it and what differs.
+    """
+    found = gather_objects((dict(identity), os.uname().nodename))
+    first, _ = found[0]
+    differing = {host: [name for name in first if own.get(name) != first[name]] for own, host in found if own != first}
+    if differing:
+        where = "; ".join(f"{host}: {', '.join(names)}" for host, names in sorted(differing.items()))
+        raise ConfigError(
+            f"the ranks do not run the same thing; what differs from rank 0's host: {where}. Give all hosts the same "
+            "models, data and arguments"
+        )
+
+
+def seed_forward(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Seed the generators for one forward of one rank, so that dropout needs no state to resume from.
+
+    Every student of a run gets the same seeds, those that it would have alone.
+    """
+    mixed = int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0]) >> 1
+    torch.manual_seed(mixed)
+    random.seed(mixed)

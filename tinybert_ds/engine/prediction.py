@@ -48,8 +48,8 @@ def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[n
     return all_logits[order]
 
 
-def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:
-    """Return the scalar loss terms of a source, means over its steps weighted by their rows: "loss", ..."""
+def held_out_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:
+    """Return the scalar loss terms of a source, means over its steps weighted by their rows: "eval_loss", ..."""
     sums: dict[str, torch.Tensor] = {}
     for position, batches in enumerate(_steps(source, world)):
         rows = source.samples_in_step(0, position)
@@ -61,7 +61,7 @@ def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World)
                 if value.dim() == 0 and "/" not in name:
                     sums[name] = sums.get(name, torch.zeros(())) + value.double().cpu() * rows
     total = source.samples_in_epoch(0)
-    return mean_over_ranks({name: float(value) / total for name, value in sums.items()}, world)
+    return mean_over_ranks({f"eval_{name}": float(value) / total for name, value in sums.items()}, world)
 
 
 def _steps(source: BatchSource, world: World) -> Iterator[list[Batch]]:

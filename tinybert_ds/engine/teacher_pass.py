@@ -87,11 +87,12 @@ class TeacherPass:
         return TaughtBatch(moved, self._teacher(moved) if self._teacher else None)
 
 
-def side_stream(device: torch.device, *, wanted: bool) -> SideStream | None:
-    """Return a stream for the teacher where one is wanted and the device has them."""
-    if wanted and device.type != "cuda":
-        logger.info("--overlap_teacher has no effect: a %s has no streams", device.type.upper())
-    return CudaSideStream(device) if wanted and device.type == "cuda" else None
+def side_stream(device: torch.device) -> SideStream | None:
+    """Return a stream for the teacher where the device has them."""
+    if device.type == "cuda":
+        return CudaSideStream(device)
+    logger.info("--overlap_teacher has no effect: a %s has no streams", device.type.upper())
+    return None
 
 
 def tensors_of(lesson: TaughtBatch) -> Iterator[Tensor]:

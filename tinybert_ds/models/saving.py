@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,16 @@ def save_student(
         )
 
 
-def copy_student(source: str | Path, directory: str | Path) -> None:
-    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank."""
+def copy_student(source: str | Path, directory: str | Path, *, leave_out: Collection[str] = ()) -> None:
+    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank.
+
+    Folders, hidden files and the names of `leave_out` stay behind.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=directory) as name:
-        for file in Path(source).iterdir():
+        files = (path for path in Path(source).iterdir() if path.is_file() and not path.name.startswith("."))
+        for file in (path for path in files if path.name not in leave_out):
             shutil.copyfile(file, Path(name) / file.name)
         _replace(Path(name), directory)
 

@@ -46,7 +46,7 @@ class DistilledStudent(nn.Module):
 
     Args:
         encoder: The student's encoder.
-        objective: Called as `objective(student_output, teacher_output, batch, need_value)`; returns LossTerms.
+        objective: Called as `objective(student_output, teacher_output, batch)`; returns LossTerms.
         teacher_part: The part of the teacher's output that the objective is given; None: all of it.
     """
 
@@ -58,17 +58,16 @@ class DistilledStudent(nn.Module):
         self.objective = objective
         self.teacher_part = teacher_part
 
-    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None, need_value: bool = True) -> LossTerms:
+    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
         """Return the objective's terms for a batch.
 
         Args:
             batch: Rows.
             teacher_output: None where there is no teacher.
-            need_value: False on a step whose losses are differentiated but not looked at; they may be NaN then.
         """
         if self.teacher_part is not None and teacher_output is not None:
             teacher_output = self.teacher_part.read(teacher_output)
-        return self.objective(self.encoder(batch), teacher_output, batch, need_value)
+        return self.objective(self.encoder(batch), teacher_output, batch)
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:

@@ -6,37 +6,37 @@ all models in turn on the same sentences, so that whatever else the machine does
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
+from tinybert_ds.arguments.common import option
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
-from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name, predict
-from tinybert_ds.data.task_batches import EncodedExamples, encode, take_rows
+from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
+from tinybert_ds.data.task_batches import EncodedExamples, take_rows
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
-from tinybert_ds.models.capture import takes_token_types
-from tinybert_ds.models.labels import match_labels
-from tinybert_ds.models.pretrained import Role, load_classifier
-from tinybert_ds.models.student import count_parameters
+from tinybert_ds.models.pretrained import Role, read_config
+from tinybert_ds.models.student import DistilledStudent, count_parameters
+from tinybert_ds.stages.evaluate import load_fine_tuned
+from tinybert_ds.stages.start import join, parse
+from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -46,57 +46,74 @@ EVALUATION_BATCH = 32
 OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
 
-Inputs = dict[str, Tensor]
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments:
+    """Measure a teacher and its student: size, quality, latency. Writes report.json and report.md."""
+
+    teacher: str = option("Directory of the fine-tuned teacher.")
+    student: str = option("Directory of the distilled student.")
+    student_without_distillation: str | None = option("Directory of a student to compare with.", None)
+    data_dir: str = option("Directory with the task's files.")
+    task_name: str | None = option("Name of a known task, such as sst-2.", None)
+    task_file: str | None = option("YAML file that describes a task of your own.", None)
+    split: str = option("Labelled split to measure on.", "test")
+    max_seq_length: int | None = option("Longest sample in tokens. Default: the task's.", None)
+    output_dir: str = option("Where report.json and report.md go.")
+    stages_file: str | None = option('JSON list of {"name", "seconds"} to report as well.', None)
+    log_level: Literal["debug", "info", "warning", "error"] = option("Least weighty messages that are shown.", "info")
+    no_onednn_matmul: bool = option("Leave float32 matrix products to torch's default library.", True)
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the values by themselves, one sentence each."""
+        if self.max_seq_length is not None and self.max_seq_length < 8:
+            return [f"--max_seq_length is {self.max_seq_length}; give 8 or more"]
+        return []
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A model that takes part, and the split as its tokeniser and its config see it."""
 
     name: str
-    model: PreTrainedModel
-    columns: Sequence[int] | None  # its outputs in the task's order of labels; None for regression
+    module: DistilledStudent
     encoded: EncodedExamples
     layout: RowLayout
 
-    def inputs(self, rows: np.ndarray) -> Inputs:
+    def batch(self, rows: np.ndarray) -> Batch:
         """Return the rows as one batch, padded to its longest."""
         taken = take_rows(self.encoded, rows)
-        batch = collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        return {**inputs, "token_type_ids": batch.token_type_ids} if takes_token_types(self.model) else inputs
+        return collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)._replace(labels=None)
 
 
-def load_candidate(name: str, directory: Path, spec: TaskSpec, examples: Examples, max_seq_length: int) -> Candidate:
-    """Load a fine-tuned model in fp32 and tokenise the split for it.
+def measure_metric(
+    name: str, directory: Path, spec: TaskSpec, arguments: CompareArguments, world: World
+) -> tuple[Candidate, float]:
+    """Return a fine-tuned model and its official metric on the split.
 
     Raises:
-        ModelError: the directory holds no classifier for this task.
+        DataError: The split has no labels.
+        ModelError: The directory holds no classifier for this task.
     """
-    labels = None if spec.is_regression else spec.label_names
+    split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
-    model = load_classifier(directory, label_names=labels, role=role, head="required")
-    columns = None if labels is None else match_labels(model.config, labels, spec.label_aliases, None, role=role)
-    tokenizer = load_tokenizer(directory, None)
-    layout = RowLayout(
-        padding="valid",
-        max_seq_length=max_seq_length,
-        pad_id=tokenizer.pad_token_id,
-        type_vocab_size=getattr(model.config, "type_vocab_size", 0),
+    task = load_task(
+        spec,
+        arguments.data_dir,
+        (split,),
+        load_tokenizer(directory, None),
+        read_config(directory, role=role),
+        world,
+        batch_size=EVALUATION_BATCH,
+        max_seq_length=arguments.max_seq_length,
     )
-    return Candidate(name, model, columns, encode(examples, tokenizer, max_seq_length), layout)
-
-
-@torch.no_grad()
-def measure_metric(candidate: Candidate, spec: TaskSpec, references: np.ndarray) -> float:
-    """Return the task's official metric on all rows."""
-    order = np.argsort(candidate.encoded.lengths, kind="stable")
-    logits = np.zeros((len(order), spec.num_labels), dtype=np.float32)
-    for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc=f"evaluating {candidate.name}", mininterval=1):
-        rows = order[start : start + EVALUATION_BATCH]
-        output = candidate.model(**candidate.inputs(rows)).logits
-        logits[rows] = output.numpy() if candidate.columns is None else output.numpy()[:, candidate.columns]
-    return official_metric(spec, compute_metrics(spec, predict(spec, logits), references))
+    if task.splits[split].labels is None:
+        path = spec.split_path(arguments.data_dir, split)
+        raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
+    model = load_fine_tuned(directory, task, role=role)
+    metrics = task.evaluate(model.module, split, columns=model.columns)
+    layout = RowLayout("valid", task.max_seq_length, task.pad_id, task.type_vocab_size)
+    own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
+    return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)
 
 
 @torch.no_grad()
@@ -112,7 +129,7 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
     rows = len(candidates[0].encoded)
     starts = [number * batch_size for number in range(batches)]
     inputs = [
-        {c.name: c.inputs(np.arange(start, start + min(batch_size, rows)) % rows) for c in candidates}
+        {c.name: c.batch(np.arange(start, start + min(batch_size, rows)) % rows) for c in candidates}
         for start in starts
     ]
     times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
@@ -120,7 +137,7 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
         for batch in inputs:
             for candidate in candidates:
                 begin = time.perf_counter()
-                candidate.model(**batch[candidate.name])
+                candidate.module(batch[candidate.name])
                 seconds = time.perf_counter() - begin
                 if number:
                     times[candidate.name].append(1000 * seconds)
@@ -148,7 +165,7 @@ def build_report(
     """
     report: dict[str, Any] = {
         candidate.name: {
-            "parameters": count_parameters(candidate.model),
+            "parameters": count_parameters(candidate.module.encoder.model),
             "metric": metrics[candidate.name],
             "latency_ms": {str(size): latency[candidate.name] for size, latency in latencies_ms.items()},
         }
@@ -236,45 +253,20 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-# --- the command ---
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command line's values; raises ConfigError with everything that is wrong with them."""
-    parser = argparse.ArgumentParser(
-        prog="compare_models.py",
-        description="Measure a teacher and its student: size, quality, latency. Writes report.json and report.md.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--teacher", type=Path, required=True, help="directory of the fine-tuned teacher")
-    parser.add_argument("--student", type=Path, required=True, help="directory of the distilled student")
-    parser.add_argument("--student_without_distillation", type=Path, help="directory of a student to compare with")
-    parser.add_argument("--data_dir", type=Path, required=True, help="directory with the task's files")
-    parser.add_argument("--task_name", help="a known task, such as sst-2")
-    parser.add_argument("--task_file", type=Path, help="YAML file that describes a task of your own")
-    parser.add_argument("--split", default="test", help="labelled split to measure on (default test)")
-    parser.add_argument("--max_seq_length", type=int, help="tokens a row is cut to (default: the task's)")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where report.json and report.md go")
-    parser.add_argument("--stages_file", type=Path, help='JSON list of {"name", "seconds"} to report as well')
-    values = parser.parse_args(arguments)
-    raise_all(list(_problems(values)))
-    return values
-
-
-def _problems(values: argparse.Namespace) -> Iterator[str]:
+def path_problems(arguments: CompareArguments) -> Iterator[str]:
+    """Yield what is wrong with the paths that the command line names."""
     for name in ("teacher", "student", "student_without_distillation", "data_dir"):
-        path = getattr(values, name)
-        if path is not None and not path.is_dir():
+        path = getattr(arguments, name)
+        if path is not None and not Path(path).is_dir():
             yield f"--{name}: {path} is not a directory; give an existing one"
-    if values.output_dir.exists() and not values.output_dir.is_dir():
-        yield f"--output_dir: {values.output_dir} is a file; give a directory"
-    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(values.output_dir / name)]:
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        yield f"--output_dir: {output_dir} is a file; give a directory"
+    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(output_dir / name)]:
         yield (
-            f"--output_dir: {' and '.join(foreign)} in {values.output_dir} were not written by this command, which "
+            f"--output_dir: {' and '.join(foreign)} in {output_dir} were not written by this command, which "
             "would replace them; give another directory (nothing was changed)"
         )
-    if values.max_seq_length is not None and values.max_seq_length < 8:
-        yield f"--max_seq_length is {values.max_seq_length}; give 8 or more"
 
 
 def _is_foreign(path: Path) -> bool:
@@ -291,12 +283,12 @@ def _is_foreign(path: Path) -> bool:
     return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())
 
 
-def read_stages(path: Path | None) -> list[dict[str, Any]]:
+def read_stages(path: str | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = json.loads(Path(path).read_text(encoding="utf-8"))
         return [
             {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
             for stage in stages
@@ -308,33 +300,32 @@ def read_stages(path: Path | None) -> list[dict[str, Any]]:
         ) from error
 
 
-def main(arguments: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:
+def main(argv: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:
     """Run the command; `seconds_before` it the process was started, which counts as its time."""
     begin = time.perf_counter() - seconds_before
-    values = parse_arguments(arguments)
-    spec = find_task(values.task_name, values.task_file)
-    stages = read_stages(values.stages_file)
-    max_seq_length = values.max_seq_length or spec.max_seq_length
-    examples = read_split(spec, values.data_dir, values.split)
-    train = read_split(spec, values.data_dir, "train")
-    if examples.skipped_rows:
-        print(f"{examples.path}: {examples.skipped_rows} rows lack fields and are left out", file=sys.stderr)
-    if examples.labels is None:
-        raise DataError(f"{examples.path} has no labels to measure against; name a labelled split with --split")
-
-    directories = {"teacher": values.teacher, "student": values.student}
-    if values.student_without_distillation is not None:
-        directories["student_without_distillation"] = values.student_without_distillation
-    candidates = [load_candidate(name, path, spec, examples, max_seq_length) for name, path in directories.items()]
-    metrics = {candidate.name: measure_metric(candidate, spec, examples.labels) for candidate in candidates}
+    arguments, problems = parse(CompareArguments, argv, "compare_models.py")
+    raise_all([*problems, *path_problems(arguments)])
+    world = join(arguments.log_level)
+    spec = find_task(arguments.task_name, arguments.task_file)
+    stages = read_stages(arguments.stages_file)
+    train = read_split(spec, arguments.data_dir, "train")
+    directories = {"teacher": arguments.teacher, "student": arguments.student}
+    if arguments.student_without_distillation is not None:
+        directories["student_without_distillation"] = arguments.student_without_distillation
+    measured = [measure_metric(name, Path(path), spec, arguments, world) for name, path in directories.items()]
+    candidates = [candidate for candidate, _ in measured]
     latencies_ms = {
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
     }
-    majority = majority_metric(spec, train, examples.labels)
+    references = candidates[0].encoded.labels
+    assert references is not None
+    majority = majority_metric(spec, train, references)
     own_stage = {"name": OWN_STAGE, "seconds": time.perf_counter() - begin}
+    metrics = {candidate.name: metric for candidate, metric in measured}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
 
-    values.output_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(values.output_dir / "report.md", render_report(report, spec, values.split, len(examples)))
-    write_atomically(values.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
-    print(f"wrote {values.output_dir / 'report.md'} and report.json")
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(output_dir / "report.md", render_report(report, spec, arguments.split, len(references)))
+    write_atomically(output_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    print(f"wrote {output_dir / 'report.md'} and report.json")

@@ -14,8 +14,8 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.phases import PhasedSource, phase_steps
 from tinybert_ds.data.verification import Verification
-from tinybert_ds.engine.loop import count_steps
 from tinybert_ds.engine.ranks.process_group import World, gather_objects, run_on_main
+from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.progress import progress_bar
 

@@ -70,7 +70,7 @@ class Student:
         self.log = log
         self.seen = []
 
-    def __call__(self, batch, teacher_output, need_value):
+    def __call__(self, batch, teacher_output):
         number = int(batch.sample_ids[0])
         self.log.append(f"student works on {number}")
         (states,) = teacher_output.hidden_states
@@ -100,7 +100,7 @@ def run(teacher_pass, student, steps):
     stopwatch = Stopwatch(CPU)
     losses = []
     for step in with_following(steps):
-        (terms,) = optimizer_step([student], teacher_pass, step, stopwatch, seed=0, rank=0, need_value=False)
+        (terms,) = optimizer_step([student], teacher_pass, step, stopwatch, seed=0, rank=0)
         losses.append(float(terms["loss"]))
     return losses
 
@@ -149,7 +149,7 @@ def test_the_teachers_output_is_let_go_before_the_last_student_goes_backward():
 
     (step,) = steps_of(2, count=1)
     students = [Watching([]), Watching([])]
-    optimizer_step(students, TeacherPass(teach, CPU), step, Stopwatch(CPU), seed=0, rank=0, need_value=False)
+    optimizer_step(students, TeacherPass(teach, CPU), step, Stopwatch(CPU), seed=0, rank=0)
     assert held == [True, False] * 2
     assert [len(student.seen) for student in students] == [2, 2]
 
@@ -187,9 +187,7 @@ def test_each_step_knows_the_first_micro_batch_of_the_next_and_the_last_knows_no
 
 def test_overlap_asked_for_on_a_cpu_says_that_there_is_none(caplog):
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
-        assert side_stream(CPU, wanted=False) is None
-        assert not caplog.messages
-        assert side_stream(CPU, wanted=True) is None
+        assert side_stream(CPU) is None
     assert "--overlap_teacher has no effect" in caplog.text
 
 
@@ -205,7 +203,7 @@ def test_a_teacher_on_a_cuda_stream_of_its_own_gives_what_it_gives_in_turn():
         return EncoderOutput((product * batch.input_ids[0, 0],), (), (), (), None)
 
     def sums(*, wanted):
-        teacher_pass = TeacherPass(teach, device, side_stream(device, wanted=wanted))
+        teacher_pass = TeacherPass(teach, device, side_stream(device) if wanted else None)
         taught = (teacher_pass(step.micro_batches[0], step.following) for step in with_following(steps_of(1, count=5)))
         return [lesson.teacher_output.hidden_states[0].sum().item() for lesson in taught]
 

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,25 +13,29 @@ from tests.support.models import model_directory
 from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.data.task_batches import EncodedExamples
 from tinybert_ds.data.tasks import TASKS
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, ModelError
-from tinybert_ds.stages import compare as comparison
+from tinybert_ds.stages import compare
 from tinybert_ds.stages.compare import (
     Candidate,
+    CompareArguments,
     build_report,
     main,
     measure_latency_ms,
-    parse_arguments,
+    path_problems,
     read_stages,
     render_report,
 )
+from tinybert_ds.stages.start import parse
 
 SENTENCES = ["a very good film", "the story is dull and long", "bad", "we liked it", "the plot was not good, not bad"]
 
 
 @pytest.fixture
-def setting(tmp_path, monkeypatch) -> Path:
+def setting(tmp_path, monkeypatch, one_rank_group) -> Path:
     """A teacher, two students and a task; the second student has its outputs the other way round."""
-    monkeypatch.setattr(comparison, "ROUNDS", 1)
+    monkeypatch.setattr(compare, "ROUNDS", 1)
+    monkeypatch.setattr(compare, "join", lambda log_level: World(0, 1, 0, torch.device("cpu")))
     names = ("negative", "positive")
     model_directory(tmp_path / "teacher", labels=names)
     model_directory(tmp_path / "student", labels=names, num_hidden_layers=2, hidden_size=24, seed=1)
@@ -83,16 +88,17 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     table = (setting / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| teacher | {report['teacher']['parameters']:,} | {report['teacher']['metric']:.4f} |" in table
     assert "| shards | 3.0 |" in table
-    parse_arguments(command(setting))  # which may replace its own report
+    arguments, _ = parse(CompareArguments, command(setting), "compare_models.py")
+    assert list(path_problems(arguments)) == []  # it may replace its own report
     (setting / "out" / "report.md").write_text("# Run x\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"report\.md in .*out were not written by this command"):
-        parse_arguments(command(setting))
+    (problem,) = path_problems(arguments)
+    assert f"report.md in {setting / 'out'} were not written by this command" in problem
     (setting / "out" / "report.json").write_text('{"teacher": 1}', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"report\.md and report\.json in"):
-        parse_arguments(command(setting))
+    (problem,) = path_problems(arguments)
+    assert "report.md and report.json in" in problem
 
 
-class TimedModel(nn.Module):
+class TimedModule(nn.Module):
     """Says what a forward costs by moving a clock."""
 
     def __init__(
@@ -101,19 +107,19 @@ class TimedModel(nn.Module):
         super().__init__()
         self.name, self.clock, self.log, self.costs = name, clock, log, iter(costs)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+    def forward(self, batch) -> None:
         """Record the batch and let its time pass."""
-        self.log.append((self.name, (input_ids * attention_mask).tolist()))
+        self.log.append((self.name, (batch.input_ids * batch.attention_mask).tolist()))
         self.clock[0] += next(self.costs)
 
 
 def test_latency_is_the_median_of_interleaved_forwards_without_the_first_round(monkeypatch):
     clock, log = [0.0], []
-    monkeypatch.setattr(comparison.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: clock[0])
     encoded = EncodedExamples(np.int32([5, 6, 7, 7, 8]), np.array([0, 1, 2, 5]), np.int32([1, 1, 3]), None)
     layout = RowLayout("valid", 16, pad_id=0)
     costs = {"teacher": [9, 9, 0.003, 0.001, 0.002, 0.004], "student": [9, 9, 0.001, 0.001, 0.001, 0.5]}
-    candidates = [Candidate(name, TimedModel(name, clock, log, c), None, encoded, layout) for name, c in costs.items()]
+    candidates = [Candidate(name, TimedModule(name, clock, log, c), encoded, layout) for name, c in costs.items()]
 
     medians = measure_latency_ms(candidates, batch_size=2, batches=2, rounds=2)
 
@@ -123,10 +129,10 @@ def test_latency_is_the_median_of_interleaved_forwards_without_the_first_round(m
 
 
 def test_the_table_says_so_when_distillation_did_not_help():
-    model = nn.Linear(2, 2)
+    module = SimpleNamespace(encoder=SimpleNamespace(model=nn.Linear(2, 2)))
     encoded = EncodedExamples(np.int32([5]), np.array([0, 1]), np.int32([1]), None)
     names = ("teacher", "student", "student_without_distillation")
-    candidates = [Candidate(name, model, None, encoded, RowLayout("valid", 16, 0)) for name in names]
+    candidates = [Candidate(name, module, encoded, RowLayout("valid", 16, 0)) for name in names]
     latencies = {1: dict.fromkeys(names, 2.0), 32: {**dict.fromkeys(names, 4.0), "student": 1.0}}
 
     def table(student: float) -> str:

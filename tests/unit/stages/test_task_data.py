@@ -1,10 +1,9 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from tests.support.models import VOCAB_SIZE, tiny_config, write_tokenizer
 from tests.support.runs import write_sentiment
+from tinybert_ds.data.tasks import TASKS, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
@@ -21,17 +20,16 @@ def tokenizer(tmp_path_factory):
     return load_tokenizer(folder, None)
 
 
-def arguments(data_dir, **changes):
-    fields = {"data_dir": data_dir, "task_name": "sst-2", "task_file": None, "max_seq_length": None, "cache_dir": None}
-    return SimpleNamespace(**{**fields, **changes})
+def load(data_dir, tokenizer, splits, *, spec=TASKS["sst-2"], config=None):
+    return load_task(spec, data_dir, splits, tokenizer, config or tiny_config(), ALONE, batch_size=8)
 
 
 def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):
     write_sentiment(tmp_path, rows=8)
-    load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+    load(tmp_path, tokenizer, ("train",))
     narrow = tiny_config(vocab_size=VOCAB_SIZE - 1)
     with pytest.raises(ConfigError, match=rf"ids up to {VOCAB_SIZE - 1}, .* {VOCAB_SIZE - 1} entries"):
-        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=narrow, world=ALONE)
+        load(tmp_path, tokenizer, ("train",), config=narrow)
 
 
 def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer, tmp_path):
@@ -41,23 +39,21 @@ def test_an_evaluation_split_without_labels_is_refused_when_it_is_read(tokenizer
         "files: {train: train.tsv, test: test.tsv}\ntext: sentence\nlabel: label\nlabels: [0, 1]\nmetric: accuracy\n"
         "eval_split: test\n"
     )
-    chosen = arguments(tmp_path, task_name=None, task_file=tmp_path / "task.yaml")
+    spec = find_task(None, tmp_path / "task.yaml")
     with pytest.raises(DataError, match=r"the test split of task task \(test.tsv\) has no labels"):
-        load_task(chosen, tokenizer, ("train", "test"), model_config=tiny_config(), world=ALONE)
+        load(tmp_path, tokenizer, ("train", "test"), spec=spec)
 
 
 def test_nothing_is_made_in_a_directory_without_the_task(tokenizer, tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*train.tsv"):
-        load_task(arguments(tmp_path), tokenizer, ("train",), model_config=tiny_config(), world=ALONE)
+        load(tmp_path, tokenizer, ("train",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_that_are_left_out_are_told_once_with_their_number(tokenizer, tmp_path, caplog):
     rows = ["id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "0\t1\t2\ta film\tthe film\t1", "1\t3\t4\tcut off"]
     (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
-    data = load_task(
-        arguments(tmp_path, task_name="qqp"), tokenizer, ("train",), model_config=tiny_config(), world=ALONE
-    )
+    data = load(tmp_path, tokenizer, ("train",), spec=TASKS["qqp"])
     assert len(data.splits["train"]) == 1
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told == [f"{tmp_path / 'train.tsv'}: 1 rows lack fields and are left out"]

@@ -207,6 +207,22 @@ class Checkpoints:
         shutil.rmtree(self.directory / tag)
 
 
+def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[str]:
+    """Return what each student of a run is to resume from, so that all stand at the same step.
+
+    Args:
+        all_checkpoints: Of each student.
+        resume: The user's `--resume`; it holds as it is for a single student.
+    """
+    if len(all_checkpoints) == 1:
+        return [resume]
+    common = set.intersection(*(set(checkpoints.complete_tags()) for checkpoints in all_checkpoints))
+    while common and not all(checkpoints.verify(max(common)) for checkpoints in all_checkpoints):
+        common.remove(max(common))
+    newest = max(common, default=None)
+    return [str(checkpoints.directory / newest) if newest else "none" for checkpoints in all_checkpoints]
+
+
 def complete_tags(directory: Path) -> list[str]:
     """Names of the complete checkpoints in a directory, oldest first."""
     return [tag for tag in _tags(directory) if _is_complete(directory / tag)]

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, complete_tags, stated_checkpoint
 from tinybert_ds.errors import CheckpointError, ConfigError
-from tinybert_ds.files import write_atomically
+from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +34,37 @@ class RunDirectory:
     path: Path
     _lock: IO[str] | None = field(default=None, repr=False)
 
-    def check(self, identity: dict[str, Any], *, resume: str) -> None:
-        """Refuse what cannot become this run's directory, as far as `identity` is known. Changes nothing.
+    def verify(self, identity: dict[str, Any], *, resume: str, whole: bool) -> dict[str, Any] | None:
+        """Refuse what cannot become this run's directory; return what run.json holds. Changes nothing.
 
         Args:
             identity: What makes two runs the same (stage, models, data, seed, losses, batch, schedule), or a part.
             resume: `--resume`; "never" refuses a directory with a run.
+            whole: Whether that is all: what an earlier run had beside it then makes that another run.
 
         Raises:
             ConfigError: it holds foreign files, another run, or a run although `resume` is "never".
-            CheckpointError: `run.json` cannot be read, or `resume` is no complete checkpoint of this run.
+            CheckpointError: `run.json` cannot be read.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"--output_dir {self.path} is a file; give a directory")
+        refuse_file(self.path)
         record = self.record()
-        self.resolve_resume(resume)
         if record is None:
-            self._refuse_foreign_files()
-            return
+            found = self.path.iterdir() if self.path.exists() else ()
+            foreign = (path.name for path in found if not path.name.startswith(_OWN_PREFIXES))
+            refuse_foreign_files(self.path, foreign, "holds files that are no run of this program")
+            return None
         if resume == "never":
             raise ConfigError(
                 f"--output_dir {self.path} holds a run and --resume is never; give another directory, or --resume auto"
             )
-        differences = _differences(record.get("identity", {}), identity)
+        before = record["identity"]
+        differences = _differences(before, {**dict.fromkeys(before), **identity} if whole else identity)
         if differences:
             raise ConfigError(
                 f"--output_dir {self.path} holds another run; what differs: {'; '.join(differences)}. "
                 "Give another directory, or the values of that run to go on with it (nothing was changed)"
             )
+        return record
 
     def resolve_resume(self, resume: str) -> str:
         """Return what `--resume` means for this start: "auto" for a path that the launch before has taken already.
@@ -88,21 +91,18 @@ class RunDirectory:
 
         Args:
             identity: All that makes two runs the same.
-            resume: See `check`.
+            resume: See `verify`.
 
         Raises:
-            ConfigError, CheckpointError: See `check`; also a directory that cannot be made.
+            ConfigError: See `verify`; also a directory that cannot be made.
             CheckpointError: Another process works in it.
         """
-        self.check({}, resume=resume)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--output_dir {self.path} cannot be made: {error.strerror}; give another one") from error
+        before = self.verify(identity, resume=resume, whole=True)
+        make_output_directory(self.path)
         if self._lock is None:
             self._take_lock()
-        no_more = dict.fromkeys((self.record() or {}).get("identity", {}))
-        self.check({**no_more, **identity}, resume=resume)
+        if self.record() != before:  # a run has begun and ended there since
+            self.verify(identity, resume=resume, whole=True)
 
     def note_start(self, identity: dict[str, Any], launch: dict[str, Any]) -> None:
         """Write run.json: identity, what the latest launch was started with, and all launches, the latest one last.
@@ -145,16 +145,6 @@ class RunDirectory:
         if not isinstance(record, dict) or "identity" not in record:
             raise CheckpointError(f"{path} is not a run of this program; give another --output_dir")
         return record
-
-    def _refuse_foreign_files(self) -> None:
-        if not self.path.exists():
-            return
-        foreign = sorted(p.name for p in self.path.iterdir() if not p.name.startswith(_OWN_PREFIXES))
-        if foreign:
-            raise ConfigError(
-                f"--output_dir {self.path} holds files that are no run of this program: {', '.join(foreign[:5])}"
-                f"{' ...' if len(foreign) > 5 else ''}; give an empty or new directory (nothing was changed)"
-            )
 
     def _take_lock(self) -> None:
         """Hold `.lock` as long as this object lives; the system lets go of it when the process ends, however it ends.

@@ -34,10 +34,10 @@ def test_a_directory_in_which_a_run_works_is_refused_until_that_run_is_gone(run)
 
 
 def test_a_directory_is_checked_before_all_of_the_identity_is_known_and_nothing_is_made(run, tmp_path):
-    run.check({"seed": 1}, resume="auto")
+    run.verify({"seed": 1}, resume="auto", whole=False)
     with pytest.raises(ConfigError, match="seed was 1, now 2"):
-        run.check({"seed": 2}, resume="auto")
-    RunDirectory(tmp_path / "new").check({"seed": 2}, resume="auto")
+        run.verify({"seed": 2}, resume="auto", whole=False)
+    RunDirectory(tmp_path / "new").verify({"seed": 2}, resume="auto", whole=False)
     assert not (tmp_path / "new").exists()
 
 
@@ -46,11 +46,11 @@ def test_what_an_earlier_run_had_and_this_one_has_no_more_makes_it_another_run(r
         run.open({"stage": "general_distill", "seed": 1}, resume="auto")
 
 
-def test_a_stated_checkpoint_that_is_not_there_is_refused_when_the_directory_is_opened(run, tmp_path):
+def test_a_stated_checkpoint_that_is_not_there_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no complete checkpoint of this run; complete ones in .*: none"):
-        run.open(IDENTITY, resume=str(run.path / "checkpoints" / "step-00000007"))
+        run.resolve_resume(str(run.path / "checkpoints" / "step-00000007"))
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        RunDirectory(tmp_path / "new").open(IDENTITY, resume="step-7")
+        RunDirectory(tmp_path / "new").resolve_resume("step-7")
     assert not (tmp_path / "new").exists()
 
 

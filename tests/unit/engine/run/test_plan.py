@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinybert_ds.engine.loop import Plan, count_steps, locate
+from tinybert_ds.engine.run.plan import Plan, count_steps, locate
 from tinybert_ds.engine.student import learning_rate_factor
 
 

@@ -1,14 +1,9 @@
 """What `deepspeed` runs: tinybert_ds/stages/general_distill.py; see --help."""
 
-from tinybert_ds.stages.entry import run_stage
-
-
-def stage() -> None:
-    """Import the command and run it."""
-    from tinybert_ds.stages.general_distill import main  # noqa: PLC0415 - see run_stage
-
-    main()
-
+from tinybert_ds.stages.entry import prepare, run
 
 if __name__ == "__main__":
-    run_stage(stage)
+    prepare()
+    from tinybert_ds.stages.general_distill import main
+
+    run(main)

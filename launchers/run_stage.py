@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.launch.port import free_port
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -34,13 +34,6 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         return [{key: stage[key] for key in ("name", "seconds", "finished", "command")} for stage in stages]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--stages_file: {path} was not written by this command; delete it to start over") from error
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_stage(path: Path, name: str, command: list[str], *, seconds_before: float = 0.0) -> int:

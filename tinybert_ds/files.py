@@ -53,8 +53,6 @@ def refuse_foreign_files(directory: Path, names: Iterable[str], state: str) -> N
     """Raise ConfigError that names the files of a directory for results which are somebody else's, if there are any.
 
     Args:
-        directory: Nothing in it is changed.
-        names: Of the foreign files.
         state: What is said of the directory, such as "holds files that are no run of this program".
     """
     foreign = sorted(names)

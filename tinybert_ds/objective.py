@@ -61,10 +61,7 @@ class IntermediateObjective(nn.Module):
 
     Args:
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
-        student_hidden_size, teacher_hidden_size: Widths.
         projection: One for each state, one for all, or none where widths agree.
-        padding: Normalisation of the losses.
-        weights: Factors of the terms.
     """
 
     def __init__(
@@ -151,9 +148,7 @@ class PredictionObjective(nn.Module):
     Args:
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
-        temperature: Of both models' logits in the soft cross-entropy.
         squared_temperature: Multiply the soft cross-entropy by temperature², so that its gradients keep their size.
-        regression: Whether labels are scores.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.support.models import WORDS
 from tinybert_ds.command_line import run_command
-from tinybert_ds.stages.entry import run_stage
+from tinybert_ds.stages.entry import prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
@@ -178,15 +178,13 @@ def _run_rank(
     if stage == SERIES:
         for command in " ".join(words).split(f" {THEN} "):  # no word of a test's command line holds a space
             sys.argv = ["general_distill.py", *command.split(" ")]
-            run_stage(lambda: _call("tinybert_ds.stages.general_distill"))
+            prepare()
+            run(importlib.import_module("tinybert_ds.stages.general_distill").main)
     elif stage in DATA_TOOLS:
-        run_command(lambda: _call(f"data_tools.{stage}"))
+        run_command(importlib.import_module(f"data_tools.{stage}").main)
     else:
-        run_stage(lambda: _call(f"tinybert_ds.stages.{stage}"))
-
-
-def _call(module: str) -> None:
-    importlib.import_module(module).main()
+        prepare()
+        run(importlib.import_module(f"tinybert_ds.stages.{stage}").main)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

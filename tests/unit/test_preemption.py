@@ -73,7 +73,7 @@ def test_a_signal_ends_a_command_at_once_where_no_step_is_under_way(number, befo
     finished = run_python(
         f"""
         import os, sys
-        from tinybert_ds.stages.entry import run_stage
+        from tinybert_ds.stages.entry import prepare
         from tinybert_ds.preemption import Preemption
         class Torch:
             class accelerator:
@@ -81,7 +81,7 @@ def test_a_signal_ends_a_command_at_once_where_no_step_is_under_way(number, befo
                     {before}
                     os.kill(os.getpid(), {int(number)})
         sys.modules["torch"] = Torch
-        run_stage(lambda: None)
+        prepare()
         """
     )
     assert finished.returncode == EXIT_PREEMPTED, finished.stderr

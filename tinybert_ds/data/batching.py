@@ -79,7 +79,6 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
 
     Args:
         lengths: (n,) tokens of each row, special tokens included.
-        global_batch_size: rows of a step.
         key: names the order; None gives plain order of length instead, for evaluation.
         bin_width: tokens from one bin to the next.
 
@@ -157,7 +156,6 @@ def step_batches(
         step_rows: (r,) row numbers of the whole step, from `plan_window`.
         lengths: (n,) lengths of all rows that the row numbers point into.
         fetch: reads rows; called once per micro-batch, only for rows of this rank.
-        layout: padding and token types.
     """
     step_lengths = lengths[step_rows]
     padded = padded_length(step_lengths, layout)

@@ -183,8 +183,6 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     """Memory-map a shard after checking that both files have the size that the index states.
 
     Args:
-        directory: where it is.
-        name: of the files, without `.bin` and `.idx`.
         dtype_name: of the tokens, whatever the index says: its codes above 5 mean different dtypes to different tools.
 
     Raises:
@@ -222,7 +220,6 @@ def hash_file(path: Path, advance: Callable[[int], object] | None = None) -> Fil
     """Size and xxh3-64 of a file, read in pieces.
 
     Args:
-        path: of the file.
         advance: told the bytes of every piece; None: a progress bar is.
     """
     digest, size = xxhash.xxh3_64(), 0

@@ -46,11 +46,7 @@ class Mixture:
         self._places: list[Ints] = [np.flatnonzero(self._owner == corpus) for corpus in range(len(counts))]
 
     def epoch_samples(self, available: Sequence[int]) -> int:
-        """Samples of an epoch that ends with the first corpus that ends.
-
-        Args:
-            available: samples of each corpus.
-        """
+        """Samples of an epoch that ends with the first corpus that ends."""
         return min(self._position(corpus, count) for corpus, count in enumerate(available))
 
     def corpus_range(self, corpus: int, begin: int, end: int) -> tuple[int, int]:

@@ -30,10 +30,6 @@ class PhasedSource:
     """Sources one after the other; a `BatchSource`.
 
     A phase begins with an epoch of its own, in whose number the epochs of the phases before are counted.
-
-    Args:
-        sources: of the phases.
-        steps: optimizer steps of each phase.
     """
 
     def __init__(self, sources: Sequence[BatchSource], steps: Sequence[int]) -> None:

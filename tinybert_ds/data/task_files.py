@@ -63,11 +63,6 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
 def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
     """Read one split of a task, some thousand rows after the other; a block may be empty.
 
-    Args:
-        spec: the task.
-        data_dir: the folder with its files.
-        split: a name in `spec.splits`.
-
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a row does not fit; names the file, line and column.
     """
@@ -85,11 +80,6 @@ def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
 
 def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Table]:
     """Read one split of a task with all its columns, some thousand rows after the other; a block may be empty.
-
-    Args:
-        spec: the task.
-        data_dir: the folder with its files.
-        split: a name in `spec.splits`.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a row has missing or surplus fields; names file and line.
@@ -226,8 +216,6 @@ def parse_label(text: str, spec: TaskSpec, known: dict[str, int], where: str) ->
     """Return the class id or the score that a field spells.
 
     Args:
-        text: The field.
-        spec: The task.
         known: From `label_ids`.
         where: File, row and column, for the message.
 

@@ -32,10 +32,6 @@ PACKAGES = (
 def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
     """Look at this host.
 
-    Args:
-        paths: Files and directories that the job reads or writes; those that do not exist are looked up by their
-            nearest parent.
-
     Returns:
         JSON types only: versions, processors, memory and disk in bytes, accelerators, precisions, programs.
     """

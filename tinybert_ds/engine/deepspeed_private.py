@@ -39,7 +39,6 @@ def replaced_writers(
     """Let an engine write its checkpoint files through `writer` inside the context.
 
     Args:
-        engine: Of DeepSpeed.
         writer: Stands in for its checkpoint engine.
         copy_script: Called with DeepSpeed's own function, which puts zero_to_fp32.py beside the checkpoints, and its
             argument.
@@ -70,10 +69,6 @@ def mend_stage3(engine: Any, decays: list[float]) -> None:
     """Undo two faults of the ZeRO-3 loader of universal checkpoints.
 
     All parameters share one step counter, which each of them raises, and all groups get the weight decay of the first.
-
-    Args:
-        engine: Just loaded.
-        decays: The groups' weight decays before.
     """
     adam = engine.optimizer.optimizer
     for state in adam.state.values():

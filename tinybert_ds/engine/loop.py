@@ -48,7 +48,6 @@ def train(run: Run, teacher: Teacher | None, *, overlap_teacher: bool = False) -
     """Take all students of a run, which stand at the same step, to its end; their states are kept up to date.
 
     Args:
-        run: With its students attached.
         teacher: None where nothing asks one.
         overlap_teacher: Let the teacher work on the next batch while the students work on this one, where that can be.
 

@@ -27,9 +27,7 @@ def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[n
     """Return the logits (N, C) of all N rows of a source, in the order of their sample ids, on every rank.
 
     Args:
-        model: Returns "logits".
         source: Its sample ids must be the row numbers 0..N-1.
-        world: The ranks that share the work.
     """
     ids, logits = [], []
     for batches in _steps(source, world):

@@ -21,7 +21,6 @@ def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, sche
 
     Args:
         step: Steps taken before, from 0.
-        total_steps: Steps of the whole run.
         warmup_steps: Steps of the linear rise; the last of them has the peak rate.
         schedule: "linear" decays to 0 just after the last step; "constant" stays.
     """
@@ -39,9 +38,6 @@ def build_engine(
 
     Args:
         module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
-        config: The DeepSpeed config with every "auto" filled.
-        weight_decay: Of all parameters but biases and LayerNorm.
-        total_steps: Optimizer steps of the run.
         warmup: Share of them that is warm-up.
         schedule: "linear" or "constant", unless the config has a scheduler of its own.
 

@@ -49,7 +49,6 @@ def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
     """Where the logits of a teacher, data, tokeniser, length and precision are kept.
 
     Args:
-        home: The folder of derived data.
         key: Everything that decides about the logits, JSON values.
     """
     content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
@@ -80,11 +79,8 @@ def compute_logits(
     collective for another's work: each looks now and then whether the others have finished.
 
     Args:
-        directory: From `logits_directory`.
-        teacher: Gives logits.
         num_rows: N; sample ids are the row numbers 0..N-1.
         batches_of: From a number of rows to all rows in batches of so many, in an order that never changes.
-        world: The ranks.
 
     Raises:
         ConfigError: The directory cannot be written.
@@ -127,7 +123,6 @@ def cached_teacher(logits: Logits, device: torch.device) -> Teacher:
 
     Args:
         logits: Of all rows. They stay on the disk for a CPU; another device holds them all, a few bytes a row.
-        device: Where the batches are.
     """
     table = None if device.type == "cpu" else torch.from_numpy(np.array(logits)).to(device)
 

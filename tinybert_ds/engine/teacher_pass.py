@@ -56,8 +56,6 @@ class TeacherPass:
     """Takes batches to the device and asks the teacher about them.
 
     Args:
-        teacher: None where there is none.
-        device: Of teacher and student.
         side: Where the next batch is prepared while the student works on this one; None: each batch in its turn.
     """
 

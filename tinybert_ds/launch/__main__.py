@@ -96,8 +96,6 @@ def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], master_p
     """Return the command line of DeepSpeed's launcher.
 
     Args:
-        values: The parsed command line.
-        hosts: Of the hostfile.
         master_port: Where rank 0 will listen.
     """
     words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(values.hostfile.resolve())]

@@ -26,8 +26,6 @@ def forwarded_environment(
     """Choose the variables for the ranks.
 
     Args:
-        environment: This process's.
-        launch: Identifier of the launch.
         master_port: Where rank 0 will listen, for ranks that find each other through MPI.
         more: Names that the user wants forwarded (`--forward`).
 

@@ -48,7 +48,6 @@ def attention_score_loss(
             padded keys add nothing, padded queries count, scores ≤ −100 become 0, own count B·A·S².
         backend: "auto", or one of "gram" (closed form), "tiled" (blocks of scores), "triton" (the closed form in one
             launch on a GPU) and "reference" (whole scores).
-        denominator: see the module's docstring.
 
     Raises:
         ConfigError: the head counts differ, `padding` or `backend` is not known, or "triton" was asked for and cannot
@@ -97,7 +96,6 @@ def hidden_state_loss(
         attention_mask: (B, S), 1 = real token.
         padding: "valid" counts real tokens, own count Σlen·H_teacher; "reference" all positions, B·S·H_teacher.
         backend: "auto" and "chunked" (residuals of some tokens at a time), or "reference".
-        denominator: see the module's docstring.
 
     Raises:
         ConfigError: widths and projection do not fit, or `padding` or `backend` is not known.

@@ -44,7 +44,6 @@ def fused_attention_loss(problem: Problem, *, form: str, denominator: float | No
     Args:
         form: "gram", "tiled" or "triton". Heads in which a score ≤ −100 cannot be excluded under padding="reference"
             are tiled in any case, where the published rule is applied score by score.
-        denominator: as in `tinybert_ds.losses.attention_score_loss`.
     """
     dtype = reference.compute_dtype(*problem.student, *problem.teacher)
     count = reference.token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)

@@ -45,7 +45,6 @@ def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequenc
     """Return `value` as a function of `inputs` with the given gradients.
 
     Args:
-        value: scalar.
         inputs: the tensors to differentiate by, of any dtype.
         gradients: ∂value/∂input for each, in float32 or float64: half-precision gradients are rounded once only, after
             the upstream gradient (a loss scale, say) has been multiplied in, so that float16 does not underflow.

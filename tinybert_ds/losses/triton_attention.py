@@ -67,9 +67,6 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
 def launch(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the kernel on a problem that `refusal` lets through.
 
-    Args:
-        coefficient: float32 scalar tensor, 2 / denominator.
-
     Returns:
         Statistics (4, B·A) float64 of each head: Σ student², −2·Σ student·teacher, Σ teacher² (0 unless `needs.value`),
         and, under padding="reference", a bound on the size of its scores (else 0). The gradients (B, A, S, D_student)

@@ -17,7 +17,6 @@ def compile_encoders(encoders: Iterable[CapturingEncoder], device: torch.device)
     """Let torch.compile run the encoders from their next forward on, where that pays.
 
     Args:
-        encoders: Teacher and student, before an engine takes them.
         device: Where they run. On a CPU nothing was gained, and minutes went into compiling: nothing is done, and said.
     """
     if device.type == "cpu":

@@ -17,10 +17,6 @@ def recompute_layers(encoder: CapturingEncoder, device: torch.device) -> None:
 
     Losses and gradients stay what they are, queries and keys too; the time grows by the student's forward pass.
 
-    Args:
-        encoder: In evaluation mode it works as before.
-        device: Where it runs.
-
     Raises:
         ModelError: An architecture whose layers transformers cannot recompute.
     """

@@ -46,7 +46,6 @@ def save_student(
 
     Args:
         model: Its config says what is written; the attention function that captures is not part of it.
-        tokenizer: A transformers tokenizer.
         directory: Made if absent. Files of other names in it are left alone.
         state_dict: The weights to write in place of the model's own: gathered under ZeRO-3, or the float32 masters.
         projections: See `load_projections`; None leaves those that are there.

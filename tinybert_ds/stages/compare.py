@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from tinybert_ds.arguments.common import option
+from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
@@ -42,7 +43,6 @@ LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
 
 ROUNDS = 5
-EVALUATION_BATCH = 32
 OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
 
@@ -61,6 +61,8 @@ class CompareArguments:
     max_seq_length: int | None = option("Longest sample in tokens. Default: the task's.", None)
     output_dir: str = option("Where report.json and report.md go.")
     stages_file: str | None = option('JSON list of {"name", "seconds"} to report as well.', None)
+    eval_batch_size: int = option("Samples of one forward when the metric is measured.", 32)
+    cache_dir: str | None = option("Folder of tokenised rows. Default: .tinybert_cache in --data_dir.", None)
     log_level: Literal["debug", "info", "warning", "error"] = option("Least weighty messages that are shown.", "info")
     no_onednn_matmul: bool = option("Leave float32 matrix products to torch's default library.", True)
 
@@ -96,16 +98,8 @@ def measure_metric(
     """
     split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
-    task = load_task(
-        spec,
-        arguments.data_dir,
-        (split,),
-        load_tokenizer(directory, None),
-        read_config(directory, role=role),
-        world,
-        batch_size=EVALUATION_BATCH,
-        max_seq_length=arguments.max_seq_length,
-    )
+    tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, arguments, world)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
@@ -121,7 +115,6 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
     """Return the median time of a forward in milliseconds, by name; the models take turns batch by batch.
 
     Args:
-        candidates: the models; row numbers mean the same sentences in all of them.
         batch_size: rows of a batch, fewer if the split is smaller.
         batches: different batches; the split starts over when it is used up.
         rounds: times that every batch goes through every model; one round before is not counted.
@@ -300,9 +293,8 @@ def read_stages(path: str | None) -> list[dict[str, Any]]:
         ) from error
 
 
-def main(argv: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> None:
-    """Run the command; `seconds_before` it the process was started, which counts as its time."""
-    begin = time.perf_counter() - seconds_before
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     arguments, problems = parse(CompareArguments, argv, "compare_models.py")
     raise_all([*problems, *path_problems(arguments)])
     world = join(arguments.log_level)
@@ -320,7 +312,7 @@ def main(argv: Sequence[str] | None = None, *, seconds_before: float = 0.0) -> N
     references = candidates[0].encoded.labels
     assert references is not None
     majority = majority_metric(spec, train, references)
-    own_stage = {"name": OWN_STAGE, "seconds": time.perf_counter() - begin}
+    own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
 

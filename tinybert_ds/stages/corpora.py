@@ -39,9 +39,6 @@ class Corpora:
     def finish_verification(self, alive: Callable[[str], None]) -> None:
         """Wait until --verify_data has seen all files on all hosts; call it on all ranks.
 
-        Args:
-            alive: Told how far the checks are, whenever they have moved on.
-
         Raises:
             DataError: On all ranks, the damage that any of them has found.
         """
@@ -69,8 +66,6 @@ def open_corpora(
     """Open what --pregenerated_data names.
 
     Args:
-        arguments: the command line.
-        teacher_config: what the token ids must fit.
         teacher_tokenizer: fingerprint of the tokeniser that must have made them.
         world: the ranks; the first counts the samples of corpora that are new, for all.
 

@@ -56,11 +56,8 @@ def build_intermediate(
     """Put together the distillation of hidden states and attention scores.
 
     Args:
-        teacher_model: From `load_*`.
         students: One or several; the teacher keeps what any of them imitates.
-        arguments: Padding, projection, precision, seed.
         max_seq_length: Longest sequence of the run.
-        world: Where the teacher runs.
 
     Returns:
         The teacher, and the students' modules, ready for their engines.

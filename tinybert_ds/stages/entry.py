@@ -14,11 +14,10 @@ from tinybert_ds.preemption import ignore_requests, leave_when_asked
 _TRUE = ("true", "yes", "t", "y", "1")
 
 
-def run_stage(stage: Callable[[], None], *, on_cpu: bool = False) -> None:
-    """Run a command on this rank to the end of the process.
+def prepare(*, on_cpu: bool = False) -> None:
+    """Set up this process; DeepSpeed, and the stage with it, is imported only after this.
 
     Args:
-        stage: Imports the stage, and DeepSpeed with it, when it is called.
         on_cpu: Whatever the command line says.
     """
     leave_when_asked()
@@ -28,14 +27,17 @@ def run_stage(stage: Callable[[], None], *, on_cpu: bool = False) -> None:
     if on_cpu or wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
 
-    def main() -> None:
-        from tinybert_ds.engine.ranks.lost_ranks import lost_ranks_reported  # noqa: PLC0415 - imports torch
 
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's command to the end of the process, with the exit code that its end has."""
+    from tinybert_ds.engine.ranks.lost_ranks import lost_ranks_reported  # noqa: PLC0415 - imports torch
+
+    def guarded() -> None:
         with lost_ranks_reported(lambda: "What was saved before stands"):
-            stage()
+            main()
         ignore_requests()
 
-    run_command(main)
+    run_command(guarded)
 
 
 def wants_cpu(words: Sequence[str]) -> bool:

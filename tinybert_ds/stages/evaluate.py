@@ -54,11 +54,7 @@ def load_fine_tuned(
     """Load a fine-tuned model in float32, on this rank's device.
 
     Args:
-        directory: Of the model.
-        task: What it predicts.
-        pooler_relu: See `load_classifier`.
         stated_labels: Names of the model's outputs in its order, where its config says nothing.
-        role: What the messages call it.
 
     Raises:
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.

@@ -132,17 +132,7 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
     for name, directory in entry.models.items():
         tokenizer = load_tokenizer(directory, arguments.lower_case)
         config = read_config(directory, role="model")
-        task = load_task(
-            spec,
-            folder,
-            (*spec.eval_splits, *files),
-            tokenizer,
-            config,
-            world,
-            batch_size=arguments.eval_batch_size,
-            max_seq_length=arguments.max_seq_length,
-            cache_dir=arguments.cache_dir,
-        )
+        task = load_task(spec, folder, (*spec.eval_splits, *files), tokenizer, config, arguments, world)
         logger.info("%s: %s in %s", spec.name, name, directory)
         stated = stated_labels(arguments, config, spec)
         model = load_fine_tuned(directory, task, pooler_relu=arguments.pooler_relu, stated_labels=stated)

@@ -34,17 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = find_model(arguments)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
-    task = load_task(
-        spec,
-        arguments.data_dir,
-        ("train", *spec.eval_splits),
-        tokenizer,
-        read_config(path, role="model"),
-        session.world,
-        batch_size=arguments.eval_batch_size,
-        max_seq_length=arguments.max_seq_length,
-        cache_dir=arguments.cache_dir,
-    )
+    config, splits = read_config(path, role="model"), ("train", *spec.eval_splits)
+    task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, session.world)
     fine_tune = partial(_fine_tune, path=path, tokenizer=tokenizer, task=task, fingerprint=model_fingerprint(path))
     results = search(session, fine_tune, score=task.score) if arguments.search else fine_tune(session)
     write_results(session.output_dir, results, session.world)

@@ -56,7 +56,6 @@ def search(
     Args:
         session: Its output directory is the search's; each trial has a directory in it.
         run: Trains into a session's output directory, or finds it finished; returns the metrics.
-        score: The metric that decides.
 
     Returns:
         The metrics of the run whose model is taken over.

@@ -37,9 +37,6 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> tuple
 def begin_evaluation(arguments: Arguments, problems: Sequence[str]) -> Session[Arguments]:
     """Join the ranks of a command that trains nothing.
 
-    Args:
-        arguments, problems: From `parse`.
-
     Raises:
         ConfigError: The problems.
     """
@@ -53,7 +50,6 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     """Join the ranks of a training command, settle its DeepSpeed config and look into its directory.
 
     Args:
-        arguments, problems: From `parse`.
         single: Whether `--output_dir` is the directory of one run. It is looked into at once, because to count or to
             tokenise the data may take long.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
@@ -30,8 +30,6 @@ class TaskData:
     """A task with its tokenised splits.
 
     Args:
-        spec: The task.
-        splits: The splits that were read.
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
         type_vocab_size: Of the model that will read the batches.
@@ -71,8 +69,6 @@ class TaskData:
         """Return the (N,) predictions for a split, class ids or scores, in the order of the file, on all ranks.
 
         Args:
-            model: Gives logits.
-            split: Labelled or not.
             columns: The model's output for each class of the task; None where they are in the task's order.
         """
         logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
@@ -97,40 +93,40 @@ class TaskData:
         return results
 
 
+class RowFlags(Protocol):
+    """What a command line says of the rows that are read."""
+
+    @property
+    def max_seq_length(self) -> int | None: ...
+    @property
+    def eval_batch_size(self) -> int: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+
+
 def load_task(
     spec: TaskSpec,
     data_dir: str | Path,
     splits: Sequence[str],
     tokenizer: PreTrainedTokenizerFast,
     model_config: Any,
+    flags: RowFlags,
     world: World,
-    *,
-    batch_size: int,
-    max_seq_length: int | None = None,
-    cache_dir: str | None = None,
 ) -> TaskData:
-    """Tokenise a task's splits, or map what was tokenised before.
+    """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.
 
     Args:
-        spec: The task.
-        data_dir: Directory of its files.
-        splits: Which to read.
-        tokenizer: Of the models.
         model_config: Of the model that will read the batches.
-        world: The ranks, one of which does the work on each host; no collective is called.
-        batch_size: See `TaskData`.
-        max_seq_length: What rows are cut to; None: the task's own.
-        cache_dir: See `cache_home`.
 
     Raises:
         ConfigError, DataError: A file is missing, a row does not fit, a split has no labels that training or
             evaluation needs, or the model has no embeddings for the tokeniser's tokens.
     """
     _require_vocabulary(tokenizer, model_config)
-    max_seq_length = max_seq_length or spec.max_seq_length
+    max_seq_length = flags.max_seq_length or spec.max_seq_length
     for split in splits:  # before a folder of derived data is made in a directory without a task
         require_file(spec, data_dir, split)
-    home = cache_home(data_dir, cache_dir)
+    home = cache_home(data_dir, flags.cache_dir)
     first = world.local_rank == 0
     rows = {
         split: load_rows(spec, data_dir, split, tokenizer, max_seq_length, home=home, first=first) for split in splits
@@ -147,7 +143,7 @@ def load_task(
             )
     type_vocab_size = getattr(model_config, "type_vocab_size", 0)
     pad_id = special_ids(tokenizer).pad
-    return TaskData(spec, rows, max_seq_length, pad_id, type_vocab_size, home, world, batch_size)
+    return TaskData(spec, rows, max_seq_length, pad_id, type_vocab_size, home, world, flags.eval_batch_size)
 
 
 def augmented(spec: TaskSpec) -> TaskSpec:

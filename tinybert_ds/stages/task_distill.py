@@ -17,7 +17,7 @@ from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
-from tinybert_ds.engine.ranks.process_group import World, write_on_main
+from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, raise_all
@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     pair = _read_pair(arguments, spec)
     splits = ("train", *spec.eval_splits)
     train_spec = augmented(spec) if arguments.aug_train else spec
-    task = _load_task(train_spec, splits, pair.tokenizer, pair.student_config, arguments, session.world)
+    task = load_task(
+        train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
+    )
     distil = _distil_predictions if arguments.pred_distill else _distil_layers
     write_results(session.output_dir, distil(session, pair, task), session.world)
 
@@ -179,7 +181,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     if wanted is not None and wanted not in spec.splits:
         raise ConfigError(f"--predict_split {wanted}: task {spec.name} has the splits {', '.join(spec.splits)}")
     splits = list(dict.fromkeys((*spec.eval_splits, *([wanted] if wanted else []))))
-    task = _load_task(spec, splits, tokenizer, config, arguments, world)
+    task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
     results = task.evaluate_all(model.module, columns=model.columns)
@@ -226,27 +228,6 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
             "take --regression_target teacher, or leave it out"
         )
     return problems
-
-
-def _load_task(
-    spec: TaskSpec,
-    splits: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    model_config: Any,
-    arguments: TaskDistillArguments,
-    world: World,
-) -> TaskData:
-    return load_task(
-        spec,
-        arguments.data_dir,
-        splits,
-        tokenizer,
-        model_config,
-        world,
-        batch_size=arguments.eval_batch_size,
-        max_seq_length=arguments.max_seq_length,
-        cache_dir=arguments.cache_dir,
-    )
 
 
 def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:

@@ -29,11 +29,6 @@ def logits_teacher(arguments: TaskDistillArguments, task: TaskData, fingerprint:
 
     They are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the run sees no
     whole epoch, or the teacher is split among the ranks, which then have to ask it together.
-
-    Args:
-        arguments: The command line.
-        task: With its training split.
-        fingerprint: Of the teacher.
     """
     world, rows = task.world, task.splits["train"]
     source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)

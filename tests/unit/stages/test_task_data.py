@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from tinybert_ds.stages.evaluate import require_results_directory
 from tinybert_ds.stages.task_data import load_task
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
+FLAGS = SimpleNamespace(max_seq_length=None, eval_batch_size=8, cache_dir=None)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def tokenizer(tmp_path_factory):
 
 
 def load(data_dir, tokenizer, splits, *, spec=TASKS["sst-2"], config=None):
-    return load_task(spec, data_dir, splits, tokenizer, config or tiny_config(), ALONE, batch_size=8)
+    return load_task(spec, data_dir, splits, tokenizer, config or tiny_config(), FLAGS, ALONE)
 
 
 def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):

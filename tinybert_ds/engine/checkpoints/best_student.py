@@ -25,14 +25,7 @@ def best_directory(checkpoints: Path, step: int) -> Path:
 
 
 def keep_best(checkpoints: Path, step: int, export: Callable[[Path], None], world: World) -> None:
-    """Keep the current student as the best one, whole or not at all; called on all ranks.
-
-    Args:
-        checkpoints: The run's directory of them.
-        step: After which the student is as it is.
-        export: Writes it to a directory; called on all ranks.
-        world: The ranks.
-    """
+    """Keep the current student as the best one, whole or not at all; called on all ranks."""
     final = best_directory(checkpoints, step)
     unfinished = final.with_name(f".{final.name}.unfinished")
     export(unfinished)

@@ -49,11 +49,6 @@ def layout_of(engine: Any, world: World) -> Layout:
 def must_convert(found: Layout, wanted: Layout, name: str) -> bool:
     """Whether a checkpoint has to be cut anew before an engine can load it.
 
-    Args:
-        found: Of the checkpoint.
-        wanted: Of the engine.
-        name: Of the checkpoint, for the message.
-
     Raises:
         CheckpointError: There is no way from one to the other.
     """
@@ -71,12 +66,6 @@ def must_convert(found: Layout, wanted: Layout, name: str) -> bool:
 
 def load_converted(engine: Any, directory: Path, tag: str, world: World) -> tuple[str | None, dict[str, Any]]:
     """Load a checkpoint of another layout; called on all ranks.
-
-    Args:
-        engine: A fresh one.
-        directory: Of the checkpoints.
-        tag: A complete checkpoint in it.
-        world: The ranks.
 
     Returns:
         As `engine.load_checkpoint` does.

@@ -19,7 +19,6 @@ def require_own_files(directory: Path, manifest: str) -> None:
     """Refuse a checkpoint that somebody else may have had a hand in.
 
     Args:
-        directory: A checkpoint with its manifest.
         manifest: Name of the manifest, which lists its files: {"files": {name: ...}}.
 
     Raises:

@@ -85,7 +85,6 @@ class Checkpoints:
         """Load the newest complete checkpoint into the engine.
 
         Args:
-            engine: A fresh engine.
             choice: "auto"; "none" for a start from the beginning; or the path of one checkpoint of this run. Those
                 that are newer than the choice are removed: the way they went is given up.
 
@@ -211,7 +210,6 @@ def common_choices(all_checkpoints: Sequence[Checkpoints], resume: str) -> list[
     """Return what each student of a run is to resume from, so that all stand at the same step.
 
     Args:
-        all_checkpoints: Of each student.
         resume: The user's `--resume`; it holds as it is for a single student.
     """
     if len(all_checkpoints) == 1:
@@ -230,10 +228,6 @@ def complete_tags(directory: Path) -> list[str]:
 
 def stated_checkpoint(directory: Path, choice: str) -> Path:
     """Return the checkpoint that `--resume PATH` names.
-
-    Args:
-        directory: The run's checkpoints.
-        choice: The user's path.
 
     Raises:
         CheckpointError: It is no complete checkpoint of this run.

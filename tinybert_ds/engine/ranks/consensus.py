@@ -17,11 +17,7 @@ _GO_ON, _STOP, _FAILED = range(3)
 
 
 class Consensus:
-    """Decisions by the greatest wish, over CPU memory: the accelerator is not waited for.
-
-    Args:
-        world: The ranks.
-    """
+    """Decisions by the greatest wish, over CPU memory: the accelerator is not waited for."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -30,10 +26,6 @@ class Consensus:
 
     def draw(self, items: Iterator[Item], *, stop: bool) -> Item | None:
         """Draw the next item on every rank.
-
-        Args:
-            items: Inexhaustible here.
-            stop: Whether this rank wishes to stop.
 
         Returns:
             The item; None on every rank when any of them wishes to stop.

@@ -15,11 +15,7 @@ _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broke
 
 @contextmanager
 def faults_reported(last_good: Callable[[], str]) -> Iterator[None]:
-    """Turn a lost rank and a failing disk inside the context into FaultErrors.
-
-    Args:
-        last_good: Says where the newest checkpoint is.
-    """
+    """Turn a lost rank and a failing disk inside the context into FaultErrors."""
     try:
         with lost_ranks_reported(last_good):
             yield

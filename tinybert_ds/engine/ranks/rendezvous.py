@@ -20,9 +20,6 @@ def rendezvous(patience: timedelta = _PATIENCE) -> dist.Store:
 
     Ranks that are all on one host, as MASTER_ADDR says, listen on loopback only.
 
-    Args:
-        patience: The longest time to wait.
-
     Returns:
         What the ranks met at. As long as it lives, a process group of this address and port uses the same server.
 

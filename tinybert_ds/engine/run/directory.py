@@ -39,7 +39,6 @@ class RunDirectory:
 
         Args:
             identity: What makes two runs the same (stage, models, data, seed, losses, batch, schedule), or a part.
-            resume: `--resume`; "never" refuses a directory with a run.
             whole: Whether that is all: what an earlier run had beside it then makes that another run.
 
         Raises:
@@ -88,10 +87,6 @@ class RunDirectory:
 
     def open(self, identity: dict[str, Any], *, resume: str) -> None:
         """Create the directory, or check that it holds the same run, and lock it. Writes no record yet.
-
-        Args:
-            identity: All that makes two runs the same.
-            resume: See `verify`.
 
         Raises:
             ConfigError: See `verify`; also a directory that cannot be made.

@@ -119,10 +119,8 @@ class Run:
         """Give the next directory its student, and take it to where the run stands; called on all ranks.
 
         Args:
-            module: Before an engine takes it.
             export: Writes the engine's student to a directory.
             evaluate: Judges the engine's student while it trains.
-            score: See `StudentRun`.
 
         Raises:
             CheckpointError: The run is beyond its last step, or no checkpoint can be loaded.
@@ -221,10 +219,7 @@ def open_run(
     """Lock the directories of a run and find out where it stands; no model is needed yet. Called on all ranks.
 
     Args:
-        session: From `stages.start.begin_training`.
         identities: Directory of each student -> what makes two runs of it the same, beside what all stages share.
-        title: What the progress bar is called.
-        source: The training data.
         evaluation_steps: Steps between two evaluations; None: no evaluation while training.
         total_steps: Optimizer steps; None: what the arguments say of this source.
 

@@ -42,12 +42,8 @@ def step_line(
     """Return the line of a logged step: how far, the losses, how fast, how long still.
 
     Args:
-        step: Steps done.
-        total_steps: Of the run.
         values: What metrics.jsonl holds of the step; terms of single layers are left out. It has no "loss" where that
             was no number in a step that fp16's loss scaler has left out.
-        clock: With samples_per_second and tokens_per_second.
-        seconds_left: Until the last step.
     """
     losses = [name for name in values if name.endswith("loss") and "/" not in name and name != "loss"]
     parts = ", ".join(f"{name.removesuffix('_loss')} {values[name]:.4g}" for name in losses)
@@ -84,9 +80,6 @@ def summary_table(
     """Return the table at the end of a run.
 
     Args:
-        title: What was run.
-        directory: Where its model is.
-        results: The final metrics.
         clock: "seconds", throughput and shares of this launch, from its first step to its last.
         steps: The step that this launch started from, and the last one.
     """

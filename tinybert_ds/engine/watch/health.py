@@ -24,9 +24,6 @@ class Health:
 
     A gradient norm that is NaN or infinite makes every parameter so, and a parameter stays so: to look before a save,
     a log or an evaluation is enough.
-
-    Args:
-        device: Where the numbers are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,9 +41,6 @@ class Health:
 
     def require_finite_so_far(self, last_good: Callable[[], str]) -> None:
         """Look at what was watched, on all ranks together.
-
-        Args:
-            last_good: Says where the newest checkpoint is, for the message.
 
         Raises:
             TrainingError: On every rank, when some number on any of them was not finite; names the first one.

@@ -95,11 +95,7 @@ class Monitor:
     """Writes on rank 0; does nothing elsewhere.
 
     Args:
-        directory: The run's output directory.
-        enabled: Whether this is rank 0.
         start_step: Step the run goes on from: later lines of an earlier attempt are cut off.
-        total_steps: Steps of the run, for the progress bar.
-        title: What the bar is called.
         name: Of this student among several; it begins the lines on the console.
         show_bar: Whether this run has the bar; of several students one has.
     """

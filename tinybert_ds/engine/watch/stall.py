@@ -22,22 +22,18 @@ class StallWatch:
 
     When one rank stalls the others wait for it in the next collective, so that each rank's watch goes off and every
     stack is written.
-
-    Args:
-        timeout_seconds: The longest time between two signs of life.
-        directory: The run's output directory.
-        rank: This process's.
     """
 
     def __init__(self, timeout_seconds: float, directory: Path, rank: int) -> None:
         self._timeout = timeout_seconds
         self._file = directory / DIRECTORY / f"rank-{rank}.txt"
         self._rank = rank
-        self._last = (time.monotonic(), "the start of training")
+        self._last = (time.monotonic(), "")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)
 
     def __enter__(self) -> StallWatch:
+        self.alive("the start of training")
         self._thread.start()
         return self
 

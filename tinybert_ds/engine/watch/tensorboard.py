@@ -34,11 +34,7 @@ def tag(name: str) -> str:
 
 
 def layout(names: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the layout of the custom-scalars page for the figures of a training step.
-
-    Args:
-        names: Of the figures that this run writes.
-    """
+    """Return the layout of the custom-scalars page for the figures of a training step."""
     layers = sorted({name.partition("/")[0] for name in names if "/" in name})
     pages = {
         "Health": {
@@ -81,7 +77,6 @@ class TensorBoard:
     """Writes the events of one run.
 
     Args:
-        directory: For the event files.
         start_step: Step the run goes on from; later events of an earlier attempt are hidden.
     """
 

@@ -29,7 +29,7 @@ _WATCHED = ("arguments", "deepspeed_config", "world_size", "versions", "host")
 
 @dataclass
 class RunDirectory:
-    """The `--output_dir` of a training run. An open one is locked as long as this object lives."""
+    """The `--output_dir` of a training run; locked from `open` to `close`."""
 
     path: Path
     _lock: IO[str] | None = field(default=None, repr=False)
@@ -99,6 +99,12 @@ class RunDirectory:
         if self.record() != before:  # a run has begun and ended there since
             self.verify(identity, resume=resume, whole=True)
 
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def note_start(self, identity: dict[str, Any], launch: dict[str, Any]) -> None:
         """Write run.json: identity, what the latest launch was started with, and all launches, the latest one last.
 
@@ -142,7 +148,7 @@ class RunDirectory:
         return record
 
     def _take_lock(self) -> None:
-        """Hold `.lock` as long as this object lives; the system lets go of it when the process ends, however it ends.
+        """Hold `.lock`; the system lets go of it when the process ends, however it ends.
 
         Raises:
             CheckpointError: Another process holds it.

@@ -96,6 +96,8 @@ class Run:
         self._session, self._title = session, title
         self._identities = {path: _whole_identity(session, own) for path, own in identities.items()}
         self._directories = [_open(session, path, identity) for path, identity in self._identities.items()]
+        for directory in self._directories:
+            self.until_closed.callback(directory.close)
         found = [
             run_on_main(self.world, partial(directory.finished_results, plan.total_steps))
             for directory in self._directories

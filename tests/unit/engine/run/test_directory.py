@@ -29,7 +29,7 @@ def test_a_directory_in_which_a_run_works_is_refused_until_that_run_is_gone(run)
     second = RunDirectory(run.path)
     with pytest.raises(CheckpointError, match=f"another run works in .* .process {os.getpid()} on "):
         second.open(IDENTITY, resume="auto")
-    del run._lock
+    run.close()
     second.open(IDENTITY, resume="auto")
 
 

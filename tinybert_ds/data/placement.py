@@ -93,6 +93,8 @@ class Placement:
         if len(self._placed) == 1:
             self._placed[0].require_whole()
             return self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
+        # Spans of a window lie in any order over many mapped files. Sorted by file, each file is read in one slice, and
+        # the places where the spans belong are computed for all of them at once: no Python runs per span.
         owners = np.searchsorted(self._token_bases, starts, side="right") - 1
         by_owner = np.argsort(owners, kind="stable")
         sorted_lengths = lengths[by_owner]

@@ -193,6 +193,8 @@ def pair_rows(rows: Ints, documents: Ints) -> tuple[Ints, Ints]:
         Two arrays of equal length; each row occurs at most once. Rows of a document that has most of the rows, or all
         of a stretch of them, may be left over.
     """
+    # Neighbours are alike in length, and segments that change places should be; but rows of one document must not meet.
+    # Pairing (0,1)(2,3).. and then (1,2)(3,4).. of what is left separates most of those that stood side by side.
     ones, others = [], []
     for attempt in range(_NEAR_LENGTH_ROUNDS + 1):
         if attempt == _NEAR_LENGTH_ROUNDS:

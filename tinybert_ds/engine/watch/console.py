@@ -43,7 +43,7 @@ def step_line(
 
     Args:
         values: What metrics.jsonl holds of the step; terms of single layers are left out. It has no "loss" where that
-            was no number in a step that fp16's loss scaler has left out.
+            was not finite in a step that fp16's loss scaler has left out.
     """
     losses = [name for name in values if name.endswith("loss") and "/" not in name and name != "loss"]
     parts = ", ".join(f"{name.removesuffix('_loss')} {values[name]:.4g}" for name in losses)

@@ -89,9 +89,9 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     if key is None:
         in_order = np.argsort(lengths, kind="stable").astype(np.int64)
         return _cut(in_order, global_batch_size)
-    # Rows are shuffled before they are binned, so that a step of one length is still a random draw of it; a stable sort
-    # keeps that order inside a bin. What fills no whole step goes, by length, into mixed steps: at most a bin's worth of
-    # padding is added, and no row waits for an epoch in which its bin fills up.
+    # Rows are shuffled before they are binned, so that a step of one length is still a random draw of it; the stable
+    # sort keeps that order inside a bin. What fills no whole step goes into mixed steps, neighbours in length together:
+    # every row is read in every epoch, at the price of some padding in fewer steps than there are bins.
     shuffled = permutation(make_key(key, "rows"), n)
     bins = (lengths[shuffled] - 1) // bin_width
     by_bin = np.argsort(bins, kind="stable")

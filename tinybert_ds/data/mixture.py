@@ -36,7 +36,7 @@ class Mixture:
                 f"positive and at least {SMALLEST_SHARE:g} of their sum. Leave a corpus out instead of giving it none."
             )
         # Whole counts by largest remainder: they sum to the period, and none is off by a sample or more. Spacing each
-        # corpus's samples evenly and merging them keeps the shares true for any prefix of the period, not only its end.
+        # corpus's samples evenly and merging them keeps the shares nearly true all along the period.
         exact = shares / shares.sum() * period
         counts = np.floor(exact).astype(np.int64)
         most_lost = np.argsort(counts - exact, kind="stable")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,29 +23,19 @@ class TaughtBatch(NamedTuple):
     teacher_output: EncoderOutput | None
 
 
-class SideStream(Protocol):
-    """A queue of work beside the one that the student runs in."""
-
-    def work(self) -> AbstractContextManager[object]:
-        """What is started inside the context is done in this queue."""
-        ...
-
-    def hand_over(self, tensors: Iterable[Tensor]) -> None:
-        """Let the current queue wait for all that was started here so far, and own the tensors from now on."""
-        ...
-
-
-class CudaSideStream:
-    """A CUDA stream of its own."""
+class SideStream:
+    """A CUDA stream beside the one that the student runs in."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))  # for the teacher's weights
 
     def work(self) -> AbstractContextManager[object]:
+        """What is started inside the context is done in this stream."""
         return torch.cuda.stream(self._stream)
 
     def hand_over(self, tensors: Iterable[Tensor]) -> None:
+        """Let the current stream wait for all that was started here so far, and own the tensors from now on."""
         current = torch.cuda.current_stream(self._stream.device)
         current.wait_stream(self._stream)
         for tensor in tensors:
@@ -88,7 +78,7 @@ class TeacherPass:
 def side_stream(device: torch.device) -> SideStream | None:
     """Return a stream for the teacher where the device has them."""
     if device.type == "cuda":
-        return CudaSideStream(device)
+        return SideStream(device)
     logger.info("--overlap_teacher has no effect: a %s has no streams", device.type.upper())
     return None
 

@@ -29,6 +29,8 @@ _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTE
 _MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
 _LOCAL_SIZE_VARIABLES = ("LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 """How many ranks a host has: from DeepSpeed's launcher or Slurm's script, from Open MPI, from MPICH."""
+RANK_PREFIX = ".rank-"
+"""Of the files by which ranks find out whether they see the same directory."""
 _TIMEOUT = timedelta(minutes=30)  # the longest that one rank may prepare (cold disks) while the others wait
 
 
@@ -161,37 +163,35 @@ class Place(NamedTuple):
 
 def place_in_directory(directory: Path, world: World) -> Place:
     """Return this rank's place among those that find each other's files in a directory; called on all ranks."""
-    prefix = f".rank-{broadcast_object(uuid.uuid4().hex)}-"
-    own = directory / f"{prefix}{world.rank}"
-    own.touch()
-    dist.barrier()
-    seen = sorted(int(name.removeprefix(prefix)) for name in os.listdir(directory) if name.startswith(prefix))
-    dist.barrier()
-    own.unlink()
+    seen = _visible_ranks(directory, world)
     return Place(seen.index(world.rank), len(seen))
 
 
 def require_shared_directory(directory: Path, world: World) -> None:
-    """Refuse a run whose ranks do not all see one output directory.
+    """Refuse a run whose ranks do not all see the output directory that rank 0 has made.
 
     Raises:
-        ConfigError: some rank does not find the token that rank 0 wrote.
+        ConfigError: Names the hosts that see another one, or none.
     """
-    token = broadcast_object(uuid.uuid4().hex)
-    path = directory / f".token-{token}"
-    if world.is_main:
-        path.touch()
-    dist.barrier()
-    seen = gather_objects((path.exists(), os.uname().nodename))
-    dist.barrier()
-    if world.is_main:
-        path.unlink()
-    blind = sorted({host for found, host in seen if not found})
+    found = gather_objects((0 in _visible_ranks(directory, world), os.uname().nodename))
+    blind = sorted({host for sees_main, host in found if not sees_main})
     if blind:
         raise ConfigError(
             f"--output_dir {directory} is not the same directory on {', '.join(blind)} as on rank 0's host; "
             "put it on a file system that all hosts share"
         )
+
+
+def _visible_ranks(directory: Path, world: World) -> list[int]:
+    prefix = f"{RANK_PREFIX}{broadcast_object(uuid.uuid4().hex)}-"
+    own = directory / f"{prefix}{world.rank}"
+    if directory.is_dir():
+        own.touch()
+    dist.barrier()
+    names = os.listdir(directory) if directory.is_dir() else []
+    dist.barrier()
+    own.unlink(missing_ok=True)
+    return sorted(int(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
 
 
 def require_same_everywhere(identity: Mapping[str, Any]) -> None:

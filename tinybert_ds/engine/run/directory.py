@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, complete_tags, stated_checkpoint
+from tinybert_ds.engine.ranks.process_group import RANK_PREFIX
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _RECORD = "run.json"
 LOCK_FILE = ".lock"
-_OWN_PREFIXES = (".token-", ".run.json.", LOCK_FILE)
+_OWN_PREFIXES = (RANK_PREFIX, ".token-", ".run.json.", LOCK_FILE)
 _PACKAGES = ("tinybert-ds", "torch", "deepspeed", "transformers", "tokenizers", "numpy")
 _WATCHED = ("arguments", "deepspeed_config", "world_size", "versions", "host")
 """Of a launch: what the user is told about when it is not as it was."""

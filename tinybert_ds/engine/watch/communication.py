@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from torch import Tensor
 
 from tinybert_ds.engine.deepspeed_private import replaced_backend
+from tinybert_ds.engine.watch.monitor import Stopwatch
 
 COLLECTIVES = frozenset(
     """
@@ -18,28 +19,16 @@ COLLECTIVES = frozenset(
 )
 
 
-class Observer(Protocol):
-    """What is told of each collective."""
-
-    def measure(self, name: str) -> AbstractContextManager[None]:
-        """The time inside the context belongs to `name`."""
-        ...
-
-    def carry(self, operation: str, num_bytes: int) -> None:
-        """A collective carries so many bytes: the full tensor before it is scattered or after it is gathered."""
-        ...
-
-
 @contextmanager
-def watched_collectives(observer: Observer, world_size: int) -> Iterator[None]:
-    """Tell `observer` of every collective that DeepSpeed starts or waits for inside the context.
+def watched_collectives(stopwatch: Stopwatch, world_size: int) -> Iterator[None]:
+    """Tell `stopwatch` of every collective that DeepSpeed starts or waits for inside the context.
 
     A single rank sends nothing, whatever it calls: there nothing is told.
 
     Its time is measured as "communication": on a CPU what the rank waits, on CUDA what the stream that asked for the
     collective waits, so that what overlaps with other work there is not counted.
     """
-    with replaced_backend(lambda backend: _WatchedBackend(backend, observer)) if world_size > 1 else nullcontext():
+    with replaced_backend(lambda backend: _WatchedBackend(backend, stopwatch)) if world_size > 1 else nullcontext():
         yield
 
 
@@ -59,9 +48,9 @@ def _size(value: object) -> int:
 class _WatchedBackend:
     """DeepSpeed's communication backend with its collectives watched."""
 
-    def __init__(self, backend: Any, observer: Observer) -> None:
+    def __init__(self, backend: Any, stopwatch: Stopwatch) -> None:
         self._backend = backend
-        self._observer = observer
+        self._stopwatch = stopwatch
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
@@ -69,10 +58,10 @@ class _WatchedBackend:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._observer.carry(name, payload_bytes(*args, *kwargs.values()))
-            with self._observer.measure("communication"):
+            self._stopwatch.carry(name, payload_bytes(*args, *kwargs.values()))
+            with self._stopwatch.measure("communication"):
                 handle = found(*args, **kwargs)
-            return _WatchedHandle(handle, self._observer) if hasattr(handle, "wait") else handle
+            return _WatchedHandle(handle, self._stopwatch) if hasattr(handle, "wait") else handle
 
         return call
 
@@ -80,12 +69,12 @@ class _WatchedBackend:
 class _WatchedHandle:
     """A collective under way whose waiting time is measured."""
 
-    def __init__(self, handle: Any, observer: Observer) -> None:
+    def __init__(self, handle: Any, stopwatch: Stopwatch) -> None:
         self._handle = handle
-        self._observer = observer
+        self._stopwatch = stopwatch
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        with self._observer.measure("communication"):
+        with self._stopwatch.measure("communication"):
             return self._handle.wait(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

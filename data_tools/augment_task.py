@@ -1,13 +1,7 @@
-"""Writes train_aug.tsv beside a task's train.tsv: each row, and behind it variants with other words in its texts.
-
-Words of one piece are replaced by what a masked language model expects in their place, others by near words of GloVe
-(arXiv 1909.10351, section 3.2). Started again after it was killed, it goes on; on several GPUs or hosts start it with
-`deepspeed` or `mpirun`.
-"""
+"""Writes train_aug.tsv beside a task's train.tsv (arXiv 1909.10351, section 3.2)."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -15,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +21,8 @@ from data_tools.augmentation_files import AugmentationFiles, wait_until
 from data_tools.glove import build_cache, cache_directory
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.sentence_words import SentenceSplitter
+from tinybert_ds.arguments import identity_of, parse_arguments
+from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.table_formats import augmented_file
@@ -46,63 +42,12 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; help texts are the documentation of the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add("--pretrained_bert_model", required=True, metavar="DIR", help="a BERT with its masked-LM head and tokeniser")
-    vectors = parser.add_mutually_exclusive_group(required=True)
-    vectors.add_argument("--glove_embs", type=Path, metavar="FILE", help="GloVe text or fastText .vec, plain or .gz")
-    vectors.add_argument("--no_glove", action="store_true", help="words of several pieces stay as they are")
-    add("--glove_vocab_size", type=int, default=100_000, help="words read of the file (default: 100000, as published)")
-    add("--glue_dir", type=Path, metavar="DIR", help="GLUE: --task_name's files are in its folder of this directory")
-    add("--data_dir", type=Path, metavar="DIR", help="instead of --glue_dir: the directory of the task's files itself")
-    add("--task_name", help="a task of GLUE, such as SST-2")
-    add("--task_file", metavar="FILE", help="YAML file that describes a task of your own; needs --data_dir")
-    add("--N", type=int, help="variants to draw of each text (default: the published number of the task; 30)")
-    add("--M", type=int, default=15, help="candidates of a word (default: 15)")
-    add("--p", type=float, default=0.4, help="probability that a word is replaced (default: 0.4)")
-    add("--seed", type=int, default=42, help="of the draws; each row has its own (default: 42)")
-    add("--chinese", action="store_true", help="replace Chinese characters as well, each of them as a word")
-    casing = parser.add_mutually_exclusive_group()
-    casing.add_argument(
-        "--do_lower_case", dest="lower_case", action="store_true", default=None, help="lower-case the texts"
-    )
-    casing.add_argument("--no_lower_case", dest="lower_case", action="store_false", help="keep capitals")
-    judge = parser.add_argument_group("filter")
-    judge.add_argument("--teacher_filter", metavar="DIR", help="fine-tuned teacher that judges the variants")
-    judge.add_argument(
-        "--teacher_confidence",
-        type=float,
-        default=0.9,
-        help="variants whose likeliest label has a lower probability are dropped (default: 0.9)",
-    )
-    judge.add_argument("--teacher_labels", help="names of the teacher's outputs in its order, if its config has none")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--num_workers", type=int, help="processes on CPU (default: one for each core)")
-    machine.add_argument(
-        "--dtype",
-        choices=("auto", *_DTYPES),
-        default="auto",
-        help="of the models; auto: fp16 on a GPU, bf16 on a CPU that computes it, fp32 elsewhere",
-    )
-    machine.add_argument(
-        "--no_onednn_matmul",
-        dest="onednn",
-        action="store_false",
-        help="leave float32 matrix products on a CPU to torch's default library",
-    )
-    machine.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
-    machine.add_argument("--local_rank", type=int, default=-1, help="set by the `deepspeed` launcher")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Augment the task that the command line names; say what was made."""
-    options = parse_arguments(arguments)
+    options, problems = parse_arguments(AugmentArguments, arguments)
     ranks = find_ranks()
     device = _device(options, ranks)
-    raise_all([*_problems(options), *_machine_problems(options, device)])
+    raise_all([*problems, *_machine_problems(options, device)])
     spec, folder = _task(options)
     rows = _read_rows(spec, folder)
     output = folder / augmented_file(spec.splits["train"].file)
@@ -112,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     vectors = None
     if options.glove_embs is not None:
-        vectors = cache_directory(options.glove_embs, options.glove_vocab_size, output.parent)
+        vectors = cache_directory(Path(options.glove_embs), options.glove_vocab_size, output.parent)
     settings = _settings(options, spec, rows, vectors, device)
     files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks))
     counts = files.finished_counts()
@@ -241,7 +186,7 @@ def _write(
 
 
 def _settings(
-    options: argparse.Namespace, spec: TaskSpec, rows: _Rows, vectors: Path | None, device: torch.device
+    options: AugmentArguments, spec: TaskSpec, rows: _Rows, vectors: Path | None, device: torch.device
 ) -> AugmentationSettings:
     return AugmentationSettings(
         spec=spec,
@@ -255,17 +200,17 @@ def _settings(
         seed=options.seed,
         chinese=options.chinese,
         teacher=options.teacher_filter,
-        teacher_labels=tuple(options.teacher_labels.split(",")) if options.teacher_labels else None,
+        teacher_labels=tuple(options.stated_labels) if options.stated_labels else None,
         confidence=options.teacher_confidence,
         dtype=inference_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype],
         device=device,
         batch_tokens=BATCH_TOKENS[device.type],
-        onednn=options.onednn,
+        onednn=not options.no_onednn_matmul,
     )
 
 
 def _identity(
-    options: argparse.Namespace, settings: AugmentationSettings, rows: _Rows, vectors: Path | None, ranks: Ranks
+    options: AugmentArguments, settings: AugmentationSettings, rows: _Rows, vectors: Path | None, ranks: Ranks
 ) -> dict[str, Any]:
     """Everything that decides about the output, by the name a user knows it by; checks the models' directories."""
     tokenizer = load_tokenizer(settings.model, settings.lower_case)
@@ -273,27 +218,26 @@ def _identity(
     glove = None
     if vectors is not None:
         first = ranks.local_rank == 0
-        glove = build_cache(options.glove_embs, options.glove_vocab_size, vectors, first=first)
+        glove = build_cache(Path(cast(str, options.glove_embs)), options.glove_vocab_size, vectors, first=first)
     teacher = settings.teacher
+    resolved = {
+        "glove_vocab_size": None if glove is None else options.glove_vocab_size,
+        "N": settings.copies,
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        "teacher_confidence": None if teacher is None else settings.confidence,
+    }
     return {
         "rule": RULE_VERSION,
         "train file": hash_file(rows.path),
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
         "--glove_embs": glove,
-        "--glove_vocab_size": None if glove is None else options.glove_vocab_size,
-        "--N": settings.copies,
-        "--M": settings.candidates,
-        "--p": settings.probability,
-        "--seed": settings.seed,
-        "--chinese": settings.chinese,
-        "--dtype": str(settings.dtype).removeprefix("torch."),
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
-        "--teacher_confidence": None if teacher is None else settings.confidence,
+        **{f"--{name}": value for name, value in identity_of(options, resolved).items()},
     }
 
 
-def _task(options: argparse.Namespace) -> tuple[TaskSpec, Path]:
+def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
     """The task and the folder of its files."""
     spec = find_task(options.task_name, options.task_file)
     if options.teacher_filter is not None and spec.is_regression:
@@ -302,31 +246,11 @@ def _task(options: argparse.Namespace) -> tuple[TaskSpec, Path]:
             "the flag out"
         )
     if options.data_dir is not None:
-        return spec, options.data_dir
-    return spec, find_task_folder(spec, options.glue_dir)
+        return spec, Path(options.data_dir)
+    return spec, find_task_folder(spec, cast(str, options.glue_dir))
 
 
-def _problems(options: argparse.Namespace) -> list[str]:
-    problems = []
-    for name in ("glove_vocab_size", "N", "M", "num_workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            problems.append(f"--{name} is {value}; it must be at least 1")
-    for name in ("p", "teacher_confidence"):
-        if not 0 <= getattr(options, name) <= 1:
-            problems.append(f"--{name} is {getattr(options, name)}; it must be from 0 to 1")
-    if (options.glue_dir is None) == (options.data_dir is None):
-        problems.append("give one of --glue_dir and --data_dir")
-    if (options.task_name is None) == (options.task_file is None):
-        problems.append("give one of --task_name and --task_file")
-    elif options.task_file is not None and options.data_dir is None:
-        problems.append("--task_file needs --data_dir: where the task's files are")
-    if options.seed < 0:
-        problems.append(f"--seed is {options.seed}; it must not be negative")
-    return problems
-
-
-def _machine_problems(options: argparse.Namespace, device: torch.device) -> list[str]:
+def _machine_problems(options: AugmentArguments, device: torch.device) -> list[str]:
     if device.type == "cpu":
         return ["--dtype fp16 is not possible on a CPU; take auto, bf16 or fp32"] if options.dtype == "fp16" else []
     if options.num_workers is not None and options.num_workers > 1:
@@ -334,7 +258,7 @@ def _machine_problems(options: argparse.Namespace, device: torch.device) -> list
     return []
 
 
-def _device(options: argparse.Namespace, ranks: Ranks) -> torch.device:
+def _device(options: AugmentArguments, ranks: Ranks) -> torch.device:
     if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     if ranks.local_rank >= torch.cuda.device_count():

@@ -8,7 +8,6 @@ The files are those that the training commands read: of GLUE in GLUE's own layou
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +17,15 @@ from typing import Any
 
 import datasets
 
+from tinybert_ds.arguments import parse
+from tinybert_ds.arguments.data_sets import ExportArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.table_formats import field_text, file_format
 from tinybert_ds.data.task_files import parse_label
 from tinybert_ds.data.task_spec import SplitFile, file_spelling, label_ids
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
-from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 
 HUB_SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -177,23 +178,12 @@ def _join(layout: SplitFile, rows: Sequence[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export what the command line names."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--dataset", required=True, help="name on the hub, such as nyu-mll/glue, or a local copy")
-    parser.add_argument("--dataset_config", help="its configuration (default: for GLUE the task's, else the only one)")
-    parser.add_argument("--task_name", help="a task of GLUE, several with commas, or all")
-    parser.add_argument("--task_file", help="YAML file of a task of your own")
-    parser.add_argument("--output_dir", type=Path, required=True, help="for GLUE each task gets its folder in it")
-    options = parser.parse_args(arguments)
-    names = (options.task_name or "").lower().split(",") if options.task_name else []
+    options = parse(ExportArguments, arguments)
+    names = options.task_names
     if names == ["all"]:
         names = [name for name in TASKS if name != "mnli-mm"]
-    problems = []
-    if (options.task_name is None) == (options.task_file is None):
-        problems.append("give one of --task_name and --task_file")
-    if options.dataset_config is not None and len(names) > 1:
-        problems.append("--dataset_config is for one task; without it each task takes its own")
-    raise_all(problems)
-    specs = [find_task(name.strip(), None) for name in names] or [find_task(None, options.task_file)]
+    output_dir = Path(options.output_dir)
+    specs = [find_task(name, None) for name in names] or [find_task(None, options.task_file)]
     for spec in specs:
         config = options.dataset_config
         if config is None and spec.name in TASKS:
@@ -201,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         splits = dict(open_dataset(options.dataset, config))
         if DIAGNOSTIC_SPLIT in spec.splits and config == "mnli":
             splits |= _diagnostic(options.dataset)
-        folder = options.output_dir / spec.directory if spec.directory else options.output_dir
+        folder = output_dir / spec.directory if spec.directory else output_dir
         for path in export_task(spec, splits, folder):
             print(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from data_tools.adopt_shards import DTYPE_CODES, adopt_shards, special_share
+from data_tools.adopt_shards import adopt_shards, special_share
 from data_tools.corpus_directory import describe_report
+from tinybert_ds.arguments import parse
+from tinybert_ds.arguments.inspect import InspectArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.indexed import hash_file
@@ -19,50 +20,22 @@ from tinybert_ds.data.manifest import TOKENIZER_NAME, Manifest, open_corpus
 from tinybert_ds.errors import DataError
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; help texts are the documentation of the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("directory", type=Path, metavar="DIR", help="output of pregenerate_training_data.py")
-    parser.add_argument("--verify", action="store_true", help="read every file and compare its hash; exit 2 on damage")
-    parser.add_argument("--decode", type=int, default=0, metavar="N", help="print the first N samples of an epoch")
-    parser.add_argument("--seed", type=int, default=42, help="of the samples that --decode prints (default: 42)")
-    adopt = parser.add_argument_group(
-        "adopting", "Shards of other tools, of int16, int32 or uint16, are left as they are."
-    )
-    adopt.add_argument("--adopt", action="store_true", help="check the shards in DIR and write a manifest beside them")
-    adopt.add_argument("--bert_model", metavar="DIR", help="model directory with the tokeniser that made the ids")
-    adopt.add_argument(
-        "--dtype_codes",
-        choices=sorted(DTYPE_CODES),
-        help="whose they are, if they are uint16: the code of that dtype is 6 to DeepSpeed, 8 to Megatron",
-    )
-    casing = adopt.add_mutually_exclusive_group()
-    casing.add_argument(
-        "--do_lower_case", dest="lower_case", action="store_true", default=None, help="the tokeniser lower-cased"
-    )
-    casing.add_argument("--no_lower_case", dest="lower_case", action="store_false", help="the tokeniser kept the case")
-    options = parser.parse_args(arguments)
-    if options.adopt != (options.bert_model is not None):
-        parser.error("--adopt and --bert_model go together")
-    if options.dtype_codes is not None and not options.adopt:
-        parser.error("--dtype_codes goes with --adopt")
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Inspect the corpus that the command line names."""
-    options = parse_arguments(arguments)
+    options = parse(InspectArguments, arguments)
+    directory = Path(options.directory)
     if options.adopt:
-        manifest = adopt_shards(options.directory, options.bert_model, options.lower_case, options.dtype_codes)
-        print(f"adopted {len(manifest.shards)} shards; train with --pregenerated_data {options.directory}")
-        if share := special_share(options.directory, manifest):
+        assert options.bert_model is not None
+        manifest = adopt_shards(directory, options.bert_model, options.lower_case, options.dtype_codes)
+        print(f"adopted {len(manifest.shards)} shards; train with --pregenerated_data {directory}")
+        if share := special_share(directory, manifest):
             print(f"note: {share:.2%} of the tokens are special ones; they are trained on like any other.")
-    manifest = open_corpus(options.directory).manifest
+    manifest = open_corpus(directory).manifest
     print_counts(manifest)
     if options.verify:
-        verify(options.directory, manifest)
+        verify(directory, manifest)
     if options.decode > 0:
-        for text in decode_samples(options.directory, manifest, options.decode, options.seed):
+        for text in decode_samples(directory, manifest, options.decode, options.seed):
             print(text)
 
 

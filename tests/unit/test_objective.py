@@ -174,7 +174,7 @@ def test_a_loss_of_weight_0_is_not_computed_and_the_others_count_by_their_weight
     )
 
 
-def test_gold_labels_beside_the_teachers_and_the_squared_temperature_add_up(batch):
+def test_gold_labels_beside_the_teachers_add_up(batch):
     batch = batch._replace(labels=torch.tensor([1, 0]))
     student, teacher = output(1, logits=torch.tensor([[0.0, 2.0], [0.0, 0.0]])), output(2, logits=torch.zeros(2, 2))
     # softened by 2, the student's rows are (0, 1) and (0, 0); the teacher's are uniform
@@ -183,11 +183,11 @@ def test_gold_labels_beside_the_teachers_and_the_squared_temperature_add_up(batc
     plain = PredictionObjective(temperature=2.0)(student, teacher, batch)
     assert float(plain["loss"]) == pytest.approx(soft)
     assert "label_loss" not in plain
-    both = PredictionObjective(temperature=2.0, squared_temperature=True, weight=0.5, label_weight=3.0)
+    both = PredictionObjective(temperature=2.0, weight=0.5, label_weight=3.0)
     terms = both(student, teacher, batch)
-    assert float(terms["prediction_loss"]) == pytest.approx(4 * soft)
+    assert float(terms["prediction_loss"]) == pytest.approx(soft)
     assert float(terms["label_loss"]) == pytest.approx(hard)
-    assert float(terms["loss"]) == pytest.approx(2 * soft + 3 * hard)
+    assert float(terms["loss"]) == pytest.approx(0.5 * soft + 3 * hard)
 
 
 def test_labels_alone_give_cross_entropy_over_the_global_rows(batch):

@@ -101,4 +101,3 @@ def test_more_grace_than_the_launcher_gives_is_refused_under_the_launcher_only()
     assert grace_problems(25, {"CROSS_SIZE": "1"}) == []
     assert grace_problems(120, {"RANK": "0"}) == []
     assert "kills its ranks 30 s after" in grace_problems(31, {"CROSS_SIZE": "1"})[0]
-    assert "must be above 0" in grace_problems(0, {})[0]

@@ -1,15 +1,17 @@
-"""The command-line arguments of the training commands: what to learn.
+"""The command-line arguments of every command: one file and one frozen dataclass for each.
 
-One frozen dataclass for each command; a field's help is the command's help. How to run it (ZeRO stage, precision,
-offload) is said in the DeepSpeed JSON, what the network is in `config.json`.
+A flag is declared once, in its command or in a group that several share (`groups.py`), with all that is true of it
+(`option.py`). How to run (ZeRO stage, precision, offload) is said in the DeepSpeed JSON, what the network is in
+`config.json`.
 """
 
-from tinybert_ds.arguments.common import DistillationArguments, TrainingArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
-from tinybert_ds.arguments.parsing import Arguments, parse_arguments
+from tinybert_ds.arguments.option import hyper_parameters_of, identity_of
+from tinybert_ds.arguments.parsing import Arguments, parse, parse_arguments
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
+from tinybert_ds.arguments.training import DistillationArguments, TrainingArguments
 
 __all__ = [
     "Arguments",
@@ -19,6 +21,9 @@ __all__ = [
     "GeneralDistillArguments",
     "TaskDistillArguments",
     "TrainingArguments",
+    "hyper_parameters_of",
+    "identity_of",
+    "parse",
     "parse_arguments",
     "recipe_values",
 ]

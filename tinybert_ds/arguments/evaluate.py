@@ -3,63 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from tinybert_ds.arguments.common import option
+from tinybert_ds.arguments import groups
+from tinybert_ds.arguments.option import like, named_path, place
+from tinybert_ds.arguments.task import FinetuneArguments
 
 TASK_PLACE = "{task}"
 """Stands for the task in a model's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
     """Evaluate models on tasks of GLUE or one of your own: one table, and the files that the benchmark takes."""
 
-    model: list[str] = option(
-        "[NAME=]DIR of a fine-tuned model, several for several columns; {task} in DIR stands for the task's name, such "
-        "as student=out/{task}/student."
+    prog = "evaluate_glue.py"
+
+    model: list[str] = like(
+        FinetuneArguments.__dataclass_fields__["model"],
+        help="[NAME=]DIR of a fine-tuned model, several for several columns; {task} in DIR stands for the task's name, "
+        "such as student=out/{task}/student. What stands before the first = is a name unless it has a slash: "
+        "write ./lr=3 for a directory of that name.",
+        path="NAME=DIR",
+        metavar="[NAME=]DIR",
     )
-    output_dir: str = option("Directory for glue_results.md, glue_results.json, predictions and submissions.")
-    task_name: str | None = option(
-        "One task of GLUE, several with commas, or all: those for which there are files and models.", None
+    output_dir: str = like(
+        groups.OUTPUT_DIR, help="Directory for glue_results.md, glue_results.json, predictions and submissions."
     )
-    glue_dir: str | None = option("Directory with the tasks' folders, as GLUE has them.", None)
-    task_file: str | None = option("Instead of --task_name: YAML file that describes a task of your own.", None)
-    data_dir: str | None = option("With --task_file: directory of the task's files.", None)
-    submission: bool = option(
+    glue_dir: str | None = like(groups.GLUE_DIR)
+    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
+    cache_dir: str | None = like(groups.CACHE_DIR)
+    task_name: str | None = like(
+        groups.TASK_NAME,
+        help="One task of GLUE, several with commas, or all: those for which there are files and models.",
+    )
+    data_dir: str | None = like(groups.DATA_DIR, None, help="With --task_file: directory of the task's files.")
+    submission: bool = place(
         "Predict the test files too, and write for each model the zip that the benchmark's server takes.", False
     )
-    max_seq_length: int | None = option(
-        "Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None
+    pooler_relu: bool = like(
+        groups.POOLER_RELU,
+        help="The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.",
     )
-    eval_batch_size: int = option("Samples of one forward over all ranks.", 32)
-    cache_dir: str | None = option(
-        "Folder of tokenised rows. Default: .tinybert_cache beside a task's files, or where that cannot be written "
-        "~/.cache/tinybert_ds.",
-        None,
-    )
-    teacher_labels: str | None = option(
-        "Names of a model's outputs in its order, for one task: of those models whose config has only LABEL_0 ... or "
-        "other names than the task's.",
-        None,
-    )
-    pooler_relu: bool = option(
-        "The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.", False
-    )
-    do_lower_case: bool = option("Force lower-casing. Default: what the model directory says.", False)
-    no_lower_case: bool = option("Force keeping capitals. Default: what the model directory says.", False)
-    no_cuda: bool = option("Evaluate on the CPU even where there is a GPU.", False)
-    no_onednn_matmul: bool = option("On a CPU, leave float32 matrix products to torch's default library.", False)
-    log_level: Literal["debug", "info", "warning", "error"] = option(
-        "Least weighty messages that rank 0 shows.", "info"
-    )
-    deepspeed: bool = option("Accepted for habit's sake.", False)
-    local_rank: int = option("Set by the `deepspeed` launcher.", -1)
-
-    @property
-    def lower_case(self) -> bool | None:
-        """Forced casing of the tokeniser, or None for the model directory's own."""
-        return True if self.do_lower_case else (False if self.no_lower_case else None)
 
     @property
     def task_names(self) -> list[str]:
@@ -67,25 +51,12 @@ class EvaluateArguments:
         return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
-    def stated_labels(self) -> list[str] | None:
-        """`--teacher_labels` as a list."""
-        return self.teacher_labels.split(",") if self.teacher_labels else None
-
-    @property
     def models(self) -> dict[str, str]:
         """Name -> path, with the place of the task in it."""
-        named = [text.partition("=") if "=" in text else ("model", "=", text) for text in self.model]
-        return {name: path for name, _, path in named}
+        return {name or "model": path for name, path in map(named_path, self.model)}
 
     def problems(self) -> list[str]:
-        """Everything that is wrong with the values by themselves, one sentence each."""
-        found = self._place_problems()
-        for name in ("max_seq_length", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                found.append(f"--{name} is {value}; it must be at least 1")
-        if self.do_lower_case and self.no_lower_case:
-            found.append("--do_lower_case and --no_lower_case contradict each other; give one of them")
+        found = super().problems() + self._place_problems()
         if len(self.models) < len(self.model) or not all(self.models):
             found.append(f"--model {' '.join(self.model)}: give each model a name of its own, such as student=DIR")
         if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in self.models):

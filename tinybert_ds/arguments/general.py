@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from tinybert_ds.arguments.common import DistillationArguments, option
+from tinybert_ds.arguments.groups import EVAL_STEP, MAX_SEQ_LENGTH, STUDENT_MODEL, TEACHER_MODEL, Corpora, Sampling
+from tinybert_ds.arguments.option import data, like, machine, pace, result
+from tinybert_ds.arguments.training import DistillationArguments
 from tinybert_ds.errors import ConfigError
 
 _DEFAULT_LENGTH = 128
@@ -14,75 +16,50 @@ _SHORTEST_LENGTH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralDistillArguments(DistillationArguments):
+class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
     """General distillation: learn from a pre-trained teacher on unlabelled text."""
 
-    pregenerated_data: list[str] = field(
-        metadata={
-            "help": "Directories of shards made by data_tools/pregenerate_training_data.py. Several are read as one, "
-            "each to its end; as DIR=WEIGHT ... they give these shares of the samples, and an epoch ends with the "
-            "first that ends."
-        }
+    prog = "general_distill.py"
+    stages = ("general",)
+
+    teacher_model: str = like(TEACHER_MODEL)
+    student_model: list[str] = like(
+        STUDENT_MODEL,
+        help="The student: a config.json, a directory with one, a shipped name (4L_312, 6L_768, 3L_192), or with "
+        "--continue_train a directory with weights. Given several times, the students learn from one teacher "
+        "pass, each in a directory of its own name inside --output_dir.",
+        repeat=True,
     )
-    teacher_model: str = option("Hugging Face directory of the pre-trained teacher.")
-    student_model: list[str] = option(
-        "The student: a config.json, a directory with one, a shipped name (4L_312, 6L_768, 3L_192), or with "
-        "--continue_train a directory with weights. Given several times, the students learn from one teacher pass, "
-        "each in a directory of its own name inside --output_dir.",
-        action="extend",
+    continue_train: bool = data("Start from the weights in --student_model.", False, recipe=False)
+    init_embeddings: Literal["random", "svd"] = result(
+        "Embeddings of a student without weights: random, or the teacher's leading singular vectors.", "random"
     )
-    continue_train: bool = option("Start from the weights in --student_model.", False)
-    init_embeddings: Literal["random", "svd"] = option(
-        "Embeddings of a student that starts without weights: random, or the leading singular vectors of the "
-        "teacher's.",
-        "random",
+    max_seq_length: int | None = like(
+        MAX_SEQ_LENGTH, help="Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made."
     )
-    max_seq_length: int | None = option(
-        "Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made.", None
-    )
-    phases: str | None = option(
+    phases: str | None = data(
         "Sequence lengths one after the other and their shares of the steps, such as 128:0.9,512:0.1, instead of "
         "--max_seq_length. --train_batch_size is that of the first; the others have as many tokens in a batch. Epochs "
         "are counted at the first length.",
         None,
     )
-    max_train_samples: int | None = option(
-        "An epoch ends after so many samples, other ones in each epoch. Default: all.", None
+    max_train_samples: int | None = data(
+        "An epoch ends after so many samples, other ones in each epoch. Default: all.", None, least=1
     )
-    verify_data: bool = option(
-        "Check the hashes of all shards in the background, once on each host; the first damaged one stops the run.",
-        False,
+    verify_data: bool = machine(
+        "Check the hashes of all shards in the background, once on each host; a damaged one stops the run.", False
     )
-    eval_step: int | None = option("Published name of --save_steps in this command.", None)
-    eval_fraction: float = option("Share of documents held out for eval_loss; 0: none.", 0.005)
-    eval_steps: int | None = option("Steps between two evaluations of eval_loss. Default: --save_steps.", None)
-    one_seq: bool = option("No random second sentences. Default: as the shards were made.", False)
-    full_sentences: bool = option(
-        "Fill samples with whole sentences of one document after the other; no sentence pairs. Default: as the shards "
-        "were made.",
-        False,
+    eval_step: int | None = like(EVAL_STEP, None, help="Published name of --save_steps in this command.")
+    eval_fraction: float = data("Share of documents held out for eval_loss; 0: none.", 0.005, least=0, below=1)
+    eval_steps: int | None = pace("Steps between two evaluations of eval_loss. Default: --save_steps.", None, least=1)
+    full_sentences: bool = data(
+        "Fill samples with whole sentences of one document after the other; no sentence pairs.", False
     )
-    short_seq_prob: float | None = option(
-        "Share of documents cut to a random shorter length. Default: as the shards were made.", None
-    )
-    masked_lm_prob: float | None = option(
-        "Share of tokens masked, anew in every epoch; 0: none. Default: as the shards were made.", None
-    )
-    max_predictions_per_seq: int | None = option(
-        "Most masked tokens in a sample. Default: as the shards were made.", None
-    )
-    do_whole_word_mask: bool = option("Mask whole words. Default: as the shards were made.", False)
-    reduce_memory: bool = option("Means nothing any more: shards are always memory-mapped.", False)
 
     @property
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints, under either of the flag's names."""
         return self.save_steps or self.eval_step or 1000
-
-    @property
-    def corpora(self) -> list[tuple[str, float | None]]:
-        """The directories of --pregenerated_data and their weights."""
-        return [split_weight(word) for word in self.pregenerated_data]
 
     @property
     def phase_list(self) -> list[tuple[int, float]]:
@@ -142,16 +119,8 @@ class GeneralDistillArguments(DistillationArguments):
                 f"--init_embeddings {self.init_embeddings} and --continue_train contradict each other: the student's "
                 "embeddings are in --student_model; drop one of them"
             )
-        if not 0 <= self.eval_fraction < 1:
-            found.append(f"--eval_fraction is {self.eval_fraction}; it must be in [0, 1)")
         if len(self.student_model) > 1 and self.resume not in ("auto", "never"):
             found.append(f"--resume {self.resume} names the checkpoint of one student; several students need auto")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            found.append(f"--max_train_samples is {self.max_train_samples}; it must be at least 1")
-        for name in ("short_seq_prob", "masked_lm_prob"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                found.append(f"--{name} is {value}; it must be in [0, 1]")
         return found
 
     def _corpus_problems(self) -> list[str]:
@@ -189,12 +158,3 @@ class GeneralDistillArguments(DistillationArguments):
         except ConfigError as error:
             found.append(str(error))
         return found
-
-
-def split_weight(word: str) -> tuple[str, float | None]:
-    """The directory and the weight of DIR=WEIGHT; a name with a = in it that is no number is a directory."""
-    directory, equals, weight = word.rpartition("=")
-    try:
-        return (directory, float(weight)) if equals else (word, None)
-    except ValueError:
-        return word, None

@@ -1,79 +1,74 @@
-"""Recipes: settings of the training commands as YAML files, a section for each stage.
+"""Recipes: settings of the training commands as YAML, a section for each stage.
 
 A recipe says how to learn and never what or where: models, data and directories stay on the command line, whose flags
-win over the recipe.
+win over the recipe. The shipped ones are those of the paper, in one file: sections, and where a task differs.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import tinybert_ds
+from tinybert_ds.arguments.option import flags_of
 from tinybert_ds.errors import ConfigError, did_you_mean
 
-RECIPES_DIR = Path(tinybert_ds.__file__).parent / "recipes"
-
-_PLACES = frozenset(
-    """output_dir pregenerated_data teacher_model student_model model tokenizer data_dir task_name task_file
-    teacher_labels from_scratch continue_train pred_distill do_eval deepspeed local_rank resume recipe""".split()
-)
+PAPER = Path(tinybert_ds.__file__).parent / "recipes" / "paper.yaml"
 
 
-def shipped_recipes() -> tuple[str, ...]:
-    """Return the names of the recipes that come with the package."""
-    return tuple(sorted(str(path.relative_to(RECIPES_DIR).with_suffix("")) for path in RECIPES_DIR.rglob("*.yaml")))
+def shipped_recipes() -> dict[str, dict[str, Any]]:
+    """Return the recipes that come with the package, name -> sections."""
+    sections = _read(PAPER)
+    exceptions = sections.pop("exceptions")
+    general = {"general": sections.pop("general")}
+    tasks = {
+        f"paper/{task}": {stage: {**values, **own.get(stage, {})} for stage, values in sections.items()}
+        for task, own in exceptions.items()
+    }
+    return {"paper/general": general, **tasks}
 
 
 def recipe_values(arguments: Any) -> dict[str, str]:
     """Return what the recipe of a command line says for its stage, flag -> value as written; empty without a recipe.
 
     Args:
-        arguments: A parsed command line; without a `recipe` of its own it has none.
+        arguments: A parsed command line; without a `recipe` of its own, or in a stage that takes none, it has none.
 
     Raises:
         ConfigError: No such recipe, no section for the stage, or settings that the command does not know.
     """
-    name = getattr(arguments, "recipe", None)
-    if name is None:
+    flags = {flag.name: flag for flag in flags_of(type(arguments))}
+    name, section = getattr(arguments, "recipe", None), arguments.stage
+    if name is None or not flags["recipe"].concerns(section):
         return {}
-    path = _find(name)
-    sections = _read(path)
-    section = arguments.recipe_section
+    sections = _find(name)
     if section not in sections:
-        raise ConfigError(f"--recipe {name} ({path}) has no section {section}; it has {', '.join(sections) or 'none'}")
+        raise ConfigError(f"--recipe {name} has no section {section}; it has {', '.join(sections) or 'none'}")
     values = sections[section]
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise ConfigError(f"--recipe {name} ({path}), section {section}: must hold `flag: value` lines")
-    known = {field.name for field in dataclasses.fields(arguments)} - _PLACES
+        raise ConfigError(f"--recipe {name}, section {section}: must hold `flag: value` lines")
+    known = {flag.name for flag in flags.values() if flag.says.in_recipes}
     unknown = sorted(set(values) - known)
     if unknown:
-        named = ", ".join(flag if flag in _PLACES else f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
+        named = ", ".join(flag if flag in flags else f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
         raise ConfigError(
-            f"--recipe {name} ({path}), section {section}: {named} cannot be set by a recipe; these can: "
+            f"--recipe {name}, section {section}: {named} cannot be set by a recipe; these can: "
             f"{', '.join(sorted(known))}"
         )
     return dict(values)
 
 
-def recipe_words(values: dict[str, str]) -> list[str]:
-    """Return the settings as words of a command line."""
-    return [word for name, value in values.items() for word in (f"--{name}", value)]
-
-
-def _find(name: str) -> Path:
-    shipped = RECIPES_DIR / f"{name}.yaml"
-    if name in shipped_recipes():
-        return shipped
+def _find(name: str) -> dict[str, Any]:
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
     if Path(name).is_file():
-        return Path(name)
-    near = did_you_mean(name, shipped_recipes())
+        return _read(Path(name))
     raise ConfigError(
-        f"--recipe {name}: no such file, and no shipped recipe of that name{near}; there are "
-        f"{', '.join(shipped_recipes())}"
+        f"--recipe {name}: no such file, and no shipped recipe of that name{did_you_mean(name, shipped)}; there are "
+        f"{', '.join(shipped)}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -10,51 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.arguments.general import split_weight
+from tinybert_ds.arguments.doctor import DoctorArguments
+from tinybert_ds.arguments.parsing import parse_arguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.doctor.findings import Finding, render
 from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
 from tinybert_ds.doctor.machine import facts as facts_of_this_host
+from tinybert_ds.errors import raise_all
 from tinybert_ds.launch.hostfile import Host, read_hostfile
 from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
 
 Section = tuple[str, list[Finding]]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m tinybert_ds.doctor",
-        description="Look at this machine, or at every host of a hostfile, and at the job if one is described. Exit "
-        "code 1 when it could not run.",
-        allow_abbrev=False,
-    )
-    result.add_argument("--hostfile", type=Path, help="look at all of these hosts, by ssh")
-    result.add_argument("--ssh_port", type=int, help="port of the hosts' sshd")
-    result.add_argument("--ranks", type=int, help="ranks on this machine, without --hostfile (default: its GPUs, or 1)")
-    result.add_argument("--teacher_model", help="directory of the teacher")
-    result.add_argument("--student_model", help="directory, config.json or shipped name of the student")
-    result.add_argument(
-        "--pregenerated_data",
-        nargs="+",
-        type=lambda word: split_weight(word)[0],
-        default=[],
-        metavar="DIR",
-        help="shards; the weight of DIR=WEIGHT, as training takes it, does not matter here",
-    )
-    result.add_argument("--output_dir", help="where the run is to be kept")
-    result.add_argument("--deepspeed_config", type=Path, help="look at this one instead of the shipped ones")
-    result.add_argument("--teacher_engine", choices=("inference", "zero3"), default="inference")
-    result.add_argument("--train_batch_size", type=int, default=32, help="global batch (default: 32)")
-    result.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    result.add_argument("--gradient_checkpointing", action="store_true", help="the student's layers are recomputed")
-    result.add_argument("--max_seq_length", type=int, help="(default: as the shards were made, or 128)")
-    return result
-
-
-def examine(values: argparse.Namespace) -> list[Section]:
+def examine(values: DoctorArguments) -> list[Section]:
     """Look at everything; return the sections of the report."""
-    inputs = [path for path in (values.teacher_model, *values.pregenerated_data) if path]
+    inputs = [path for path in (values.teacher_model, *(name for name, _ in values.corpora)) if path]
     paths = [*inputs, values.output_dir or os.getcwd()]
     facts_here = facts_of_this_host(paths)
     if values.hostfile is None:
@@ -63,7 +33,7 @@ def examine(values: argparse.Namespace) -> list[Section]:
         found: list[dict[str, Any] | None] = [facts_here]
         sections: list[Section] = []
     else:
-        hosts = list(read_hostfile(values.hostfile))
+        hosts = list(read_hostfile(Path(values.hostfile)))
         found, silent = _facts_of(hosts, paths, values.ssh_port)
         sections = [("hosts", silent)] if silent else []
     floors = requirements()
@@ -119,15 +89,14 @@ def config_problem(path: Path) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    values = parser().parse_args(argv)
-    problem = None if values.deepspeed_config is None else config_problem(values.deepspeed_config)
-    if problem is not None:
-        parser().error(f"--deepspeed_config {values.deepspeed_config} {problem}")
+    values, problems = parse_arguments(DoctorArguments, argv)
+    problem = None if values.deepspeed_config is None else config_problem(Path(values.deepspeed_config))
+    raise_all([*problems, *([f"--deepspeed_config {values.deepspeed_config} {problem}"] if problem else [])])
     sections = examine(values)
     print("\n\n".join(render(title, findings) for title, findings in sections))
-    problems = sum(finding.level == "problem" for _, findings in sections for finding in findings)
-    print(f"\n{problems} problem(s): the job could not run" if problems else "\nno problems found")
-    sys.exit(1 if problems else 0)
+    count = sum(finding.level == "problem" for _, findings in sections for finding in findings)
+    print(f"\n{count} problem(s): the job could not run" if count else "\nno problems found")
+    sys.exit(1 if count else 0)
 
 
 if __name__ == "__main__":

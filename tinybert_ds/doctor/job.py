@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.data.manifest import open_corpus, read_manifest
 from tinybert_ds.doctor.findings import Finding
 from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
@@ -21,7 +21,7 @@ from tinybert_ds.models.pretrained import read_config
 
 
 def examine_job(
-    values: argparse.Namespace, hosts: Sequence[tuple[dict[str, Any], Host]], world_size: int
+    values: DoctorArguments, hosts: Sequence[tuple[dict[str, Any], Host]], world_size: int
 ) -> list[Finding]:
     """Look at the job that the command line describes.
 
@@ -31,7 +31,7 @@ def examine_job(
     missing = {path for facts, _ in hosts for path, about in facts["paths"].items() if not about["exists"]}
     findings = [
         attempt(f"shards {directory}", partial(_corpus, directory))
-        for directory in values.pregenerated_data
+        for directory, _ in values.corpora
         if directory not in missing  # which its host has been told of
     ]
     if values.teacher_model in missing:
@@ -42,7 +42,7 @@ def examine_job(
         teacher, student = teacher_size(values.teacher_model), student_size(values.student_model)
     except UserError as error:
         return [*findings, Finding("problem", str(error))]
-    findings.append(attempt("teacher and student", lambda: _pair(values)))
+    findings.append(attempt("teacher and student", partial(_pair, values.teacher_model, values.student_model)))
     findings += check_batch(values.train_batch_size, world_size, values.gradient_accumulation_steps)
     facts, host = min(hosts, key=_room_in)
     accelerator = facts["accelerator"]
@@ -57,17 +57,17 @@ def examine_job(
         recomputes=values.gradient_checkpointing,
         device=accelerator["kind"],
     )
-    configs = candidates(accelerator, values.deepspeed_config)
+    configs = candidates(accelerator, Path(values.deepspeed_config) if values.deepspeed_config else None)
     findings += check_memory(job, room_of(facts, host.slots), configs)
     if values.output_dir:
         findings.append(check_disk(job, facts["paths"][values.output_dir]["free_bytes"]))
     return findings
 
 
-def sequence_length(values: argparse.Namespace) -> int:
+def sequence_length(values: DoctorArguments) -> int:
     """Tokens of the longest sample, as training takes it. Shards that cannot be read are a finding of their own."""
     lengths = [values.max_seq_length] if values.max_seq_length else []
-    for directory in () if lengths else values.pregenerated_data:
+    for directory, _ in () if lengths else values.corpora:
         with suppress(UserError):
             lengths.append(read_manifest(Path(directory)).sampling.max_seq_len)
     return max(lengths, default=128)
@@ -83,8 +83,8 @@ def _corpus(directory: str) -> str:
     return f"{manifest.documents:,} documents, {manifest.tokens:,} tokens"
 
 
-def _pair(values: argparse.Namespace) -> str:
-    teacher = read_config(values.teacher_model, role="teacher")
-    student = read_config(resolve_student(values.student_model), role="student")
+def _pair(teacher_model: str, student_model: str) -> str:
+    teacher = read_config(teacher_model, role="teacher")
+    student = read_config(resolve_student(student_model), role="student")
     layer_map = check_pair(teacher, student, layer_map="uniform", projection="per_layer")
     return f"fit, with the uniform layer map {list(layer_map)}"

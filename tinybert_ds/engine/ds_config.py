@@ -21,6 +21,7 @@ from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, Warmup
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
+from tinybert_ds.arguments.option import ds_values_of, owners_of
 from tinybert_ds.errors import did_you_mean
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -56,18 +57,10 @@ _SECTION_OF_MODEL = {
 _SCHEDULERS = {schedule.__name__: schedule for schedule in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
 _BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")
 
-_OWNED = {
-    "train_batch_size": "--train_batch_size",
-    "train_micro_batch_size_per_gpu": "--train_batch_size / (world size x --gradient_accumulation_steps)",
-    "gradient_accumulation_steps": "--gradient_accumulation_steps",
-    "gradient_clipping": "--max_grad_norm",
-    "optimizer.params.lr": "--learning_rate",
-    "optimizer.params.weight_decay": "--weight_decay",
-    "scheduler.params.warmup_min_lr": "the schedule",
-    "scheduler.params.warmup_max_lr": "--learning_rate",
-    "scheduler.params.warmup_num_steps": "--warmup_proportion",
-    "scheduler.params.total_num_steps": "--max_steps or --num_train_epochs",
-}
+_OWNED = owners_of(TrainingArguments)
+"""Key -> the flags that it follows from."""
+
+_SCHEDULE = "scheduler.params."
 
 _OUTPUTS = {
     "tensorboard.output_path": "tensorboard",
@@ -121,14 +114,9 @@ def resolve_config(
     if remainder or not micro_batch_size:
         problems.append(_indivisible(arguments, world_size))
     problems += _fill_optimizer(config, device_type)
-    owned = {
-        "train_batch_size": arguments.train_batch_size,
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
-        "gradient_clipping": arguments.max_grad_norm,
-        "optimizer.params.lr": arguments.learning_rate,
-        "optimizer.params.weight_decay": arguments.weight_decay,
-    }
+    values = {**ds_values_of(arguments), "scheduler.params.warmup_min_lr": 0.0}
+    owned = {key: value for key, value in values.items() if not key.startswith(_SCHEDULE)}
+    owned["train_micro_batch_size_per_gpu"] = micro_batch_size
     if config.get("scheduler"):
         if arguments.lr_schedule != "auto":
             problems.append(
@@ -141,8 +129,7 @@ def resolve_config(
             warmup_steps = int(arguments.warmup * arguments.max_steps)
             counts = {"total_steps": arguments.max_steps, "warmup_steps": warmup_steps}
             problems += fill_schedule(copy.deepcopy(config), **counts)
-        rates = {"warmup_max_lr": arguments.learning_rate, "warmup_min_lr": 0.0}
-        owned |= {f"scheduler.params.{name}": rate for name, rate in rates.items() if name in takes}
+        owned |= {key: value for key, value in values.items() if key.removeprefix(_SCHEDULE) in takes}
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]
     _fill_outputs(config, Path(arguments.output_dir))
     problems += [

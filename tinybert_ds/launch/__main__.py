@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinybert_ds.arguments.launch import DEFAULT_PORT, LaunchArguments
+from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.launch.environment import environment_file, forwarded_environment
@@ -20,7 +21,6 @@ from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
 from tinybert_ds.launch.supervisor import supervise
 
 PDSH, MPICH, OPENMPI = "pdsh", "mpich", "openmpi"
-DEFAULT_PORT = 29500
 
 
 def stages() -> dict[str, Path]:
@@ -29,40 +29,11 @@ def stages() -> dict[str, Path]:
     return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    result = argparse.ArgumentParser(
-        prog="run_hostfile.sh or run_mpi.sh",
-        description="Run a training command on the hosts of a hostfile. SIGTERM, SIGUSR1 and Ctrl-C are passed on to "
-        "the ranks, which save and leave. Options of this command come before the stage.",
-        allow_abbrev=False,
-    )
-    result.add_argument("--hostfile", type=Path, required=True, help="one host a line: NAME slots=COUNT")
-    result.add_argument(
-        "--launcher", choices=(PDSH, MPICH, OPENMPI), default=PDSH, help="what starts the ranks on the hosts"
-    )
-    result.add_argument("--no_ssh", action="store_true", help="start the ranks of this host only; run it on every host")
-    result.add_argument("--node_rank", type=int, help="with --no_ssh: this host's place in the hostfile, from 0")
-    result.add_argument("--master_addr", help="address of the first host; default: asked of it by ssh")
-    result.add_argument("--master_port", type=int, help=f"default: a free one; with --no_ssh {DEFAULT_PORT}")
-    result.add_argument("--ssh_port", type=int, help="port of the hosts' sshd")
-    result.add_argument(
-        "--forward", action="append", default=[], metavar="NAME", help="an environment variable that the ranks need"
-    )
-    result.add_argument("--launcher_args", default="", help="more arguments of pdsh or mpirun, as one word")
-    result.add_argument(
-        "--grace_seconds", type=float, default=120.0, help="how long the ranks may take to leave after a signal"
-    )
-    result.add_argument("stage", help=f"one of {', '.join(stages())}")
-    result.add_argument("flags", nargs=argparse.REMAINDER, help="the flags of the stage")
-    return result
-
-
-def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     """Return what is wrong with the command line, one sentence each."""
     found = []
-    if values.stage not in stages():
-        found.append(f"there is no stage {values.stage!r}; take one of {', '.join(stages())}")
+    if values.stage_name not in stages():
+        found.append(f"there is no stage {values.stage_name!r}; take one of {', '.join(stages())}")
     if values.no_ssh:
         if values.node_rank is None or not 0 <= values.node_rank < len(hosts):
             given = "" if values.node_rank is None else f", not {values.node_rank}"
@@ -77,7 +48,7 @@ def problems(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
     return found + _missing_programs(values, hosts)
 
 
-def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list[str]:
+def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
     mpirun = _mpirun() if values.launcher in (MPICH, OPENMPI) else ""
     if values.launcher == MPICH:
         if "HYDRA" not in mpirun:
@@ -92,13 +63,13 @@ def _missing_programs(values: argparse.Namespace, hosts: Sequence[Host]) -> list
     return []
 
 
-def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], master_port: int) -> list[str]:
+def launcher_command(values: LaunchArguments, hosts: Sequence[Host], master_port: int) -> list[str]:
     """Return the command line of DeepSpeed's launcher.
 
     Args:
         master_port: Where rank 0 will listen.
     """
-    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(values.hostfile.resolve())]
+    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(Path(values.hostfile).resolve())]
     words += ["--master_port", str(master_port), "--no_ssh_check"]
     address = values.master_addr or ("127.0.0.1" if _single(hosts) else None)
     if address:
@@ -118,10 +89,10 @@ def launcher_command(values: argparse.Namespace, hosts: Sequence[Host], master_p
         more = f"--allow-run-as-root {more}".strip()
     if more:
         words.append(f"--launcher_args={more}")
-    return [*words, str(stages()[values.stage]), *values.flags]
+    return [*words, str(stages()[values.stage_name]), *values.flags]
 
 
-def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
+def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
     """Return the stated port, or a free one of the first host.
 
     Raises:
@@ -142,8 +113,8 @@ def choose_port(values: argparse.Namespace, hosts: Sequence[Host]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    values = parser().parse_args(argv)
-    hosts = read_hostfile(values.hostfile)
+    values = parse(LaunchArguments, argv)
+    hosts = read_hostfile(Path(values.hostfile))
     raise_all(problems(values, hosts))
     launch = uuid.uuid4().hex
     port = choose_port(values, hosts)
@@ -154,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = supervise(
             launcher_command(values, hosts, port),
             {**os.environ, **variables, "DS_ENV_FILE": str(file)},
-            hosts=[hosts[values.node_rank]._replace(name="localhost")] if values.no_ssh else hosts,
+            hosts=[hosts[values.node_rank or 0]._replace(name="localhost")] if values.no_ssh else hosts,
             launch=launch,
             grace_seconds=values.grace_seconds,
             ssh_port=values.ssh_port,

@@ -12,16 +12,16 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from tinybert_ds.arguments.common import option
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
@@ -35,7 +35,7 @@ from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import Role, read_config
 from tinybert_ds.models.student import DistilledStudent, count_parameters
 from tinybert_ds.stages.evaluate import load_fine_tuned
-from tinybert_ds.stages.start import join, parse
+from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import load_task
 from tinybert_ds.types import Batch
 
@@ -47,30 +47,12 @@ OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareArguments:
-    """Measure a teacher and its student: size, quality, latency. Writes report.json and report.md."""
+class RowFlags(NamedTuple):
+    """See `task_data.RowFlags`."""
 
-    teacher: str = option("Directory of the fine-tuned teacher.")
-    student: str = option("Directory of the distilled student.")
-    student_without_distillation: str | None = option("Directory of a student to compare with.", None)
-    data_dir: str = option("Directory with the task's files.")
-    task_name: str | None = option("Name of a known task, such as sst-2.", None)
-    task_file: str | None = option("YAML file that describes a task of your own.", None)
-    split: str = option("Labelled split to measure on.", "test")
-    max_seq_length: int | None = option("Longest sample in tokens. Default: the task's.", None)
-    output_dir: str = option("Where report.json and report.md go.")
-    stages_file: str | None = option('JSON list of {"name", "seconds"} to report as well.', None)
-    eval_batch_size: int = option("Samples of one forward when the metric is measured.", 32)
-    cache_dir: str | None = option("Folder of tokenised rows. Default: .tinybert_cache in --data_dir.", None)
-    log_level: Literal["debug", "info", "warning", "error"] = option("Least weighty messages that are shown.", "info")
-    no_onednn_matmul: bool = option("Leave float32 matrix products to torch's default library.", True)
-
-    def problems(self) -> list[str]:
-        """Everything that is wrong with the values by themselves, one sentence each."""
-        if self.max_seq_length is not None and self.max_seq_length < 8:
-            return [f"--max_seq_length is {self.max_seq_length}; give 8 or more"]
-        return []
+    max_seq_length: int | None
+    eval_batch_size: int = 32
+    cache_dir: str | None = None
 
 
 class Candidate(NamedTuple):
@@ -99,7 +81,7 @@ def measure_metric(
     split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, arguments, world)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, RowFlags(arguments.max_seq_length), world)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
@@ -276,7 +258,7 @@ def _is_foreign(path: Path) -> bool:
     return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())
 
 
-def read_stages(path: str | None) -> list[dict[str, Any]]:
+def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
@@ -295,9 +277,9 @@ def read_stages(path: str | None) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments, problems = parse(CompareArguments, argv, "compare_models.py")
+    arguments, problems = parse_arguments(CompareArguments, argv)
     raise_all([*problems, *path_problems(arguments)])
-    world = join(arguments.log_level)
+    world = join("info")
     spec = find_task(arguments.task_name, arguments.task_file)
     stages = read_stages(arguments.stages_file)
     train = read_split(spec, arguments.data_dir, "train")

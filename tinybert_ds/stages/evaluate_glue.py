@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tinybert_ds.arguments import EvaluateArguments
+from tinybert_ds.arguments import EvaluateArguments, parse_arguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
@@ -19,7 +19,7 @@ from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import has_weights, read_config
 from tinybert_ds.stages.evaluate import TABLE_FILE, load_fine_tuned, require_results_directory, task_columns
 from tinybert_ds.stages.glue_table import SplitResult, markdown, table
-from tinybert_ds.stages.start import begin_evaluation, parse
+from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments, problems = parse(EvaluateArguments, argv, "evaluate_glue.py")
+    arguments, problems = parse_arguments(EvaluateArguments, argv)
     session = begin_evaluation(arguments, problems)
     world = session.world
     require_results_directory(session.output_dir)

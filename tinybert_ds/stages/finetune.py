@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.arguments import FinetuneArguments
+from tinybert_ds.arguments import FinetuneArguments, identity_of, parse_arguments
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import train
@@ -21,13 +21,13 @@ from tinybert_ds.models.pretrained import has_weights, load_classifier, read_con
 from tinybert_ds.stages.distillation import classifying_student, export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, label_objective, write_results
 from tinybert_ds.stages.search import prepare_search, search
-from tinybert_ds.stages.start import begin_training, parse
+from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.task_data import TaskData, load_task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments, problems = parse(FinetuneArguments, argv, "finetune_teacher.py")
+    arguments, problems = parse_arguments(FinetuneArguments, argv)
     session = begin_training(arguments, problems, single=not arguments.search)
     if arguments.search:
         prepare_search(session)
@@ -55,7 +55,7 @@ def _fine_tune(
     identity = {
         "stage": "finetune",
         "model": fingerprint,
-        "from_scratch": arguments.from_scratch,
+        **identity_of(arguments, {}),
         "data": source.fingerprint,
         "evaluation_data": [task.splits[split].fingerprint for split in task.spec.eval_splits],
     }

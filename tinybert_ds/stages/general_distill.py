@@ -9,7 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tinybert_ds.arguments import GeneralDistillArguments
+from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
@@ -23,14 +23,14 @@ from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
-from tinybert_ds.stages.start import begin_training, parse
+from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments, problems = parse(GeneralDistillArguments, argv, "general_distill.py")
+    arguments, problems = parse_arguments(GeneralDistillArguments, argv)
     session = begin_training(arguments, problems, single=len(arguments.student_model) == 1)
     world = session.world
     if arguments.reduce_memory:
@@ -83,15 +83,8 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
-    shared: dict[str, Any] = {
-        "stage": "general_distill",
-        "teacher": model_fingerprint(arguments.teacher_model),
-        "projection": arguments.projection,
-        "loss_weights": arguments.loss_weights,
-        "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, session.world.device)),
-        "padding": arguments.padding,
-        "init_embeddings": arguments.init_embeddings,
-    }
+    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
     candidates = []
@@ -107,7 +100,8 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        identity = {**shared, "student": fingerprint, "layer_map": layer_map}
+        resolved = identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype})
+        identity = {**resolved, **shared, "student": fingerprint}
         candidates.append(_Candidate(path, weights, layer_map, directory, identity))
     return candidates
 

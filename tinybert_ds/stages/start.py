@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from tinybert_ds.arguments import Arguments, DistillationArguments, TrainingArguments, parse_arguments
+from tinybert_ds.arguments import Arguments, DistillationArguments, TrainingArguments, identity_of
 from tinybert_ds.engine.ds_config import default_config_path, read_config, resolve_config
 from tinybert_ds.engine.ranks.process_group import World, init_distributed, run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
-from tinybert_ds.engine.run.run import Session, common_identity
+from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.teacher import dtype_problems
 from tinybert_ds.engine.watch.console import set_up_console
 from tinybert_ds.errors import raise_all
@@ -27,11 +26,6 @@ from tinybert_ds.preemption import grace_problems
 logger = logging.getLogger(__name__)
 
 Training = TypeVar("Training", bound=TrainingArguments)
-
-
-def parse(kind: type[Arguments], argv: Sequence[str] | None, prog: str) -> tuple[Arguments, list[str]]:
-    """Return the arguments of a command line, this process's own where none is given, and what is wrong with them."""
-    return parse_arguments(kind, sys.argv[1:] if argv is None else argv, prog)
 
 
 def begin_evaluation(arguments: Arguments, problems: Sequence[str]) -> Session[Arguments]:
@@ -94,7 +88,7 @@ def join(log_level: str) -> World:
 def _look(path: Path, arguments: TrainingArguments) -> str:
     """Refuse a directory as far as the arguments alone can tell; return what `--resume` means in it."""
     directory = RunDirectory(path)
-    directory.verify(common_identity(arguments), resume=arguments.resume, whole=False)
+    directory.verify(identity_of(arguments), resume=arguments.resume, whole=False)
     return directory.resolve_resume(arguments.resume)
 
 

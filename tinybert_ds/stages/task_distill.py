@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
@@ -40,7 +40,7 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
-from tinybert_ds.stages.start import begin_evaluation, begin_training, parse
+from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    arguments, problems = parse(TaskDistillArguments, argv, "task_distill.py")
+    arguments, problems = parse_arguments(TaskDistillArguments, argv)
     if arguments.do_eval:
         _evaluate(begin_evaluation(arguments, problems))
         return
@@ -89,6 +89,8 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
     )
     tokenizer, _ = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
     raise_all(prediction_problems(arguments, spec))
+    if arguments.squared_temperature:
+        logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
     return _Pair(student_config, tokenizer, layer_map, columns, *fingerprints)
@@ -98,13 +100,7 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
     """Let the student imitate its teacher's hidden states and attention; return its held-out losses."""
     arguments, world = session.arguments, session.world
     source = _source(task, arguments)
-    identity = _identity(session, pair, task, source) | {
-        "stage": "task_distill intermediate",
-        "teacher_dtype": str(teacher_dtype(arguments.teacher_dtype, world.device)),
-        "layer_map": pair.layer_map,
-        "projection": arguments.projection,
-        "loss_weights": arguments.loss_weights,
-    }
+    identity = _identity(session, pair, task, source, asks_teacher=True)
     with open_run(
         session,
         {session.output_dir: identity},
@@ -138,13 +134,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
     arguments, world = session.arguments, session.world
     weights = prediction_weights(arguments, task.spec)
     source = _source(task, arguments)
-    names = ("temperature", "squared_temperature", "prediction_weight", "label_weight", "regression_target")
-    identity = _identity(session, pair, task, source) | {
-        "stage": "task_distill prediction",
-        **{name: getattr(arguments, name) for name in names},
-    }
-    if weights.teacher:
-        identity["teacher_dtype"] = str(teacher_dtype(arguments.teacher_dtype, world.device))
+    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher))
     with open_run(
         session,
         {session.output_dir: identity},
@@ -157,7 +147,6 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
                 weight=weights.teacher,
                 label_weight=weights.labels,
                 temperature=arguments.temperature,
-                squared_temperature=arguments.squared_temperature,
                 regression=task.spec.is_regression,
                 teacher_columns=pair.columns,
             )
@@ -205,7 +194,7 @@ def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> Predi
     """Say what the prediction stage learns from: a regression learns the gold scores unless told otherwise."""
     if spec.is_regression and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
-    return PredictionWeights(teacher=arguments.prediction_weight, labels=arguments.label_weight)
+    return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
 
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
@@ -237,17 +226,18 @@ def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
 
 
 def _identity(
-    session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, source: TaskSource
+    session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, source: TaskSource, *, asks_teacher: bool
 ) -> dict[str, Any]:
-    """Return what both stages have in their identity."""
+    arguments = session.arguments
+    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device)) if asks_teacher else None
     return {
+        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        "stage": f"task_distill {arguments.stage}",
         "teacher": pair.teacher,
         "student": pair.student,
         "data": source.fingerprint,
         "evaluation_data": [task.splits[split].fingerprint for split in task.spec.eval_splits],
-        "padding": session.arguments.padding,
         "teacher_columns": pair.columns,
-        "pooler_relu": session.arguments.pooler_relu,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
     }

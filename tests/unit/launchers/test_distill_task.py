@@ -97,12 +97,13 @@ def test_the_four_steps_run_in_order_and_the_table_is_printed(chain, tmp_path):
     assert arguments.models == {"teacher": str(tmp_path / "t"), "student": str(tmp_path / "out" / "student")}
 
 
-def test_flags_about_texts_labels_and_machine_go_to_the_evaluation_too(chain, tmp_path):
+def test_flags_about_texts_labels_and_machine_go_to_the_other_steps_too(chain, tmp_path):
     flags = "--max_seq_length=40 --max_steps 5 --do_lower_case --eval_batch_size 7 --seed 3 --teacher_labels a".split()
     assert chain(*WORDS, "--", *flags).returncode == 0
-    *_, evaluation = commands(tmp_path)
+    augmentation, *_, evaluation = commands(tmp_path)
     words = ["--max_seq_length=40", "--do_lower_case", "--eval_batch_size", "7", "--teacher_labels", "a"]
     assert evaluation[evaluation.index("--output_dir") + 2 :] == words
+    assert augmentation[augmentation.index("--seed") + 2 :] == ["--do_lower_case", "--teacher_labels", "a"]
 
 
 def test_a_chain_that_was_stopped_goes_on_with_the_step_that_failed(chain, tmp_path):

@@ -64,7 +64,7 @@ def test_a_failing_stage_passes_its_exit_code_on_and_is_run_again(tmp_path, stag
 def test_the_seconds_of_a_stage_have_the_start_of_this_very_command_in_them(tmp_path, stages):
     slow = tmp_path / "run_stage.py"
     script = (ROOT / "launchers" / "run_stage.py").read_text()
-    slow.write_text(script.replace("import argparse\n", "import argparse\nimport time; time.sleep(1.5)\n"))
+    slow.write_text(script.replace("import contextlib\n", "import contextlib\nimport time; time.sleep(1.5)\n"))
     words = command(stages, "one", "true")
     subprocess.run([words[0], str(slow), *words[2:]], cwd=ROOT, check=True)
     (stage,) = json.loads(stages.read_text())

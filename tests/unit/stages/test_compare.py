@@ -10,6 +10,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support.models import model_directory
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.data.task_batches import EncodedExamples
 from tinybert_ds.data.tasks import TASKS
@@ -18,7 +20,6 @@ from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.stages import compare
 from tinybert_ds.stages.compare import (
     Candidate,
-    CompareArguments,
     build_report,
     main,
     measure_latency_ms,
@@ -26,7 +27,6 @@ from tinybert_ds.stages.compare import (
     read_stages,
     render_report,
 )
-from tinybert_ds.stages.start import parse
 
 SENTENCES = ["a very good film", "the story is dull and long", "bad", "we liked it", "the plot was not good, not bad"]
 
@@ -88,7 +88,7 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     table = (setting / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| teacher | {report['teacher']['parameters']:,} | {report['teacher']['metric']:.4f} |" in table
     assert "| shards | 3.0 |" in table
-    arguments, _ = parse(CompareArguments, command(setting), "compare_models.py")
+    arguments, _ = parse_arguments(CompareArguments, command(setting))
     assert list(path_problems(arguments)) == []  # it may replace its own report
     (setting / "out" / "report.md").write_text("# Run x\n", encoding="utf-8")
     (problem,) = path_problems(arguments)
@@ -153,8 +153,8 @@ def test_the_table_says_so_when_distillation_did_not_help():
 def test_paths_that_are_not_there_are_reported_together_before_any_work(setting):
     (setting / "file").write_text("x", encoding="utf-8")
     with pytest.raises(ConfigError, match="3 problems") as error:
-        main(command(setting, teacher=setting / "gone", output_dir=setting / "file", max_seq_length=2))
-    for part in ("--teacher", "gone is not a directory", "--output_dir", "--max_seq_length is 2"):
+        main(command(setting, teacher=setting / "gone", output_dir=setting / "file", max_seq_length=0))
+    for part in ("--teacher", "gone is not a directory", "--output_dir", "--max_seq_length is 0"):
         assert part in str(error.value)
 
 

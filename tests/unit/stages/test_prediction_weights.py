@@ -18,6 +18,7 @@ def parse(*words):
     [
         ("sst-2", [], (1.0, 0.0)),
         ("sst-2", ["--prediction_weight", "0.5", "--label_weight", "2"], (0.5, 2.0)),
+        ("sst-2", ["--prediction_weight", "0.5", "--temperature", "3", "--squared_temperature"], (4.5, 0.0)),
         ("sts-b", [], (0.0, 1.0)),
         ("sts-b", ["--regression_target", "teacher"], (1.0, 0.0)),
         ("sts-b", ["--regression_target", "teacher", "--label_weight", "0.3"], (1.0, 0.3)),

@@ -32,7 +32,7 @@ def test_means_and_deviations_are_over_the_seeds_and_the_best_mean_wins_over_the
         (["--search_seeds", "1", "2"], "--search_seeds is for --search"),
         (["--search", "--search_seeds", "1"], "two or more different ones"),
         (["--search", "--search_seeds", "1", "1"], "two or more different ones"),
-        (["--search", "--search_learning_rates", "1e-5", "0"], "different ones above 0"),
+        (["--search", "--search_learning_rates", "1e-5", "0"], "--search_learning_rates is 0.0; it must be above 0"),
         (
             ["--search", "--learning_rate", "1e-3"],
             "--learning_rate 0.001 is for a single run; a search takes --search_l",

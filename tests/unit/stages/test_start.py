@@ -7,13 +7,18 @@ import dataclasses
 import pytest
 import torch
 
-from tinybert_ds.arguments import EvaluateArguments, FinetuneArguments, TaskDistillArguments
+from tinybert_ds.arguments import (
+    EvaluateArguments,
+    FinetuneArguments,
+    TaskDistillArguments,
+    identity_of,
+    parse_arguments,
+)
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.run.directory import RunDirectory
-from tinybert_ds.engine.run.run import common_identity
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.stages import start
-from tinybert_ds.stages.start import begin_evaluation, begin_training, parse, with_arguments
+from tinybert_ds.stages.start import begin_evaluation, begin_training, with_arguments
 
 pytestmark = pytest.mark.usefixtures("one_rank_group")
 
@@ -33,7 +38,7 @@ def test_what_is_wrong_with_flags_config_and_machine_is_told_together(tmp_path):
     words = "--student_model s --data_dir d --task_name sst-2 --teacher_dtype fp16 --train_batch_size 7".split()
     words += ["--output_dir", str(tmp_path / "out"), "--gradient_accumulation_steps", "2"]
     with pytest.raises(ConfigError, match="3 problems") as error:
-        begin_training(*parse(TaskDistillArguments, words, "task_distill.py"))
+        begin_training(*parse_arguments(TaskDistillArguments, words))
     for part in ("--teacher_model DIR is missing", "does not divide", "--teacher_dtype fp16 is not supported"):
         assert part in str(error.value)
 
@@ -48,7 +53,7 @@ def test_a_session_holds_the_filled_config_and_makes_no_directory(tmp_path):
 
 def test_the_directory_is_looked_into_as_far_as_the_arguments_alone_can_tell(tmp_path):
     arguments = finetune(tmp_path)
-    identity = {**common_identity(arguments), "data": "known only later"}
+    identity = {**identity_of(arguments), "data": "known only later"}
     directory = RunDirectory(tmp_path / "out")
     directory.open(identity, resume="auto")
     directory.note_start(identity, {})

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
-from tinybert_ds.arguments import Arguments, recipe_values
+from tinybert_ds.arguments import Arguments, hyper_parameters_of, recipe_values
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.checkpoints.best_student import best_directory
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, Checkpoints, TrainingState, common_choices
@@ -94,7 +94,7 @@ class Run:
         self.stall = StallWatch(self.arguments.stall_timeout_seconds, session.output_dir, self.world.rank)
         self.until_closed = ExitStack()
         self._session, self._title = session, title
-        self._identities = {path: _whole_identity(session, own) for path, own in identities.items()}
+        self._identities = {path: _with_scheduler(session, own) for path, own in identities.items()}
         self._directories = [_open(session, path, identity) for path, identity in self._identities.items()]
         for directory in self._directories:
             self.until_closed.callback(directory.close)
@@ -204,7 +204,7 @@ class Run:
             name=directory.path.name if len(self._directories) > 1 else None,
             show_bar=not self.students,
         )
-        monitor.describe(arguments, config, self.world.size)
+        monitor.describe(arguments, hyper_parameters_of(self.arguments), config, self.world.size)
         return monitor
 
 
@@ -221,7 +221,7 @@ def open_run(
     """Lock the directories of a run and find out where it stands; no model is needed yet. Called on all ranks.
 
     Args:
-        identities: Directory of each student -> what makes two runs of it the same, beside what all stages share.
+        identities: Directory of each student -> what makes two runs of it the same, beside the scheduler.
         evaluation_steps: Steps between two evaluations; None: no evaluation while training.
         total_steps: Optimizer steps; None: what the arguments say of this source.
 
@@ -250,15 +250,9 @@ def open_run(
         yield run
 
 
-def common_identity(arguments: Any) -> dict[str, Any]:
-    """Return the part of a run's identity that all training commands share."""
-    names = ("seed", "train_batch_size", "learning_rate", "weight_decay", "max_grad_norm", "schedule", "warmup")
-    return {name: getattr(arguments, name) for name in names}
-
-
-def _whole_identity(session: Session[Any], own: dict[str, Any]) -> dict[str, Any]:
+def _with_scheduler(session: Session[Any], identity: dict[str, Any]) -> dict[str, Any]:
     scheduler = session.ds_config.get("scheduler", {}).get("type")  # its steps follow from the arguments
-    return {**own, **common_identity(session.arguments), "scheduler": scheduler}
+    return {**identity, "scheduler": scheduler}
 
 
 def _open(session: Session[Any], path: Path, identity: dict[str, Any]) -> RunDirectory:

@@ -134,10 +134,16 @@ class Monitor:
             disable=not wanted,
         )
 
-    def describe(self, arguments: Mapping[str, Any], deepspeed_config: Mapping[str, Any], world_size: int) -> None:
+    def describe(
+        self,
+        arguments: Mapping[str, Any],
+        learning: Mapping[str, Any],
+        deepspeed_config: Mapping[str, Any],
+        world_size: int,
+    ) -> None:
         """Write what the run is started with where TensorBoard shows it."""
         if self._enabled:
-            self._tensorboard.describe(arguments, deepspeed_config, world_size)
+            self._tensorboard.describe(arguments, learning, deepspeed_config, world_size)
 
     def advance(self) -> None:
         """One optimizer step is done."""

@@ -15,13 +15,6 @@ HEALTH, TIME, LAYERS, PLACE, FINAL = "1_health", "2_time", "3_layers", "4_place"
 
 _TIME_NAMES = ("step_seconds", "communicated_bytes_per_step", "padding_share")
 _PLACE_NAMES = ("epoch", "samples")
-_NOT_LEARNING = frozenset(
-    """
-    output_dir deepspeed deepspeed_config local_rank resume logging_steps save_steps save_total_limit eval_step
-    eval_steps eval_batch_size log_level no_cuda do_eval reduce_memory
-    """.split()
-)
-"""Arguments that do not change what is learnt: none of these is a hyper-parameter."""
 
 
 def tag(name: str) -> str:
@@ -56,9 +49,8 @@ def layout(names: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def hyper_parameters(arguments: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+def hyper_parameters(learning: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the HParams page lists: arguments that change what is learnt, and `run`, such as the world size."""
-    learning = {name: value for name, value in arguments.items() if name not in _NOT_LEARNING}
     known = {name: value for name, value in {**learning, **run}.items() if value is not None and value is not False}
     return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in known.items()}
 
@@ -86,13 +78,19 @@ class TensorBoard:
         self._laid_out = False
         self._hyper_parameters: dict[str, Any] = {}
 
-    def describe(self, arguments: Mapping[str, Any], deepspeed_config: Mapping[str, Any], world_size: int) -> None:
-        """Write what the run was started with as text, and remember its hyper-parameters for `finish`."""
+    def describe(
+        self,
+        arguments: Mapping[str, Any],
+        learning: Mapping[str, Any],
+        deepspeed_config: Mapping[str, Any],
+        world_size: int,
+    ) -> None:
+        """Write what the run was started with as text, and remember for `finish` what changes the learning."""
         self._writer.add_text("run/arguments", arguments_table(arguments), self._start_step)
         config = json.dumps(deepspeed_config, indent=2).replace("\n", "\n    ")
         self._writer.add_text("run/deepspeed_config", f"    {config}", self._start_step)
         stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
-        self._hyper_parameters = hyper_parameters(arguments, {"world_size": world_size, "zero_stage": stage})
+        self._hyper_parameters = hyper_parameters(learning, {"world_size": world_size, "zero_stage": stage})
         self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinybert_ds.arguments import FinetuneArguments
+from tinybert_ds.arguments import FinetuneArguments, identity_of
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.run import run as module_under_test
@@ -125,7 +125,7 @@ def start(tmp_path, monkeypatch):
         arguments = FinetuneArguments(
             model="m", data_dir="d", output_dir=str(tmp_path), max_steps=steps, logging_steps=2, save_steps=2, **changes
         )
-        identities = {tmp_path / name: {"stage": "test"} for name in students or ("out",)}
+        identities = {tmp_path / name: identity_of(arguments, {}) for name in students or ("out",)}
         session = Session(arguments, ALONE, {}, resume)
         return open_run(session, identities, title="testing", source=Source(), evaluation_steps=2)
 

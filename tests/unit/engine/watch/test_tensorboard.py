@@ -46,9 +46,9 @@ def test_a_stage_without_layers_has_no_page_for_them():
     assert "Layers" not in layout(["loss", "prediction_loss"])
 
 
-def test_hyper_parameters_are_what_changes_the_learning():
-    arguments = {"learning_rate": 1e-3, "output_dir": "out", "resume": "auto", "max_steps": None, "layer_map": (0, 2)}
-    found = hyper_parameters(arguments, {"world_size": 2})
+def test_hyper_parameters_that_are_not_set_are_not_shown():
+    learning = {"learning_rate": 1e-3, "max_steps": None, "from_scratch": False, "layer_map": (0, 2)}
+    found = hyper_parameters(learning, {"world_size": 2})
     assert found == {"learning_rate": 1e-3, "layer_map": "(0, 2)", "world_size": 2}
 
 
@@ -58,7 +58,8 @@ def test_a_bar_in_an_argument_does_not_break_the_table():
 
 def test_events_hold_scalars_arguments_layout_and_hyper_parameters_with_their_results(tmp_path):
     board = TensorBoard(tmp_path, start_step=0)
-    board.describe({"learning_rate": 1e-3, "seed": 7}, {"zero_optimization": {"stage": 2}}, world_size=2)
+    learning = {"learning_rate": 1e-3, "seed": 7}
+    board.describe({**learning, "log_level": "info"}, learning, {"zero_optimization": {"stage": 2}}, world_size=2)
     for step in (1, 2):
         board.scalars(step, {**VALUES, "grad_norm": None} if step == 1 else VALUES)
     board.finish(2, {"eval_accuracy": 0.75})

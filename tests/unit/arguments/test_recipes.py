@@ -67,7 +67,7 @@ def test_flags_win_over_the_recipe_wherever_they_stand():
             "learning_rat (did you mean learning_rate?) cannot be set by a recipe; these can: ",
         ),
         ("intermediate: {teacher_model: t}", "teacher_model cannot be set by a recipe"),
-        ("intermediate: {learning_rate: fast}", "invalid float value: 'fast'"),
+        ("intermediate: {learning_rate: fast}", "--learning_rate is 'fast'; it must be a number"),
         ("intermediate: [1]", "`flag: value` lines"),
         ("prediction: {seed: 1}", "has no section intermediate; it has prediction"),
         ("a: [", "cannot be read as YAML"),
@@ -83,14 +83,16 @@ def test_a_recipe_that_cannot_be_is_refused_by_its_name(tmp_path, content, said)
 
 
 def test_an_unknown_recipe_names_the_shipped_ones():
-    with pytest.raises(ConfigError, match=r"that name \(did you mean paper/sst-2\?\); there are paper/cola"):
+    with pytest.raises(ConfigError, match=r"that name \(did you mean paper/sst-2\?\); there are paper/general"):
         parse("intermediate", "--recipe", "paper/sst2")
     _, problems = parse_arguments(
         TaskDistillArguments,
         [*"--do_eval --student_model s --task_name cola --recipe paper/cola".split(), *TASK],
         "command.py",
     )
-    assert problems == ["--recipe is for training; leave it out of --do_eval"]
+    assert problems == [
+        "--recipe paper/cola is for the intermediate stage and --pred_distill; leave it out of --do_eval"
+    ]
 
 
 def test_run_json_holds_the_recipes_values_beside_those_that_were_used(inputs, tmp_path):

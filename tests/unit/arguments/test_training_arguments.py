@@ -129,7 +129,7 @@ def test_distillation_without_a_teacher_is_a_problem_but_evaluation_is_not():
 @pytest.mark.parametrize("words", [[], ["--task_name", "sst-2", "--task_file", "t.yaml"]])
 def test_exactly_one_task_must_be_named(words):
     _, problems = parse(FinetuneArguments, [*["--model", "m", "--data_dir", "d", "--output_dir", "o"], *words])
-    assert problems == ["give either --task_name NAME or --task_file FILE.yaml, one of the two"]
+    assert problems == ["give one of --task_name and --task_file"]
 
 
 def test_a_student_from_scratch_needs_a_tokenizer():
@@ -144,7 +144,7 @@ def test_a_student_from_scratch_needs_a_tokenizer():
         (["--pred_distill", "--projection", "shared"], "--projection shared"),
         (["--pred_distill", "--layer_map", "last"], "--layer_map last"),
         (["--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
-        (["--predict_split", "test"], "--predict_split is for --do_eval"),
+        (["--predict_split", "test"], "--predict_split test is for --do_eval; leave it out of the intermediate stage"),
         (["--label_weight", "1"], "--label_weight 1.0 is for --pred_distill"),
         (["--pred_distill", "--hidden_weight", "0"], "--hidden_weight 0.0 is for the intermediate stage"),
         (["--attention_weight", "-1"], "--attention_weight is -1.0; it must not be negative"),

@@ -26,7 +26,7 @@ PDSH, MPICH, OPENMPI = "pdsh", "mpich", "openmpi"
 def stages() -> dict[str, Path]:
     """Return the training commands: name -> file in launchers/."""
     files = sorted((CHECKOUT / "launchers").glob("*.py"))
-    return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
+    return {path.stem: path for path in files if "prepare()" in path.read_text(encoding="utf-8")}
 
 
 def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:

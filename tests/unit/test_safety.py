@@ -94,6 +94,7 @@ def _listening(connection, place: dict[str, str]) -> None:
     connection.recv()  # until the other one has looked, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_processes_of_one_host_listen_on_no_address_but_loopback(size):
     context = multiprocessing.get_context("forkserver")

@@ -115,6 +115,7 @@ def test_candidates_are_those_of_the_published_rule(folder, count):
     assert {len(words) for sentence in found for words in sentence.values()} != {1} or count == 1
 
 
+@pytest.mark.slow
 def test_random_sentences_have_the_candidates_of_the_published_rule(folder):
     rng = random.Random(4)
     words = [*(word for word in WORDS if not word.startswith("##")), *NEAR, "?", "'", ",", "3", "zero"]

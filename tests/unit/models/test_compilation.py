@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 import torch
 import torch._dynamo.utils
 
@@ -30,6 +31,7 @@ def outputs_and_gradient(encoder):
     return [*outputs, gradient]
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_gives_the_same_outputs_gradients_and_weight_names():
     encoder = encoder_of()
     expected = outputs_and_gradient(encoder)

@@ -61,6 +61,7 @@ def accuracy_one_by_one(directory: Path, positive: int) -> float:
     return float(np.mean([answer == label for answer, label in zip(best, [1, 0, 0, 1, 1], strict=True)]))
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_an_independent_measurement_finds(setting):
     stages = setting / "stages.json"
     recorded = [

@@ -62,6 +62,7 @@ def test_a_checkpoint_of_another_user_is_refused(checkpoint, monkeypatch):
         require_own_files(checkpoint, MANIFEST)
 
 
+@pytest.mark.slow
 def test_a_pickle_that_was_put_into_a_runs_checkpoint_stops_the_run_before_it_is_read(general, tmp_path):
     arguments = [*general, "--eval_fraction", 0, "--save_steps", 2, "--output_dir", tmp_path / "out"]
     run_ranks("general_distill", [*arguments, "--max_steps", 2], log=tmp_path / "first").check()

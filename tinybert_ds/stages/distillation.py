@@ -160,23 +160,20 @@ def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World
     write_on_main(world, directory, save)
 
 
-def require_same_tokenizer(
-    student: Path | str, teacher: str, lower_case: bool | None
-) -> tuple[PreTrainedTokenizerFast, str]:
-    """Return the student's tokeniser and its fingerprint, which are the teacher's.
+def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool | None) -> PreTrainedTokenizerFast:
+    """Return the student's tokeniser, which is the teacher's.
 
     Raises:
         ConfigError: The two read texts differently.
     """
     own, other = (load_tokenizer(directory, lower_case) for directory in (student, teacher))
-    fingerprint = tokenizer_fingerprint(own)
-    if fingerprint != tokenizer_fingerprint(other):
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
         raise ConfigError(
             f"the tokenisers of {student} and {teacher} differ (vocabulary or casing); a student must read what its "
             "teacher reads: use the teacher's tokeniser files, or say the casing with --do_lower_case or "
             "--no_lower_case"
         )
-    return own, fingerprint
+    return own
 
 
 def _take_projections(objective: IntermediateObjective, directory: Path) -> None:

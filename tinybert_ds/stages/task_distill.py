@@ -87,7 +87,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
     )
-    tokenizer, _ = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
+    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
     raise_all(prediction_problems(arguments, spec))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)

@@ -1,6 +1,7 @@
 """Blocks of a task's rows, augmented; what a worker process does.
 
-A block's result depends on its rows and the settings alone, so that any number of workers writes the same file.
+A row's result depends on the row and the settings alone on a CPU, and on the rows of its block on a GPU, in every
+precision, so that any number of workers writes the same file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from data_tools.masked_words import MaskedWordModel
 from data_tools.neighbours import Neighbours
 from data_tools.orphans import end_with_parent
 from data_tools.sentence_words import SentenceSplitter
-from data_tools.teacher_filter import TeacherJudge
+from data_tools.teacher_filter import TeacherJudge, is_sure
 from data_tools.text_variants import TextAugmenter
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
@@ -129,20 +130,19 @@ class RowAugmenter:
         self, judge: TeacherJudge, block: Block, variants: list[list[list[str]]], counts: Counter[str]
     ) -> list[list[list[str]]]:
         """Drop variants of whose class the teacher is not sure enough; count them by the label of their row."""
-        flat = [fields for own in variants for fields in own]
-        if not flat:
-            return variants
         assert block.labels is not None
-        texts = tuple([fields[column] for fields in flat] for column in self._settings.text_columns)
-        judgements = iter(judge.probabilities(texts))
+        columns, confidence = self._settings.text_columns, self._settings.confidence
         kept: list[list[list[str]]] = []
         for own, label in zip(variants, block.labels, strict=True):
             name = self._settings.spec.label_names[label]
             kept.append([])
-            for fields in own:
-                probabilities = next(judgements)
+            if not own:
+                continue
+            # The variants of one row are judged together: not those of a block, see `MaskedWordModel._batches`.
+            texts = tuple([fields[column] for fields in own] for column in columns)
+            for fields, probabilities in zip(own, judge.probabilities(texts, near=confidence), strict=True):
                 counts[f"variants of {name}"] += 1
-                if probabilities.max() < self._settings.confidence:
+                if not is_sure(probabilities, confidence):
                     counts["dropped"] += 1
                     counts[f"dropped of {name}"] += 1
                     continue

@@ -40,8 +40,12 @@ class MaskedWordModel:
     cut at `MAX_LENGTH`. Only the masked place is of interest: the last layer and the vocabulary head look at no other.
 
     Args:
+        directory: of the model.
+        tokenizer: of the same directory.
         dtype: of the encoder. The head stays in float32: half-precision scores of a vocabulary are full of ties.
-        batch_tokens: most tokens of one forward, padding included, unless one input has more.
+        device: where it runs.
+        batch_tokens: most tokens of one forward, padding included, unless one input has more. On a CPU a forward takes
+            the places of one text only.
 
     Raises:
         ModelError: no BERT with a masked-LM head, or a tokeniser without the tokens it needs or with too many.
@@ -88,19 +92,40 @@ class MaskedWordModel:
         """Return the best pieces for each masked place, the best first.
 
         Args:
+            maskings: the places.
             count: how many of the best to take; those of them that begin with ## are then dropped. A place at the cut
                 or behind it has none.
         """
         found: list[list[str]] = [[] for _ in maskings]
         inside = [number for number, masking in enumerate(maskings) if masking.piece + 1 < self._limit]
         lengths = np.array([self._length(maskings[number].sentence) for number in inside], dtype=np.int64)
-        for batch in _batches(lengths, self._batch_tokens):
+        for batch in self._batches([maskings[number].sentence.text for number in inside], lengths):
             numbers = [inside[place] for place in batch]
             best = self._best([maskings[number] for number in numbers], count)
             for number, pieces in zip(numbers, best.tolist(), strict=True):
                 names = (self._pieces[piece] for piece in pieces)
                 found[number] = [name for name in names if not name.startswith("##")]
         return found
+
+    def _batches(self, texts: Sequence[str], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yield the positions of inputs that are computed together.
+
+        In half precision an input's scores depend on what else is in its batch: other shapes and padding take other
+        paths through the libraries' products, sums are rounded elsewhere, and near ties fall the other way. So that
+        neither the number of workers nor the cut into blocks decides about the output, a batch is, on a CPU, made of
+        one text: all its inputs are equally long, and what they give is a function of the text. Such batches are too
+        small for a GPU. There they are made of all that the caller gives, a block of rows, which are the same blocks
+        for any number of ranks.
+        """
+        if self._device.type != "cpu":
+            yield from _batches(lengths, self._batch_tokens)
+            return
+        of_text: dict[str, list[int]] = {}
+        for number, text in enumerate(texts):
+            of_text.setdefault(text, []).append(number)
+        for numbers in map(np.array, of_text.values()):
+            for batch in _batches(lengths[numbers], self._batch_tokens):
+                yield numbers[batch]
 
     def _length(self, sentence: Sentence) -> int:
         return min(2 * len(sentence.piece_ids) + 3, self._limit)

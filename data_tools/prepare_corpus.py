@@ -21,7 +21,7 @@ from data_tools.corpus_directory import (
 )
 from data_tools.corpus_job import Job
 from data_tools.corpus_processes import run_job
-from data_tools.input_files import TextInput, find_dataset, find_inputs
+from data_tools.input_files import TextInput, describe_left_out, find_dataset, find_inputs
 from data_tools.input_groups import group_inputs
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.tokenise_text import TextOptions
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranks = find_ranks()
     if ranks.rank == 0:
         _say_what_is_ignored(options)
+        for line in describe_left_out(options.train_corpus or []):
+            print(line)
     inputs = _find_inputs(options)
     identity = _identity(options)
     begin = time.monotonic()
@@ -152,7 +154,7 @@ def _finish(
 
 def _find_inputs(options: PrepareArguments) -> list[TextInput]:
     if options.dataset is None:
-        return find_inputs(options.train_corpus)
+        return find_inputs(options.train_corpus, judge=not options.skip_bad_input)
     return find_dataset(options.dataset, options.dataset_config, options.dataset_split, options.dataset_revision)
 
 

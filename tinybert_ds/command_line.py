@@ -9,7 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR, FaultError, PreemptedError, UserError
+from tinybert_ds.errors import (
+    EXIT_FAULT,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    FaultError,
+    PreemptedError,
+    RankError,
+    UserError,
+)
 
 SIBLING_DELAY_SECONDS = 10.0
 
@@ -29,7 +37,7 @@ def run_command(main: Callable[[], None]) -> None:
 
     Under a launcher every local rank meets the same error. Local rank 0 (the environment's `LOCAL_RANK`, 0 without one)
     prints it and leaves at once; the others wait first and stay silent, because a launcher kills the siblings of the
-    first rank that leaves, and rank 0 must have printed by then.
+    first rank that leaves, and rank 0 must have printed by then. A `RankError` is told by every rank that meets it.
 
     Raises:
         SystemExit: 2 on a `UserError`, 1 on a `FaultError`, 75 on a `PreemptedError`, 130 on an interrupt from the
@@ -38,7 +46,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(SIBLING_DELAY_SECONDS)

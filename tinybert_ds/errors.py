@@ -22,6 +22,10 @@ class ConfigError(UserError):
     """Arguments, model configs or a DeepSpeed JSON that do not fit together."""
 
 
+class RankError(ConfigError):
+    """Environment variables of a launcher that do not fit; told by every rank, as the others may not meet it."""
+
+
 class DataError(UserError):
     """Texts, task files or shards that cannot be used as they are."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,6 +32,22 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
         return dtype in (torch.float16, torch.bfloat16)
     capabilities = torch.cpu.get_capabilities()
     return dtype is torch.bfloat16 and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@contextmanager
+def bfloat16_operands() -> Iterator[None]:
+    """Within the context a CPU may round the operands of float32 matrix products to bfloat16; sums stay float32.
+
+    torch has no product of bfloat16 matrices into float32 on a CPU, and this is one for operands that bfloat16 holds
+    exactly: as fast as bfloat16 products where the CPU has instructions for them, and nothing of the result is rounded.
+    """
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def choose_float32_products(device: torch.device, *, onednn: bool) -> None:

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM or SIGUSR1 to any rank ends the run after the step it is in, with its state saved.
+"""Stopping on request: SIGTERM, SIGUSR1 or SIGHUP to any rank ends the run after the step it is in, its state saved.
 
 Before the first step there is nothing to save, and the process leaves at once; the few seconds in which a finished run
 writes its results and ends are left to it.
@@ -16,7 +16,7 @@ from types import FrameType
 
 from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 LAUNCHER_GRACE_SECONDS = 30
 """How long DeepSpeed's launch.py waits for its ranks after its own SIGTERM before it kills them."""
 _SET_BY_LAUNCHER = "CROSS_SIZE"  # in the environment of a rank that launch.py has started
@@ -33,8 +33,15 @@ def grace_problems(grace_seconds: float, environment: Mapping[str, str]) -> list
     return []
 
 
+def heeded_signals() -> tuple[signal.Signals, ...]:
+    """Return SIGNALS without a SIGHUP that is ignored: `nohup` means that the command goes on without its terminal."""
+    return tuple(
+        number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    )
+
+
 def leave_when_asked() -> None:
-    """Let both signals end this process with EXIT_PREEMPTED, until another context of this module says otherwise."""
+    """Let the signals end this process with EXIT_PREEMPTED, until another context of this module says otherwise."""
     process = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -45,19 +52,19 @@ def leave_when_asked() -> None:
             os.write(sys.stderr.fileno(), told.encode())  # print may have been interrupted itself
         os._exit(EXIT_PREEMPTED)
 
-    for number in SIGNALS:
+    for number in heeded_signals():
         signal.signal(number, leave)
 
 
 def ignore_requests() -> None:
-    """Ignore both signals from here on: the process is about to end well."""
+    """Ignore the signals from here on: the process is about to end well."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore both signals inside the context, which takes a few seconds and finishes the run."""
+    """Ignore the signals inside the context, which takes a few seconds and finishes the run."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ignore_requests()
     try:
@@ -86,7 +93,7 @@ class Preemption:
 
         The time limit is for the inside: what comes after it has everything saved.
         """
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in heeded_signals()}
         try:
             yield
             self._cancel()

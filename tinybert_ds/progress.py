@@ -15,13 +15,23 @@ _FILE_SECONDS = 10.0
 
 
 def progress_bar(
-    *, total: int, desc: str, unit: str, unit_scale: bool = False, leave: bool = False, delay: float = DELAY_SECONDS
+    *,
+    total: int | None,
+    desc: str,
+    unit: str,
+    unit_scale: bool = False,
+    leave: bool = False,
+    delay: float = DELAY_SECONDS,
 ) -> tqdm:
     """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
 
     Args:
+        total: Of what is counted; None where nobody knows.
         desc: What is done, such as "tokenising train.tsv".
+        unit: What is counted, such as "row".
         unit_scale: Whether large counts are shown as 12.3M.
+        leave: Whether the bar stays when it is full.
+        delay: Seconds before it appears.
     """
     return tqdm(
         total=total,

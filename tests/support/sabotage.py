@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ import torch
 from tinybert_ds import command_line
 from tinybert_ds.engine.run.run import Run
 from tinybert_ds.stages import general_distill
+
+
+def change_environment(changes: Mapping[str, str | None]) -> None:
+    """Set variables, unset those that are None, and leave at once."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    leave_at_once()
 
 
 def die() -> None:

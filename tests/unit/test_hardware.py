@@ -59,3 +59,26 @@ def test_the_choice_on_this_machine_keeps_float32_accuracy():
     own = hardware.product_error()
     hardware.choose_float32_products(CPU, onednn=True)
     assert hardware.product_error() <= hardware.WORSE_BY * own
+
+
+def test_operands_are_rounded_inside_the_context_only_even_if_it_is_left_by_an_error():
+    settings = torch.backends.mkldnn.matmul
+    settings.fp32_precision = "none"
+
+    def fail_inside():
+        with hardware.bfloat16_operands():
+            assert settings.fp32_precision == "bf16"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert settings.fp32_precision == "none"
+
+
+def test_products_of_what_bfloat16_holds_are_exact_to_float32_inside_the_context():
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(512, 512, generator=generator).bfloat16().float() for _ in range(2))
+    exact = left.double() @ right.double()
+    with hardware.bfloat16_operands():
+        error = (left @ right).double() - exact
+    assert error.norm() / exact.norm() < 1e-6

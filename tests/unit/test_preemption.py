@@ -12,14 +12,15 @@ from tinybert_ds.preemption import SIGNALS, Preemption, grace_problems, undistur
 
 @pytest.fixture(autouse=True)
 def handlers_as_before():
-    """Processes that later tests start would inherit a signal that is ignored."""
+    """Later tests would inherit a signal that is ignored; so may this process, where it is under nohup."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_noted_and_kills_nobody(number):
     preemption = Preemption(60)
     with preemption.listening():
@@ -87,6 +88,27 @@ def test_a_signal_ends_a_command_at_once_where_no_step_is_under_way(number, befo
     assert finished.returncode == EXIT_PREEMPTED, finished.stderr
     told = f"stopped by {number.name}, no step under way; start the same command again to go on\n"
     assert finished.stderr == told
+
+
+def test_under_nohup_the_end_of_the_terminal_asks_for_nothing():
+    finished = run_python(
+        """
+        import os, signal
+        from tinybert_ds.preemption import Preemption, leave_when_asked
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        leave_when_asked()
+        os.kill(os.getpid(), signal.SIGHUP)
+        preemption = Preemption(60)
+        with preemption.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            print("asked" if preemption.asked else "not asked", flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("asked" if preemption.asked else "not asked", flush=True)
+            preemption.done()
+        """
+    )
+    assert finished.stdout == "not asked\nasked\n", finished.stderr
+    assert finished.returncode == 0
 
 
 @pytest.mark.parametrize("number", SIGNALS)

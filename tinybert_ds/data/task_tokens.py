@@ -22,8 +22,8 @@ from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
-from tinybert_ds.data.task_files import Examples, read_split_in_blocks, require_file
-from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
+from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
@@ -56,10 +56,12 @@ def load_rows(
     Raises:
         ConfigError, DataError: see `read_split`, `encode` and `obtain`.
     """
-    path = require_file(spec, data_dir, split)
+    paths = require_files(spec, data_dir, split)
+    path = paths[0]
+    hashes = [hash_file(file)._asdict() for file in content_files(paths)]
     key = {
         "version": FORMAT_VERSION,
-        "file": hash_file(path)._asdict(),
+        "file": hashes[0] if len(hashes) == 1 else hashes,
         "format": file_format(path),
         "task": _what_decides(spec, split),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -71,7 +73,7 @@ def load_rows(
         logger.info("tokenising %s, kept in %s", path, directory)
         encoder = row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
         with progress_bar(
-            total=estimate_rows(path), desc=f"tokenising {path.name}", unit="row", unit_scale=True
+            total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
             blocks = read_split_in_blocks(spec, data_dir, split)
             _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
@@ -84,7 +86,14 @@ def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     content = {**asdict(spec), "splits": asdict(spec.splits[split])}
     for name in ("name", "directory", "metrics", "official", "eval_splits", "max_seq_length", "augmented_copies"):
         content.pop(name)
-    content["splits"].pop("file")  # of the file its content counts
+    for name in ("file", "more_files"):  # of files their content counts
+        content["splits"].pop(name)
+    layout = spec.splits[split]
+    unquoted = file_format(layout.file) == "tsv" and layout.text_format == TextFormat(quotes=False)
+    if unquoted or layout.text_format == TextFormat():  # rows that were kept before it could be stated stay valid
+        content["splits"].pop("text_format")
+    if not spec.skip_labels:
+        content.pop("skip_labels")
     return dict(json.loads(json.dumps(content)))
 
 

@@ -12,7 +12,7 @@ from tinybert_ds.doctor.findings import Finding, gib
 
 Facts = Mapping[str, Any]
 
-OLDEST_PYTHON = (3, 10)
+OLDEST_PYTHON = (3, 11)
 INSTALL = "bash launchers/install.sh"
 EVERYWHERE = f"{INSTALL} on every host, from one checkout"
 
@@ -74,7 +74,7 @@ def check_launching(facts: Facts, num_hosts: int) -> list[Finding]:
 def _python(facts: Facts) -> Finding:
     version = tuple(int(part) for part in facts["python"].split(".")[:2])
     if version < OLDEST_PYTHON:
-        fix = f"install Python 3.10 or newer, then: PYTHON=/path/to/it {INSTALL}"
+        fix = f"install Python 3.11 or newer, then: PYTHON=/path/to/it {INSTALL}"
         return Finding("problem", f"Python {facts['python']} is too old", fix)
     processors = f"{facts['cpus']} processor{'' if facts['cpus'] == 1 else 's'}"
     return Finding("ok", f"Python {facts['python']}, {processors}, {_memory(facts)} of memory free")

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
 from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, WarmupLR
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.arguments.option import ds_values_of, owners_of
-from tinybert_ds.errors import did_you_mean
+from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
 
@@ -84,9 +84,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
         shipped = ", ".join(sorted(p.name for p in CONFIG_DIRECTORY.glob("*.json")))
         return {}, [f"--deepspeed_config {path} is not a file; shipped ones in ds_configs/: {shipped}"]
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=dict_raise_error_on_duplicate_keys)
-    except ValueError as error:  # json's own error and the duplicate-key error are both ValueErrors
-        return {}, [f"{path} is no JSON document: {error}"]
+        config = read_json(path, "--deepspeed_config")
+    except ConfigError as error:
+        return {}, [str(error)]
     if not isinstance(config, dict):
         return {}, [f"{path} holds a {type(config).__name__}; a DeepSpeed config is a JSON object"]
     problems = []

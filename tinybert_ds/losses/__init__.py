@@ -7,6 +7,12 @@ and each gradient has its input's dtype; gradients flow to the student side and 
 inside. `denominator` is what the sum of all terms is divided by: None for the call's own count, otherwise the global
 batch's count / (world_size · gradient_accumulation_steps), so that any number of ranks and micro-batches gives the
 gradients of one. A denominator of 0 or infinity gives a loss and gradients of exactly 0.
+
+Half-precision inputs are taken as exact numbers, on every machine: nothing is rounded to half precision before models
+are compared, so that the value is that of float32 even where a student is close to its teacher. (Rounding projected
+states to bfloat16 first would bury a difference of 1/1000.) Gradients may be off by what rounding them to their
+input's dtype costs. Matrices are multiplied in half precision only where the machine adds up in float32 and returns
+that.
 """
 
 from __future__ import annotations

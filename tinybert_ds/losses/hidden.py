@@ -7,12 +7,13 @@ cancellation.)
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tinybert_ds.hardware import multiplies_fast
+from tinybert_ds.hardware import bfloat16_operands, multiplies_fast
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.precomputed import attach_gradients
 from tinybert_ds.losses.workspace import wide_matmul, workspace_bytes
@@ -68,13 +69,15 @@ def gradients_needed(*tensors: Tensor | None) -> tuple[bool, ...]:
 
 
 def hidden_product_dtype(student_hidden: Tensor, compute_dtype: torch.dtype) -> torch.dtype:
-    """Return what states and weights are multiplied in: the states' own dtype where the machine gains by that.
+    """Return what states, weights and residuals are multiplied in: the states' own dtype if the machine gains by that.
 
-    Rounding the projected states costs what it costs the published form in that dtype, 2⁻⁹/√ρ for bfloat16 (ρ: loss
-    over the teacher's power), and no more: the residuals are float32.
+    States are exact in it, weights are split where they are not, and every product is added up in the compute dtype:
+    residuals, and with them the value, are those of the compute dtype. Only for the gradients are residuals rounded,
+    which costs what rounding the gradient costs.
     """
     own = student_hidden.dtype
-    return own if multiplies_fast(own, student_hidden.device) else compute_dtype
+    gains = compute_dtype is torch.float32 and multiplies_fast(own, student_hidden.device)
+    return own if gains else compute_dtype
 
 
 def hidden_terms(
@@ -94,10 +97,12 @@ def hidden_terms(
         student, teacher: (T, H_student), (T, H_teacher).
         real: (T,) bool, the tokens that count; None for all.
         dtype: residuals, sums and gradients are of this dtype, float32 or float64.
-        product_dtype: student states and weight are multiplied in this dtype.
+        product_dtype: operands of products are rounded to this dtype; the products are of `dtype`.
         needed: which gradients to take: by the states, the weight, the bias.
     """
-    factors = None if weight is None else weight.to(product_dtype)
+    on_cpu = student.device.type == "cpu"
+    operand_dtype = dtype if on_cpu else product_dtype
+    factors = [] if weight is None else exact_parts(weight, product_dtype, operand_dtype)
     shapes = (student.shape, None if weight is None else weight.shape, None if bias is None else bias.shape)
     by_states, by_weight, by_bias = (
         student.new_zeros(shape, dtype=dtype) if wanted and shape is not None else None
@@ -105,28 +110,42 @@ def hidden_terms(
     )
     total = torch.zeros((), dtype=torch.float64, device=student.device)
     step = max(1, workspace_bytes(student.device) // (teacher.shape[1] * dtype.itemsize))
-    for start in range(0, len(student), step):
-        tokens = slice(start, start + step)
-        states = student[tokens].to(product_dtype)
-        residual = states.to(dtype, copy=True) if factors is None else projected(states, factors, dtype)
-        if bias is not None:
-            residual.add_(bias)
-        residual.sub_(teacher[tokens])
-        if real is not None:
-            residual.masked_fill_(~real[tokens, None], 0.0)
-        total += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
-        if by_bias is not None:
-            by_bias += residual.sum(dim=0)
-        outgoing = residual.to(product_dtype)
-        if by_states is not None:
-            by_states[tokens] = residual if factors is None else projected(outgoing, factors.t(), dtype)
-        if by_weight is not None:
-            by_weight += projected(outgoing.t(), states.t(), dtype)
+    with bfloat16_operands() if on_cpu and product_dtype is torch.bfloat16 else nullcontext():
+        for start in range(0, len(student), step):
+            tokens = slice(start, start + step)
+            states = student[tokens].to(operand_dtype)
+            residual = projected(states, factors, dtype) if factors else states.to(dtype, copy=True)
+            if bias is not None:
+                residual.add_(bias)
+            residual.sub_(teacher[tokens])
+            if real is not None:
+                residual.masked_fill_(~real[tokens, None], 0.0)
+            total += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
+            if by_bias is not None:
+                by_bias += residual.sum(dim=0)
+            outgoing = residual.to(operand_dtype)
+            if by_states is not None:
+                by_states[tokens] = wide_matmul(outgoing, factors[0], dtype) if factors else residual
+            if by_weight is not None:
+                by_weight += wide_matmul(outgoing.t(), states, dtype)
     return total, HiddenGradients(by_states, by_weight, by_bias)
 
 
-def projected(states: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return states (T, H) · weightᵀ (H, H') in `dtype`, multiplied in the dtype of the operands."""
-    if states.device.type == "cpu":
-        return torch.mm(states, weight.t()).to(dtype)
-    return wide_matmul(states, weight.t(), dtype)
+def exact_parts(weight: Tensor, product_dtype: torch.dtype, dtype: torch.dtype) -> list[Tensor]:
+    """Return the weight rounded to the product dtype and, where that is not all of it, what is left; both in `dtype`.
+
+    float32 weights of bfloat16 states, under autocast, would otherwise leave the rounding in every residual.
+    """
+    high = weight.to(product_dtype)
+    if torch.promote_types(weight.dtype, product_dtype) == product_dtype:
+        return [high.to(dtype)]
+    low = (weight - high).to(product_dtype)
+    return [high.to(dtype), low.to(dtype)]
+
+
+def projected(states: Tensor, factors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return states (T, H) times the sum of the factors (H', H), transposed, in `dtype`."""
+    product = wide_matmul(states, factors[0].t(), dtype)
+    for factor in factors[1:]:
+        product += wide_matmul(states, factor.t(), dtype)
+    return product

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
-from tinybert_ds.data.table_formats import augmented_file
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
-from tinybert_ds.data.task_files import require_file
+from tinybert_ds.data.task_files import require_files
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import special_ids
@@ -125,7 +125,7 @@ def load_task(
     _require_vocabulary(tokenizer, model_config)
     max_seq_length = flags.max_seq_length or spec.max_seq_length
     for split in splits:  # before a folder of derived data is made in a directory without a task
-        require_file(spec, data_dir, split)
+        require_files(spec, data_dir, split)
     home = cache_home(data_dir, flags.cache_dir)
     first = world.local_rank == 0
     rows = {
@@ -148,9 +148,7 @@ def load_task(
 
 def augmented(spec: TaskSpec) -> TaskSpec:
     """Return the task whose training rows are those that data_tools/data_augmentation.py has written."""
-    train = spec.splits["train"]
-    file = str(augmented_file(train.file))
-    return replace(spec, splits={**spec.splits, "train": replace(train, file=file)})
+    return replace(spec, splits={**spec.splits, "train": augmented_split(spec.splits["train"])})
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

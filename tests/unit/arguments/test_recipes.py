@@ -70,7 +70,7 @@ def test_flags_win_over_the_recipe_wherever_they_stand():
         ("intermediate: {learning_rate: fast}", "--learning_rate is 'fast'; it must be a number"),
         ("intermediate: [1]", "`flag: value` lines"),
         ("prediction: {seed: 1}", "has no section intermediate; it has prediction"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "not valid YAML"),
         ("- a", "must hold sections"),
     ],
 )

@@ -115,6 +115,21 @@ def test_candidates_are_those_of_the_published_rule(folder, count):
     assert {len(words) for sentence in found for words in sentence.values()} != {1} or count == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_candidates_of_a_text_do_not_depend_on_the_texts_beside_it_in_any_precision(folder, dtype):
+    rng = random.Random(3)
+    texts = [" ".join(rng.choices([*NEAR, *WORDS], k=rng.randint(1, 40))) for _ in range(30)]
+    splitter, model = load(folder, 2048, dtype)
+    sentences = splitter.split(texts)
+
+    def candidates(of):
+        return find_candidates(of, model, None, count=1000, chinese=False)
+
+    together = candidates(sentences)
+    assert candidates(sentences[::-1])[::-1] == together
+    assert [candidates([sentence])[0] for sentence in sentences] == together
+
+
 @pytest.mark.slow
 def test_random_sentences_have_the_candidates_of_the_published_rule(folder):
     rng = random.Random(4)

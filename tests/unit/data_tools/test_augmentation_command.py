@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -8,17 +9,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_tools import augment_rows, augment_task, augmentation_files
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.masked_words import MaskedWordModel
 from data_tools.ranks import Ranks, find_ranks
-from data_tools.teacher_filter import TeacherJudge
+from data_tools.teacher_filter import TeacherJudge, is_near, is_sure
 from tests.support.models import masked_lm_directory, model_directory
 from tests.support.runs import run_ranks
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile
+from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 
 pytestmark = pytest.mark.slow
@@ -106,13 +109,43 @@ def test_only_one_text_of_a_pair_is_varied_at_a_time_and_other_columns_stay(mode
     assert same_text[0] != same_text[1]  # the same text in another row has draws of its own
 
 
+def test_a_task_file_is_read_by_augmentation_as_by_training(models, tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(
+        gzip.compress('Text;verdict\nGood films;1.0\n"a\tb; dull";-\n'.encode("utf-16"))
+    )
+    features = Features({"verdict": ClassLabel(names=["no", "yes"]), "Text": Value("string")})
+    Dataset.from_dict({"Text": ["a dull day"], "verdict": [0]}, features=features).save_to_disk(tmp_path / "saved")
+    (tmp_path / "task.yaml").write_text(
+        "files: {train: [a.csv.gz, saved], dev: a.csv.gz}\nseparator: ;\nencoding: utf-16\ntext: text\nlabel: verdict\n"
+        "labels: [no, yes]\naliases: {'1': yes, '0': no}\nskip_labels: [x]\nmetric: accuracy\n"
+    )
+    task = ["--task_file", str(tmp_path / "task.yaml"), "--data_dir", str(tmp_path)]
+    words = ["--pretrained_bert_model", str(models / "mlm"), "--no_glove", "--num_workers", "1", *task]
+    with pytest.raises(DataError, match=r"a.csv.gz, line 3, column 'verdict': task task has no label '-'"):
+        augment_task.main(words)
+    description = (tmp_path / "task.yaml").read_text().replace("[x]", '["-"]')
+    (tmp_path / "task.yaml").write_text(description)
+    augment_task.main(words)
+    rows = rows_of((tmp_path / "train_aug.tsv").read_bytes())
+    assert rows[0] == ["Text", "verdict"]
+    originals = [["Good films", "1.0"], ["a dull day", "no"]]
+    assert [row for row in rows if row in originals] == originals
+    spec = load_task_file(tmp_path / "task.yaml")
+    augmented = replace(spec, splits={"train": augmented_split(spec.splits["train"])})
+    examples = read_split(augmented, tmp_path, "train")
+    assert examples.texts[0] == [row[0] for row in rows[1:]]
+    assert examples.labels.tolist() == [int(row[1] == "1.0") for row in rows[1:]]
+
+
 def test_rows_with_one_premise_are_augmented_together(models, tmp_path, monkeypatch):
     monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 3)
     (tmp_path / "RTE").mkdir()
     rows = [["a good film", "the plot"], ["a bad plot", "good music"], ["a good film", "music moved"]]
     rows += [["a bad plot", "the film"], ["the music", "a film"], ["a good film", "bad music"], ["the plot", "a film"]]
     lines = ["index\tsentence1\tsentence2\tlabel"]
-    lines += [f"{number}\t{first}\t{second}\tentailment" for number, (first, second) in enumerate(rows)]
+    lines += [
+        f"{number}\t{first}\t{second}\t{'not_' * (number % 2)}entailment" for number, (first, second) in enumerate(rows)
+    ]
     (tmp_path / "RTE" / "train.tsv").write_text("\n".join(lines) + "\n")
     asked = []
     candidates = MaskedWordModel.candidates
@@ -161,18 +194,22 @@ def test_settings_and_seed_decide_about_the_output_and_nothing_else_does(models,
     assert len({first, *(fresh(*other) for other in others)}) == 5
 
 
-def test_workers_and_ranks_write_the_same_bytes_as_one_process(models, glue, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize(("dtype", "confidence"), [("fp32", 0), ("bf16", 0), ("bf16", 0.53)])
+def test_workers_ranks_and_blocks_write_the_same_bytes_as_one_process(
+    dtype, confidence, models, glue, tmp_path_factory, monkeypatch
+):
     monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 2)
-    expected = run(models, glue)
+    more = ["--dtype", dtype, "--teacher_filter", models / "teacher", "--teacher_confidence", confidence]
+    expected = run(models, glue, *more)
     output = glue / "SST-2" / "train_aug.tsv"
     output.unlink()
-    assert run(models, glue, "--num_workers", "2") == expected
+    assert run(models, glue, *more, "--num_workers", "2") == expected
     output.unlink()
     (glue / "SST-2" / "train.tsv").write_text(SST2 + SST2.partition("\n")[2] * 20)
-    expected = run(models, glue)
+    expected = run(models, glue, *more)
     output.unlink()
     log = tmp_path_factory.mktemp("log") / "log"
-    finished = run_ranks("augment_task", command(models, glue), world_size=3, log=log).check()
+    finished = run_ranks("augment_task", command(models, glue, *more), world_size=3, log=log).check()
     assert output.read_bytes() == expected
     assert "3 processes on cpu" in finished.output
     assert not (glue / "SST-2" / "train_aug.tsv.parts").exists()
@@ -250,13 +287,13 @@ def test_a_run_killed_between_the_output_and_its_record_is_finished(models, glue
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
 
 
-def teacher_judge(directory, spec=TASKS["sst-2"]):
+def teacher_judge(directory, spec=TASKS["sst-2"], dtype=torch.float32):
     return TeacherJudge(
         directory,
         spec,
         lower_case=None,
         stated_labels=None,
-        dtype=torch.float32,
+        dtype=dtype,
         device=torch.device("cpu"),
     )
 
@@ -296,6 +333,37 @@ def test_probabilities_are_those_of_the_teacher_in_the_order_of_the_tasks_labels
     expected = judge.probabilities((["film " * 62],))
     found = teacher_judge(tmp_path / "teacher", long_texts).probabilities((["film " * 90],))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_half_precision_drops_what_float32_drops_and_leaves_most_rows_to_itself(models):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["film", "good", "bad", "music", "day", "plot", "dull"], 6)) for _ in range(200)]
+    exact = teacher_judge(models / "teacher").probabilities((texts,))
+    judge = teacher_judge(models / "teacher", dtype=torch.bfloat16)
+    rounded = judge.probabilities((texts,))
+    assert (rounded != exact).any(axis=1).mean() > 0.9
+    probabilities = np.unique(exact.max(axis=1))
+    gaps = np.flatnonzero(np.diff(probabilities) > 1e-5)
+    for gap in gaps[:: len(gaps) // 9]:
+        threshold = float(probabilities[gap : gap + 2].mean())
+        found = judge.probabilities((texts,), near=threshold)
+        sure = [[is_sure(row, threshold) for row in judged] for judged in (found, exact)]
+        assert sure[0] == sure[1]
+    far = ~is_near(rounded, 0.9)
+    assert far.any()
+    np.testing.assert_array_equal(judge.probabilities((texts,), near=0.9)[far], rounded[far])
+
+
+def test_rows_are_near_a_threshold_by_their_odds_and_sure_up_to_float32s_noise():
+    # Odds of 3 and 9: the logarithms are 1.10 and 2.20; of 0.85: 1.73, of 0.94: 2.75.
+    rows = np.array([[0.75, 0.25], [0.15, 0.85], [0.06, 0.94], [1 - 1e-7, 1e-7]], dtype=np.float32)
+    assert is_near(rows, 0.9).tolist() == [False, True, False, False]
+    assert is_near(rows, 0.75).tolist() == [True, False, False, False]
+    assert is_near(np.array([[0.5, 0.25, 0.25]], dtype=np.float32), 0.5).tolist() == [True]
+    assert is_near(np.array([[1.0, 0.0], [1.0, 1e-6]], dtype=np.float32), 1.0).tolist() == [False, True]
+    assert not is_near(rows, 0.0).any()
+    assert [is_sure(row, 1.0) for row in rows] == [False, False, False, True]
+    assert [is_sure(row, 0.85) for row in rows] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -363,7 +431,7 @@ def test_a_task_of_the_users_own_is_augmented_in_its_own_folder(models, tmp_path
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, (2, 3, 0)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, Ranks(1, 2, 1)),
         ({"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}, Ranks(5, 8, 1)),
-        ({"RANK": "3"}, Ranks(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4, 3)),  # no address: they do not talk to each other
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}, Ranks(5, 8, 1)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),  # a batch script
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "9"}, (0, 1, 0)),

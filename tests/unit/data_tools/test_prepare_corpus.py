@@ -215,6 +215,24 @@ def test_text_that_is_not_utf8_is_refused_and_gives_no_corpus(model, texts, tmp_
     assert open_corpus(tmp_path / "out").manifest.documents == 51
 
 
+def test_records_given_as_text_are_refused_or_left_out_and_files_of_no_kind_are_named(model, texts, tmp_path, capsys):
+    folder = texts[0].parent
+    for name in ("c.txt", "d.txt"):
+        (folder / name).write_text('{"text": "the film"}\n' * 3, encoding="utf-8")
+    (folder / "e.csv").write_text("text\nthe film\n", encoding="utf-8")
+    given = arguments(model, [folder], tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"2 problems:(.|\n)*c.txt' is given as plain text, but it holds JSON(.|\n)*d.txt"
+    ):
+        main(given)
+    assert f"    {folder / 'e.csv'}\n" in capsys.readouterr().out
+    main([*given, "--skip_bad_input"])
+    documents = [text.split("\n") for text in story(50).strip().split("\n\n")]
+    assert len(corpus_tokens(tmp_path / "out")) == len(documents)
+    (listed,) = (tmp_path / "out").glob("skipped-*.txt")
+    assert "it holds JSON, not prose" in listed.read_text(encoding="utf-8")
+
+
 def test_a_directory_that_cannot_be_written_is_an_error_of_the_user(model, texts, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -20,15 +21,12 @@ from deepspeed.comm.comm import mpi_discovery
 from safetensors import SafetensorError
 
 from tinybert_ds.engine.deepspeed_private import leave_out_shared_memory_extension
-from tinybert_ds.engine.ranks.rendezvous import rendezvous
-from tinybert_ds.errors import CheckpointError, ConfigError, UserError
+from tinybert_ds.engine.ranks.rendezvous import count_local_rank, rendezvous, stated_patience, together
+from tinybert_ds.errors import CheckpointError, ConfigError, RankError, UserError
+from tinybert_ds.rank_environment import RankEnvironment, device_of, ranks_on_this_host, read_rank_environment
 
 Value = TypeVar("Value")
 
-_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_MPI_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
-_LOCAL_SIZE_VARIABLES = ("LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-"""How many ranks a host has: from DeepSpeed's launcher or Slurm's script, from Open MPI, from MPICH."""
 RANK_PREFIX = ".rank-"
 """Of the files by which ranks find out whether they see the same directory."""
 _TIMEOUT = timedelta(minutes=30)  # the longest that one rank may prepare (cold disks) while the others wait
@@ -48,7 +46,7 @@ class World(NamedTuple):
 
 
 def init_distributed() -> World:
-    """Join the process group: from the launcher's environment, from MPI, or alone.
+    """Join the process group where the launcher's environment says so (`rank_environment`), or run alone.
 
     A single process listens on no port, ranks of one host on loopback only. On CPU the shared-memory extension of
     DeepSpeed, which would be compiled for minutes, is switched off; gloo does its work.
@@ -56,42 +54,61 @@ def init_distributed() -> World:
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         leave_out_shared_memory_extension()
-    launched = all(name in os.environ for name in _LAUNCHER_VARIABLES)
-    if not launched and any(name in os.environ for name in _MPI_VARIABLES):
-        _discover_mpi()
-    elif not launched:
+    place = read_rank_environment(os.environ)
+    if place.warning:
+        print(f"warning: {place.warning}", file=sys.stderr, flush=True)  # there is no log yet
+    os.environ.update(place.variables())
+    if place.world_size == 1:
         _init_alone(accelerator.communication_backend_name())
-    met = None if dist.is_initialized() else rendezvous()
+    elif place.address is None or place.port is None:
+        _discover_mpi(place)
+    if dist.is_initialized():
+        return _join()
+    patience = stated_patience()
+    met = rendezvous(patience)  # lives until the process group has its server
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["LOCAL_RANK"] = str(count_local_rank(met))
+    with together(met, patience):
+        return _join()
+
+
+def _join() -> World:
+    """Form the process group, take this rank's device, and let a first value go through all ranks."""
+    accelerator = get_accelerator()
     deepspeed.init_distributed(verbose=False, timeout=_TIMEOUT)
-    del met  # the process group has the server now
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() != "cpu":
+        local_rank = device_of(local_rank, accelerator.device_count())
+        os.environ["LOCAL_RANK"] = str(local_rank)  # from where DeepSpeed's engine takes its device
         accelerator.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks_on_this_host(os.environ)))
-    return World(dist.get_rank(), dist.get_world_size(), local_rank, torch.device(accelerator.current_device_name()))
+    device = torch.device(accelerator.current_device_name())
+    dist.all_reduce(torch.zeros(1, device=device))  # NCCL looks for its ways here, not before
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, device)
 
 
-def ranks_on_this_host(environment: Mapping[str, str]) -> int:
-    """Return how many ranks share this host, as their launcher says; 1 where it says nothing."""
-    stated = (environment.get(name, "") for name in _LOCAL_SIZE_VARIABLES)
-    return max(1, next((int(number) for number in stated if number.isdecimal()), 1))
-
-
-def _discover_mpi() -> None:
+def _discover_mpi(place: RankEnvironment) -> None:
     """Ask MPI for the ranks; MASTER_ADDR and MASTER_PORT count where the launcher has set them."""
     stated = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
     try:
         mpi_discovery(verbose=False)
     except ImportError as error:
         raise ConfigError(
-            f"started by mpirun, but mpi4py does not load ({error}); install it: pip install 'tinybert-ds[mpi]'"
+            f"started by {place.source}'s mpirun, but mpi4py does not load ({error}); install it: pip install "
+            "'tinybert-ds[mpi]', or export MASTER_ADDR and MASTER_PORT"
         ) from error
     os.environ.update(stated)  # discovery takes rank 0's first address and always the same port
+    found = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    if found != (place.rank, place.world_size):
+        raise RankError(
+            f"{place.source} has started rank {place.rank} of {place.world_size}, but mpi4py finds rank {found[0]} of "
+            f"{found[1]}: it belongs to another MPI. Install it for this one: pip install --force-reinstall "
+            "--no-binary mpi4py mpi4py"
+        )
 
 
 def _init_alone(backend: str) -> None:
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 

@@ -18,6 +18,7 @@ from data_tools.corpus_directory import (
     describe_report,
     earlier_hashes,
     finish_corpus,
+    unknown_words,
 )
 from data_tools.corpus_job import Job
 from data_tools.corpus_processes import run_job
@@ -128,6 +129,7 @@ def _prepare(
         dedup=options.dedup,
         earlier_hashes=earlier_hashes(directory, base),
         skip_bad_input=options.skip_bad_input,
+        allow_unknown=options.allow_unknown,
     )
     try:
         run_job(job, ranks, options.num_workers)
@@ -255,6 +257,8 @@ def _print_counts(manifest: Manifest, seconds: float | None) -> None:
         f"{len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}; "
         f"{manifest.text_bytes:,} bytes of text{speed}; {disk_bytes / manifest.tokens:.2f} bytes on disk a token"
     )
+    if words := unknown_words(manifest):
+        print(words)
     if left_out := describe_report(manifest.report):
         seen = f"of {manifest.report['documents']:,} documents" if "documents" in manifest.report else "of the inputs"
         print(f"left out {seen}{left_out}")

@@ -22,6 +22,7 @@ from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.launch.port import free_port
+from tinybert_ds.records import STAGES, read_record
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -30,11 +31,8 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     """Return what was run so far; raises ConfigError if the file is something else."""
     if not path.exists():
         return []
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: stage[key] for key in ("name", "seconds", "finished", "command")} for stage in stages]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--stages_file: {path} was not written by this command; delete it to start over") from error
+    stages = read_record(path, STAGES, "delete this --stages_file to start over", ConfigError)
+    return [{"finished": False, "command": [], **stage} for stage in stages]
 
 
 def run_stage(path: Path, name: str, command: list[str], *, seconds_before: float = 0.0) -> int:

@@ -42,6 +42,10 @@ class TrainingError(UserError):
     """A run that cannot go on, such as one whose loss is not finite any more."""
 
 
+class FileError(UserError):
+    """A file or directory that the system does not let be read or written."""
+
+
 class FaultError(Exception):
     """Something broke that is nobody's mistake, such as a host that went away; exit code EXIT_FAULT, no traceback."""
 

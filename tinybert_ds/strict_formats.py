@@ -20,6 +20,7 @@ Yaml = Any
 """A string, a list of these or a map from strings to these."""
 
 _DEEPEST = 16
+_DEEPEST_JSON = 64
 _LONGEST = 1 << 20  # the parser takes seconds for more, and nobody writes it by hand
 _PLAIN_TAGS = {None, *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map"))}
 
@@ -32,22 +33,31 @@ class NoJsonError(ValueError):
         self.reason, self.line, self.column = reason, line, column
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text, in UTF-8 where it is bytes.
 
     Raises:
         NoJsonError: It is no JSON, holds a key twice, nests too deeply or has a number of thousands of digits.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise NoJsonError(error.msg, error.lineno, error.colno) from error
     except NoJsonError:
         raise
+    except UnicodeDecodeError as error:
+        raise NoJsonError("it is no UTF-8") from error
     except RecursionError as error:
         raise NoJsonError("brackets within brackets, too deep to be read") from error
     except ValueError as error:  # of int()
         raise NoJsonError("a number of thousands of digits") from error
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        lists = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [child for children in lists for child in children]
+        if not level:
+            return value
+    raise NoJsonError(f"more than {_DEEPEST_JSON} levels of lists and objects")
 
 
 def read_json(path: Path, what: str, error: type[UserError] = ConfigError) -> Any:

@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.files",
         "tinybert_ds.foreign_text",
         "tinybert_ds.strict_formats",
+        "tinybert_ds.records",
         "tinybert_ds.hardware",
         "tinybert_ds.rank_environment",
         "tinybert_ds.progress",

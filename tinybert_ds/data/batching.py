@@ -68,7 +68,6 @@ class RowLayout(NamedTuple):
     padding: Padding  # "valid": to the step's longest row, rounded up to 8; "reference": to max_seq_length
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int = 2  # below 2, every token is of type 0
 
 
 def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_width: int = 8) -> list[Ints]:
@@ -175,12 +174,15 @@ def step_batches(
 
 
 def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch:
-    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B,) int64 or float32."""
+    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B,) int64 or float32.
+
+    Types are always those of the rows; a model without segments leaves them aside.
+    """
     column = np.arange(padded)
     mask = column < rows.lengths[:, None]
     input_ids = np.full(mask.shape, layout.pad_id, dtype=np.int64)
     input_ids[mask] = rows.tokens
-    types = mask & (column >= rows.first_lengths[:, None]) if layout.type_vocab_size > 1 else np.zeros_like(mask)
+    types = mask & (column >= rows.first_lengths[:, None])
     labels = None
     if rows.labels is not None:
         wanted = np.float32 if np.issubdtype(rows.labels.dtype, np.floating) else np.int64

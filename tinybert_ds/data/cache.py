@@ -148,6 +148,21 @@ def save_array(path: Path, array: NDArray) -> None:
         os.fsync(handle.fileno())
 
 
+def map_array(path: Path) -> NDArray:
+    """Map a .npy file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It holds no array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the head as Python and lets every error of that out
+        raise ValueError(f"{path} holds no array: {error}") from error
+
+
 def _make(directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None]) -> Content:
     content = read(directory)  # somebody may have been faster
     if content is None:

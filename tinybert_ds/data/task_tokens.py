@@ -18,16 +18,18 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
+from tinybert_ds.data.cache import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
 from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,27 @@ def load_rows(
     return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
 
+def judge_rows(
+    rows: EncodedExamples, tokenizer: PreTrainedTokenizerFast, path: Path, *, allow_unknown: bool
+) -> str | None:
+    """Count the words of a split that the tokeniser does not know; see `judge_unknown`.
+
+    Args:
+        rows: Of the split.
+        tokenizer: That made them.
+        path: Of the file, for the message.
+        allow_unknown: Whether mostly unknown text is wanted.
+    """
+    unknown_token = unknown_id(tokenizer.backend_tokenizer)
+    if unknown_token is None:
+        return None
+    unknown = count_unknown(rows.tokens, unknown_token)
+    special = set(special_ids(tokenizer).all_special) - {unknown_token}
+    words = len(rows.tokens) - count_special(rows.tokens, special)
+    logger.info("%s: %s", path, describe_unknown(unknown, words))
+    return judge_unknown(unknown, words, text=str(path), allowed=allow_unknown)
+
+
 def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     """Everything of a task that can change how a file is read."""
     content = {**asdict(spec), "splits": asdict(spec.splits[split])}
@@ -132,7 +155,7 @@ def _write(
 def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
     """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        record = parse_json((directory / _RECORD).read_bytes())
         rows = _map(directory, record["skipped_rows"])
         return rows if (record["key"], record["fingerprint"]) == (key, rows.fingerprint) else None
     except (DataError, OSError, ValueError, KeyError, TypeError):  # not there, or not as it was written
@@ -146,7 +169,7 @@ def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
     return EncodedExamples(
         shard.tokens,
         ends,
-        np.load(directory / _SEGMENTS, mmap_mode="r", allow_pickle=False),
-        np.load(labels, mmap_mode="r", allow_pickle=False) if labels.is_file() else None,
+        map_array(directory / _SEGMENTS),
+        map_array(labels) if labels.is_file() else None,
         skipped_rows,
     )

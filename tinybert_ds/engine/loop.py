@@ -21,10 +21,11 @@ from tinybert_ds.engine.student import gradient_norm
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.engine.teacher_pass import TeacherPass, pin, side_stream
 from tinybert_ds.engine.watch.communication import watched_collectives
-from tinybert_ds.engine.watch.health import require_finite, skipped_step
+from tinybert_ds.engine.watch.health import TEACHER, require_finite, skipped_step
 from tinybert_ds.engine.watch.monitor import Stopwatch
-from tinybert_ds.errors import PreemptedError
+from tinybert_ds.errors import PreemptedError, TrainingError
 from tinybert_ds.losses import gradients_only
+from tinybert_ds.models.student import take_teacher_check
 from tinybert_ds.preemption import Preemption
 from tinybert_ds.types import Batch, LossTerms
 
@@ -132,7 +133,15 @@ def examine(
     A step that fp16's loss scaler has left out changed nothing, and is not held against the student.
     """
     for student, terms in zip(students, all_terms, strict=True):
-        if not skipped_step(student.engine, student.state.step, student.checkpoints.last_good):
+        taught = take_teacher_check(student.engine.module)
+        try:
+            skipped = skipped_step(student.engine, student.state.step, student.checkpoints.last_good)
+        except TrainingError:
+            student.health.watch(student.state.step, TEACHER, taught)
+            student.health.require_finite_so_far(student.checkpoints.last_good)  # was it the teacher, say that
+            raise
+        if not skipped:
+            student.health.watch(student.state.step, TEACHER, taught)
             if looked_at:
                 student.health.watch(student.state.step, "loss", terms["loss"])
             if "grad_norm" in terms:
@@ -239,6 +248,8 @@ def evaluate(student: StudentRun, world: World) -> None:
     student.engine.eval()
     metrics = student.evaluate()
     student.engine.train()
+    student.health.watch(student.state.step, TEACHER, take_teacher_check(student.engine.module))
+    student.health.require_finite_so_far(student.checkpoints.last_good)
     require_finite(metrics, student.state.step, student.checkpoints.last_good)
     student.state.metrics = metrics
     student.monitor.log_evaluation(student.state.step, metrics)

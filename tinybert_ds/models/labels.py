@@ -53,8 +53,15 @@ def match_labels(
         the difference of space, hyphen and underscore.
 
     Raises:
-        ModelError: A number of outputs that differs from the task's, generic names, or names that are no label.
+        ModelError: Outputs that do not exclude each other, a number of them that differs from the task's, generic
+            names, or names that are no label.
     """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ModelError(
+            f'the {role}\'s config.json says "problem_type": "multi_label_classification": each of its outputs is a '
+            "yes or no of its own, and this task has one label a row, read by a softmax over all outputs; give a model "
+            'that was trained so, or, if this one was, write "single_label_classification" there'
+        )
     count = len(config.id2label)
     names = list(stated) if stated is not None else list(output_names(config))
     if len(names) != count:

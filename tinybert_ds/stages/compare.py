@@ -34,6 +34,7 @@ from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import Role, read_config
 from tinybert_ds.models.student import DistilledStudent, count_parameters
+from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import load_task
@@ -53,6 +54,7 @@ class RowFlags(NamedTuple):
     max_seq_length: int | None
     eval_batch_size: int = 32
     cache_dir: str | None = None
+    allow_unknown: bool = True
 
 
 class Candidate(NamedTuple):
@@ -87,7 +89,7 @@ def measure_metric(
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
     model = load_fine_tuned(directory, task, role=role)
     metrics = task.evaluate(model.module, split, columns=model.columns)
-    layout = RowLayout("valid", task.max_seq_length, task.pad_id, task.type_vocab_size)
+    layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
     return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)
 
@@ -262,17 +264,12 @@ def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
     """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
     if path is None:
         return []
-    try:
-        stages = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [
-            {"name": str(stage["name"]), "seconds": float(stage["seconds"])}
-            for stage in stages
-            if stage.get("finished", True)  # this comparison may itself be a stage that is under way
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'--stages_file: {path} must be a JSON list of {{"name": ..., "seconds": ...}}; reading it gave {error!r}'
-        ) from error
+    remedy = '--stages_file must be a JSON list of {"name": ..., "seconds": ...}'
+    return [
+        {"name": stage["name"], "seconds": stage["seconds"]}
+        for stage in read_record(Path(path), STAGES, remedy, ConfigError)
+        if stage.get("finished", True)  # this comparison may itself be a stage that is under way
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

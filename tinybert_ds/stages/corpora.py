@@ -189,7 +189,6 @@ def _open(
         whole_word=arguments.do_whole_word_mask or None,
         short_seq_prob=arguments.short_seq_prob,
         max_predictions_per_seq=arguments.max_predictions_per_seq,
-        type_vocab_size=getattr(teacher_config, "type_vocab_size", 0),
         max_samples=arguments.phase_max_samples(length) if training else None,
         verification=verification,
     )

@@ -43,6 +43,7 @@ class Student(NamedTuple):
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
     embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
+    token_types: bool = True  # whether the tokeniser that it is exported with returns them
 
 
 def build_intermediate(
@@ -52,12 +53,14 @@ def build_intermediate(
     *,
     max_seq_length: int,
     world: World,
+    token_types: bool = True,
 ) -> tuple[Teacher, list[DistilledStudent]]:
     """Put together the distillation of hidden states and attention scores.
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
         max_seq_length: Longest sequence of the run.
+        token_types: Whether the teacher's tokeniser returns them.
 
     Returns:
         The teacher, and the students' modules, ready for their engines.
@@ -69,6 +72,7 @@ def build_intermediate(
         states=sorted({state for states, _ in imitated for state in states}),
         attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
         logits=False,
+        token_types=token_types,
     )
     check_capture(teacher, sequence_length=max_seq_length)
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
@@ -123,6 +127,7 @@ def _student_module(
         states=weights.states(num_layers),
         attention_layers=weights.attention_layers(num_layers),
         logits=False,
+        token_types=student.token_types,
     )
     check_capture(encoder, sequence_length=max_seq_length)
     if student.embeddings_from_teacher:

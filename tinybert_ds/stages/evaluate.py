@@ -87,9 +87,16 @@ def require_results_directory(directory: Path) -> None:
         refuse_foreign_files(directory, names, "holds files that are no results of this program")
 
 
-def logits_encoder(model: PreTrainedModel, task: TaskData) -> CapturingEncoder:
-    """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row."""
-    encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool | None = None) -> CapturingEncoder:
+    """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row.
+
+    Args:
+        model: A classifier.
+        task: What it is for.
+        token_types: Whether the model's own tokeniser returns them; None: it is the task's.
+    """
+    types = task.token_types if token_types is None else token_types
+    encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=types)
     check_capture(encoder, sequence_length=task.max_seq_length)
     return encoder
 

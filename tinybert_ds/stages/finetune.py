@@ -14,8 +14,8 @@ from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.errors import ModelError
-from tinybert_ds.models.build import Head, build_student, resolve_student
+from tinybert_ds.errors import ModelError, raise_all
+from tinybert_ds.models.build import Head, build_student, padding_problems, resolve_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import has_weights, load_classifier, read_config
 from tinybert_ds.stages.distillation import classifying_student, export_student
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)
     config, splits = read_config(path, role="model"), ("train", *spec.eval_splits)
+    if arguments.from_scratch:
+        raise_all(padding_problems(config, config, tokenizer.pad_token_id))
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, session.world)
     fine_tune = partial(_fine_tune, path=path, tokenizer=tokenizer, task=task, fingerprint=model_fingerprint(path))
     results = search(session, fine_tune, score=task.score) if arguments.search else fine_tune(session)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.run.run import Session, open_run
@@ -19,6 +19,7 @@ from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
@@ -36,10 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    types = returns_token_types(tokenizer)
+    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
-        if candidate.weights == "load" and any((candidate.path / name).is_file() for name in TOKENIZER_FILES):
+        files = model_files(candidate.path)
+        if candidate.weights == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
             require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
     corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
     with open_run(
@@ -54,10 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         teacher, students = build_intermediate(
             load_encoder(arguments.teacher_model, role="teacher"),
-            [_student(candidate, arguments) for candidate in candidates],
+            [_student(candidate, arguments, token_types=types) for candidate in candidates],
             arguments,
             max_seq_length=corpora.longest,
             world=world,
+            token_types=types,
         )
         evaluate = None
         if corpora.held_out is not None:
@@ -77,7 +81,9 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]  # without the data
 
 
-def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) -> list[_Candidate]:
+def _candidates(
+    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
@@ -95,6 +101,8 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
                 read_config(path, role="student"),
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
+                attention=bool(arguments.attention_weight),
+                padding_token=padding_token,
             )
         except UserError as error:
             if len(paths) == 1:
@@ -106,10 +114,10 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
     return candidates
 
 
-def _student(candidate: _Candidate, arguments: GeneralDistillArguments) -> Student:
+def _student(candidate: _Candidate, arguments: GeneralDistillArguments, *, token_types: bool) -> Student:
     model = build_student(candidate.path, weights=candidate.weights, head=None, seed=arguments.seed)
     from_teacher = arguments.init_embeddings == "svd"
-    return Student(model, candidate.layer_map, candidate.path, embeddings_from_teacher=from_teacher)
+    return Student(model, candidate.layer_map, candidate.path, from_teacher, token_types)
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:

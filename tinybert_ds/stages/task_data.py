@@ -15,9 +15,9 @@ from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, p
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files
-from tinybert_ds.data.task_tokens import load_rows
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import TaskSpec
-from tinybert_ds.data.tokenizer import special_ids
+from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ class TaskData:
     Args:
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
-        type_vocab_size: Of the model that will read the batches.
+        token_types: Whether the tokeniser returns token types to the model that it belongs to.
         cache_home: The folder of derived data.
         world: The ranks, which share the work of an evaluation.
         batch_size: Rows of one forward of an evaluation over all ranks.
@@ -42,7 +42,7 @@ class TaskData:
     splits: dict[str, EncodedExamples]
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int
+    token_types: bool
     cache_home: Path
     world: World
     batch_size: int
@@ -62,7 +62,6 @@ class TaskData:
             padding=padding,
             pad_id=self.pad_id,
             shuffle=shuffle,
-            type_vocab_size=self.type_vocab_size,
         )
 
     def predict(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> Values:
@@ -102,6 +101,8 @@ class RowFlags(Protocol):
     def eval_batch_size(self) -> int: ...
     @property
     def cache_dir(self) -> str | None: ...
+    @property
+    def allow_unknown(self) -> bool: ...
 
 
 def load_task(
@@ -135,15 +136,17 @@ def load_task(
         if encoded.skipped_rows:
             path = spec.split_path(data_dir, split)
             logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
+        path = spec.split_path(data_dir, split)
+        if warning := judge_rows(encoded, tokenizer, path, allow_unknown=flags.allow_unknown):
+            logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"
             )
-    type_vocab_size = getattr(model_config, "type_vocab_size", 0)
-    pad_id = special_ids(tokenizer).pad
-    return TaskData(spec, rows, max_seq_length, pad_id, type_vocab_size, home, world, flags.eval_batch_size)
+    types = returns_token_types(tokenizer)
+    return TaskData(spec, rows, max_seq_length, special_ids(tokenizer).pad, types, home, world, flags.eval_batch_size)
 
 
 def augmented(spec: TaskSpec) -> TaskSpec:

@@ -14,7 +14,7 @@ from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_argum
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
@@ -72,6 +72,7 @@ class _Pair(NamedTuple):
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
     columns: list[int]  # the teacher's output for each class of the task
+    teacher_types: bool  # whether the teacher's tokeniser returns token types
     teacher: str  # its fingerprint
     student: str
 
@@ -86,6 +87,8 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
+        attention=bool(arguments.attention_weight),
+        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
     )
     tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
     raise_all(prediction_problems(arguments, spec))
@@ -93,7 +96,8 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
-    return _Pair(student_config, tokenizer, layer_map, columns, *fingerprints)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
+    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -109,12 +113,14 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
+            model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
             teacher, (student,) = build_intermediate(
                 _teacher_model(arguments, task.spec),
-                [Student(_student_model(arguments, task.spec), pair.layer_map, Path(arguments.student_model))],
+                [Student(model, pair.layer_map, directory, token_types=task.token_types)],
                 arguments,
                 max_seq_length=task.max_seq_length,
                 world=world,
+                token_types=pair.teacher_types,
             )
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
@@ -151,7 +157,9 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
                 teacher_columns=pair.columns,
             )
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
-            teacher = logits_teacher(arguments, task, pair.teacher) if weights.teacher else None
+            teacher = None
+            if weights.teacher:
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)

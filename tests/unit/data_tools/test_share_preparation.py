@@ -239,6 +239,7 @@ def test_duplicates_and_short_documents_are_left_out_and_reported(model, tmp_pat
         "documents": 54,
         "duplicates": 23,
         "shorter than --min_chars": 1,
+        "unknown tokens": 0,
     }
     assert "left out of 54 documents; duplicates: 23; shorter than --min_chars: 1" in capsys.readouterr().out
 
@@ -258,6 +259,7 @@ def test_bad_input_is_left_out_counted_and_listed_on_demand(model, tmp_path, cap
     assert report == {
         "lines that are not UTF-8": 1,
         "records without text": 1,
+        "unknown tokens": 0,
         "unpaired surrogates that became U+FFFD": 1,
         "unreadable inputs": 1,
     }

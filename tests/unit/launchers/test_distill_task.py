@@ -10,12 +10,12 @@ import pytest
 
 from tinybert_ds.arguments import EvaluateArguments, TaskDistillArguments, parse_arguments
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 STAND_IN = """#!{python}
 import os, pathlib, shlex, sys
-
-pytestmark = pytest.mark.slow
 words = sys.argv[1:]
 if words[0].endswith("/run_stage.py") or words[0] == "-m":
     os.execv(sys.executable, [sys.executable, *words])

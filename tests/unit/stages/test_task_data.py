@@ -13,7 +13,7 @@ from tinybert_ds.stages.evaluate import require_results_directory
 from tinybert_ds.stages.task_data import load_task
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
-FLAGS = SimpleNamespace(max_seq_length=None, eval_batch_size=8, cache_dir=None)
+FLAGS = SimpleNamespace(max_seq_length=None, eval_batch_size=8, cache_dir=None, allow_unknown=False)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,9 @@ def tokenizer(tmp_path_factory):
     return load_tokenizer(folder, None)
 
 
-def load(data_dir, tokenizer, splits, *, spec=TASKS["sst-2"], config=None):
-    return load_task(spec, data_dir, splits, tokenizer, config or tiny_config(), FLAGS, ALONE)
+def load(data_dir, tokenizer, splits, *, spec=TASKS["sst-2"], config=None, **flags):
+    own = SimpleNamespace(**{**vars(FLAGS), **flags})
+    return load_task(spec, data_dir, splits, tokenizer, config or tiny_config(), own, ALONE)
 
 
 def test_a_tokeniser_with_ids_beyond_the_models_vocabulary_is_refused(tokenizer, tmp_path):
@@ -81,3 +82,32 @@ def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_pa
         require_results_directory(tmp_path / "mine" / "thesis.tex")
     with pytest.raises(ConfigError, match="cannot be written"):
         require_results_directory(tmp_path / "mine" / "thesis.tex" / "below")
+
+
+def write_words(directory, known: int, unknown: int) -> None:
+    texts = [*["the city was good"] * known, *["\u7535\u5f71\u5f88\u597d"] * unknown]
+    rows = ["sentence\tlabel", *(f"{text}\t{number % 2}" for number, text in enumerate(texts))]
+    (directory / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def test_rows_whose_words_the_tokeniser_does_not_know_are_refused_unless_allowed(tokenizer, tmp_path, caplog):
+    write_words(tmp_path, known=4, unknown=6)
+    with pytest.raises(DataError, match=r"train\.tsv: 24 of 40 tokens are unknown .*\(60\.0%\).*--allow_unknown"):
+        load(tmp_path, tokenizer, ("train",))
+    assert len(load(tmp_path, tokenizer, ("train",), allow_unknown=True).splits["train"]) == 10
+    assert "24 of 40 tokens are unknown" in caplog.text
+    caplog.clear()
+    write_words(tmp_path, known=9, unknown=1)
+    load(tmp_path, tokenizer, ("train",))
+    assert "4 of 40 tokens are unknown to the tokeniser (10.0%)" in caplog.text
+    caplog.clear()
+    write_words(tmp_path, known=10, unknown=0)
+    load(tmp_path, tokenizer, ("train",))
+    assert "unknown" not in caplog.text
+
+
+def test_unknown_words_are_counted_in_rows_that_were_tokenised_before(tokenizer, tmp_path):
+    write_words(tmp_path, known=0, unknown=3)
+    load(tmp_path, tokenizer, ("train",), allow_unknown=True)
+    with pytest.raises(DataError, match=r"12 of 12 tokens"):
+        load(tmp_path, tokenizer, ("train",))

@@ -7,12 +7,12 @@ DeepSpeed looks for files by pattern and would read one that somebody has put th
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
 
 from tinybert_ds.errors import CheckpointError
+from tinybert_ds.records import read_checkpoint
 
 
 def require_own_files(directory: Path, manifest: str) -> None:
@@ -24,7 +24,7 @@ def require_own_files(directory: Path, manifest: str) -> None:
     Raises:
         CheckpointError: Something in it belongs to another user, is a link, or is not in the manifest; all are named.
     """
-    listed = {manifest, *json.loads((directory / manifest).read_text(encoding="utf-8"))["files"]}
+    listed = {manifest, *read_checkpoint(directory / manifest)["files"]}
     found = []
     for path in [directory, *sorted(directory.rglob("*"))]:
         about = path.lstat()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch.distributed as dist
 
@@ -29,6 +29,7 @@ from tinybert_ds.engine.ranks.process_group import World, gather_objects, run_on
 from tinybert_ds.errors import CheckpointError
 from tinybert_ds.files import fsync_directory, write_atomically
 from tinybert_ds.models.saving import SCRATCH_PREFIX
+from tinybert_ds.records import CheckpointRecord, read_checkpoint, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +149,8 @@ class Checkpoints:
         torn = [tag for tag in _tags(self.directory) if newest is None or tag > newest]
         if torn:
             logger.warning("checkpoint %s is incomplete; falling back to %s", torn[-1], newest or "the start")
-        elif latest.is_file() and latest.read_text().strip() != newest:
-            logger.warning("checkpoint %s is gone; falling back to %s", latest.read_text().strip(), newest)
+        elif latest.is_file() and (named := latest.read_text(errors="replace").strip()) != newest:
+            logger.warning("checkpoint %s is gone; falling back to %s", named, newest)
         return newest
 
     def last_good(self) -> str:
@@ -184,7 +185,7 @@ class Checkpoints:
             "layout": layout._asdict(),
             "best_step": best_step,
         }
-        write_atomically(directory / _COMPLETE, json.dumps(manifest, indent=1))
+        write_atomically(directory / _COMPLETE, json.dumps(sealed(manifest), indent=1))
         fsync_directory(self.directory)
         write_atomically(self.directory / "latest", directory.name)
 
@@ -249,7 +250,7 @@ def find_damage(directory: Path) -> str | None:
     Raises:
         CheckpointError: A file that is there cannot be read.
     """
-    for name, written in read_manifest(directory).get("xxh3", {}).items():
+    for name, written in read_manifest(directory)["xxh3"].items():
         try:
             if _hash(directory / name).xxh3 != written:
                 return f"checkpoint {directory} is damaged: {name} is not what was written"
@@ -272,9 +273,13 @@ def read_layout(directory: Path) -> Layout:
     return Layout(**read_manifest(directory)["layout"])
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return what closes a complete checkpoint: "files" with their sizes, their "xxh3", "layout" and "best_step"."""
-    return cast("dict[str, Any]", json.loads((directory / _COMPLETE).read_text()))
+def read_manifest(directory: Path) -> CheckpointRecord:
+    """Return what closes a complete checkpoint: "files" with their sizes, their "xxh3", "layout" and "best_step".
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    return read_checkpoint(directory / _COMPLETE)
 
 
 def _tags(directory: Path) -> list[str]:
@@ -289,9 +294,9 @@ def _is_complete(directory: Path) -> bool:
         return False
     try:
         content = read_manifest(directory)
-        best, files = content["best_step"], content["files"].items()
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged disk: the file itself is written atomically
+    except CheckpointError:  # a damaged disk: the file itself is written atomically
         return False
+    best, files = content["best_step"], content["files"].items()
     return (best is None or best_directory(directory.parent, best).is_dir()) and all(
         (directory / name).is_file() and (directory / name).stat().st_size == size for name, size in files
     )

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from tinybert_ds.errors import FaultError
+from tinybert_ds.errors import FaultError, FileError
+from tinybert_ds.files import file_error
 
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 """What the messages of collectives say when the other side has gone away; gloo raises bare RuntimeErrors."""
@@ -15,12 +16,15 @@ _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broke
 
 @contextmanager
 def faults_reported(last_good: Callable[[], str]) -> Iterator[None]:
-    """Turn a lost rank and a failing disk inside the context into FaultErrors."""
+    """Turn a lost rank inside the context into a FaultError, and a file that the system refuses into a FileError."""
     try:
         with lost_ranks_reported(last_good):
             yield
     except OSError as error:
-        raise FaultError(f"{error}. {last_good()}: mend it and start the same command again") from error
+        told = file_error(error)
+        if told is None:
+            raise FaultError(f"{error}. {last_good()}: start the same command again") from error
+        raise FileError(f"{told}. {last_good()}") from error
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from tinybert_ds.engine.deepspeed_private import leave_out_shared_memory_extension
 from tinybert_ds.engine.ranks.rendezvous import count_local_rank, rendezvous, stated_patience, together
 from tinybert_ds.errors import CheckpointError, ConfigError, RankError, UserError
+from tinybert_ds.files import file_error, free_megabytes
 from tinybert_ds.rank_environment import RankEnvironment, device_of, ranks_on_this_host, read_rank_environment
 
 Value = TypeVar("Value")
@@ -136,13 +136,18 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def run_on_main(world: World, action: Callable[[], Value]) -> Value:
-    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError."""
-    value, failure = None, None
+    """Run `action` on rank 0 alone; every rank returns its value or raises its UserError, a refused file among them."""
+    value: Value | None = None
+    failure: UserError | None = None
     if world.is_main:
         try:
             value = action()
         except UserError as error:
             failure = error
+        except OSError as error:
+            failure = file_error(error)
+            if failure is None:
+                raise
     value, failure = broadcast_object((value, failure))
     if failure is not None:
         raise failure
@@ -161,11 +166,9 @@ def write_on_main(world: World, path: Path, action: Callable[[], Value]) -> Valu
         try:
             return action()
         except (OSError, SafetensorError) as error:  # safetensors has its own name for what the system says
-            place = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
-            free = shutil.disk_usage(place).free
             raise CheckpointError(
-                f"{path} could not be written ({error}; {free / 2**20:.0f} MB were free there). What was saved before "
-                "stands: make room and start the same command again"
+                f"{path} could not be written ({error}; {free_megabytes(path)} MB were free there). What was saved "
+                "before stands: make room and start the same command again"
             ) from error
 
     return run_on_main(world, write)

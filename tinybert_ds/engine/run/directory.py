@@ -17,6 +17,7 @@ from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, complete_
 from tinybert_ds.engine.ranks.process_group import RANK_PREFIX
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.records import read_run
 
 logger = logging.getLogger(__name__)
 
@@ -136,17 +137,7 @@ class RunDirectory:
     def record(self) -> dict[str, Any] | None:
         """The content of run.json, or None where there is none."""
         path = self.path / _RECORD
-        if not path.is_file():
-            return None
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} is no JSON document ({error}); remove the directory to start anew"
-            ) from error
-        if not isinstance(record, dict) or "identity" not in record:
-            raise CheckpointError(f"{path} is not a run of this program; give another --output_dir")
-        return record
+        return dict(read_run(path)) if path.is_file() else None
 
     def _take_lock(self) -> None:
         """Hold `.lock`; the system lets go of it when the process ends, however it ends.

@@ -19,6 +19,14 @@ _WHAT_TO_DO = (
 )
 
 
+TEACHER = "teacher's output"
+"""The name under which it is watched: what the student's settings are has no influence on it."""
+_WHAT_TO_DO_ABOUT_THE_TEACHER = (
+    "Its numbers leave the range of the precision that it runs in, whatever the student does: take a wider one with "
+    "--teacher_dtype (fp32, or bf16 instead of fp16), or another teacher, in another --output_dir"
+)
+
+
 class Health:
     """Remembers, on the device, the first number that was not finite; asking costs nothing until somebody looks.
 
@@ -53,8 +61,10 @@ class Health:
         if math.isinf(earliest):
             return
         own = [(float(step), name, float(value)) for name, (step, value) in self._firsts.items()]
-        step, name, value = min(found for rank in gather_objects(own) for found in rank)
-        raise TrainingError(f"the {name} at step {step:.0f} is {value}. {_WHAT_TO_DO}. {last_good()}")
+        every = [found for rank in gather_objects(own) for found in rank]
+        step, name, value = min(every, key=lambda found: (found[0], found[1] != TEACHER, found[1]))
+        advice = _WHAT_TO_DO_ABOUT_THE_TEACHER if name == TEACHER else _WHAT_TO_DO
+        raise TrainingError(f"the {name} at step {step:.0f} is {value}. {advice}. {last_good()}")
 
 
 def require_finite(values: Mapping[str, float], step: int, last_good: Callable[[], str]) -> None:

@@ -19,6 +19,7 @@ from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.engine.watch.console import evaluation_line, step_line, summary_table
 from tinybert_ds.engine.watch.tensorboard import TensorBoard
 from tinybert_ds.files import write_atomically
+from tinybert_ds.records import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,20 @@ class Monitor:
 
     def _write_line(self, line: dict[str, Any]) -> None:
         assert all(not isinstance(v, float) or math.isfinite(v) for v in line.values()), f"not finite: {line}"
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as error:  # which does not know the file
+            raise OSError(error.errno, error.strerror, self._metrics.name) from error
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed run repeats nothing."""
+    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed run repeats nothing.
+
+    Raises:
+        CheckpointError: A line is damaged.
+    """
     if not path.is_file():
         return
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_atomically(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+    lines = zip(read_metrics(path), path.read_bytes().split(b"\n"), strict=False)
+    write_atomically(path, b"".join(text + b"\n" for line, text in lines if line["step"] <= step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.support.models import tiny_model, write_tokenizer
-from tinybert_ds.engine.ranks.process_group import World, write_on_main
-from tinybert_ds.errors import CheckpointError
+from tinybert_ds.engine.ranks.lost_ranks import faults_reported
+from tinybert_ds.engine.ranks.process_group import World, run_on_main, write_on_main
+from tinybert_ds.errors import CheckpointError, FaultError, FileError
 from tinybert_ds.models.saving import save_student
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
@@ -43,3 +45,23 @@ def test_a_small_file_that_does_not_fit_is_the_same_message(tmp_path, small_file
 
     with pytest.raises(CheckpointError, match=r"eval_results\.json could not be written .*: make room and start"):
         write_on_main(ALONE, path, write)
+
+
+def test_a_disk_that_is_full_outside_saves_is_a_message_with_the_last_good_checkpoint(tmp_path, small_files):
+    def log() -> None:
+        (tmp_path / "metrics.jsonl").write_bytes(bytes(20_000))
+
+    full = pytest.raises(FileError, match=r"File too large; .* The last good checkpoint is step-7")
+    with full, faults_reported(lambda: "The last good checkpoint is step-7"):
+        log()
+
+
+def test_an_error_of_the_system_that_is_no_files_stays_a_fault():
+    with pytest.raises(FaultError, match="Bad file descriptor"), faults_reported(lambda: "There is no checkpoint yet"):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+
+def test_a_file_that_is_refused_to_rank_0_is_raised_on_every_rank(tmp_path, one_rank_group):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file/run\.json' cannot be read or written: Not a directory"):
+        run_on_main(ALONE, (tmp_path / "file" / "run.json").read_text)

@@ -30,7 +30,9 @@ def checkpoint(tmp_path):
     directory = tmp_path / "step-00000001"
     directory.mkdir()
     (directory / "state.pt").write_bytes(b"weights")
-    (directory / MANIFEST).write_text(json.dumps({"files": {"state.pt": 7}}))
+    layout = {"world_size": 1, "zero_stage": 0, "dtype": "float32"}
+    record = {"files": {"state.pt": 7}, "xxh3": {}, "layout": layout, "best_step": None}
+    (directory / MANIFEST).write_text(json.dumps(record))
     return directory
 
 

@@ -182,3 +182,22 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_not_given_up(checkpoints, m
 def test_a_fresh_run_says_that_there_is_no_checkpoint_and_starts_at_0(checkpoints):
     assert checkpoints.last_good() == "There is no checkpoint yet"
     assert checkpoints.resume(Engine(), "auto") == TrainingState()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"layout"', '"lay-out"'),
+        lambda text: text.replace('"best_step": null', '"best_step": 7'),
+        lambda text: text.replace('"xxh3": {', '"xxh3": {}, "was": {'),
+        lambda text: "[" * 100_000,
+    ],
+)
+def test_of_a_damaged_record_the_checkpoint_before_is_taken(checkpoints, damage):
+    for step in (1, 2):
+        save(checkpoints, Engine(), step)
+    record = checkpoints.directory / "step-00000002" / "complete.json"
+    record.write_text(damage(record.read_text()))
+    assert checkpoints.complete_tags() == ["step-00000001"]
+    assert checkpoints.resume(Engine(), "auto").step == 1

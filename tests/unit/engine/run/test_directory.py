@@ -57,7 +57,9 @@ def test_a_stated_checkpoint_that_is_not_there_is_refused(run, tmp_path):
 def complete_checkpoint(run, step):
     path = run.path / "checkpoints" / f"step-{step:08d}"
     path.mkdir(parents=True)
-    (path / "complete.json").write_text('{"files": {}, "best_step": null}')
+    layout = {"world_size": 1, "zero_stage": 0, "dtype": "float32"}
+    record = {"files": {}, "xxh3": {}, "layout": layout, "best_step": None}
+    (path / "complete.json").write_text(json.dumps(record))
     return path
 
 

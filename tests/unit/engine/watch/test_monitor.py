@@ -1,5 +1,6 @@
 import json
 import logging
+import resource
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from tinybert_ds.engine.watch import monitor
 from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.engine.watch.monitor import Monitor, Stopwatch
+from tinybert_ds.errors import CheckpointError
 
 
 @pytest.fixture
@@ -88,3 +90,21 @@ def test_a_terminal_gets_a_bar_beside_the_lines_and_a_file_does_not(tmp_path, mo
     caplog.set_level(logging.WARNING, logger="tinybert_ds")
     Monitor(tmp_path, enabled=True, start_step=0, total_steps=10, title="fine-tuning").finish({})
     assert "fine-tuning:" not in capsys.readouterr().err
+
+
+def test_a_line_that_does_not_fit_the_disk_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    watched = Monitor(tmp_path, enabled=True, start_step=0, total_steps=2, title="t")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            watched.log_evaluation(1, {"eval_loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+def test_going_on_with_damaged_metrics_names_the_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo\x00ss": }\n{"step": 3}\n')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl' is damaged in line 2: .* mend or remove that line"):
+        Monitor(tmp_path, enabled=True, start_step=1, total_steps=2, title="t")

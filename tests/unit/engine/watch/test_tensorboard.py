@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -92,3 +94,38 @@ def test_a_resumed_run_hides_what_came_after_the_step_it_goes_on_from(tmp_path):
     second.close()
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
     assert [(event.step, event.value) for event in events.Scalars("1_health/loss")] == [(1, 1.0), (2, 20.0)]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from tinybert_ds.engine.watch.tensorboard import TensorBoard
+limit = int(sys.argv[2])
+if not limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+board, other = (TensorBoard(Path(sys.argv[1]) / name, start_step=0) for name in "ab")
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+for step in range(200):
+    board.scalars(step, {"loss": 1.0, "learning_rate": 0.1})
+    board.flush()
+board.describe({"seed": 1}, {}, 1)
+board.finish(200, {"eval_accuracy": 0.5})
+board.close()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 4000])
+def test_a_disk_that_is_full_ends_the_events_with_a_warning_and_not_the_run(tmp_path, limit):
+    words = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)]
+    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "went on\n")
+    assert finished.stderr.count("TensorBoard's events are no longer written") == (1 if limit else 2)
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_file_in_the_place_of_the_events_directory_ends_no_run(tmp_path, caplog):
+    (tmp_path / "tensorboard").touch()
+    TensorBoard(tmp_path / "tensorboard", start_step=0).scalars(1, VALUES)
+    assert "tensorboard' cannot be read or written: File exists" in caplog.text

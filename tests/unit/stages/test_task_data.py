@@ -86,6 +86,7 @@ def test_results_go_to_a_new_directory_or_to_one_of_ours_and_nowhere_else(tmp_pa
 
 def write_words(directory, known: int, unknown: int) -> None:
     rows = ["sentence\tlabel", *["the city was good\t1"] * known, *["\u7535\u5f71\u5f88\u597d\t0"] * unknown]
+    rows[1] = rows[1][:-1] + ("0" if known else "1")  # so that there are two classes
     (directory / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

@@ -17,12 +17,13 @@ from tinybert_ds.stages.teacher_logits import logits_teacher
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 PAIRS = [("the film was good", "it was not dull"), ("a bad plot", "the city"), ("we liked it", "she hated the actor")]
+LABELS = ["good", "bad", "good"]
 SPEC = "files: {train: train.tsv, dev: train.tsv}\ntext: [a, b]\nlabel: label\nlabels: [bad, good]\nmetric: accuracy\n"
 
 
 @pytest.fixture
 def task_file(tmp_path):
-    rows = ["a\tb\tlabel", *(f"{one}\t{other}\tgood" for one, other in PAIRS)]
+    rows = ["a\tb\tlabel", *(f"{one}\t{other}\t{label}" for (one, other), label in zip(PAIRS, LABELS, strict=True))]
     (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
     (tmp_path / "task.yaml").write_text(SPEC)
     return tmp_path / "task.yaml"

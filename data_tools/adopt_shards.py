@@ -41,7 +41,6 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     Args:
         directory: holds `.bin/.idx` pairs, taken in lexical order; each sequence counts as a sentence.
         model: directory of the tokeniser that made the ids.
-        lower_case: as for `load_tokenizer`.
         dtype_codes: whose codes of dtypes the indexes have, "deepspeed" or "megatron"; None: they have none that
             differ.
 

@@ -33,7 +33,6 @@ class AugmentationFiles:
     """The output of one augmentation and its unfinished blocks.
 
     Args:
-        output: the file to write.
         identity: what decides about its content; two runs with the same one write the same file.
     """
 
@@ -164,7 +163,6 @@ def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
     """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about.
 
     Args:
-        condition: Looked at now and then.
         reminder: What to say, once, when it takes long.
     """
     patience_ends = time.monotonic() + _PATIENCE_SECONDS

@@ -55,7 +55,6 @@ class Claims:
         """Take a task for as long as the context lasts; None if it is finished or another process has it.
 
         Args:
-            name: of the task.
             again: even if it is finished.
 
         Raises:

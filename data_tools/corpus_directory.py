@@ -60,11 +60,7 @@ class CorpusIdentity:
 
 
 class WorkDirectory:
-    """The part of a corpus directory that is gone when the corpus is finished.
-
-    Args:
-        corpus: the corpus directory.
-    """
+    """The part of a corpus directory that is gone when the corpus is finished."""
 
     def __init__(self, corpus: Path) -> None:
         self.path = corpus / WORK_DIRECTORY
@@ -218,8 +214,6 @@ def finish_corpus(
     """Write the tokeniser and the manifest of a corpus all of whose parts are finished; remove what is left over.
 
     Args:
-        job: the job, done.
-        identity: what the corpus is.
         hashes: of the files of each of the job's sources.
         base: the manifest of the corpus that the job has extended.
 

@@ -77,7 +77,6 @@ class CorpusWorker:
     """One process's share of a job.
 
     Args:
-        job: the job.
         place: from 0 to below 1; where in the list of sources this process begins, so that several keep apart.
         progress: called after each part that this process has done.
         stopped: asked before each part; True ends the work early.

@@ -54,7 +54,6 @@ def build_cache(path: Path, vocab_size: int, directory: Path, *, first: bool = T
     Any number of processes may ask for it: one reads, the others wait.
 
     Args:
-        path: Of the file.
         vocab_size: Words to read.
         directory: From `cache_directory`.
         first: Whether this process is the one of its host that reads and reports, if there is something to read.

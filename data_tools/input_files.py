@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ _IN_DIRECTORIES = (".txt", ".text", ".jsonl", ".ndjson", ".parquet")
 _ALLOWED = "text and JSON lines, plain or as .gz, .xz or .zst, and .parquet"
 _NAMED_FILES = 1000
 """So many files that are left out are named; of the others the suffixes are."""
-_TABLES = "data_tools.table_input"  # imported where needed, because pyarrow takes its time
 
 
 class TextInput(NamedTuple):
@@ -89,7 +87,8 @@ def find_dataset(path: str, config: str | None, split: str, revision: str | None
     Raises:
         DataError: it cannot be opened.
     """
-    tables = importlib.import_module(_TABLES)
+    from data_tools import table_input as tables  # noqa: PLC0415 - see open_input
+
     name = tables.DatasetName(path, config, split, revision, 0)
     count = tables.open_dataset(name).num_shards
     names = (name._replace(piece=piece) for piece in range(count))
@@ -122,11 +121,15 @@ def open_input(item: TextInput, part_bytes: int, text_field: str) -> PartReader:
         UnreadableInputError: it is given as a text, and holds no prose.
     """
     if item.dataset is not None:
-        return importlib.import_module(_TABLES).DatasetReader(item.dataset, part_bytes, text_field)
+        from data_tools.table_input import DatasetReader  # noqa: PLC0415 - see below
+
+        return DatasetReader(item.dataset, part_bytes, text_field)
     assert item.path is not None
     suffix = _format_suffix(item.path)
     if suffix == ".parquet":
-        return importlib.import_module(_TABLES).ParquetReader(item.path, part_bytes, text_field)
+        from data_tools.table_input import ParquetReader  # noqa: PLC0415 - pyarrow takes its time, and few need it
+
+        return ParquetReader(item.path, part_bytes, text_field)
     if suffix in _JSON_LINES:
         return JsonLinesReader(item.path, part_bytes, text_field)
     if reason := find_no_prose(item.path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -147,7 +146,8 @@ def open_dataset(name: DatasetName) -> Any:
     Raises:
         DataError: it cannot be opened.
     """
-    datasets = importlib.import_module("datasets")  # here, because it takes long and few need it
+    import datasets  # noqa: PLC0415 - takes long, and few need it
+
     try:
         return datasets.load_dataset(name.path, name.config, split=name.split, revision=name.revision, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:  # datasets' own errors are among these

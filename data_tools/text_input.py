@@ -104,7 +104,6 @@ class LineParts:
 
     Args:
         path: plain, .gz, .xz or .zst.
-        part_bytes: P.
         blank_lines: documents end at blank lines; otherwise every line is one.
     """
 
@@ -182,8 +181,6 @@ def decode_lines(path: Path, offset: int, data: bytes, problems: Problems) -> li
     Args:
         path: the input, for messages.
         offset: of `data` in the text.
-        data: whole lines.
-        problems: takes note of bad lines.
 
     Raises:
         DataError: a bad line that is not to be skipped.

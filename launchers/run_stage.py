@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.launch.port import free_port
 from tinybert_ds.records import STAGES, read_record
 
 HEARTBEAT_SECONDS = 5.0
@@ -33,13 +33,6 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         return []
     stages = read_record(path, STAGES, "delete this --stages_file to start over", ConfigError)
     return [{"finished": False, "command": [], **stage} for stage in stages]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_stage(path: Path, name: str, command: list[str], *, seconds_before: float = 0.0) -> int:

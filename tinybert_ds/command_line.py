@@ -3,18 +3,14 @@ anything else is a fault."""
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from tinybert_ds.engine.preemption import ignore_requests, leave_when_asked
 from tinybert_ds.errors import (
     EXIT_FAULT,
     EXIT_PREEMPTED,
@@ -29,38 +25,6 @@ from tinybert_ds.errors import (
 from tinybert_ds.files import file_error
 
 SIBLING_DELAY_SECONDS = 10.0
-_TRUE = ("true", "yes", "t", "y", "1")
-
-
-def run_training(stage: str) -> None:
-    """Run the training command `tinybert_ds.stages.<stage>`.
-
-    DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
-    """
-    leave_when_asked()
-    faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
-    torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
-    if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-
-    def main() -> None:
-        faults = importlib.import_module("tinybert_ds.engine.faults")
-        with faults.lost_contact_told(lambda: "What was saved before stands"):
-            importlib.import_module(f"tinybert_ds.stages.{stage}").main()
-        ignore_requests()
-
-    run_command(main)
-
-
-def wants_cpu(words: Sequence[str]) -> bool:
-    """Whether a command line says `--no_cuda` in one of the ways that flags are written; the last one counts."""
-    wanted = False
-    for word, following in pairwise([*words, "-"]):
-        flag, equals, value = word.partition("=")
-        if flag in ("--no_cuda", "--no-cuda"):
-            given = value if equals else following
-            wanted = given.startswith("-") or given.lower() in _TRUE
-    return wanted
 
 
 def seconds_since_start() -> float:

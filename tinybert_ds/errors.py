@@ -39,7 +39,7 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that cannot go on, such as one whose loss is no number any more."""
+    """A run that cannot go on, such as one whose loss is not finite any more."""
 
 
 class FileError(UserError):

@@ -1,4 +1,5 @@
-"""Files that are whole or not there, and what to tell of those that the system refuses."""
+"""Files that are whole or not there, directories that are ours or not touched, and what to tell of those that the
+system refuses."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from tinybert_ds.errors import FileError
+from tinybert_ds.errors import ConfigError, FileError
 
 _PROGRAM = Path(__file__).resolve().parent
 _NO_RIGHT = "this user may not do that there: give the right (chmod, chown), or give another path"
@@ -102,6 +104,39 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_output_directory(directory: Path) -> None:
+    """Make a directory that results go to.
+
+    Raises:
+        ConfigError: A file, or a place where it cannot be made.
+    """
+    refuse_file(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {directory} cannot be made: {error.strerror}; give another one") from error
+
+
+def refuse_file(directory: Path) -> None:
+    """Raise ConfigError where a file stands in the place of a directory for results."""
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
+
+
+def refuse_foreign_files(directory: Path, names: Iterable[str], state: str) -> None:
+    """Raise ConfigError that names the files of a directory for results which are somebody else's, if there are any.
+
+    Args:
+        state: What is said of the directory, such as "holds files that are no run of this program".
+    """
+    foreign = sorted(names)
+    if foreign:
+        raise ConfigError(
+            f"--output_dir {directory} {state}: {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an "
+            "empty or new directory (nothing was changed)"
+        )
 
 
 def _is_own(name: str) -> bool:

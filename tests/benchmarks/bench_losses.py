@@ -4,8 +4,8 @@
 
 One layer of 12 heads, teacher heads of 64, float32, full rows; queries and keys are views of what a projection left, as
 in a model. The peer "reference" is two matrix products, where and mse_loss and no more; "published" also divides the
-scores and adds the mask to them, as the published code does. "auto, no value" is what a training step does that logs
-nothing. Writes results/losses.csv and prints a table.
+scores and adds the mask to them, as the published code does. "auto, gradients only" is what a training step does
+that logs nothing. Writes results/losses.csv and prints a table.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,15 +33,16 @@ from tests.benchmarks.measurement import (
     rows_of,
     table,
 )
-from tinybert_ds.losses import attention_score_loss, hidden_state_loss, soft_cross_entropy
+from tinybert_ds.losses import attention_score_loss, gradients_only, hidden_state_loss
 
 HEADS, TEACHER_HEAD = 12, 64
+GRADIENTS_ONLY = "auto, gradients only"
 REFERENCE, PUBLISHED = "reference", "published"
 ATTENTION_VARIANTS = {
     "tiled": {"backend": "tiled"},
     "gram": {"backend": "gram"},
     "auto": {},
-    "auto, no value": {"need_value": False},
+    GRADIENTS_ONLY: {},
     "auto, reference padding": {"padding": "reference"},
 }
 
@@ -99,7 +101,8 @@ def attention_pass(variant: str, tokens: int, length: int, student_head: int) ->
     def loss(inputs: Scores) -> Tensor:
         if variant in PEERS:
             return PEERS[variant](inputs)
-        return attention_score_loss(*inputs, **scalings, **ATTENTION_VARIANTS[variant])
+        with gradients_only() if variant == GRADIENTS_ONLY else nullcontext():
+            return attention_score_loss(*inputs, **scalings, **ATTENTION_VARIANTS[variant])
 
     return lambda: torch.autograd.grad(loss(Scores(*map(split_heads, student), *teacher, mask)), student)
 
@@ -131,22 +134,6 @@ def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teac
     return run
 
 
-def cross_entropy_pass(variant: str, rows: int, classes: int) -> Callable[[], object]:
-    """Return one forward and backward of the soft cross-entropy of vocabulary-sized logits."""
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(rows, classes, generator=generator) for _ in range(2))
-    student.requires_grad_()
-
-    def run() -> object:
-        if variant == PUBLISHED:
-            loss = -(F.softmax(teacher, dim=-1) * F.log_softmax(student, dim=-1)).mean()
-        else:
-            loss = soft_cross_entropy(student, teacher)
-        return torch.autograd.grad(loss, student)
-
-    return run
-
-
 def measure(
     case: str,
     build: Callable,
@@ -174,7 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a batch")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048], help="sequence lengths")
     parser.add_argument("--head_sizes", type=int, nargs="+", default=[26, 64], help="head sizes of the student")
-    parser.add_argument("--classes", type=int, default=30522, help="width of the soft cross-entropy")
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out the peaks in fresh processes, taken at the greatest length"
     )
@@ -193,8 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     how = {"rounds": values.rounds, "memory": not values.no_memory}
     sizes = (5, values.tokens, 312, 768)
     rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
-    sizes = (max(1, values.tokens // 8), values.classes)
-    rows += measure(f"soft cross-entropy, {values.classes} classes", cross_entropy_pass, ["auto"], sizes, **how)
     publish(rows, values.out, readme=values.readme, plotted=values.plot)
     return rows
 

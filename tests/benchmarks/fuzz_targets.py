@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tinybert_ds.comparison import read_stages
 
 from launchers.run_stage import read_stages as read_own_stages
 from tests.benchmarks.fault_campaign import make_inputs
@@ -24,16 +25,15 @@ from tests.benchmarks.mutations import damage_bytes, damage_json, damage_json_li
 from tests.support.runs import run_ranks
 from tinybert_ds.arguments import GeneralDistillArguments, TaskDistillArguments, TrainingArguments, parse_arguments
 from tinybert_ds.arguments.recipes import PAPER
-from tinybert_ds.comparison import read_stages
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import manifest_text, read_manifest
 from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.data.verification import Verification
-from tinybert_ds.engine.checkpoint import complete_tags, find_damage, read_layout
+from tinybert_ds.engine.checkpoints.ownership import require_own_files
+from tinybert_ds.engine.checkpoints.store import complete_tags, find_damage, read_layout
 from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
-from tinybert_ds.engine.monitor import truncate_metrics
-from tinybert_ds.engine.run_directory import RunDirectory
-from tinybert_ds.engine.trust import require_trusted
+from tinybert_ds.engine.run.directory import RunDirectory
+from tinybert_ds.engine.watch.monitor import truncate_metrics
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.launch.environment import environment_file
 from tinybert_ds.launch.hostfile import read_hostfile
@@ -238,7 +238,7 @@ def read_run(files: Files, identity: Mapping[str, Any]) -> Any:
     """Return what a run that goes on, and a report, take from run.json."""
     directory = RunDirectory(files.run)
     pages = read_report(files)
-    directory.check(dict(identity), resume="auto")
+    directory.verify(dict(identity), resume="auto", whole=False)
     return pages, directory.record(), directory.settle("auto"), directory.finished_results(6)
 
 
@@ -262,7 +262,7 @@ def read_checkpoint(record: Path) -> Any:
         raise CheckpointError(f"{directory} is passed over")
     if damage := find_damage(directory):
         raise CheckpointError(damage)
-    require_trusted(directory, record.name)
+    require_own_files(directory, record.name)
     files = {path.name: path.stat().st_size for path in directory.iterdir() if path != record}
     return read_layout(directory), sorted(files.items())
 

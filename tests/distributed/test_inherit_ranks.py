@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from tests.support.models import random_batch, tiny_model
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.exchange import RankExchange
+from tinybert_ds.engine.ranks.exchange import RankExchange
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.models.inherit import inherit
 from tinybert_ds.models.inherit.blocks import Blocks
 

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from tinybert_ds import command_line
-from tinybert_ds.arguments import FinetuneArguments, parse_arguments
-from tinybert_ds.command_line import run_command, wants_cpu
+from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import DataError
 
 
@@ -38,29 +37,6 @@ def test_other_local_ranks_wait_and_stay_silent(monkeypatch, capsys):
     assert ended.value.code == 2
     assert waited == [command_line.SIBLING_DELAY_SECONDS]
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        ([], False),
-        (["--no_cuda"], True),
-        (["--no_cuda", "--seed", "1"], True),
-        (["--no_cuda=true"], True),
-        (["--no_cuda=False"], False),
-        (["--no_cuda", "False"], False),
-        (["--no_cuda", "yes"], True),
-        (["--no-cuda"], True),
-        (["--no_cuda", "--no_cuda=0"], False),
-        (["--output_dir", "no_cuda"], False),
-    ],
-)
-def test_no_cuda_is_understood_in_every_way_that_a_flag_is_written(words, wanted):
-    assert wants_cpu(words) is wanted
-    parsed, _ = parse_arguments(
-        FinetuneArguments, [*words, "--model", "m", "--data_dir", "d", "--output_dir", "o"], "x"
-    )
-    assert parsed.no_cuda is wanted, "the arguments must say the same"
 
 
 def test_the_time_since_the_start_has_the_imports_in_it():

@@ -78,7 +78,6 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
 
     Args:
         lengths: (n,) tokens of each row, special tokens included.
-        global_batch_size: rows of a step.
         key: names the order; None gives plain order of length instead, for evaluation.
         bin_width: tokens from one bin to the next.
 
@@ -89,6 +88,9 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     if key is None:
         in_order = np.argsort(lengths, kind="stable").astype(np.int64)
         return _cut(in_order, global_batch_size)
+    # Rows are shuffled before they are binned, so that a step of one length is still a random draw of it; the stable
+    # sort keeps that order inside a bin. What fills no whole step goes into mixed steps, neighbours in length together:
+    # every row is read in every epoch, at the price of some padding in fewer steps than there are bins.
     shuffled = permutation(make_key(key, "rows"), n)
     bins = (lengths[shuffled] - 1) // bin_width
     by_bin = np.argsort(bins, kind="stable")
@@ -156,7 +158,6 @@ def step_batches(
         step_rows: (r,) row numbers of the whole step, from `plan_window`.
         lengths: (n,) lengths of all rows that the row numbers point into.
         fetch: reads rows; called once per micro-batch, only for rows of this rank.
-        layout: padding.
     """
     step_lengths = lengths[step_rows]
     padded = padded_length(step_lengths, layout)

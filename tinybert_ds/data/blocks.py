@@ -107,7 +107,6 @@ def read_block(shard: Shard, first_document: int, number: int, selection: Select
     """The selected documents of block `number` of a shard.
 
     Args:
-        shard: the shard; only its index is read.
         first_document: the number that its first document has in its corpus.
         number: of the block inside the shard.
         selection: documents of the other split are passed over.

@@ -34,7 +34,6 @@ def cache_home(data_dir: str | Path | None, cache_dir: str | Path | None) -> Pat
     """Return the folder of a task's derived data, and make it.
 
     Args:
-        data_dir: The folder of the task's files, None where there is none.
         cache_dir: `--cache_dir`. Without it the folder is inside `data_dir` if that can be written, else inside the
             user's own cache ($XDG_CACHE_HOME, or ~/.cache).
 

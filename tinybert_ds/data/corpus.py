@@ -84,11 +84,9 @@ class CorpusSource:
     """Optimizer steps of one corpus, or of several joined or mixed; a `BatchSource`.
 
     Args:
-        directories: outputs of pregenerate_training_data.py.
         split: "train", or "eval": the held-out documents, in a fixed order, the same in every epoch and for
             every seed.
         eval_fraction: share of the documents that is held out, chosen by a hash of their number; 0 for none.
-        global_batch_size: rows of an optimizer step.
         max_seq_length: longest sample in tokens, special tokens included.
         seed: names order, spans, pairs and masks.
         weights: shares of the samples that each directory gives; an epoch ends with the first that ends. None: all

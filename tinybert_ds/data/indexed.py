@@ -184,8 +184,6 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None, *, vou
     """Memory-map a shard after checking that its index makes sense and that both files have the size that it states.
 
     Args:
-        directory: where it is.
-        name: of the files, without `.bin` and `.idx`.
         dtype_name: of the tokens, whatever the index says: its codes above 5 mean different dtypes to different tools.
         vouched_for: the index has the hash that it was written with, and is not looked through again.
 
@@ -269,7 +267,6 @@ def hash_file(path: Path, advance: Callable[[int], object] | None = None) -> Fil
     """Size and xxh3-64 of a file, read in pieces.
 
     Args:
-        path: of the file.
         advance: told the bytes of every piece; None: a progress bar is.
     """
     digest, size = xxhash.xxh3_64(), 0

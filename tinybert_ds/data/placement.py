@@ -97,6 +97,8 @@ class Placement:
             tokens = self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
             self._require_ids(tokens, self._placed[0])
             return tokens
+        # Spans of a window lie in any order over many mapped files. Sorted by file, each file is read in one slice, and
+        # the places where the spans belong are computed for all of them at once: no Python runs per span.
         owners = np.searchsorted(self._token_bases, starts, side="right") - 1
         by_owner = np.argsort(owners, kind="stable")
         sorted_lengths = lengths[by_owner]

@@ -139,12 +139,9 @@ class TaskSource:
     """The batches of a task's rows: a `batching.BatchSource`. `Batch.sample_ids` are row numbers of the file.
 
     Args:
-        encoded: the rows.
-        global_batch_size: rows of an optimizer step, over all ranks and micro-batches.
         max_seq_length: what "reference" padding pads to, and what the rows were cut to.
         seed: names the order, together with the epoch.
         padding: "valid" or "reference", see `batching.RowLayout`.
-        pad_id: token id of padding.
         shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
     """
 

@@ -52,10 +52,7 @@ def load_rows(
     """Return the tokenised rows of a split, memory-mapped, after tokenising them if nobody has.
 
     Args:
-        spec, data_dir, split: See `read_split`.
-        tokenizer: Of the models.
         max_seq_length: What rows are cut to.
-        home: The folder of derived data, from `cache_home`.
         first: Whether this process is the one of its host that does the work and reports, if there is work.
 
     Raises:

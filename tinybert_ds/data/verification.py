@@ -31,9 +31,6 @@ class Verification:
 
     One process of each host does it: what another host reads may be another copy.
 
-    Args:
-        directories: outputs of pregenerate_training_data.py.
-
     Raises:
         DataError: one of them is no finished corpus.
     """

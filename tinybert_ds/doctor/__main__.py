@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -49,7 +48,8 @@ def examine(values: DoctorArguments) -> list[Section]:
     if len(hosts) > 1 and between:
         sections.append(("between the hosts", between))
     if "error" not in facts_here["accelerator"]:
-        job = importlib.import_module("tinybert_ds.doctor.job")  # needs torch, which may be what is amiss
+        from tinybert_ds.doctor import job  # noqa: PLC0415 - needs torch, which may be what is amiss
+
         usable = [
             (facts, host)
             for facts, host in zip(found, hosts, strict=True)

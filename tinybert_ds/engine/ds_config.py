@@ -71,12 +71,7 @@ _OUTPUTS = {
 
 
 def default_config_path(device_type: str, *, fp16: bool) -> Path:
-    """The shipped config that fits this machine.
-
-    Args:
-        device_type: "cpu", or what the accelerator is called.
-        fp16: Whether the user asked for fp16 (`--fp16`).
-    """
+    """The shipped config that fits this machine."""
     if device_type == "cpu":
         return CONFIG_DIRECTORY / "zero0_fp32.json"
     bf16 = get_accelerator().is_bf16_supported() and not fp16
@@ -107,12 +102,6 @@ def resolve_config(
     config: dict[str, Any], arguments: TrainingArguments, *, world_size: int, device_type: str
 ) -> tuple[dict[str, Any], list[str]]:
     """Fill what the arguments own and check what is left.
-
-    Args:
-        config: The JSON as read.
-        arguments: The command line.
-        world_size: Number of ranks.
-        device_type: "cpu" or "cuda".
 
     Returns:
         The config for `deepspeed.initialize` (a scheduler's step counts are still "auto": see `fill_schedule`) and
@@ -172,13 +161,7 @@ def resolve_config(
 
 
 def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int) -> list[str]:
-    """Fill the step counts of the JSON's own scheduler, in place; return the contradictions.
-
-    Args:
-        config: A config from `resolve_config`.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Optimizer steps of the warm-up.
-    """
+    """Fill the step counts of the JSON's own scheduler, in place; return the contradictions."""
     scheduler = config.get("scheduler")
     if not scheduler:
         return []

@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, map_array, save_array, try_lock, write_whole
-from tinybert_ds.engine.distributed import World, gather_objects
-from tinybert_ds.engine.lessons import move
-from tinybert_ds.engine.sharing import place_in_directory
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, place_in_directory
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.strict_formats import parse_json
@@ -82,7 +81,6 @@ def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
     """Where the logits of a teacher, data, tokeniser, length and precision are kept.
 
     Args:
-        home: The folder of derived data.
         key: From `logits_key`.
     """
     content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
@@ -113,11 +111,8 @@ def compute_logits(
     collective for another's work: each looks now and then whether the others have finished.
 
     Args:
-        directory: From `logits_directory`.
-        teacher: Gives logits.
         num_rows: N; sample ids are the row numbers 0..N-1.
         batches_of: From a number of rows to all rows in batches of so many, in an order that never changes.
-        world: The ranks.
 
     Raises:
         ConfigError: The directory cannot be written.
@@ -160,7 +155,6 @@ def cached_teacher(logits: Logits, device: torch.device) -> Teacher:
 
     Args:
         logits: Of all rows. They stay on the disk for a CPU; another device holds them all, a few bytes a row.
-        device: Where the batches are.
     """
     table = None if device.type == "cpu" else torch.from_numpy(np.array(logits)).to(device)
 

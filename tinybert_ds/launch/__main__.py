@@ -37,7 +37,7 @@ SHOWN_LETTERS = 2000
 def stages() -> dict[str, Path]:
     """Return the training commands: name -> file in launchers/."""
     files = sorted((CHECKOUT / "launchers").glob("*.py"))
-    return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
+    return {path.stem: path for path in files if "prepare()" in path.read_text(encoding="utf-8")}
 
 
 def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:

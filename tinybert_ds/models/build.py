@@ -86,7 +86,6 @@ def build_student(
     """Make the student, in float32 and eval mode.
 
     Args:
-        source, weights: See `find_student`.
         head: With a classification head, or None for the bare encoder.
         seed: Of all new weights; the same seed gives the same student on every rank.
 
@@ -124,7 +123,6 @@ def check_pair(
     """Check that a student can be distilled from a teacher, and read the layer map.
 
     Args:
-        teacher_config, student_config: Their Hugging Face configs.
         layer_map: The value of `--layer_map`, or None for a stage that compares predictions alone.
         projection: "none" needs hidden states of equal width.
         attention: Whether attention scores are compared, which needs equal numbers of heads.
@@ -212,7 +210,6 @@ def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     Position and segment embeddings go through the same B, so that sums of embeddings are projected as a whole.
 
     Args:
-        teacher: With its trained weights.
         student: Of the same vocabulary, no wider and with no more positions and segments than the teacher.
 
     Raises:

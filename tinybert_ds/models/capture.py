@@ -56,9 +56,7 @@ def capturing_sdpa(
 
     Args:
         query, key: (B, A, S, D), after any rotary embedding, unscaled.
-        value: (B, A, S, D).
         attention_mask: Broadcastable to (B, A, S, S), or None.
-        kwargs: scaling, dropout and whatever else the architecture passes.
 
     Returns:
         The attention output (B, S, A, D), and None for the probabilities.

@@ -16,9 +16,6 @@ _CHUNK_BYTES = 1 << 24
 def model_fingerprint(path: str | Path) -> str:
     """Hash the config and the weights of a model.
 
-    Args:
-        path: A Hugging Face directory, or a config.json alone.
-
     Returns:
         xxh3 over the names and contents of its files, as hexadecimal.
     """

@@ -25,7 +25,6 @@ def set_labels(config: Any, label_names: Sequence[str] | None) -> None:
     """Write a task's labels into a model config, in place.
 
     Args:
-        config: Of the classifier.
         label_names: In the order of the class ids; None for a regression with one output.
     """
     names = ("score",) if label_names is None else tuple(label_names)
@@ -45,11 +44,9 @@ def match_labels(
     """Find a classifier's output for each label of the task.
 
     Args:
-        config: The classifier's config.
         label_names: The task's labels, in the order of its class ids.
         aliases: Other spellings -> label name, lower case.
         stated: The names of the outputs in their order, from `--teacher_labels`; None to take its config's.
-        role: What the messages call it.
 
     Returns:
         Columns of the teacher's logits: `logits[:, columns]` is in the task's order. Capitals do not count, nor does

@@ -47,7 +47,6 @@ def read_config(path: str | Path, *, role: Role) -> Any:
     Args:
         path: A directory with a config.json, or that file. One without `model_type` is read as BERT's if it has BERT's
             keys (the published TinyBERTs); the number of outputs is then that of the weights beside it.
-        role: Words the messages.
 
     Raises:
         ModelError: Nothing there, an adapter, not JSON, an architecture that transformers does not know (remote code is
@@ -89,7 +88,6 @@ def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrai
 
     Args:
         directory: config.json with safetensors or .bin weights (weights only).
-        role: Words the messages.
         seed: Of a pooler that the directory lacks; it is new then, and a log line says so.
 
     Raises:
@@ -117,14 +115,11 @@ def load_classifier(
     """Load an encoder with a classification head, in float32 and eval mode.
 
     Args:
-        directory: As for `load_encoder`.
         label_names: The task's labels in the order of their ids; None for regression (one output).
-        role: Words the messages.
         head: "required": the directory must hold a fine-tuned head with as many outputs as the task, whose own names
             stay in the config for `match_labels`. "any": its head is taken where the names of its outputs are the
             task's, else a new one is made and a log line says so; the config gets the task's names.
         pooler_relu: Put the published fine-tuned TinyBERTs' ReLU behind the pooler (a saved config may also ask).
-        seed: Of new heads.
 
     Raises:
         ModelError: As for `load_encoder`; a required head that is missing or of another size; `pooler_relu` for
@@ -152,9 +147,6 @@ def load_classifier(
 
 def load_masked_lm(directory: str | Path) -> PreTrainedModel:
     """Load an encoder with its head for masked words, in float32 and eval mode.
-
-    Args:
-        directory: As for `load_encoder`.
 
     Raises:
         ModelError: As for `load_encoder`; no head for masked words in the directory, or none in the architecture.

@@ -42,7 +42,6 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
     sequence does no harm and passes.
 
     Args:
-        encoder: As it will be used; not yet inside an engine.
         sequence_length: The longest sequence of the run, in tokens.
 
     Raises:

@@ -30,9 +30,6 @@ _STATED_BY_BERT = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attent
 def published_config(content: Mapping[str, Any]) -> BertConfig | None:
     """Read a config.json without `model_type` as BERT's.
 
-    Args:
-        content: The file's JSON object.
-
     Returns:
         The config without the keys that no BERT knows (cell, emb_size, structure, ...), or None where `model_type` is
         there or BERT's own keys are not.

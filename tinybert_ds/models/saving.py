@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ def save_student(
 
     Args:
         model: Its config says what is written; the attention function that captures is not part of it.
-        tokenizer: A transformers tokenizer.
         directory: Made if absent. Files of other names in it are left alone.
         state_dict: The weights to write in place of the model's own: gathered under ZeRO-3, or the float32 masters.
         projections: See `load_projections`; None leaves those that are there.
@@ -80,12 +79,16 @@ def save_student(
         )
 
 
-def copy_student(source: str | Path, directory: str | Path) -> None:
-    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank."""
+def copy_student(source: str | Path, directory: str | Path, *, leave_out: Collection[str] = ()) -> None:
+    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank.
+
+    Folders, hidden files and the names of `leave_out` stay behind.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=directory) as name:
-        for file in Path(source).iterdir():
+        files = (path for path in Path(source).iterdir() if path.is_file() and not path.name.startswith("."))
+        for file in (path for path in files if path.name not in leave_out):
             shutil.copyfile(file, Path(name) / file.name)
         _replace(Path(name), directory)
 

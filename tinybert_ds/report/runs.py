@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.engine.clock import add_clocks
+from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.files import file_error
 from tinybert_ds.records import read_metrics, read_run

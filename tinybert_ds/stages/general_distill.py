@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel
 
-from tinybert_ds.arguments import GeneralDistillArguments, identity_of
+from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
-from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.engine.prediction import mean_loss
-from tinybert_ds.engine.stall import DIRECTORY as STALLS
+from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.prediction import held_out_loss
+from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import teacher_dtype
-from tinybert_ds.errors import ConfigError, UserError
+from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
+from tinybert_ds.errors import UserError
+from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -27,7 +30,7 @@ from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
 from tinybert_ds.stages.inheritance import start_from_teacher
-from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
+from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
 
@@ -37,63 +40,47 @@ CALIBRATION_TOKENS = 200_000
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    session = begin(GeneralDistillArguments, argv, "general_distill.py")
-    arguments, world = session.arguments, session.world
+    arguments, problems = parse_arguments(GeneralDistillArguments, argv)
+    session = begin_training(arguments, problems, single=len(arguments.student_model) == 1)
+    world = session.world
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
-    token_types = returns_token_types(tokenizer)
+    types = returns_token_types(tokenizer)
     candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
         files = model_files(candidate.path)
         if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
-            require_same_tokenizer(
-                str(candidate.path),
-                tokenizer_fingerprint(load_tokenizer(candidate.path, arguments.lower_case)),
-                arguments.teacher_model,
-                tokenizer_fingerprint(tokenizer),
-            )
+            require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
     corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
-
-    def build() -> Models:
+    with open_run(
+        session,
+        {candidate.directory: {**candidate.identity, **corpora.identity} for candidate in candidates},
+        title="general distillation",
+        source=corpora.train,
+        evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
+        total_steps=corpora.total_steps,
+    ) as run:
+        if run.finished:
+            return
         teacher_model = load_encoder(arguments.teacher_model, role="teacher")
-        modules, teacher = build_intermediate(
+        teacher, students = build_intermediate(
             teacher_model,
-            _students(session, candidates, teacher_model, corpora.train, token_types=token_types),
+            _students(session, candidates, teacher_model, corpora.train, token_types=types),
             arguments,
             max_seq_length=corpora.longest,
             world=world,
-            token_types=token_types,
+            token_types=types,
         )
-
-        def evaluation(engine: Any) -> Evaluation | None:
-            held_out = corpora.held_out
-            if held_out is None:
-                return None
-
-            def run() -> dict[str, float]:
-                losses = mean_loss(engine, teacher, held_out, world)
-                return {f"eval_{name}": value for name, value in losses.items()}
-
-            return Evaluation(run=run, score=None)
-
-        def export(engine: Any, directory: Path) -> None:
-            export_student(engine, directory, tokenizer=tokenizer, world=world)
-
-        learners = [Learner(module, evaluation, export) for module in modules]
-        return Models(teacher, learners)
-
-    run_stage(
-        session,
-        title="general distillation",
-        source=corpora.train,
-        targets=[Target(c.directory, {**c.identity, **corpora.identity}) for c in candidates],
-        evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
-        build=build,
-        total_steps=corpora.total_steps,
-        conclude=corpora.finish_verification,
-    )
+        evaluate = None
+        if corpora.held_out is not None:
+            evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
+        for student in students:
+            run.attach(student, evaluate=evaluate, export=partial(export_student, tokenizer=tokenizer, world=world))
+        train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+        corpora.finish_verification(run.stall.alive)
+        run.finish()
 
 
 class _Candidate(NamedTuple):
@@ -113,6 +100,9 @@ def _candidates(
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
     dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
+    if len(paths) > 1:
+        shared["students"] = fingerprints  # they stand at the same step: none can join or leave
     candidates = []
     for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
         config = read_config(path, role="student")
@@ -130,21 +120,9 @@ def _candidates(
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        identity = {
-            "stage": "general_distill",
-            "teacher": model_fingerprint(arguments.teacher_model),
-            "student": fingerprint,
-            **identity_of(
-                arguments,
-                {
-                    "layer_map": layer_map,
-                    "teacher_dtype": dtype,
-                    "init_embeddings": "random" if init == "load" else init,
-                },
-            ),
-        }
-        if len(paths) > 1:
-            identity["students"] = fingerprints  # they stand at the same step: none can join or leave
+        comes_to = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to["init_embeddings"] = "random" if init == "load" else init
+        identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
         candidates.append(_Candidate(path, init, layer_map, directory, identity))
     return candidates
 
@@ -226,11 +204,6 @@ def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path
         names.append(next(name for name in chain([base], numbered) if name not in names))
     found = output_dir.iterdir() if output_dir.is_dir() else ()
     own = (*names, STALLS)
-    foreign = sorted(path.name for path in found if path.name not in own and not path.name.startswith("."))
-    if foreign:
-        raise ConfigError(
-            f"--output_dir {output_dir} is for the students {', '.join(names)} and holds other things: "
-            f"{', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an empty or new directory "
-            "(nothing was changed)"
-        )
+    foreign = (path.name for path in found if path.name not in own and not path.name.startswith("."))
+    refuse_foreign_files(output_dir, foreign, f"is for the students {', '.join(names)} and holds other things")
     return [output_dir / name for name in names]

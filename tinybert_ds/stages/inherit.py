@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tinybert_ds.arguments import identity_of
+from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
@@ -19,8 +19,8 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
-from tinybert_ds.engine.distributed import run_on_main
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
+from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.teacher import dtype_problems, teacher_dtype
 from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
@@ -33,7 +33,7 @@ from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
 from tinybert_ds.stages.inheritance import start_from_teacher
-from tinybert_ds.stages.session import Session, begin
+from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ RECORD_FILE = "inherit.json"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    session = begin(InheritArguments, argv, "inherit_student.py")
-    arguments, world = session.arguments, session.world
+    arguments, problems = parse_arguments(InheritArguments, argv)
+    session = begin_evaluation(arguments, problems)
+    world = session.world
     raise_all(dtype_problems(arguments.teacher_dtype, world.device))
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
     candidates = _candidates(session, tokenizer)
@@ -127,7 +128,7 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
         columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
-        task = load_task(arguments, tokenizer, ("train",), model_config=config, world=session.world)
+        task = load_task(spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world)
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
         return _Text(rows, rows.fingerprint, columns, tuple(spec.label_names) or None)
     directories = arguments.pregenerated_data

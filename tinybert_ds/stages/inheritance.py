@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.exchange import RankExchange
+from tinybert_ds.engine.ranks.exchange import RankExchange
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.progress import progress_bar

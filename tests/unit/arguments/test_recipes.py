@@ -95,6 +95,7 @@ def test_an_unknown_recipe_names_the_shipped_ones():
     ]
 
 
+@pytest.mark.slow
 def test_run_json_holds_the_recipes_values_beside_those_that_were_used(inputs, tmp_path):
     (tmp_path / "mine.yaml").write_text("finetune:\n  learning_rate: 2e-3\n  max_steps: 7\n")
     model = model_directory(tmp_path / "model")

@@ -130,6 +130,7 @@ def test_the_candidates_of_a_text_do_not_depend_on_the_texts_beside_it_in_any_pr
     assert [candidates([sentence])[0] for sentence in sentences] == together
 
 
+@pytest.mark.slow
 def test_random_sentences_have_the_candidates_of_the_published_rule(folder):
     rng = random.Random(4)
     words = [*(word for word in WORDS if not word.startswith("##")), *NEAR, "?", "'", ",", "3", "zero"]

@@ -24,6 +24,8 @@ from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 
+pytestmark = pytest.mark.slow
+
 SST2 = """sentence\tlabel
 The film was "not" bad\t0
 'a moving story , "brightest of the houses\t1

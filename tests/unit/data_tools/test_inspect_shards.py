@@ -65,6 +65,7 @@ def test_one_flipped_bit_is_found_and_its_file_named(corpus, name):
         inspect_shards.main([str(corpus), "--verify"])
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_2_and_names_a_truncated_file(corpus):
     path = corpus / "shard-00000-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])

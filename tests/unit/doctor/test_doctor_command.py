@@ -61,6 +61,7 @@ def test_an_input_that_is_not_there_is_one_problem(inputs, run, tmp_path):
     assert "2 problem(s)" in output
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, monkeypatch):
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("localhost slots=1\nno-such-host.invalid slots=1\n")

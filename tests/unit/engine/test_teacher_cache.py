@@ -11,8 +11,7 @@ import torch
 from tests.support.models import VOCAB_SIZE, tiny_model
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.engine import teacher_cache
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.sharing import Place
+from tinybert_ds.engine.ranks.process_group import Place, World
 from tinybert_ds.engine.teacher_cache import (
     cached_teacher,
     compute_logits,

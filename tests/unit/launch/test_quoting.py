@@ -67,7 +67,7 @@ for rank in range(size):
 sys.exit(max(process.wait() for process in ranks))
 """
 STAGE = """
-# run_training(
+# prepare()
 import json, os, sys
 rank = os.environ.get("RANK") or os.environ["OMPI_COMM_WORLD_RANK"]
 variables = {name.hex(): value.hex() for name, value in os.environb.items()}

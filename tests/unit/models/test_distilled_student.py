@@ -28,7 +28,7 @@ class FirstStates(nn.Module):
         super().__init__()
         self.projection = nn.Linear(24, 48)
 
-    def forward(self, student, teacher, batch, need_value=True):
+    def forward(self, student, teacher, batch):
         difference = self.projection(student.hidden_states[0]) - teacher.hidden_states[0]
         loss = (difference.square() * batch.attention_mask[..., None]).sum() / batch.counts.tokens
         return {"loss": loss}

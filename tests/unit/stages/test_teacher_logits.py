@@ -10,8 +10,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support.families import family_directory
 from tests.support.models import tiny_config
+from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
-from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.stages.task_data import load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
 
@@ -32,14 +34,14 @@ def task_file(tmp_path):
 def kept_logits(task_file, teacher, student, **changes):
     """Return the logits of all pairs that the prediction stage keeps of a teacher, for a student of a family."""
     tokenizer = load_tokenizer(teacher, None)
-    arguments = {"data_dir": task_file.parent, "task_name": None, "task_file": task_file, "max_seq_length": 32}
+    arguments = {"eval_batch_size": 8, "allow_unknown": False, "max_seq_length": 32}
     arguments |= {"cache_dir": str(task_file.parent / "cache"), "teacher_model": str(teacher), "train_batch_size": 3}
     arguments |= {"seed": 1, "max_steps": None, "num_train_epochs": 1.0, "no_teacher_cache": False, "compile": False}
     arguments |= {"teacher_engine": "inference", "teacher_dtype": "fp32", **changes}
-    session = SimpleNamespace(arguments=SimpleNamespace(**arguments), world=ALONE)
+    flags = SimpleNamespace(**arguments)
     config = tiny_config(student, vocab_size=max(tokenizer.get_vocab().values()) + 1)
-    task = load_task(session.arguments, tokenizer, ("train",), model_config=config, world=ALONE)
-    look_up = logits_teacher(session, task, token_types=returns_token_types(tokenizer))
+    task = load_task(find_task(None, task_file), task_file.parent, ("train",), tokenizer, config, flags, ALONE)
+    look_up = logits_teacher(flags, task, model_fingerprint(teacher), token_types=returns_token_types(tokenizer))
     (batch,) = task.source("train", 3, seed=0, shuffle=False).micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
     return look_up(batch).logits[batch.sample_ids.argsort()]
 

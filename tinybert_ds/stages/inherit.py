@@ -35,6 +35,7 @@ from tinybert_ds.stages.general_distill import student_directories
 from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.strict_formats import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -171,16 +172,19 @@ def _finished(candidate: _Candidate) -> bool:
                 "directory (nothing was changed)"
             )
         return False
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = read_json(file, "the record of a started student", ConfigError)
+    if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
+        raise ConfigError(f"{file} was not written by this command; give an empty or new directory, or delete it")
     differing = [name for name, value in candidate.identity.items() if record["identity"].get(name) != value]
     if differing:
         raise ConfigError(
             f"--output_dir {directory} holds a student made with another {', '.join(differing)}; give an empty or new "
             "directory (nothing was changed)"
         )
-    if record["finished"]:
+    finished = record.get("finished") is True
+    if finished:
         logger.info("the student in %s is finished; nothing to do", directory)
-    return bool(record["finished"])
+    return finished
 
 
 def _write(candidate: _Candidate, student: PreTrainedModel, tokenizer: Any, found: Inheritance) -> None:

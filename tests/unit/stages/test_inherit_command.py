@@ -63,6 +63,17 @@ def test_a_command_that_was_interrupted_makes_the_same_student_when_repeated(sta
         assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
 
 
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '{"finished": true}'])
+def test_a_directory_with_a_record_that_is_none_is_refused(started, tmp_path, content):
+    _, arguments, _ = started
+    place = arguments.index("--output_dir")
+    (tmp_path / RECORD_FILE).write_text(content)
+    again = [*arguments[: place + 1], tmp_path, *arguments[place + 2 :]]
+    finished = run_ranks("inherit", again, log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert RECORD_FILE in finished.output
+
+
 def test_another_student_is_not_written_over_it(started, tmp_path):
     _, arguments, _ = started
     finished = run_ranks("inherit", [*arguments, "--calibration_tokens", 77], log=tmp_path / "log")

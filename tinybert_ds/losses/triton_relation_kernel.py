@@ -17,7 +17,7 @@ import triton.language as tl
 from tinybert_ds.losses.triton_kernel import kept_positions, load_rows, to_tf32
 
 NOT_COUNTED = tl.constexpr(1e30)
-"""The log-sum-exp of a row that does not count: every probability in it is exp(score − 1e30) = 0."""
+"""The log-sum-exp of a row that does not count: exp() of any score less it is 0."""
 
 
 @triton.jit
@@ -134,7 +134,9 @@ def relation_loss_kernel(
             column_s = tl.load(log_sums + columns, mask=columns < length, other=NOT_COUNTED)
             column_t = tl.load(log_sums + rows + columns, mask=columns < length, other=NOT_COUNTED)
             difference += tl.exp(tl.where(is_key_too[:, None], scores_s - column_s[None, :], -1e30))
-            difference -= tl.exp(tl.where(is_key_too[:, None], scores_t - column_t[None, :], -1e30))  # and as their keys
+            difference -= tl.exp(
+                tl.where(is_key_too[:, None], scores_t - column_t[None, :], -1e30)
+            )  # and as their keys
             high = to_tf32(difference)
             product = tl.dot(high, keys, product, input_precision="tf32")
             product = tl.dot(to_tf32(difference - high), keys, product, input_precision="tf32")

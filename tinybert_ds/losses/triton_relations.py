@@ -17,8 +17,8 @@ from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.triton_attention import EXACT_IN_TF32, device_refusal
 from tinybert_ds.losses.triton_relation_kernel import log_sums_kernel, relation_loss_kernel
 
-MAX_HEAD = 128
-"""Widest relation head whose rows fit into a program's registers."""
+MAX_STUDENT_HEAD, MAX_TEACHER_HEAD = 64, 128
+"""Widest relation heads whose rows fit into a program's registers; the student's gradient lies there, too."""
 LEAST_BLOCK = 16
 """What a tensor core's product has at least in each direction."""
 
@@ -26,8 +26,10 @@ LEAST_BLOCK = 16
 def refusal(problem: Problem) -> str | None:
     """Return why the kernels cannot take the problem, None where they can."""
     tensors = (problem.student[0], problem.teacher[0])
+    student_head, teacher_head = problem.head_sizes
     reasons = {
-        f"a relation head is wider than {MAX_HEAD}": max(problem.head_sizes) > MAX_HEAD,
+        f"a relation head of the student is wider than {MAX_STUDENT_HEAD}": student_head > MAX_STUDENT_HEAD,
+        f"a relation head of the teacher is wider than {MAX_TEACHER_HEAD}": teacher_head > MAX_TEACHER_HEAD,
         "an input is not in half precision": any(tensor.dtype not in EXACT_IN_TF32 for tensor in tensors),
         "the elements of a head are apart in memory": any(tensor.stride(3) != 1 for tensor in tensors),
     }
@@ -49,7 +51,7 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
         "TEACHER_BLOCK": teacher_block,
         "BLOCK": 64,
         "KEYS": 32,
-        "num_warps": 4 if max(student_block, teacher_block) <= 64 else 8,
+        "num_warps": 4 if teacher_block <= 64 else 8,
     }
 
 

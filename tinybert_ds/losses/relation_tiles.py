@@ -88,29 +88,29 @@ def add_tiles(chunk: Chunk, gradient: Tensor | None, *, need_value: bool) -> Ten
     """Return the sum of a chunk's KL_i, if needed, and add its gradient by X, times √d, to `gradient` (n, L, d)."""
     heads, length, _ = chunk.student.vectors.shape
     block = min(length, QUERY_BLOCK)
-    scratch = chunk.student.keys.new_empty(4 if need_value else 2, heads * block * length)
+    scratch = chunk.student.keys.new_empty(3 if need_value else 2, heads * block * length)
+    tiny = torch.finfo(scratch.dtype).tiny  # of texts without a real token, whose rows do not count
     total = torch.zeros((), dtype=torch.float64, device=scratch.device) if need_value else None
     for start in range(0, length, QUERY_BLOCK):
         rows = slice(start, min(start + QUERY_BLOCK, length))
         size = heads * (rows.stop - start) * length
         tiles = scratch[:, :size].view(-1, heads, rows.stop - start, length)
-        scores = [
+        student, teacher = (
             shifted_scores(side, rows, tile, bounded=chunk.bounded)
             for side, tile in zip((chunk.student, chunk.teacher), tiles, strict=False)
-        ]
-        student, teacher = (
-            torch.exp(score, out=tile) for score, tile in zip(scores, tiles[-2:], strict=True)
-        )  # in place unless the value needs the scores
-        sums = [
-            side.sum(dim=2, keepdim=True).clamp_min_(torch.finfo(scratch.dtype).tiny) for side in (student, teacher)
-        ]
-        ratio = sums[0] / sums[1]
+        )
         counted = chunk.counted[:, rows]
+        scores, teacher = teacher, torch.exp(teacher, out=tiles[-1])  # in place unless the value needs the scores
+        teacher_sums = teacher.sum(dim=2, keepdim=True).clamp_min_(tiny)
         if total is not None:
-            mean = scores[1].sub_(scores[0]).mul_(teacher).sum(dim=2, keepdim=True).div_(sums[1])
+            mean = scores.sub_(student).mul_(teacher).sum(dim=2, keepdim=True).div_(teacher_sums)
+        student.exp_()
+        student_sums = student.sum(dim=2, keepdim=True).clamp_min_(tiny)
+        ratio = student_sums / teacher_sums
+        if total is not None:
             total += mean.add_(ratio.log()).mul_(counted).sum(dtype=torch.float64)
         if gradient is not None:
-            weights = counted / sums[0]
+            weights = counted / student_sums
             difference = student.addcmul_(teacher, ratio, value=-1.0)
             vectors = chunk.student.vectors
             gradient.baddbmm_(difference.transpose(1, 2), vectors[:, rows] * weights)
@@ -136,7 +136,7 @@ def relation_chunks(problem: Problem, dtype: torch.dtype) -> Iterator[Chunk]:
     if not batch * heads * length:
         return
     device = problem.real.device
-    head_bytes = (4 * min(length, QUERY_BLOCK) + 2 * sum(problem.head_sizes)) * length * dtype.itemsize
+    head_bytes = 3 * min(length, QUERY_BLOCK) * length * dtype.itemsize
     row_step, head_step = chunk_shape(batch, heads, head_bytes, workspace_bytes(device) // TILE_SHARE)
     extents = real_extents(problem)
     for row in range(0, batch, row_step):

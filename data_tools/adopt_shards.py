@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from data_tools.corpus_job import UNKNOWN
 from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
 from tinybert_ds.data.manifest import (
     MANIFEST_NAME,
@@ -17,13 +17,15 @@ from tinybert_ds.data.manifest import (
     Manifest,
     Sampling,
     ShardRecord,
+    TokenDtype,
     write_manifest,
 )
 from tinybert_ds.data.tokenizer import SpecialIds, load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
+from tinybert_ds.data.vocabulary import count_unknown, unknown_id
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 
-DTYPE_CODES: dict[str, dict[int, str | None]] = {
+DTYPE_CODES: dict[str, dict[int, TokenDtype | None]] = {
     "deepspeed": {3: None, 4: None, 6: "uint16"},
     "megatron": {3: None, 4: None, 8: "uint16"},
 }
@@ -39,7 +41,6 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     Args:
         directory: holds `.bin/.idx` pairs, taken in lexical order; each sequence counts as a sentence.
         model: directory of the tokeniser that made the ids.
-        lower_case: as for `load_tokenizer`.
         dtype_codes: whose codes of dtypes the indexes have, "deepspeed" or "megatron"; None: they have none that
             differ.
 
@@ -59,9 +60,13 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     dtypes = {name: _stated_dtype(directory / f"{name}.idx", dtype_codes) for name in names}
     total = sum((directory / f"{name}.bin").stat().st_size for name in names if (directory / f"{name}.bin").is_file())
     records = []
+    unknown, unknown_token = 0, unknown_id(tokenizer.backend_tokenizer)
     with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
         for name in names:
             records.append(_adopt(directory, name, dtypes[name], special))
+            tokens = open_shard(directory, name, dtypes[name]).tokens
+            pieces = (tokens[begin : begin + _AT_ONCE] for begin in range(0, len(tokens), _AT_ONCE))
+            unknown += sum(count_unknown(piece, unknown_token) for piece in pieces)
             bar.update(records[-1].files[f"{name}.bin"].bytes)
     write_atomically(directory / TOKENIZER_NAME, tokenizer_json(tokenizer))
     manifest = Manifest(
@@ -73,6 +78,7 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
         shards=tuple(records),
         tokenizer_file=hash_file(directory / TOKENIZER_NAME),
         text_bytes=0,
+        report={UNKNOWN: unknown},
     )
     write_manifest(directory, manifest)
     return manifest
@@ -85,7 +91,7 @@ def special_share(directory: Path, manifest: Manifest) -> float:
     return float(np.isin(tokens, manifest.special_ids.all_special).mean())
 
 
-def _stated_dtype(path: Path, dtype_codes: str | None) -> str | None:
+def _stated_dtype(path: Path, dtype_codes: str | None) -> TokenDtype | None:
     """The dtype that must be stated because the index's code is ambiguous; None where it is not."""
     with path.open("rb") as handle:
         header = handle.read(_CODE.size)
@@ -107,7 +113,7 @@ def _stated_dtype(path: Path, dtype_codes: str | None) -> str | None:
     )
 
 
-def _adopt(directory: Path, name: str, dtype: str | None, special: SpecialIds) -> ShardRecord:
+def _adopt(directory: Path, name: str, dtype: TokenDtype | None, special: SpecialIds) -> ShardRecord:
     shard = open_shard(directory, name, dtype)
     if problem := _problem(shard, special.vocab_size):
         raise DataError(
@@ -120,28 +126,10 @@ def _adopt(directory: Path, name: str, dtype: str | None, special: SpecialIds) -
 
 
 def _problem(shard: Shard, vocab_size: int) -> str | None:
-    """What is wrong with the content of a shard; it is read once, in pieces."""
-    for begin in range(0, len(shard.lengths), _AT_ONCE):
-        lengths = np.asarray(shard.lengths[begin : begin + _AT_ONCE], dtype=np.int64)
-        offsets = np.asarray(shard.offsets[begin : begin + _AT_ONCE])
-        if (lengths <= 0).any():
-            return f"sequence {begin + int((lengths <= 0).argmax())} has no tokens"
-        starts = np.cumsum(lengths) - lengths
-        if begin == 0 and offsets[0] != 0:
-            return "its first sequence does not begin at byte 0"
-        if (offsets - offsets[0] != starts * shard.tokens.itemsize).any():
-            return "its sequences do not lie behind each other"
-    if not _is_ascending(shard.documents):
-        return "its documents are not in order"
+    """What is wrong with the tokens of a shard; they are read once, in pieces."""
     for begin in range(0, len(shard.tokens), _AT_ONCE):
         tokens = shard.tokens[begin : begin + _AT_ONCE]
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= vocab_size:
             return f"it holds ids from {low} to {high}, and the vocabulary has ids from 0 to {vocab_size - 1}"
     return None
-
-
-def _is_ascending(numbers: Sequence[int] | np.ndarray) -> bool:
-    return all(
-        (np.diff(numbers[begin : begin + _AT_ONCE + 1]) >= 0).all() for begin in range(0, len(numbers), _AT_ONCE)
-    )

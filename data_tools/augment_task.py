@@ -24,9 +24,9 @@ from data_tools.sentence_words import SentenceSplitter
 from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.command_line import run_command
-from tinybert_ds.data.indexed import hash_file
-from tinybert_ds.data.table_formats import augmented_file
-from tinybert_ds.data.task_files import parse_labels, read_table_in_blocks, without_tabs
+from tinybert_ds.data.indexed import FileRecord, hash_file
+from tinybert_ds.data.table_formats import augmented_split
+from tinybert_ds.data.task_files import content_files, read_labelled_blocks, split_files, without_tabs
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise_all([*problems, *_machine_problems(options, device)])
     spec, folder = _task(options)
     rows = _read_rows(spec, folder)
-    output = folder / augmented_file(spec.splits["train"].file)
+    output = folder / augmented_split(spec.splits["train"]).file
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise ConfigError(
             f"{output.parent}, where {output.name} belongs, cannot be written; copy the task's files elsewhere"
@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class _Rows:
     """The rows to augment, as tab-separated lines: with a string for each field they would take twice the memory."""
 
-    path: Path
+    path: Path  # of the first file
+    hashes: list[FileRecord]  # of all files
     header: str | None
     lines: list[str]
     labels: NDArray[np.generic] | None  # class ids; None of scores
@@ -109,13 +110,17 @@ def _read_rows(spec: TaskSpec, folder: Path) -> _Rows:
     lines: list[str] = []
     labels = []
     skipped_rows = 0
-    for table in map(without_tabs, read_table_in_blocks(spec, folder, "train")):
+    paths = split_files(spec, folder, "train")
+    for block, block_labels in read_labelled_blocks(spec, folder, "train"):
+        table = without_tabs(block, spec.splits["train"].text_format)
         lines += ["\t".join(fields) for _, fields in table.rows]
-        labels.append(parse_labels(spec, table, "train"))
+        labels.append(block_labels)
         skipped_rows += table.skipped_rows
     header = None if table.header is None else "\t".join(table.header)
     known = [part for part in labels if part is not None and not spec.is_regression]
-    return _Rows(table.path, header, lines, np.concatenate(known) if known else None, table.text_columns, skipped_rows)
+    hashes = [hash_file(file) for file in content_files(paths)]
+    ids = np.concatenate(known) if known else None
+    return _Rows(paths[0], hashes, header, lines, ids, table.text_columns, skipped_rows)
 
 
 class _Blocks:
@@ -228,7 +233,7 @@ def _identity(
     }
     return {
         "rule": RULE_VERSION,
-        "train file": hash_file(rows.path),
+        "train file": rows.hashes[0] if len(rows.hashes) == 1 else rows.hashes,
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
         "--glove_embs": glove,

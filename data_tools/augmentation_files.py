@@ -21,6 +21,7 @@ from data_tools.augment_rows import AugmentedBlock
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.records import parse_json
 
 _IDENTITY = "identity.json"
 _PART = re.compile(r"(\d+)\.part")
@@ -32,7 +33,6 @@ class AugmentationFiles:
     """The output of one augmentation and its unfinished blocks.
 
     Args:
-        output: the file to write.
         identity: what decides about its content; two runs with the same one write the same file.
     """
 
@@ -163,7 +163,6 @@ def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
     """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about.
 
     Args:
-        condition: Looked at now and then.
         reminder: What to say, once, when it takes long.
     """
     patience_ends = time.monotonic() + _PATIENCE_SECONDS
@@ -176,7 +175,7 @@ def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
 
 def _read_json(path: Path) -> Any:
     with contextlib.suppress(OSError, ValueError):  # not there, or not ours
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     return None
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_ds.errors import DataError
+from tinybert_ds.strict_formats import parse_json
 
 Record = dict[str, Any]
 
@@ -54,7 +55,6 @@ class Claims:
         """Take a task for as long as the context lasts; None if it is finished or another process has it.
 
         Args:
-            name: of the task.
             again: even if it is finished.
 
         Raises:
@@ -96,6 +96,7 @@ class Claims:
 def _parse(content: bytes) -> Record | None:
     """A whole record; None of one that a killed process has not completed."""
     try:
-        return json.loads(content)
+        record = parse_json(content)
     except ValueError:
         return None
+    return record if isinstance(record, dict) else None

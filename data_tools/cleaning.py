@@ -154,7 +154,6 @@ def save_duplicates(path: Path, surveys: Sequence[Path], earlier: Sequence[Path]
         surveys: of all parts, in order.
         earlier: files that `save_hashes` wrote, of documents that come before all parts.
         bucket: documents are dealt to buckets by their hashes.
-        buckets: number of buckets.
     """
     hashes = [np.empty((0, 2), np.uint64)]
     places = [np.empty((0, 2), np.int64)]

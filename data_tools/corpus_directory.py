@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from data_tools.claims import Claims, Record
 from data_tools.cleaning import save_hashes
-from data_tools.corpus_job import POLL_SECONDS, SHARD, SURVEY, Job, array_path, part_records
+from data_tools.corpus_job import POLL_SECONDS, SHARD, SURVEY, UNKNOWN, Job, array_path, part_records
 from data_tools.input_files import TextInput
 from data_tools.input_groups import Source
 from tinybert_ds.data.blocks import COUNTS_DIRECTORY
@@ -30,9 +33,11 @@ from tinybert_ds.data.manifest import (
     write_manifest,
 )
 from tinybert_ds.data.tokenizer import SpecialIds
+from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.records import read_record
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
@@ -55,11 +60,7 @@ class CorpusIdentity:
 
 
 class WorkDirectory:
-    """The part of a corpus directory that is gone when the corpus is finished.
-
-    Args:
-        corpus: the corpus directory.
-    """
+    """The part of a corpus directory that is gone when the corpus is finished."""
 
     def __init__(self, corpus: Path) -> None:
         self.path = corpus / WORK_DIRECTORY
@@ -76,7 +77,7 @@ class WorkDirectory:
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({"identity": wanted, "part_bytes": part_bytes}, indent=1) + "\n")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read_identity(path)
         found = content["identity"]
         differences = describe_differences(found, wanted)
         if differences:
@@ -150,10 +151,10 @@ class WorkDirectory:
     def is_extension_of(self, fingerprint: str) -> bool:
         """Whether what is there is to become an extension of a finished corpus, and not left over from making it."""
         try:
-            content = json.loads((self.path / IDENTITY_NAME).read_text(encoding="utf-8"))
+            content = _read_identity(self.path / IDENTITY_NAME)
         except FileNotFoundError:
             return False
-        return content["identity"][EXTENDED] == fingerprint
+        return content["identity"].get(EXTENDED) == fingerprint
 
     def remove(self) -> None:
         """Remove it; others may be doing so as well."""
@@ -169,6 +170,19 @@ class WorkDirectory:
         for kind in (SURVEY, SHARD, "duplicates"):
             for path in self.path.glob(f"{kind}-*"):
                 path.unlink(missing_ok=True)
+
+
+class _Identity(TypedDict):
+    identity: dict[str, Any]
+    part_bytes: Annotated[int, Field(ge=1)]
+
+
+_IDENTITY = TypeAdapter(_Identity)
+
+
+def _read_identity(path: Path) -> _Identity:
+    remedy = f"remove {str(path.parent)!r} to begin anew"
+    return read_record(path, _IDENTITY, remedy, DataError)
 
 
 def check_output_directory(directory: Path) -> None:
@@ -200,13 +214,11 @@ def finish_corpus(
     """Write the tokeniser and the manifest of a corpus all of whose parts are finished; remove what is left over.
 
     Args:
-        job: the job, done.
-        identity: what the corpus is.
         hashes: of the files of each of the job's sources.
         base: the manifest of the corpus that the job has extended.
 
     Raises:
-        DataError: there was nothing to write.
+        DataError: there was nothing to write, or hardly any of it is known to the tokeniser.
     """
     work = WorkDirectory(job.directory)
     records = [list(part_records(work.claims, SHARD, number)) for number in range(len(job.sources))]
@@ -235,6 +247,8 @@ def finish_corpus(
             f"the corpus is empty: the inputs hold {total_bytes} bytes of text, but not one sentence that stays"
             f"{describe_report(report)}. Give text with one sentence a line and a blank line between documents."
         )
+    tokens = sum(shard.tokens for shard in shards)
+    judge_unknown(report[UNKNOWN], tokens, text="the corpus", allowed=job.allow_unknown)
     other_files.update(_write_other_files(job, work, listed))
     tokenizer_path = job.directory / TOKENIZER_NAME
     write_atomically(tokenizer_path, identity.tokenizer_json)
@@ -292,8 +306,17 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def describe_report(report: Mapping[str, int]) -> str:
     """What was left out, in words, with a semicolon in front."""
-    left_out = {reason: count for reason, count in report.items() if reason != "documents" and count}
+    left_out = {reason: count for reason, count in report.items() if reason not in ("documents", UNKNOWN) and count}
     return "; ".join([""] + [f"{reason}: {count:,}" for reason, count in left_out.items()])
+
+
+def unknown_words(manifest: Manifest) -> str | None:
+    """Say how much of a corpus its tokeniser does not know; None where that was not counted."""
+    if UNKNOWN not in manifest.report:
+        return None
+    unknown, tokens = manifest.report[UNKNOWN], manifest.tokens
+    warning = judge_unknown(unknown, tokens, text="warning", allowed=True)
+    return warning or describe_unknown(unknown, tokens)
 
 
 def _short(value: Any) -> str:

@@ -31,9 +31,14 @@ from data_tools.input_groups import Source, SourceReader, open_source
 from data_tools.text_units import Problems, UnreadableInputError
 from data_tools.tokenise_text import TextOptions, TextTokeniser
 from tinybert_ds.data.indexed import ShardWriter
+from tinybert_ds.data.vocabulary import count_unknown, judge_unknown
 
 POLL_SECONDS = 0.2
 SURVEY, SHARD = "survey", "shard"
+UNKNOWN = "unknown tokens"
+"""The name of their count in records and in a manifest's report."""
+JUDGED_TOKENS = 1000
+"""A shard of fewer is judged with the whole corpus alone."""
 
 _EMPTY: Record = {"ranges": [], "text_bytes": 0, "counts": {}, "listed": [], "shard": None}
 
@@ -55,6 +60,7 @@ class Job:
     dedup: bool
     earlier_hashes: tuple[Path, ...]  # of documents that the corpus has already, where duplicates are left out
     skip_bad_input: bool
+    allow_unknown: bool = False  # whether text that the tokeniser mostly does not know is wanted
 
     @property
     def needs_survey(self) -> bool:
@@ -71,7 +77,6 @@ class CorpusWorker:
     """One process's share of a job.
 
     Args:
-        job: the job.
         place: from 0 to below 1; where in the list of sources this process begins, so that several keep apart.
         progress: called after each part that this process has done.
         stopped: asked before each part; True ends the work early.
@@ -191,16 +196,20 @@ class CorpusWorker:
             counts = {**survey["counts"], **({"duplicates": repeated} if job.dedup else {})}
         picker = DocumentPicker(dropped)
         writer: ShardWriter | None = None
-        text_bytes = 0
+        text_bytes = unknown = 0
         try:
             for unit in reader.read(part, problems):
                 tokenised = self._tokeniser.tokenise(picker.keep(unit.lines))
                 text_bytes += unit.text_bytes
+                unknown += count_unknown(tokenised.tokens, self._tokeniser.unknown_id)
                 if writer is None and len(tokenised.lengths):
                     writer = ShardWriter(job.directory, shard_name(job.first_number + number, part), job.text.dtype)
                 if writer is not None:
                     writer.add_sentences(*tokenised)
             last = reader.ended
+            if writer is not None and writer.num_tokens >= JUDGED_TOKENS:
+                name = ", ".join(item.name for item in job.sources[number][:3])
+                judge_unknown(unknown, writer.num_tokens, text=name, allowed=job.allow_unknown)
             shard = None if writer is None else _finish(writer)
         except UnreadableInputError as error:
             if writer is not None:
@@ -214,7 +223,7 @@ class CorpusWorker:
             "last": last,
             "ranges": reader.ranges,
             "text_bytes": text_bytes,
-            "counts": {**counts, **problems.counts},
+            "counts": {**counts, **problems.counts, UNKNOWN: unknown},
             "listed": problems.listed,
             "shard": shard,
         }

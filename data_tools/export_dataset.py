@@ -12,7 +12,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
@@ -21,12 +21,14 @@ from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.data_sets import ExportArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
-from tinybert_ds.data.table_formats import field_text, file_format
-from tinybert_ds.data.task_files import parse_label
-from tinybert_ds.data.task_spec import SplitFile, file_spelling, label_ids
+from tinybert_ds.data.object_records import field_text
+from tinybert_ds.data.table_formats import file_format, is_pattern
+from tinybert_ds.data.task_labels import parse_label
+from tinybert_ds.data.task_spec import SplitFile, TextFormat, file_spelling, label_ids
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.foreign_text import listed, shown, without_compression
 
 HUB_SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -67,7 +69,7 @@ def open_dataset(source: str, config: str | None) -> Mapping[str, Any]:
         return datasets.load_dataset(source, config)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         what = f"{source}, configuration {config}" if config else source
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = shown(str(error).partition("\n")[0].rstrip("."), 300)
         raise DataError(
             f"--dataset {what} cannot be opened: {reason}. Give a name of the hub, such as "
             "nyu-mll/glue, or a directory with a copy of the data set"
@@ -87,7 +89,7 @@ def export_task(spec: TaskSpec, splits: Mapping[str, Any], folder: Path) -> list
         name = next((name for name in (*HUB_SPLITS.get(split, ()), split) if name in splits), None)
         if name is None:
             if split in ("train", *spec.eval_splits):
-                raise DataError(f"task {spec.name} needs a split {split}; the data set has {', '.join(splits)}")
+                raise DataError(f"task {spec.name} needs a split {split}; the data set has {listed(splits)}")
             continue
         labelled = layout.label_required or split in spec.eval_splits  # a task of the user's own may evaluate on test
         own_layout = replace(layout, label_required=labelled)
@@ -119,7 +121,7 @@ def format_split(spec: TaskSpec, layout: SplitFile, rows: Any, *, place: str) ->
     if labelled and own_label not in rows.column_names:
         missing.append(own_label)
     if missing:
-        raise DataError(f"{place}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
+        raise DataError(f"{place}: no column {', '.join(missing)}; it has {listed(rows.column_names)}")
     columns: list[Iterable[str]] = [_texts(rows, name, place) for name in texts]
     if labelled:
         columns.append(_labels(spec, rows, own_label, place))
@@ -167,10 +169,15 @@ def _without_header(layout: SplitFile, table: Sequence[Sequence[str]]) -> list[l
 
 def _join(layout: SplitFile, rows: Sequence[Sequence[str]]) -> str:
     kind = file_format(layout.file)
+    if layout.more_files or is_pattern(layout.file) or layout.text_format != TextFormat() or kind not in ("tsv", "csv"):
+        raise ConfigError(
+            f"{shown(layout.file)}: a split is exported as one .tsv or .csv in UTF-8; name such files in the task "
+            "file, without separator, quotes and encoding"
+        )
+    if without_compression(layout.file) != PurePath(layout.file):
+        raise ConfigError(f"{shown(layout.file)}: exported files are not compressed; name them so in the task file")
     if kind == "tsv":
         return "".join("\t".join(row) + "\n" for row in rows)
-    if kind != "csv":
-        raise ConfigError(f"{layout.file}: a data set is exported as .tsv or .csv; name such files in the task file")
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

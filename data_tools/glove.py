@@ -26,6 +26,7 @@ from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.records import parse_json
 
 FORMAT_VERSION = 1
 _WORDS, _VECTORS, _RECORD = "words.txt", "vectors.f32", "vectors.json"
@@ -53,7 +54,6 @@ def build_cache(path: Path, vocab_size: int, directory: Path, *, first: bool = T
     Any number of processes may ask for it: one reads, the others wait.
 
     Args:
-        path: Of the file.
         vocab_size: Words to read.
         directory: From `cache_directory`.
         first: Whether this process is the one of its host that reads and reports, if there is something to read.
@@ -88,7 +88,7 @@ def open_cache(directory: Path) -> WordVectors:
 
 def _cached_record(directory: Path) -> tuple[FileRecord, int] | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not ours: written anew
-        content = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        content = parse_json((directory / _RECORD).read_bytes())
         rows, width = content["shape"]
         whole = (directory / _VECTORS).stat().st_size == 4 * rows * width and (directory / _WORDS).is_file()
         if content["version"] == FORMAT_VERSION and whole:

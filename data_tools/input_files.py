@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import glob
-import importlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_tools.prose_check import TABLE_WAY, find_no_prose
 from data_tools.record_input import JsonLinesReader
-from data_tools.text_input import COMPRESSED, TextReader
-from data_tools.text_units import PartReader
+from data_tools.text_input import TextReader
+from data_tools.text_units import PartReader, UnreadableInputError
 from tinybert_ds.errors import DataError, raise_all
+from tinybert_ds.foreign_text import COMPRESSED
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
-_UNREADABLE = (".bz2", ".zip", ".7z", ".tar", ".arrow", ".pdf", ".doc", ".docx", ".html")
+_TABLE_SUFFIXES = (".csv", ".tsv")
+_UNREADABLE = (
+    *(".bz2", ".zip", ".7z", ".rar", ".tar", ".tgz", ".arrow", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub"),
+    *(".xls", ".xlsx", ".html", ".htm", ".xml", *_TABLE_SUFFIXES),
+)
+_JUDGED_FIRST = 64
+"""So many texts are looked at before any work begins; all of them when they are read."""
 _IN_DIRECTORIES = (".txt", ".text", ".jsonl", ".ndjson", ".parquet")
 _ALLOWED = "text and JSON lines, plain or as .gz, .xz or .zst, and .parquet"
-_TABLES = "data_tools.table_input"  # imported where needed, because pyarrow takes its time
+_NAMED_FILES = 1000
+"""So many files that are left out are named; of the others the suffixes are."""
 
 
 class TextInput(NamedTuple):
@@ -44,16 +53,18 @@ class TextInput(NamedTuple):
         return self.size * (4 if self.path is not None and self.path.suffix.lower() in COMPRESSED else 1)
 
 
-def find_inputs(patterns: Sequence[str]) -> list[TextInput]:
+def find_inputs(patterns: Sequence[str], *, judge: bool = True) -> list[TextInput]:
     """The input files in lexical order of the names that the manifest gives them.
 
     A name is the path below the deepest directory that all inputs share, so that it does not depend on where they lie.
 
     Args:
         patterns: files, directories (all texts in them and below), or patterns with `*`, `**`, `?` and `[...]`.
+        judge: look into the first texts at once; False where those that hold no prose are left out as they are read.
 
     Raises:
-        DataError: a file is missing, cannot be read by its name, or is given twice; all are reported together.
+        DataError: a file is missing, cannot be read by its name, holds no prose or is given twice; all are reported
+            together.
     """
     problems: list[str] = []
     found: dict[Path, str] = {}
@@ -63,6 +74,8 @@ def find_inputs(patterns: Sequence[str]) -> list[TextInput]:
                 problems.append(f"{str(path)!r} is given more than once, by {found[path]!r} and {given!r}")
             found[path] = given
     raise_all(problems, DataError)
+    judged = [path for path in found if _is_plain_text(path)][:_JUDGED_FIRST] if judge else []
+    raise_all([_no_prose(path, reason) for path in judged if (reason := find_no_prose(path))], DataError)
     root = os.path.commonpath([path.parent for path in found])
     inputs = (TextInput(path.relative_to(root).as_posix(), path) for path in found)
     return sorted(inputs, key=lambda item: item.name)
@@ -74,11 +87,30 @@ def find_dataset(path: str, config: str | None, split: str, revision: str | None
     Raises:
         DataError: it cannot be opened.
     """
-    tables = importlib.import_module(_TABLES)
+    from data_tools import table_input as tables  # noqa: PLC0415 - see open_input
+
     name = tables.DatasetName(path, config, split, revision, 0)
     count = tables.open_dataset(name).num_shards
     names = (name._replace(piece=piece) for piece in range(count))
     return [TextInput(str(piece), None, piece) for piece in names]
+
+
+def describe_left_out(patterns: Sequence[str]) -> list[str]:
+    """Lines about the files of the directories among some patterns that are no inputs by their names.
+
+    Hidden files do not count.
+    """
+    folders = [Path(os.path.abspath(given)) for given in patterns if Path(given).is_dir()]
+    files = {path: None for folder in folders for path in _visible_files(folder)}
+    left_out = [path for path in files if _format_suffix(path) not in _IN_DIRECTORIES]
+    if not left_out:
+        return []
+    lines = [
+        f"note: files of the directories that are of no known kind by their names are left out ({len(left_out):,}):"
+    ]
+    lines += [f"    {path}" for path in left_out[:_NAMED_FILES]]
+    rest = Counter(path.suffix or "no suffix" for path in left_out[_NAMED_FILES:])
+    return lines + [f"    and {count:,} more with {suffix}" for suffix, count in rest.most_common()]
 
 
 def open_input(item: TextInput, part_bytes: int, text_field: str) -> PartReader:
@@ -86,23 +118,41 @@ def open_input(item: TextInput, part_bytes: int, text_field: str) -> PartReader:
 
     Raises:
         DataError: it cannot be opened.
+        UnreadableInputError: it is given as a text, and holds no prose.
     """
     if item.dataset is not None:
-        return importlib.import_module(_TABLES).DatasetReader(item.dataset, part_bytes, text_field)
+        from data_tools.table_input import DatasetReader  # noqa: PLC0415 - see below
+
+        return DatasetReader(item.dataset, part_bytes, text_field)
     assert item.path is not None
     suffix = _format_suffix(item.path)
     if suffix == ".parquet":
-        return importlib.import_module(_TABLES).ParquetReader(item.path, part_bytes, text_field)
+        from data_tools.table_input import ParquetReader  # noqa: PLC0415 - pyarrow takes its time, and few need it
+
+        return ParquetReader(item.path, part_bytes, text_field)
     if suffix in _JSON_LINES:
         return JsonLinesReader(item.path, part_bytes, text_field)
+    if reason := find_no_prose(item.path):
+        raise UnreadableInputError(_no_prose(item.path, reason))
     return TextReader(item.path, part_bytes)
+
+
+def _is_plain_text(path: Path) -> bool:
+    return _format_suffix(path) not in (*_JSON_LINES, ".parquet")
+
+
+def _no_prose(path: Path, reason: str) -> str:
+    return f"{str(path)!r} is given as plain text, but {reason}"
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
 
 
 def _matches(given: str, problems: list[str]) -> list[Path]:
     path = Path(os.path.abspath(given))
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
-        matches = [p for p in inside if _format_suffix(p) in _IN_DIRECTORIES]
+        matches = [inside for inside in _visible_files(path) if _format_suffix(inside) in _IN_DIRECTORIES]
         if not matches:
             problems.append(f"the directory {given!r} holds no file that ends in {', '.join(_IN_DIRECTORIES)}")
         return matches
@@ -116,7 +166,8 @@ def _matches(given: str, problems: list[str]) -> list[Path]:
         if not path.is_file():
             problems.append(f"the text file {given!r} does not exist")
     problems += [
-        f"{str(match)!r} is no text by its name; allowed are {_ALLOWED}. Convert it"
+        f"{str(match)!r} is no text by its name; allowed are {_ALLOWED}. "
+        f"{TABLE_WAY if _format_suffix(match) in _TABLE_SUFFIXES else 'Convert it'}"
         for match in matches
         if _format_suffix(match) in _UNREADABLE or (_format_suffix(match) == ".parquet" and match.suffix != ".parquet")
     ]

@@ -23,10 +23,6 @@ class Range(NamedTuple):
 class SourceReader:
     """Reads a source part by part; the `PartReader` of its only input, or one part of all of them.
 
-    Args:
-        source: the inputs.
-        open_one: opens one of them.
-
     Raises:
         UnreadableInputError: the only input cannot be opened.
     """

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_tools.adopt_shards import adopt_shards, special_share
-from data_tools.corpus_directory import describe_report
+from data_tools.corpus_directory import describe_report, unknown_words
 from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.inspect import InspectArguments
 from tinybert_ds.command_line import run_command
@@ -45,6 +45,7 @@ def print_counts(manifest: Manifest) -> None:
         f"{manifest.documents:,} documents, {manifest.sentences:,} sentences, {manifest.tokens:,} tokens, "
         f"vocabulary {manifest.special_ids.vocab_size:,}, fingerprint {manifest.fingerprint}"
     )
+    print(unknown_words(manifest) or "tokens unknown to the tokeniser were not counted when it was made")
     for shard in manifest.shards:
         sources = ", ".join(f"{source.name}[{source.begin}:{source.end}]" for source in shard.sources)
         print(

@@ -18,10 +18,11 @@ from data_tools.corpus_directory import (
     describe_report,
     earlier_hashes,
     finish_corpus,
+    unknown_words,
 )
 from data_tools.corpus_job import Job
 from data_tools.corpus_processes import run_job
-from data_tools.input_files import TextInput, find_dataset, find_inputs
+from data_tools.input_files import TextInput, describe_left_out, find_dataset, find_inputs
 from data_tools.input_groups import group_inputs
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.tokenise_text import TextOptions
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranks = find_ranks()
     if ranks.rank == 0:
         _say_what_is_ignored(options)
+        for line in describe_left_out(options.train_corpus or []):
+            print(line)
     inputs = _find_inputs(options)
     identity = _identity(options)
     begin = time.monotonic()
@@ -126,6 +129,7 @@ def _prepare(
         dedup=options.dedup,
         earlier_hashes=earlier_hashes(directory, base),
         skip_bad_input=options.skip_bad_input,
+        allow_unknown=options.allow_unknown,
     )
     try:
         run_job(job, ranks, options.num_workers)
@@ -152,7 +156,7 @@ def _finish(
 
 def _find_inputs(options: PrepareArguments) -> list[TextInput]:
     if options.dataset is None:
-        return find_inputs(options.train_corpus)
+        return find_inputs(options.train_corpus, judge=not options.skip_bad_input)
     return find_dataset(options.dataset, options.dataset_config, options.dataset_split, options.dataset_revision)
 
 
@@ -253,6 +257,8 @@ def _print_counts(manifest: Manifest, seconds: float | None) -> None:
         f"{len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}; "
         f"{manifest.text_bytes:,} bytes of text{speed}; {disk_bytes / manifest.tokens:.2f} bytes on disk a token"
     )
+    if words := unknown_words(manifest):
+        print(words)
     if left_out := describe_report(manifest.report):
         seen = f"of {manifest.report['documents']:,} documents" if "documents" in manifest.report else "of the inputs"
         print(f"left out {seen}{left_out}")

@@ -173,7 +173,6 @@ def split_snippets(
     """Divide snippets into test, dev and train by a hash of the text, which no other snippet can change.
 
     Args:
-        rows: (snippet, label), no two alike.
         held_out_rows: rows of dev and of test; at most a quarter of all rows each.
         max_rows: at most so many rows in each split, or None.
     """

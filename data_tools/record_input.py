@@ -5,7 +5,6 @@ The lines of a record's text are its sentences; blank ones are passed over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from data_tools.text_input import LineParts, decode_lines
 from data_tools.text_units import Problems, Unit
+from tinybert_ds.foreign_text import shown
+from tinybert_ds.strict_formats import NoJsonError, parse_json
 
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
@@ -37,16 +38,18 @@ class JsonLinesReader(LineParts):
             offset += len(piece)
 
     def _record_lines(self, line: str, problems: Problems) -> list[str]:
-        shown = line if len(line) <= 80 else f"{line[:80]}..."
         advice = f"Each line must be an object with the text in {self._field!r} (--text_field)"
+        if line.startswith("["):
+            advice += "; a list of records becomes such lines with: jq -c '.[]'"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # the second: brackets within brackets within ...
-            problems.found("lines that are not JSON", f"{str(self._path)!r}: not JSON ({error}): {shown}", advice)
+            record = parse_json(line)
+        except NoJsonError as error:
+            message = f"{str(self._path)!r}: not JSON ({error}): {shown(line)}"
+            problems.found("lines that are not JSON", message, advice)
             return []
         text = record.get(self._field) if isinstance(record, dict) else None
         if not isinstance(text, str):
-            message = f"{str(self._path)!r}: no text in {self._field!r}: {shown}"
+            message = f"{str(self._path)!r}: no text in {self._field!r}: {shown(line)}"
             problems.found("records without text", message, advice)
             return []
         return record_lines(text, problems)
@@ -71,7 +74,7 @@ def records_unit(texts: Iterable[Any], place: str, first_row: int, field: str, p
         else:
             problems.found(
                 "records without text",
-                f"{place}: row {row} has no text in {field!r}, but {text!r:.80}",
+                f"{place}: row {row} has no text in {field!r}, but {shown(repr(text))}",
                 "Give another --text_field, or write strings in UTF-8",
             )
     return Unit(lines, size)

@@ -26,7 +26,6 @@ class SentenceEncoder:
 
     Args:
         tokenizer_json: the text of a tokenizer.json without truncation and padding.
-        dtype: of the ids.
     """
 
     def __init__(self, tokenizer_json: str, dtype: DTypeLike) -> None:
@@ -38,9 +37,6 @@ class SentenceEncoder:
 
     def encode(self, sentences: list[str]) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
         """The ids of all sentences and the number of ids of each.
-
-        Args:
-            sentences: stripped, and with no line feed inside.
 
         Returns:
             (Σ lengths,) ids and (k,) lengths, some of which may be 0.

@@ -49,9 +49,6 @@ class Sentence(NamedTuple):
 class SentenceSplitter:
     """Splits texts into words and pieces.
 
-    Args:
-        tokenizer: of the masked language model.
-
     Raises:
         ModelError: a tokeniser that is not WordPiece: only there a piece that is no `##` begins a word.
     """

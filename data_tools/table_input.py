@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet
 from data_tools.record_input import records_unit
 from data_tools.text_units import Problems, Unit, UnreadableInputError
 from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.foreign_text import listed, shown
 
 _ROWS_AT_ONCE = 256
 
@@ -26,10 +26,12 @@ class ParquetReader:
         try:
             self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
         except (OSError, pyarrow.ArrowException) as error:
-            raise UnreadableInputError(f"cannot read {str(path)!r} as Parquet: {error}. Copy it again.") from error
+            raise UnreadableInputError(
+                f"cannot read {str(path)!r} as Parquet: {shown(error, 300)}. Copy it again."
+            ) from error
         names = self._file.schema_arrow.names
         if field not in names:
-            raise ConfigError(f"{str(path)!r} has no column {field!r}; it has {', '.join(names)}. Give --text_field.")
+            raise ConfigError(f"{str(path)!r} has no column {field!r}; it has {listed(names)}. Give --text_field.")
         self._groups = _runs([self._group_bytes(group) for group in range(self._file.num_row_groups)], part_bytes)
         self.num_parts: int | None = max(1, len(self._groups))
         self.begin = self.end = 0
@@ -47,7 +49,7 @@ class ParquetReader:
                 yield unit
         except (OSError, pyarrow.ArrowException) as error:
             raise UnreadableInputError(
-                f"cannot read {str(self._path)!r} behind row {self.end}: {error}. Copy it again."
+                f"cannot read {str(self._path)!r} behind row {self.end}: {shown(error, 300)}. Copy it again."
             ) from error
 
     def close(self) -> None:
@@ -89,7 +91,7 @@ class DatasetReader:
         count = self._dataset.num_shards
         if self._dataset.features is not None and field not in self._dataset.features:
             raise ConfigError(
-                f"{name} has no column {field!r}; it has {', '.join(self._dataset.features)}. Give --text_field."
+                f"{name} has no column {field!r}; it has {listed(self._dataset.features)}. Give --text_field."
             )
         self._batches = iter(self._dataset.shard(count, name.piece).iter(_ROWS_AT_ONCE))
         self._waiting: list[Any] = []  # records that were read, but belong to a later part
@@ -127,10 +129,12 @@ class DatasetReader:
             except StopIteration:
                 return False
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise UnreadableInputError(f"cannot read {self._name} behind row {self._rows}: {error}") from error
+                raise UnreadableInputError(
+                    f"cannot read {self._name} behind row {self._rows}: {shown(error, 300)}"
+                ) from error
             if self._field not in batch:
                 raise ConfigError(
-                    f"{self._name} has no column {self._field!r}; it has {', '.join(batch)}. Give --text_field."
+                    f"{self._name} has no column {self._field!r}; it has {listed(batch)}. Give --text_field."
                 )
             self._waiting = batch[self._field][::-1]
         return True
@@ -142,12 +146,14 @@ def open_dataset(name: DatasetName) -> Any:
     Raises:
         DataError: it cannot be opened.
     """
-    datasets = importlib.import_module("datasets")  # here, because it takes long and few need it
+    import datasets  # noqa: PLC0415 - takes long, and few need it
+
     try:
         return datasets.load_dataset(name.path, name.config, split=name.split, revision=name.revision, streaming=True)
     except (OSError, ValueError, RuntimeError) as error:  # datasets' own errors are among these
         raise DataError(
-            f"`datasets` cannot open {name}: {error}. Check --dataset, its config and split, and the network."
+            f"`datasets` cannot open {name}: {shown(error, 300)}. Check --dataset, its config and split, and the "
+            "network."
         ) from error
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tinybert_ds.data.task_batches import TaskSource, encode
 from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.task_spec import TaskSpec
-from tinybert_ds.data.tokenizer import load_tokenizer, special_ids
-from tinybert_ds.models.capture import CapturingEncoder, takes_token_types
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
+from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.probe import position_limit
@@ -61,18 +61,17 @@ class TeacherJudge:
     ) -> None:
         config = read_config(directory, role="teacher")
         self._columns = list(match_labels(config, spec.label_names, spec.label_aliases, stated_labels))
+        self._tokenizer = load_tokenizer(directory, lower_case)
+        types = returns_token_types(self._tokenizer)
 
         def teacher_in(precision: torch.dtype) -> CapturingEncoder:
             model = load_classifier(directory, label_names=spec.label_names, role="teacher", head="required")
-            encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+            encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=types)
             return encoder.to(device=device, dtype=precision)
 
         self._encoder = teacher_in(dtype)
         self._exact = self._encoder if dtype is torch.float32 else teacher_in(torch.float32)
-        model = self._encoder.model
-        self._type_vocab_size = 2 if takes_token_types(model) else 1
-        self._tokenizer = load_tokenizer(directory, lower_case)
-        limit = position_limit(model)
+        limit = position_limit(self._encoder.model)
         self._max_seq_length = min(spec.max_seq_length, limit or spec.max_seq_length)
         self._device = device
 
@@ -101,7 +100,6 @@ class TeacherJudge:
             padding="valid",
             pad_id=special_ids(self._tokenizer).pad,
             shuffle=False,
-            type_vocab_size=self._type_vocab_size,
         )
         result = np.zeros((len(encoded), len(self._columns)), dtype=np.float32)
         for position in range(source.steps_in_epoch(0)):

@@ -7,26 +7,18 @@ document lies in one part. A part inside a long document is empty.
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
-import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from data_tools.text_units import UNIT_BYTES, Problems, Unit, UnreadableInputError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tinybert_ds.foreign_text import COMPRESSED, DAMAGED, how_to_decode, likely_encoding, open_decompressed
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 1 << 26
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstd.open}
+_ENCODING_BYTES = 1 << 15  # around a byte that is not UTF-8, from which its encoding is guessed
 
 
 class LineReader:
@@ -90,10 +82,8 @@ class LineReader:
 
     def _open(self) -> IO[bytes]:
         if self._handle is None:
-            if self.path.suffix.lower() == ".gz" and self.path.stat().st_size == 0:
-                raise EOFError("a compressed file is never empty")  # which gzip would let pass
             try:
-                self._handle = COMPRESSED.get(self.path.suffix.lower(), open)(self.path, "rb")
+                self._handle = open_decompressed(self.path)
             except OSError as error:
                 raise _unreadable(self.path, 0, error) from error
         return self._handle
@@ -102,7 +92,7 @@ class LineReader:
         """Append the next block; forget what lies before the present offset."""
         try:
             block = self._open().read(BLOCK_BYTES)
-        except (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError) as error:
+        except (OSError, *DAMAGED) as error:
             raise _unreadable(self.path, self._base + len(self._data), error) from error
         passed = min(self.offset - self._base, len(self._data)) if self.offset > self._base else 0
         self._data, self._base = self._data[passed:] + block, self._base + passed
@@ -114,7 +104,6 @@ class LineParts:
 
     Args:
         path: plain, .gz, .xz or .zst.
-        part_bytes: P.
         blank_lines: documents end at blank lines; otherwise every line is one.
     """
 
@@ -192,8 +181,6 @@ def decode_lines(path: Path, offset: int, data: bytes, problems: Problems) -> li
     Args:
         path: the input, for messages.
         offset: of `data` in the text.
-        data: whole lines.
-        problems: takes note of bad lines.
 
     Raises:
         DataError: a bad line that is not to be skipped.
@@ -228,16 +215,21 @@ def line_number(path: Path, offset: int) -> int:
 
 
 def _decode_one_by_one(path: Path, offset: int, data: bytes, problems: Problems) -> Iterator[str]:
+    begin = offset
     for line in io.BytesIO(data):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             place = offset + error.start
+            around = max(0, place - begin - _ENCODING_BYTES)
+            advice = how_to_decode(
+                None if problems.skip else likely_encoding(data[around : around + 2 * _ENCODING_BYTES])
+            )
             problems.found(
                 "lines that are not UTF-8",
                 f"{str(path)!r} is not UTF-8: byte 0x{line[error.start]:02x} at offset {place} of the text, line "
                 f"{line_number(path, place)}",
-                "Convert the file, for instance with: iconv -f LATIN1 -t UTF-8",
+                advice[0].upper() + advice[1:],
             )
         offset += len(line)
 

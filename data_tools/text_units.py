@@ -52,11 +52,7 @@ class PartReader(Protocol):
 
 
 class Problems:
-    """What of a part could not be used: an error, or counted and listed where it is to be skipped.
-
-    Args:
-        skip: count and list; do not raise.
-    """
+    """What of a part could not be used: an error, or counted and listed where it is to be skipped."""
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip

@@ -32,8 +32,6 @@ def find_candidates(
 
     Args:
         sentences: as the model's tokeniser splits them.
-        model: predicts masked words.
-        neighbours: finds near words; None: words of several pieces stay.
         count: candidates of a word, before pieces that begin with ## are dropped.
         chinese: see `eligible_words`.
     """
@@ -68,9 +66,7 @@ def draw_variants(
     Args:
         sentence: the original; a draw that gives it back, token by token, is dropped like any other duplicate.
         candidates: from `find_candidates`.
-        count: draws, N.
         probability: of a replacement, by a candidate that is drawn uniformly.
-        seed: of the draws; nothing else decides about them.
         chinese: see `join_words`.
     """
     places = sorted(candidates)
@@ -96,10 +92,6 @@ class TextAugmenter:
 
     Args:
         splitter, model, neighbours: what words are split, predicted and looked up with.
-        candidates: M, for each word.
-        copies: N, draws for each text.
-        probability: p, of a replacement.
-        seed: of all draws.
         chinese: whether Chinese characters may be replaced.
     """
 

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import sentencex
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from data_tools.sentence_encoder import SentenceEncoder
+from tinybert_ds.data.vocabulary import unknown_id
 
 
 class TextOptions(NamedTuple):
@@ -35,6 +37,7 @@ class TextTokeniser:
 
     def __init__(self, options: TextOptions) -> None:
         self._encoder = SentenceEncoder(options.tokenizer_json, options.dtype)
+        self.unknown_id = unknown_id(Tokenizer.from_str(options.tokenizer_json))
         self._language = options.split_language
 
     def tokenise(self, lines: list[str]) -> TokenisedUnit:

@@ -1,7 +1,9 @@
 """Measure a student beside its teacher: `python launchers/compare_models.py --help`."""
 
-from tinybert_ds.command_line import run_command, seconds_since_start
-from tinybert_ds.comparison import main
+from tinybert_ds.stages.entry import prepare, run
 
 if __name__ == "__main__":
-    run_command(lambda: main(seconds_before=seconds_since_start()))
+    prepare(on_cpu=True)
+    from tinybert_ds.stages.compare import main
+
+    run(main)

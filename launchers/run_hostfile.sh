@@ -5,7 +5,7 @@
 #     bash launchers/run_hostfile.sh --hostfile HOSTFILE --no_ssh --node_rank N --master_addr ADDRESS STAGE FLAGS...
 #
 # STAGE: general_distill, finetune_teacher, task_distill. The checkout and its .venv are at the same path on every host. SIGTERM,
-# SIGUSR1 and Ctrl-C are passed on to the ranks, which save and leave; nothing of theirs stays behind. More: --help.
+# SIGUSR1, SIGHUP and Ctrl-C are passed on to the ranks, which save and leave; nothing of theirs stays behind. More: --help.
 set -euo pipefail
 python="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python"
 if [ ! -x "$python" ]; then

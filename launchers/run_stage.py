@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command, seconds_since_start
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.launch.port import free_port
+from tinybert_ds.records import STAGES, read_record
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -30,18 +31,8 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
     """Return what was run so far; raises ConfigError if the file is something else."""
     if not path.exists():
         return []
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: stage[key] for key in ("name", "seconds", "finished", "command")} for stage in stages]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--stages_file: {path} was not written by this command; delete it to start over") from error
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    stages = read_record(path, STAGES, "delete this --stages_file to start over", ConfigError)
+    return [{"finished": False, "command": [], **stage} for stage in stages]
 
 
 def run_stage(path: Path, name: str, command: list[str], *, seconds_before: float = 0.0) -> int:

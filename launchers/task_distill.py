@@ -1,6 +1,9 @@
 """What `deepspeed` runs: tinybert_ds/stages/task_distill.py; see --help."""
 
-from tinybert_ds.command_line import run_training
+from tinybert_ds.stages.entry import prepare, run
 
 if __name__ == "__main__":
-    run_training("task_distill")
+    prepare()
+    from tinybert_ds.stages.task_distill import main
+
+    run(main)

@@ -3,51 +3,28 @@ anything else is a fault."""
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
+import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from tinybert_ds.engine.preemption import ignore_requests, leave_when_asked
-from tinybert_ds.errors import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR, FaultError, PreemptedError, UserError
+from tinybert_ds.errors import (
+    EXIT_FAULT,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    ConfigError,
+    FaultError,
+    FileError,
+    PreemptedError,
+    RankError,
+    UserError,
+)
+from tinybert_ds.files import file_error
 
 SIBLING_DELAY_SECONDS = 10.0
-_TRUE = ("true", "yes", "t", "y", "1")
-
-
-def run_training(stage: str) -> None:
-    """Run the training command `tinybert_ds.stages.<stage>`.
-
-    DeepSpeed chooses its accelerator while it is imported; so `--no_cuda` is looked for before that.
-    """
-    leave_when_asked()
-    faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
-    torch = importlib.import_module("torch")  # here, because commands that train nothing start without it
-    if wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-
-    def main() -> None:
-        faults = importlib.import_module("tinybert_ds.engine.faults")
-        with faults.lost_contact_told(lambda: "What was saved before stands"):
-            importlib.import_module(f"tinybert_ds.stages.{stage}").main()
-        ignore_requests()
-
-    run_command(main)
-
-
-def wants_cpu(words: Sequence[str]) -> bool:
-    """Whether a command line says `--no_cuda` in one of the ways that flags are written; the last one counts."""
-    wanted = False
-    for word, following in pairwise([*words, "-"]):
-        flag, equals, value = word.partition("=")
-        if flag in ("--no_cuda", "--no-cuda"):
-            given = value if equals else following
-            wanted = given.startswith("-") or given.lower() in _TRUE
-    return wanted
 
 
 def seconds_since_start() -> float:
@@ -61,24 +38,35 @@ def seconds_since_start() -> float:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run `main`; end the process with exit code 2, and no traceback, on a `UserError`.
+    """Run `main`; end the process with exit code 2, and no traceback, on what the user can mend.
+
+    That is a `UserError`, and what the system says of a file: `files.file_error` decides which errors those are, so
+    that no command has to remember them.
 
     Under a launcher every local rank meets the same error. Local rank 0 (the environment's `LOCAL_RANK`, 0 without one)
     prints it and leaves at once; the others wait first and stay silent, because a launcher kills the siblings of the
-    first rank that leaves, and rank 0 must have printed by then.
+    first rank that leaves, and rank 0 must have printed by then. A `RankError` is told by every rank that meets it; a
+    file may be refused to one rank alone, so that who has waited in vain to be killed says it.
 
     Raises:
         SystemExit: 2 on a `UserError`, 1 on a `FaultError`, 75 on a `PreemptedError`, 130 on an interrupt from the
             keyboard.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
         main()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(SIBLING_DELAY_SECONDS)
-        sys.exit(EXIT_USER_ERROR)
+        _leave(error)
+    except OSError as error:
+        told = file_error(error)
+        if told is None:
+            raise
+        _leave(told)
+    except ValueError as error:
+        if str(error) != "embedded null byte":
+            raise
+        _leave(ConfigError("a path holds a NUL character, which no file's name can: mend it where it is given"))
     except FaultError as error:  # each rank sees another side of it, and rank 0 may be the one that is gone
         print(f"fault on rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_FAULT)
@@ -88,3 +76,13 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _leave(error: UserError) -> NoReturn:
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first and not isinstance(error, RankError):
+        time.sleep(SIBLING_DELAY_SECONDS)
+    if first or isinstance(error, FileError | RankError):
+        where = "" if first else f"rank {os.environ.get('RANK', '?')}: "
+        print(f"error: {where}{error}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_USER_ERROR)

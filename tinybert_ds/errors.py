@@ -22,6 +22,10 @@ class ConfigError(UserError):
     """Arguments, model configs or a DeepSpeed JSON that do not fit together."""
 
 
+class RankError(ConfigError):
+    """Environment variables of a launcher that do not fit; told by every rank, as the others may not meet it."""
+
+
 class DataError(UserError):
     """Texts, task files or shards that cannot be used as they are."""
 
@@ -35,7 +39,11 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that cannot go on, such as one whose loss is no number any more."""
+    """A run that cannot go on, such as one whose loss is not finite any more."""
+
+
+class FileError(UserError):
+    """A file or directory that the system does not let be read or written."""
 
 
 class FaultError(Exception):

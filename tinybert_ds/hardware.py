@@ -56,9 +56,6 @@ def choose_float32_products(device: torch.device, *, onednn: bool) -> None:
     On CPUs that torch's default library serves badly, oneDNN is twice as fast. Its route is opened by allowing it
     bfloat16, which it makes use of where the CPU multiplies that: there it stays closed. The choice depends on the
     machine alone, not on timings, and is logged.
-
-    Args:
-        onednn: False leaves the default library.
     """
     if device.type != "cpu":
         return

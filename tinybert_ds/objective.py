@@ -2,7 +2,7 @@
 
 An objective is a module beside the student's encoder, inside one engine: it owns the projections, and every use of a
 trained parameter is inside its forward, as ZeRO-3 demands. It is called as
-`objective(student_output, teacher_output, batch, need_value)`.
+`objective(student_output, teacher_output, batch)`.
 B batch rows, S sequence length, H hidden size, C classes, M student layers.
 """
 
@@ -61,10 +61,7 @@ class IntermediateObjective(nn.Module):
 
     Args:
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
-        student_hidden_size, teacher_hidden_size: Widths.
         projection: One for each state, one for all, or none where widths agree.
-        padding: Normalisation of the losses.
-        weights: Factors of the terms.
     """
 
     def __init__(
@@ -91,17 +88,14 @@ class IntermediateObjective(nn.Module):
         for index, module in enumerate(self.projections):
             module.requires_grad_(index in used)  # or weight decay would shrink what no loss holds
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, need_value: bool = True
-    ) -> LossTerms:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> LossTerms:
         """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" without their weights.
 
-        Without `need_value` the terms of the attention loss that no gradient needs are left out, and it is NaN. Losses
-        of weight 0 are missing.
+        Losses of weight 0 are missing.
         """
         weights = self.weights
         attention = {
-            f"attention_loss/layer_{layer + 1}": self._attention_term(student, teacher, batch, place, need_value)
+            f"attention_loss/layer_{layer + 1}": self._attention_term(student, teacher, batch, place)
             for place, layer in enumerate(self.attention_layers)
         }
         hidden = {
@@ -119,9 +113,7 @@ class IntermediateObjective(nn.Module):
             **{name: term.detach() for name, term in (attention | hidden).items()},
         }
 
-    def _attention_term(
-        self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int, need_value: bool
-    ) -> Tensor:
+    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int) -> Tensor:
         num_heads = student.queries[layer].shape[1]
         return attention_score_loss(
             student.queries[layer],
@@ -133,7 +125,6 @@ class IntermediateObjective(nn.Module):
             teacher_scaling=teacher.scalings[layer],
             padding=self.padding,
             denominator=num_heads * batch.counts.token_pairs,
-            need_value=need_value,
         )
 
     def _hidden_term(
@@ -157,8 +148,6 @@ class PredictionObjective(nn.Module):
     Args:
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
-        temperature: Of both models' logits in the soft cross-entropy.
-        regression: Whether labels are scores.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 
@@ -179,9 +168,7 @@ class PredictionObjective(nn.Module):
         self.regression = regression
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
-    ) -> LossTerms:
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
         """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
 
         For a batch without labels (evaluation) the logits alone.
@@ -210,24 +197,6 @@ class PredictionObjective(nn.Module):
             return regression_loss(logits, targets, denominator=batch.counts.rows)
         denominator = batch.counts.rows * logits.shape[-1]
         return soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
-
-
-class LabelObjective(nn.Module):
-    """The gold labels: cross-entropy, or for a regression task the mean squared error."""
-
-    def __init__(self, *, regression: bool = False) -> None:
-        super().__init__()
-        self.regression = regression
-
-    def forward(
-        self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch, need_value: bool = True
-    ) -> LossTerms:
-        """Return "loss" and "logits" (B, C); for a batch without labels the logits alone."""
-        logits = student.logits
-        assert logits is not None
-        if batch.labels is None:
-            return {"logits": logits.detach()}
-        return {"loss": _label_loss(logits, batch, regression=self.regression), "logits": logits.detach()}
 
 
 def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:

@@ -15,12 +15,18 @@ _FILE_SECONDS = 10.0
 
 
 def progress_bar(
-    *, total: int, desc: str, unit: str, unit_scale: bool = False, leave: bool = False, delay: float = DELAY_SECONDS
+    *,
+    total: int | None,
+    desc: str,
+    unit: str,
+    unit_scale: bool = False,
+    leave: bool = False,
+    delay: float = DELAY_SECONDS,
 ) -> tqdm:
     """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
 
     Args:
-        total: Of what is counted.
+        total: Of what is counted; None where nobody knows.
         desc: What is done, such as "tokenising train.tsv".
         unit: What is counted, such as "row".
         unit_scale: Whether large counts are shown as 12.3M.

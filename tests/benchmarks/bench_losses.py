@@ -5,8 +5,8 @@
 
 One layer of 12 heads, teacher heads of 64, float32, full rows; queries and keys are views of what a projection left, as
 in a model. The peer "reference" is two matrix products, where and mse_loss and no more; "published" also divides the
-scores and adds the mask to them, as the published code does. "auto, no value" is what a training step does that logs
-nothing. Writes results/losses.csv and prints a table.
+scores and adds the mask to them, as the published code does. "auto, gradients only" is what a training step does
+that logs nothing. Writes results/losses.csv and prints a table.
 
 With --relations: the two forms of the relation loss of one layer against the same in plain PyTorch ("plain": whole
 relations, the teacher's without a graph), in as many relation heads as is the default for the two widths. Writes
@@ -19,6 +19,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,21 +41,22 @@ from tests.benchmarks.measurement import (
 from tinybert_ds.losses import (
     attention_score_loss,
     choose_relation_heads,
+    gradients_only,
     hidden_state_loss,
     relation_loss,
-    soft_cross_entropy,
 )
 
 HEADS, TEACHER_HEAD = 12, 64
+GRADIENTS_ONLY = "auto, gradients only"
 REFERENCE, PUBLISHED, PLAIN = "reference", "published", "plain"
 ATTENTION_VARIANTS = {
     "tiled": {"backend": "tiled"},
     "gram": {"backend": "gram"},
     "auto": {},
-    "auto, no value": {"need_value": False},
+    GRADIENTS_ONLY: {},
     "auto, reference padding": {"padding": "reference"},
 }
-RELATION_VARIANTS = {name: ATTENTION_VARIANTS[name] for name in ("auto", "auto, no value", "auto, reference padding")}
+RELATION_VARIANTS = {name: options for name, options in ATTENTION_VARIANTS.items() if name.startswith("auto")}
 
 
 class Scores(NamedTuple):
@@ -111,7 +113,8 @@ def attention_pass(variant: str, tokens: int, length: int, student_head: int) ->
     def loss(inputs: Scores) -> Tensor:
         if variant in PEERS:
             return PEERS[variant](inputs)
-        return attention_score_loss(*inputs, **scalings, **ATTENTION_VARIANTS[variant])
+        with gradients_only() if variant == GRADIENTS_ONLY else nullcontext():
+            return attention_score_loss(*inputs, **scalings, **ATTENTION_VARIANTS[variant])
 
     return lambda: torch.autograd.grad(loss(Scores(*map(split_heads, student), *teacher, mask)), student)
 
@@ -152,7 +155,8 @@ def relation_pass(
             loss = plain_relations(split_heads(student, heads), split_heads(teacher, heads), mask, form)
         else:
             captured = split_heads(student), split_heads(teacher)
-            loss = relation_loss(*captured, mask, relation_heads=heads, form=form, **RELATION_VARIANTS[variant])
+            with gradients_only() if variant == GRADIENTS_ONLY else nullcontext():
+                loss = relation_loss(*captured, mask, relation_heads=heads, form=form, **RELATION_VARIANTS[variant])
         return torch.autograd.grad(loss, student)
 
     return run
@@ -178,22 +182,6 @@ def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teac
     def run() -> object:
         total = sum((loss(*pair) for pair in zip(students, teachers, strict=True)), torch.zeros(()))
         return torch.autograd.grad(total, wanted)
-
-    return run
-
-
-def cross_entropy_pass(variant: str, rows: int, classes: int) -> Callable[[], object]:
-    """Return one forward and backward of the soft cross-entropy of vocabulary-sized logits."""
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(rows, classes, generator=generator) for _ in range(2))
-    student.requires_grad_()
-
-    def run() -> object:
-        if variant == PUBLISHED:
-            loss = -(F.softmax(teacher, dim=-1) * F.log_softmax(student, dim=-1)).mean()
-        else:
-            loss = soft_cross_entropy(student, teacher)
-        return torch.autograd.grad(loss, student)
 
     return run
 
@@ -231,8 +219,6 @@ def loss_rows(values: argparse.Namespace) -> list[Row]:
     how = {"rounds": values.rounds, "memory": not values.no_memory}
     sizes = (5, values.tokens, 312, 768)
     rows += measure("hidden states, 5 of 312 to 768", hidden_pass, ["chunked"], sizes, **how)
-    sizes = (max(1, values.tokens // 8), values.classes)
-    rows += measure(f"soft cross-entropy, {values.classes} classes", cross_entropy_pass, ["auto"], sizes, **how)
     return rows
 
 
@@ -260,7 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument(
         "--widths", type=int, nargs=2, default=[312, 768], help="width of the student and the teacher, for --relations"
     )
-    parser.add_argument("--classes", type=int, default=30522, help="width of the soft cross-entropy")
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out the peaks in fresh processes, taken at the greatest length"
     )

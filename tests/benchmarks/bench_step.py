@@ -42,14 +42,15 @@ from tests.benchmarks.measurement import (
 )
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.batching import RowLayout, Rows, plan_window, step_batches
-from tinybert_ds.engine.distributed import World, init_distributed
 from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
-from tinybert_ds.engine.lessons import Lessons
 from tinybert_ds.engine.loop import Step, optimizer_step
-from tinybert_ds.engine.monitor import Stopwatch
+from tinybert_ds.engine.ranks.process_group import World, init_distributed
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import build_teacher
+from tinybert_ds.engine.teacher_pass import TeacherPass
+from tinybert_ds.engine.watch.monitor import Stopwatch
 from tinybert_ds.hardware import choose_float32_products
+from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.layer_map import attention_layers
@@ -190,7 +191,8 @@ def prepare_ours(
         model = copy.deepcopy(models.student)
         student = CapturingEncoder(model, states=range(depth + 1), attention_layers=range(depth), logits=False)
         freeze_unused(student)
-        recompute_layers(student, world.device, wanted=gradient_checkpointing)
+        if gradient_checkpointing:
+            recompute_layers(student, world.device)
         widths = models.student.config.hidden_size, models.teacher.config.hidden_size
         objective = IntermediateObjective(depth, *widths, projection="shared", padding="valid")
         objective.projections[0].load_state_dict(models.projection.state_dict())
@@ -204,7 +206,7 @@ def prepare_ours(
         )
         engine.train()
         engines.append(engine)
-    lessons = Lessons(build_teacher(teacher, DTYPES[dtype]), world.device)
+    teacher_pass = TeacherPass(build_teacher(teacher, DTYPES[dtype]), world.device)
     batches = list(batches_of(case, bins=True))
     stopwatch = Stopwatch(world.device)
     library = torch.backends.mkldnn.matmul
@@ -221,7 +223,8 @@ def prepare_ours(
     def steps() -> None:
         for batch in batches:
             step = Step(1, 0, case.rows, [batch])
-            optimizer_step(engines, lessons, step, stopwatch, seed=0, rank=0, need_value=False)
+            with gradients_only():
+                optimizer_step(engines, teacher_pass, step, stopwatch, seed=0, rank=0)
 
     return run
 

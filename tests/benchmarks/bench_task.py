@@ -31,18 +31,19 @@ from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
 from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
-from tinybert_ds.engine.lessons import Lessons
 from tinybert_ds.engine.loop import Step, optimizer_step
-from tinybert_ds.engine.monitor import Stopwatch
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher, compute_logits, logits_directory
+from tinybert_ds.engine.teacher_pass import TeacherPass
+from tinybert_ds.engine.watch.monitor import Stopwatch
 from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.student import DistilledStudent, freeze_unused
-from tinybert_ds.objective import IntermediateObjective, LabelObjective, PredictionObjective
+from tinybert_ds.objective import IntermediateObjective, PredictionObjective
 from tinybert_ds.types import Batch
 
 BINS, PADDED, KEPT, LIVE = "length bins", "padded to 64", "kept predictions", "live teacher"
@@ -113,7 +114,7 @@ def make_stage(stage: str, sizes: str) -> tuple[Callable[[Sequence[Batch], Teach
         objective = IntermediateObjective(depth, *widths, projection="per_layer", padding="valid")
     else:
         teacher, student = logits(teacher_model), logits(student_model)
-        objective = PredictionObjective() if stage == "prediction" else LabelObjective()
+        objective = PredictionObjective() if stage == "prediction" else PredictionObjective(weight=0, label_weight=1)
     freeze_unused(student)
     arguments = FinetuneArguments(output_dir="", data_dir="", model="", train_batch_size=BATCH_ROWS)
     config, problems = read_config(CONFIG_DIRECTORY / "zero0_fp32.json")
@@ -131,10 +132,11 @@ def make_stage(stage: str, sizes: str) -> tuple[Callable[[Sequence[Batch], Teach
     stopwatch = Stopwatch(world.device)
 
     def run(batches: Sequence[Batch], asked: Teacher | None) -> None:
-        lessons = Lessons(asked, world.device)
+        teacher_pass = TeacherPass(asked, world.device)
         for batch in batches:
             step = Step(1, 0, BATCH_ROWS, [batch])
-            optimizer_step([engine], lessons, step, stopwatch, seed=0, rank=0, need_value=False)
+            with gradients_only():
+                optimizer_step([engine], teacher_pass, step, stopwatch, seed=0, rank=0)
 
     live = None if stage == "fine-tuning" else build_teacher(teacher, inference_dtype(world.device))
     return run, live

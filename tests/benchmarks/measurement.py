@@ -201,6 +201,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def update_readme(section: str, rows: Sequence[Row], *, readme: Path = README) -> None:
     """Put the rows, and what they were measured on, between the two marks of a section of the benchmarks' README."""
+    replace_section(section, table(rows), readme=readme)
+
+
+def replace_section(section: str, content: str, *, readme: Path = README) -> None:
+    """Put a table, and what it was measured on, between the two marks of a section."""
     begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
     text = readme.read_text(encoding="utf-8")
     before, found, rest = text.partition(begin)
@@ -208,7 +213,7 @@ def update_readme(section: str, rows: Sequence[Row], *, readme: Path = README) -
     if not (found and closed):
         raise SystemExit(f"{readme} has no section between {begin} and {end}; put these two lines where it belongs")
     around = ", ".join(f"{name} {value}" for name, value in environment().items())
-    readme.write_text(f"{before}{begin}\n{around}\n\n{table(rows)}{end}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{begin}\n{around}\n\n{content}{end}{after}", encoding="utf-8")
 
 
 def plot(path: Path, rows: Sequence[Row]) -> None:

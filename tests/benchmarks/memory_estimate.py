@@ -28,9 +28,11 @@ from tinybert_ds.doctor.sizes import student_size, teacher_size
 
 MEASURED_RUN = """
 import resource, sys
-from tinybert_ds.command_line import run_training
+from tinybert_ds.stages.entry import prepare, run
 sys.argv[0] = "general_distill.py"
-run_training("general_distill")
+prepare()
+from tinybert_ds.stages.general_distill import main
+run(main)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench_step import SIZES, Case, prepare_ours
 from tests.benchmarks.measurement import RESULTS, environment
-from tinybert_ds.engine.communication import watched_collectives
+from tinybert_ds.engine.watch.communication import watched_collectives
 
 ASSUMPTIONS = (
     """

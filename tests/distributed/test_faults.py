@@ -7,12 +7,13 @@ import resource
 import shutil
 import signal
 import time
+from functools import partial
 
 import pytest
 
 from tests.support.configs import zero_config
-from tests.support.runs import exit_codes, start_ranks, wait_for_step
-from tests.support.sabotage import die_preparing, leave_at_once
+from tests.support.runs import exit_codes, free_port, kill_ranks, start_ranks, wait_for_step
+from tests.support.sabotage import change_environment, die_preparing, leave_at_once
 from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR
 
 RANKS = 2
@@ -73,6 +74,45 @@ def test_numbers_that_are_none_are_noticed_before_they_are_saved_though_nothing_
     assert "at step 2 is nan" in said(tmp_path)
     assert "The last good checkpoint is" in said(tmp_path)
     assert checkpoints(tmp_path) == ["step-00000001"]
+
+
+def test_a_rank_that_looks_for_the_others_at_a_port_where_nobody_is_and_the_others_leave_in_time(general, tmp_path):
+    shortly = {"TINYBERT_DS_START_SECONDS": "3"}
+    places = {
+        0: partial(change_environment, shortly),
+        1: partial(change_environment, {**shortly, "MASTER_PORT": str(free_port())}),
+    }
+    begin = time.monotonic()
+    words = [*general, "--output_dir", tmp_path / "out"]
+    processes = start_ranks("general_distill", words, RANKS, tmp_path / "log", places)
+    assert exit_codes(processes, timeout=60) == [EXIT_FAULT] * RANKS, said(tmp_path)
+    assert time.monotonic() - begin < 45
+    assert "not all of the 2 ranks came within 3 s; missing: 1" in said(tmp_path)
+    other = (tmp_path / "log.rank1").read_text()
+    assert "rank 0 does not answer at 127.0.0.1:" in other
+    assert "Traceback" not in other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": None}, "WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'"),
+        ({"RANK": "2", "LOCAL_RANK": "2"}, "RANK is 2 and WORLD_SIZE is 2"),  # not local rank 0, and yet told
+        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+    ],
+)
+def test_a_rank_whose_place_is_no_place_is_told_which_variable_is_wrong(general, tmp_path, changes, message):
+    words = [*general, "--output_dir", tmp_path / "out"]
+    sabotage = {0: partial(change_environment, changes)}
+    processes = start_ranks("general_distill", words, RANKS, tmp_path / "log", sabotage)
+    deadline = time.monotonic() + 60
+    while processes[0].is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    kill_ranks(processes[1:])
+    assert exit_codes(processes[:1]) == [EXIT_USER_ERROR], said(tmp_path)
+    assert message in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
 
 
 def test_a_rank_that_dies_before_training_is_told_of_in_a_sentence(general, tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.support.configs import zero_config
-from tests.support.runs import free_port, read_metrics, run_command_line, run_ranks
+from tests.support.runs import free_port, read_metrics, run_command_line, run_ranks, start_ranks, wait_ranks
+from tests.support.sabotage import change_environment
 
 LOSSES = ("loss", "attention_loss", "hidden_loss", "grad_norm", "eval_loss")
 
@@ -28,6 +31,28 @@ def test_two_ranks_give_the_losses_of_one_rank_step_by_step(general, one_rank, t
     arguments = [*general, "--output_dir", tmp_path / "out", "--gradient_accumulation_steps", accumulation]
     arguments += ["--deepspeed_config", zero_config(tmp_path / "ds.json", stage=stage)]
     run_ranks("general_distill", arguments, world_size=2, log=tmp_path / "log").check()
+    assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
+
+
+def test_ranks_that_nobody_has_told_their_place_on_the_host_join_all_the_same(general, one_rank, tmp_path):
+    arguments = [*general, "--output_dir", tmp_path / "out"]
+    unset = partial(change_environment, {"LOCAL_RANK": None})
+    processes = start_ranks("general_distill", arguments, 2, tmp_path / "log", {0: unset, 1: unset})
+    wait_ranks(processes, tmp_path / "log").check()
+    assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
+
+
+def test_tasks_of_srun_join_without_a_script_of_ours(general, one_rank, tmp_path):
+    unset = dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    step |= {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "elsewhere", "PMIX_RANK": "0"}
+    tasks = [
+        partial(change_environment, {**unset, **step, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)})
+        for task in (0, 1)
+    ]
+    arguments = [*general, "--output_dir", tmp_path / "out"]
+    processes = start_ranks("general_distill", arguments, 2, tmp_path / "log", dict(enumerate(tasks)))
+    wait_ranks(processes, tmp_path / "log").check()
     assert_same_losses(read_metrics(tmp_path / "out"), one_rank, rel=2e-5)
 
 

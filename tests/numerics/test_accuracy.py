@@ -23,6 +23,7 @@ from tests.support.numerics import (
 from tinybert_ds.losses import attention
 from tinybert_ds.losses.attention_chunks import column_scales, columns_of, loaded_chunks
 from tinybert_ds.losses.attention_forms import gram_terms, split_product
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
 
 SHAPES = {
@@ -70,9 +71,9 @@ def test_the_value_is_taken_again_from_tiles_only_where_it_has_cancelled(rho, fo
     asked = []
     terms = attention.attention_terms
 
-    def spy(problem, *, form, **options):
+    def spy(problem, form, coefficient, needs):
         asked.append(form)
-        return terms(problem, form=form, **options)
+        return terms(problem, form, coefficient, needs)
 
     monkeypatch.setattr(attention, "attention_terms", spy)
     attention_case(heads=2, length=40, head_sizes=(8, 8), lengths=(40,), rho=rho).to(torch.float32).loss(backend="gram")
@@ -111,8 +112,7 @@ def test_half_precision_operands_lose_nothing_when_the_small_factors_are_split(d
         columns_of(26, 64).student,
         column_scales(problem, torch.float32),
         coefficient,
-        need_value=True,
-        need_gradient=True,
+        Needs(value=True, gradient=True),
     )
     rho = expected.item() / exact.teacher_power("valid")
     assert terms.gradients.dtype is torch.float32

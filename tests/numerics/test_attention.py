@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.numerics import AllocationLog, attention_case, relative_error
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.losses import attention, workspace
+from tinybert_ds.losses import attention, gradients_only, workspace
 from tinybert_ds.losses.attention_chunks import chunk_shape, column_scales, loaded_chunks, no_score_reaches_cutoff
 from tinybert_ds.losses.reference import Problem
 
@@ -166,29 +167,32 @@ def test_no_rows_or_no_positions_have_a_loss_of_0_and_empty_gradients(rows, leng
 
 
 @pytest.mark.parametrize("backend", ["reference", *FUSED])
-def test_without_need_of_a_value_the_gradients_are_the_same_and_the_value_cannot_be_mistaken(backend):
+def test_where_only_gradients_are_asked_for_they_are_the_same_and_a_loss_without_any_keeps_its_value(backend):
     case = attention_case(heads=2, length=30, head_sizes=(4, 6), lengths=(30, 12)).to(torch.float64)
-    _, *expected = case.loss_and_gradients(backend=backend)
-    value, *gradients = case.loss_and_gradients(backend=backend, need_value=False)
-    assert math.isnan(value.item())
+    loss, *expected = case.loss_and_gradients(backend=backend)
+    with gradients_only():
+        value, *gradients = case.loss_and_gradients(backend=backend)
+        with torch.no_grad():
+            assert case.loss(backend=backend).item() == pytest.approx(loss.item())
+    assert value.item() == (loss.item() if backend == "reference" else 0)
     assert_same(gradients, expected)
 
 
-@pytest.mark.parametrize(("need_value", "gram_factor"), [(False, 8 * 96 * 32), (True, 8 * 96 * 32 + 4 * 64 * 64)])
-def test_the_model_behind_auto_counts_the_multiplications_that_are_done(need_value, gram_factor):
+@pytest.mark.parametrize(("with_value", "gram_factor"), [(False, 8 * 96 * 32), (True, 8 * 96 * 32 + 4 * 64 * 64)])
+def test_the_model_behind_auto_counts_the_multiplications_that_are_done(with_value, gram_factor):
     heads, length = 3, 96
     case = attention_case(heads=heads, length=length, head_sizes=(26, 64), lengths=(length,)).to(torch.float32)
     counted = {}
     for backend in FUSED:
-        with FlopCounterMode(display=False) as counter:
-            case.loss_and_gradients(backend=backend, need_value=need_value)
+        with FlopCounterMode(display=False) as counter, nullcontext() if with_value else gradients_only():
+            case.loss_and_gradients(backend=backend)
         counted[backend] = counter.get_total_flops()
     assert counted == {
         "gram": heads * length * gram_factor,
         "tiled": heads * length**2 * (2 * 96 + 4 * 32),
     }
     crossover = gram_factor / (2 * 96 + 4 * 32)
-    assert attention.gram_pays_from(26, 64, need_value=need_value) == math.ceil(crossover)
+    assert attention.gram_pays_from(26, 64, with_value=with_value) == math.ceil(crossover)
 
 
 @pytest.mark.parametrize(("backend", "factor"), [("gram", (4 * 96 * 32 + 4 * 64**2) * 96), ("tiled", 2 * 96 * 96**2)])
@@ -202,7 +206,7 @@ def test_evaluation_multiplies_nothing_for_gradients(backend, factor):
 def test_auto_takes_tiles_for_short_rows_and_the_closed_form_for_long_ones():
     def chosen(length):
         case = attention_case(heads=1, length=length, head_sizes=(26, 64), lengths=(length,))
-        return attention.choose_form(problem_of(case, "valid"), need_value=True)
+        return attention.choose_form(problem_of(case, "valid"))
 
     assert [chosen(64), chosen(120), chosen(136), chosen(2048)] == ["tiled", "tiled", "gram", "gram"]
 
@@ -227,8 +231,10 @@ def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(change, reason
     attention.announce_choice.cache_clear()
     problem = problem_on_another_device(**change)
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
-        forms = {attention.choose_form(problem, need_value=need_value) for need_value in (True, False)}
-    assert forms == {"gram" if reason else "triton"}
+        with_value = attention.choose_form(problem)
+        with gradients_only():
+            without = attention.choose_form(problem)
+    assert {with_value, without} == {"gram" if reason else "triton"}
     (message,) = caplog.messages
     assert (reason or "one launch (triton)") in message
 
@@ -251,7 +257,7 @@ def test_auto_without_triton_takes_the_closed_form_and_names_the_install_command
     monkeypatch.setattr(attention, "triton_is_installed", lambda: False)
     attention.announce_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
-        assert attention.choose_form(problem_on_another_device(), need_value=True) == "gram"
+        assert attention.choose_form(problem_on_another_device()) == "gram"
     assert "pip install triton" in caplog.text
 
 

@@ -19,6 +19,7 @@ from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import (
     attention_score_loss,
     choose_relation_heads,
+    gradients_only,
     relation_loss,
     relation_tiles,
     relations,
@@ -282,13 +283,19 @@ def test_a_student_that_is_its_teacher_has_a_kl_of_0(dtype):
     assert not gradient.any()
 
 
-@pytest.mark.parametrize(("form", "backend", "padding"), TABLE)
-def test_without_need_of_a_value_the_gradients_are_the_same_and_the_value_cannot_be_mistaken(form, backend, padding):
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize(("form", "backend"), [("kl", "tiled"), ("scores", "gram")])
+def test_where_gradients_suffice_they_are_the_same_and_no_value_is_computed(form, backend, padding):
     case = small_case(length=70, lengths=(70, 3)).to(torch.float64)
-    _, expected = case.loss_and_gradients(form=form, backend=backend, padding=padding)
-    value, gradient = case.loss_and_gradients(form=form, backend=backend, padding=padding, need_value=False)
-    assert math.isnan(value.item())
-    assert_same([gradient], [expected])
+    expected_value, expected = case.loss_and_gradients(form=form, backend=backend, padding=padding)
+    with gradients_only():
+        value, gradient = case.loss_and_gradients(form=form, backend=backend, padding=padding)
+        with torch.no_grad():
+            evaluated = case.loss(form=form, backend=backend, padding=padding)
+    assert_same([gradient, evaluated], [expected, expected_value])
+    assert value != expected_value
+    if form == "kl":
+        assert value.item() == 0
 
 
 @pytest.mark.parametrize(("form", "backend", "padding"), TABLE)

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.support.numerics import AttentionCase
 from tests.support.relations import RelationCase
-from tinybert_ds.losses import attention
+from tinybert_ds.losses import attention, gradients_only
 
 _VARIABLE = "TRITON_INTERPRET"
 
@@ -49,20 +49,26 @@ def start() -> Iterator[ProcessPoolExecutor]:
 
 
 def compute(
-    case: AttentionCase | RelationCase, *, upstream: float = 1.0, gradients: bool = True, **options: Any
+    case: AttentionCase | RelationCase,
+    *,
+    upstream: float = 1.0,
+    gradients: bool = True,
+    value: bool = True,
+    **options: Any,
 ) -> Computed:
-    """Return the loss of a case by its kernel, and its gradients times `upstream`."""
+    """Return the loss of a case by its kernel, and its gradients times `upstream`; without `value` these alone."""
     forms = []
     terms = attention.attention_terms
 
-    def spy(problem, *, form, **needs):
+    def spy(problem, form, coefficient, needs):
         forms.append(form)
-        return terms(problem, form=form, **needs)
+        return terms(problem, form, coefficient, needs)
 
     attention.attention_terms = spy
     try:
         if gradients:
-            loss, *found = case.loss_and_gradients(upstream, backend="triton", **options)
+            with nullcontext() if value else gradients_only():
+                loss, *found = case.loss_and_gradients(upstream, backend="triton", **options)
         else:
             with torch.no_grad():
                 loss, found = case.loss(backend="triton", **options), []

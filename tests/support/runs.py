@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.models import WORDS
-from tinybert_ds.command_line import run_command, run_training
+from tinybert_ds.command_line import run_command
+from tinybert_ds.stages.entry import prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
@@ -177,11 +178,13 @@ def _run_rank(
     if stage == SERIES:
         for command in " ".join(words).split(f" {THEN} "):  # no word of a test's command line holds a space
             sys.argv = ["general_distill.py", *command.split(" ")]
-            run_training("general_distill")
+            prepare()
+            run(importlib.import_module("tinybert_ds.stages.general_distill").main)
     elif stage in DATA_TOOLS:
         run_command(importlib.import_module(f"data_tools.{stage}").main)
     else:
-        run_training(stage)
+        prepare()
+        run(importlib.import_module(f"tinybert_ds.stages.{stage}").main)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinybert_ds import command_line
-from tinybert_ds.stages import general_distill, session
+from tinybert_ds.engine.run.run import Run
+from tinybert_ds.stages import general_distill
+
+
+def change_environment(changes: Mapping[str, str | None]) -> None:
+    """Set variables, unset those that are None, and leave at once."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    leave_at_once()
 
 
 def die() -> None:
@@ -53,13 +65,13 @@ def ask_to_stop_writing_checkpoint(tag: str) -> None:
 
 def ask_to_stop_writing_results() -> None:
     """Send SIGTERM to this process when a run writes its results after the last step."""
-    finish = session._finish
+    finish = Run._finish
 
     def asked_finish(*parts: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return finish(*parts)
 
-    session._finish = asked_finish
+    Run._finish = asked_finish
 
 
 def die_replacing(directory: Path, moves: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -7,8 +8,7 @@ import time
 import pytest
 
 from tinybert_ds import command_line
-from tinybert_ds.arguments import FinetuneArguments, parse_arguments
-from tinybert_ds.command_line import run_command, wants_cpu
+from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import DataError
 
 
@@ -39,29 +39,6 @@ def test_other_local_ranks_wait_and_stay_silent(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        ([], False),
-        (["--no_cuda"], True),
-        (["--no_cuda", "--seed", "1"], True),
-        (["--no_cuda=true"], True),
-        (["--no_cuda=False"], False),
-        (["--no_cuda", "False"], False),
-        (["--no_cuda", "yes"], True),
-        (["--no-cuda"], True),
-        (["--no_cuda", "--no_cuda=0"], False),
-        (["--output_dir", "no_cuda"], False),
-    ],
-)
-def test_no_cuda_is_understood_in_every_way_that_a_flag_is_written(words, wanted):
-    assert wants_cpu(words) is wanted
-    parsed, _ = parse_arguments(
-        FinetuneArguments, [*words, "--model", "m", "--data_dir", "d", "--output_dir", "o"], "x"
-    )
-    assert parsed.no_cuda is wanted, "the arguments must say the same"
-
-
 def test_the_time_since_the_start_has_the_imports_in_it():
     program = "import time; time.sleep(0.4); from tinybert_ds.command_line import *; print(seconds_since_start())"
     begin = time.perf_counter()
@@ -78,9 +55,48 @@ def test_an_interrupt_ends_with_130():
     assert ended.value.code == 130
 
 
-def test_a_fault_keeps_its_traceback():
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file descriptor")], ids=repr)
+def test_a_fault_keeps_its_traceback(fault):
     def faulty() -> None:
-        raise ZeroDivisionError
+        raise fault
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(fault)):
         run_command(faulty)
+
+
+def read_what_is_not_there() -> None:
+    open("/nowhere/manifest.json").close()
+
+
+def test_a_file_that_the_system_refuses_ends_with_2_and_its_name(capsys, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run_command(read_what_is_not_there)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: '/nowhere/manifest.json' cannot be read or written: No such file or directory; give a path that exists"
+    )
+
+
+def test_a_file_that_is_refused_to_one_rank_alone_is_told_by_that_rank(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(command_line.time, "sleep", lambda seconds: None)
+    with pytest.raises(SystemExit) as ended:
+        run_command(read_what_is_not_there)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: rank 3: '/nowhere/manifest.json' cannot be")
+
+
+def test_a_path_whose_bytes_are_no_text_is_printed():
+    program = r"from tinybert_ds.command_line import *; run_command(lambda: print('a\udcff'))"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "a\\udcff\n")
+
+
+def test_a_path_with_a_nul_character_is_a_mistake_of_the_user(capsys, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: open("a\0b").close())
+    assert ended.value.code == 2
+    assert "a path holds a NUL character" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from tests.benchmarks import bench_step, measurement
 from tests.benchmarks.measurement import interleave, rows_of, update_readme
 
 
+@pytest.mark.slow
 def test_variants_take_turns_and_the_first_round_does_not_count():
     turns = []
     seconds = interleave({name: lambda name=name: turns.append(name) for name in "ab"}, rounds=2)

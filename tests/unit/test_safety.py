@@ -85,7 +85,7 @@ def test_a_tokeniser_that_brings_code_is_refused_and_its_code_not_run(tmp_path):
 
 
 def _listening(connection, place: dict[str, str]) -> None:
-    from tinybert_ds.engine.distributed import init_distributed  # noqa: PLC0415 - in the child alone
+    from tinybert_ds.engine.ranks.process_group import init_distributed  # noqa: PLC0415 - in the child alone
 
     os.environ.update(place)
     world = init_distributed()
@@ -94,6 +94,7 @@ def _listening(connection, place: dict[str, str]) -> None:
     connection.recv()  # until the other one has looked, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_processes_of_one_host_listen_on_no_address_but_loopback(size):
     context = multiprocessing.get_context("forkserver")

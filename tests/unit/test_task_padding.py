@@ -11,7 +11,7 @@ from tests.support.models import VOCAB_SIZE, tiny_model
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.student import DistilledStudent
-from tinybert_ds.objective import IntermediateObjective, LabelObjective, PredictionObjective
+from tinybert_ds.objective import IntermediateObjective, PredictionObjective
 from tinybert_ds.types import Batch
 
 LENGTH = 64
@@ -51,7 +51,7 @@ def stage(name: str) -> tuple[CapturingEncoder, DistilledStudent]:
             ),
         )
     encoders = [CapturingEncoder(model, states=(), attention_layers=(), logits=True) for model in (teacher, student)]
-    kind = PredictionObjective() if name == "prediction" else LabelObjective()
+    kind = PredictionObjective() if name == "prediction" else PredictionObjective(weight=0, label_weight=1)
     return encoders[0], DistilledStudent(encoders[1], kind)
 
 

@@ -44,6 +44,7 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
         groups.POOLER_RELU,
         help="The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.",
     )
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
 
     @property
     def task_names(self) -> list[str]:

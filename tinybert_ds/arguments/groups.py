@@ -23,6 +23,7 @@ CACHE_DIR = machine(
     path=True,
     recipe=True,
 )
+ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
 POOLER_RELU = result(
     "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
 )

@@ -42,6 +42,7 @@ class PrepareArguments(groups.Casing, groups.Sampling):
     extend: bool = data("Add the inputs that the finished corpus in --output_dir has not yet.", False)
     text_field: str = result("Name of the text in JSON lines, Parquet and datasets.", "text", metavar="NAME")
     skip_bad_input: bool = result("Leave out what cannot be read, and count and list it.", False)
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
     dataset: str | None = like(groups.DATASET)
     dataset_config: str | None = like(groups.DATASET_CONFIG)
     dataset_split: str = data("Split of --dataset.", "train", metavar="NAME")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import tinybert_ds
 from tinybert_ds.arguments.option import flags_of
 from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.foreign_text import listed
+from tinybert_ds.strict_formats import read_yaml
 
 PAPER = Path(tinybert_ds.__file__).parent / "recipes" / "paper.yaml"
 
@@ -45,14 +45,14 @@ def recipe_values(arguments: Any) -> dict[str, str]:
         return {}
     sections = _find(name)
     if section not in sections:
-        raise ConfigError(f"--recipe {name} has no section {section}; it has {', '.join(sections) or 'none'}")
+        raise ConfigError(f"--recipe {name} has no section {section}; it has {listed(sections) or 'none'}")
     values = sections[section]
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise ConfigError(f"--recipe {name}, section {section}: must hold `flag: value` lines")
     known = {flag.name for flag in flags.values() if flag.says.in_recipes}
     unknown = sorted(set(values) - known)
     if unknown:
-        named = ", ".join(flag if flag in flags else f"{flag}{did_you_mean(flag, known)}" for flag in unknown)
+        named = listed(flag if flag in flags else f"{flag}{did_you_mean(flag[:80], known)}" for flag in unknown)
         raise ConfigError(
             f"--recipe {name}, section {section}: {named} cannot be set by a recipe; these can: "
             f"{', '.join(sorted(known))}"
@@ -73,10 +73,7 @@ def _find(name: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings as written
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--recipe: {path} cannot be read as YAML: {error}") from error
+    content = read_yaml(path, "--recipe")
     if not isinstance(content, dict):
         raise ConfigError(f"--recipe: {path} must hold sections with `flag: value` lines, such as intermediate:")
     return content

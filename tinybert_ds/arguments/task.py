@@ -23,6 +23,7 @@ class _TaskArguments(groups.TaskPlace, TrainingArguments):
     max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
     eval_step: int = like(groups.EVAL_STEP)
     cache_dir: str | None = like(groups.CACHE_DIR)
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
 
     def problems(self) -> list[str]:
         return super().problems() + self.task_problems()

@@ -68,7 +68,6 @@ class RowLayout(NamedTuple):
     padding: Padding  # "valid": to the step's longest row, rounded up to 8; "reference": to max_seq_length
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int = 2  # below 2, every token is of type 0
 
 
 def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_width: int = 8) -> list[Ints]:
@@ -79,7 +78,6 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
 
     Args:
         lengths: (n,) tokens of each row, special tokens included.
-        global_batch_size: rows of a step.
         key: names the order; None gives plain order of length instead, for evaluation.
         bin_width: tokens from one bin to the next.
 
@@ -90,6 +88,9 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     if key is None:
         in_order = np.argsort(lengths, kind="stable").astype(np.int64)
         return _cut(in_order, global_batch_size)
+    # Rows are shuffled before they are binned, so that a step of one length is still a random draw of it; the stable
+    # sort keeps that order inside a bin. What fills no whole step goes into mixed steps, neighbours in length together:
+    # every row is read in every epoch, at the price of some padding in fewer steps than there are bins.
     shuffled = permutation(make_key(key, "rows"), n)
     bins = (lengths[shuffled] - 1) // bin_width
     by_bin = np.argsort(bins, kind="stable")
@@ -157,7 +158,6 @@ def step_batches(
         step_rows: (r,) row numbers of the whole step, from `plan_window`.
         lengths: (n,) lengths of all rows that the row numbers point into.
         fetch: reads rows; called once per micro-batch, only for rows of this rank.
-        layout: padding and token types.
     """
     step_lengths = lengths[step_rows]
     padded = padded_length(step_lengths, layout)
@@ -174,12 +174,15 @@ def step_batches(
 
 
 def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch:
-    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B,) int64 or float32."""
+    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B,) int64 or float32.
+
+    Types are always those of the rows; a model without segments leaves them aside.
+    """
     column = np.arange(padded)
     mask = column < rows.lengths[:, None]
     input_ids = np.full(mask.shape, layout.pad_id, dtype=np.int64)
     input_ids[mask] = rows.tokens
-    types = mask & (column >= rows.first_lengths[:, None]) if layout.type_vocab_size > 1 else np.zeros_like(mask)
+    types = mask & (column >= rows.first_lengths[:, None])
     labels = None
     if rows.labels is not None:
         wanted = np.float32 if np.issubdtype(rows.labels.dtype, np.floating) else np.int64

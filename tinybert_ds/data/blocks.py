@@ -6,7 +6,6 @@ bisection, so that no table of blocks has to be made or kept; a block inside a l
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
@@ -26,7 +25,8 @@ from tinybert_ds.progress import progress_bar
 
 BLOCK_TOKENS = 1 << 17
 COUNTS_DIRECTORY = "counts"
-_COUNTS_VERSION = 3
+_COUNTS_VERSION = 4
+_HASH_BYTES = 8
 _HELD_OUT_KEY = make_key("held out documents")
 _HASHED_AT_ONCE = 1 << 20
 
@@ -107,7 +107,6 @@ def read_block(shard: Shard, first_document: int, number: int, selection: Select
     """The selected documents of block `number` of a shard.
 
     Args:
-        shard: the shard; only its index is read.
         first_document: the number that its first document has in its corpus.
         number: of the block inside the shard.
         selection: documents of the other split are passed over.
@@ -139,23 +138,26 @@ def count_samples(corpus: Corpus, selection: Selection, key: int) -> Ints:
         "selection": asdict(selection),
         "key": key if selection.short_seq_prob > 0 else None,
     }
-    path = corpus.directory / COUNTS_DIRECTORY / f"{xxhash.xxh3_64_hexdigest(json.dumps(named).encode())}.npy"
+    path = corpus.directory / COUNTS_DIRECTORY / f"{xxhash.xxh3_64_hexdigest(json.dumps(named).encode())}.counts"
     expected = sum(num_blocks(shard.tokens) for shard in corpus.manifest.shards)
     try:
-        counts = np.load(path, allow_pickle=False)
-        if counts.shape == (expected,) and counts.dtype == np.int64:
-            return counts
-    except (OSError, ValueError, EOFError):
-        pass  # absent or damaged: counted anew
+        kept = path.read_bytes()
+        if kept[-_HASH_BYTES:] == _hash(kept[:-_HASH_BYTES]) and len(kept) == _HASH_BYTES + 8 * expected:
+            return np.frombuffer(kept[:-_HASH_BYTES], dtype="<i8")
+    except OSError:
+        pass  # absent: counted, as where it is damaged
     counts = _count(corpus, selection, key, expected)
-    content = io.BytesIO()
-    np.save(content, counts)
+    content = counts.astype("<i8").tobytes()
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content + _hash(content))
     except OSError:
         pass  # a read-only corpus
     return counts
+
+
+def _hash(content: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(content)
 
 
 def _count(corpus: Corpus, selection: Selection, key: int, blocks: int) -> Ints:

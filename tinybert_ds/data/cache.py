@@ -34,7 +34,6 @@ def cache_home(data_dir: str | Path | None, cache_dir: str | Path | None) -> Pat
     """Return the folder of a task's derived data, and make it.
 
     Args:
-        data_dir: The folder of the task's files, None where there is none.
         cache_dir: `--cache_dir`. Without it the folder is inside `data_dir` if that can be written, else inside the
             user's own cache ($XDG_CACHE_HOME, or ~/.cache).
 
@@ -147,6 +146,21 @@ def save_array(path: Path, array: NDArray) -> None:
         np.save(handle, array, allow_pickle=False)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def map_array(path: Path) -> NDArray:
+    """Map a .npy file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It holds no array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy parses the head as Python and lets every error of that out
+        raise ValueError(f"{path} holds no array: {error}") from error
 
 
 def _make(directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None]) -> Content:

@@ -84,11 +84,9 @@ class CorpusSource:
     """Optimizer steps of one corpus, or of several joined or mixed; a `BatchSource`.
 
     Args:
-        directories: outputs of pregenerate_training_data.py.
         split: "train", or "eval": the held-out documents, in a fixed order, the same in every epoch and for
             every seed.
         eval_fraction: share of the documents that is held out, chosen by a hash of their number; 0 for none.
-        global_batch_size: rows of an optimizer step.
         max_seq_length: longest sample in tokens, special tokens included.
         seed: names order, spans, pairs and masks.
         weights: shares of the samples that each directory gives; an epoch ends with the first that ends. None: all
@@ -100,7 +98,6 @@ class CorpusSource:
         whole_word: mask whole words.
         short_seq_prob: share of documents cut into shorter samples; none in the eval split.
         max_predictions_per_seq: most masked tokens of a sample.
-        type_vocab_size: token types of the model; with fewer than 2, all are 0.
         max_samples: an epoch ends after so many samples.
         verification: checks the files in the background; the first damaged one ends the run.
 
@@ -126,7 +123,6 @@ class CorpusSource:
         whole_word: bool | None = None,
         short_seq_prob: float | None = None,
         max_predictions_per_seq: int | None = None,
-        type_vocab_size: int = 2,
         max_samples: int | None = None,
         verification: Verification | None = None,
     ) -> None:
@@ -162,7 +158,7 @@ class CorpusSource:
         self._max_samples = max_samples
         self._eval_fraction = eval_fraction
         self._weights = weights
-        self._layout = RowLayout(padding, max_seq_length, self.special_ids.pad, type_vocab_size)
+        self._layout = RowLayout(padding, max_seq_length, self.special_ids.pad)
         self._template = _template(self.special_ids, self.sampling)
         self._masking = make_masking(corpora[0], self.sampling)
         self._corpora = corpora

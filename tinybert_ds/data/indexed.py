@@ -40,6 +40,7 @@ _CODES: dict[np.dtype, int] = {np.dtype(np.int16): 3, np.dtype(np.int32): 4}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 INT16_VOCABULARY = 2**15
 _COPY_BYTES = 1 << 24
+_INDEX_AT_ONCE = 1 << 20
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -179,16 +180,16 @@ class ShardWriter:
             offset, done = int(ends[-1]), done + count
 
 
-def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Shard:
-    """Memory-map a shard after checking that both files have the size that the index states.
+def open_shard(directory: Path, name: str, dtype_name: str | None = None, *, vouched_for: bool = False) -> Shard:
+    """Memory-map a shard after checking that its index makes sense and that both files have the size that it states.
 
     Args:
-        directory: where it is.
-        name: of the files, without `.bin` and `.idx`.
         dtype_name: of the tokens, whatever the index says: its codes above 5 mean different dtypes to different tools.
+        vouched_for: the index has the hash that it was written with, and is not looked through again.
 
     Raises:
-        DataError: a file is missing, is no shard, has another dtype, or is shorter or longer than it should be.
+        DataError: a file is missing, is no shard, has another dtype, or is shorter or longer than it should be; the
+            sequences do not lie behind each other, or the documents are not made of them.
     """
     idx, bin_ = directory / f"{name}.idx", directory / f"{name}.bin"
     for path in (idx, bin_):
@@ -211,6 +212,8 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     if n == 0 or d < 2 or documents[0] != 0 or documents[-1] != n:
         raise DataError(f"{str(idx)!r} is damaged: its document index does not span its {n} sentences. {_RESTORE}")
     dtype = _DTYPES[code] if dtype_name is None else np.dtype(dtype_name)
+    if not vouched_for and (problem := _index_problem(lengths, offsets, documents, dtype.itemsize)):
+        raise DataError(f"{str(idx)!r} is damaged: {problem}. {_RESTORE}")
     check_size(bin_, int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize)
     with bin_.open("rb") as handle:
         mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -218,11 +221,52 @@ def open_shard(directory: Path, name: str, dtype_name: str | None = None) -> Sha
     return Shard(name, tokens, lengths, offsets, documents, mapping)
 
 
+def _index_problem(
+    lengths: NDArray[np.int32], offsets: NDArray[np.int64], documents: NDArray[np.int64], itemsize: int
+) -> str | None:
+    """What is wrong with an index whose documents begin at 0 and end at its end; it is looked through in pieces."""
+    end = 0
+    for begin in range(0, len(lengths), _INDEX_AT_ONCE):
+        tokens = np.asarray(lengths[begin : begin + _INDEX_AT_ONCE], dtype=np.int64)
+        if (tokens <= 0).any():
+            return f"sequence {begin + int((tokens <= 0).argmax())} has no tokens"
+        ends = end + np.cumsum(tokens) * itemsize
+        wrong = offsets[begin : begin + _INDEX_AT_ONCE] != ends - tokens * itemsize
+        if wrong.any():
+            return f"sequence {begin + int(wrong.argmax())} does not lie behind the one before it"
+        end = int(ends[-1])
+    for begin in range(0, len(documents), _INDEX_AT_ONCE):
+        falls = np.diff(documents[begin : begin + _INDEX_AT_ONCE + 1]) < 0
+        if falls.any():
+            return f"document {begin + int(falls.argmax())} ends before it begins"
+    return None
+
+
+def find_damage(path: Path, record: FileRecord, advance: Callable[[int], object]) -> str | None:
+    """What is wrong with a file, in a clause; None when it is what was written. `advance` is told the bytes read."""
+    try:
+        found = hash_file(path, advance)
+    except OSError as error:
+        return f"{str(path)!r} cannot be read: {error.strerror}"
+    if found == record:
+        return None
+    return (
+        f"{str(path)!r} is damaged: its {found.bytes} bytes have the hash {found.xxh3}; {record.bytes} bytes with the "
+        f"hash {record.xxh3} were written"
+    )
+
+
+def require_whole(path: Path, record: FileRecord) -> None:
+    """Raise `DataError` unless a small file of a corpus is what was written."""
+    require_file(path)
+    if damage := find_damage(path, record, lambda _: None):
+        raise DataError(f"{damage}. {_RESTORE}")
+
+
 def hash_file(path: Path, advance: Callable[[int], object] | None = None) -> FileRecord:
     """Size and xxh3-64 of a file, read in pieces.
 
     Args:
-        path: of the file.
         advance: told the bytes of every piece; None: a progress bar is.
     """
     digest, size = xxhash.xxh3_64(), 0

@@ -8,21 +8,27 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
-from tinybert_ds.data.indexed import FileRecord, Shard, check_size, open_shard
+from tinybert_ds.data.indexed import FileRecord, Shard, check_size, open_shard, require_whole
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.records import Count, read_record, sealed, validate
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 _CHINESE_SHARE = 0.25  # of a vocabulary; bert-base-chinese has 35 %, multilingual ones about 11 %
 _OPEN_SHARDS = 256
+LARGEST_VOCABULARY = 2**31  # ids are int32 at most
+
+TokenDtype = Literal["int16", "int32", "uint16"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class ShardRecord:
     tokens: int
     files: Mapping[str, FileRecord]
     sources: tuple[SourceRange, ...]
-    dtype: str | None = None  # of the tokens, where the index does not say it, because another tool wrote it
+    dtype: TokenDtype | None = None  # of the tokens, where the index does not say it, because another tool wrote it
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Shards(Sequence[Shard]):
         self._directory = directory
         self._records = records
         self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._vouched_for: set[int] = set()  # whose index has been compared with its hash
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -125,7 +132,7 @@ class Shards(Sequence[Shard]):
         number = range(len(self))[number]
         with self._lock:
             if number not in self._open:
-                self._open[number] = self._map(self._records[number])
+                self._open[number] = self._map(number)
                 if len(self._open) > _OPEN_SHARDS:
                     self._open.popitem(last=False)
             self._open.move_to_end(number)
@@ -134,8 +141,13 @@ class Shards(Sequence[Shard]):
     def __iter__(self) -> Iterator[Shard]:
         return (self[number] for number in range(len(self)))
 
-    def _map(self, record: ShardRecord) -> Shard:
-        shard = open_shard(self._directory, record.name, record.dtype)
+    def _map(self, number: int) -> Shard:
+        record = self._records[number]
+        if number not in self._vouched_for:
+            index = f"{record.name}.idx"
+            require_whole(self._directory / index, record.files[index])
+            self._vouched_for.add(number)
+        shard = open_shard(self._directory, record.name, record.dtype, vouched_for=True)
         found = (shard.num_documents, len(shard.lengths), len(shard.tokens))
         expected = (record.documents, record.sentences, record.tokens)
         if found != expected:
@@ -156,9 +168,10 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(directory: str | Path) -> Corpus:
-    """Read the manifest and check that all files have their sizes; hashes are not checked.
+    """Read the manifest and check that all files have their sizes, and the tokeniser its hash.
 
-    A shard is memory-mapped, and its counts are checked, when it is first read.
+    A shard is memory-mapped, and the hash of its index is checked, when it is first read. The hashes of the tokens are
+    not: see `Verification`.
 
     Raises:
         DataError: no corpus, an unfinished one, another format version, or a missing or damaged file.
@@ -167,6 +180,7 @@ def open_corpus(directory: str | Path) -> Corpus:
     manifest = read_manifest(directory)
     for name, record in manifest.files.items():
         check_size(directory / name, record.bytes)
+    require_whole(directory / TOKENIZER_NAME, manifest.tokenizer_file)
     return Corpus(directory, manifest, Shards(directory, manifest.shards))
 
 
@@ -184,19 +198,17 @@ def read_manifest(directory: Path) -> Manifest:
             f"{str(directory)!r} is not a finished corpus: it has no {MANIFEST_NAME}, which is written last. "
             "Run pregenerate_training_data.py again with the same arguments."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-        if version == FORMAT_VERSION:
-            return _from_json(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    content = read_record(path, _OBJECT, _REMEDY, DataError)
+    version = content.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
         raise DataError(
-            f"{str(path)!r} is damaged: {error!r}. Restore it, or remove the directory and write the corpus again."
-        ) from error
-    raise DataError(
-        f"{str(path)!r} has format version {version!r}; this version of TinyBERT-DS reads {FORMAT_VERSION}. "
-        "Remove the directory and write the corpus again with pregenerate_training_data.py."
-    )
+            f"{str(path)!r} has format version {version!r}; this version of TinyBERT-DS reads {FORMAT_VERSION}. "
+            "Remove the directory and write the corpus again with pregenerate_training_data.py."
+        )
+    try:
+        return _from_document(validate(content, _DOCUMENT))
+    except ValueError as problem:
+        raise DataError(f"{str(path)!r} is damaged: {problem}; {_REMEDY}") from problem
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -233,35 +245,67 @@ def manifest_text(manifest: Manifest) -> str:
             for shard in manifest.shards
         ],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n"
 
 
-def _from_json(content: dict[str, Any]) -> Manifest:
-    tokenizer = content["tokenizer"]
-    special: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in tokenizer["special_ids"].items()
-    }
-    return Manifest(
+class _Counts(TypedDict):
+    documents: Count
+    sentences: Count
+    tokens: Count
+    text_bytes: Count
+
+
+class _Tokenizer(TypedDict):
+    fingerprint: str
+    file: FileRecord
+    special_ids: SpecialIds
+
+
+@with_config(ConfigDict(extra="forbid"))
+class _Document(TypedDict):
+    """The manifest as it is on the disk."""
+
+    format_version: Literal[1]
+    counts: _Counts
+    tokenizer: _Tokenizer
+    options: dict[str, Any]
+    sampling: Sampling
+    inputs: dict[str, FileRecord]
+    report: dict[str, int]
+    other_files: dict[str, FileRecord]
+    shards: list[ShardRecord]
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+_DOCUMENT = TypeAdapter(_Document)
+_REMEDY = "restore it from a copy, or remove the directory and write the corpus again"
+
+
+def _from_document(document: _Document) -> Manifest:
+    tokenizer = document["tokenizer"]
+    manifest = Manifest(
         tokenizer_fingerprint=tokenizer["fingerprint"],
-        special_ids=SpecialIds(**special),
-        options=content["options"],
-        sampling=Sampling(**content["sampling"]),
-        inputs={name: FileRecord(**record) for name, record in content["inputs"].items()},
-        shards=tuple(
-            ShardRecord(
-                **{
-                    **shard,
-                    "files": {name: FileRecord(**record) for name, record in shard["files"].items()},
-                    "sources": tuple(SourceRange(**source) for source in shard["sources"]),
-                }
-            )
-            for shard in content["shards"]
-        ),
-        tokenizer_file=FileRecord(**tokenizer["file"]),
-        text_bytes=content["counts"]["text_bytes"],
-        report=content["report"],
-        other_files={name: FileRecord(**record) for name, record in content["other_files"].items()},
+        special_ids=tokenizer["special_ids"],
+        options=document["options"],
+        sampling=document["sampling"],
+        inputs=document["inputs"],
+        shards=tuple(document["shards"]),
+        tokenizer_file=tokenizer["file"],
+        text_bytes=document["counts"]["text_bytes"],
+        report=document["report"],
+        other_files=document["other_files"],
     )
+    if any(getattr(manifest, name) != count for name, count in document["counts"].items()):
+        raise ValueError("its counts are not those of its shards")
+    for shard in manifest.shards:
+        if {*shard.files} != {f"{shard.name}.bin", f"{shard.name}.idx"} or Path(shard.name).name != shard.name:
+            raise ValueError(f"the shard {shard.name[:100]!r} is not made of its two files")
+    special = manifest.special_ids
+    marks = {special.cls, special.sep, special.pad, *special.prefix, *special.middle, *special.suffix}
+    marks |= {*special.all_special, special.pad if special.mask is None else special.mask}
+    if special.vocab_size > LARGEST_VOCABULARY or not all(0 <= token < special.vocab_size for token in marks):
+        raise ValueError("its special tokens are not in its vocabulary")
+    return manifest
 
 
 def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##") -> np.ndarray:
@@ -283,7 +327,7 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##") -> n
         DataError: its vocabulary does not show where words begin: it marks no pieces, or consists of Chinese
             characters, each of which is cut off by itself.
     """
-    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]
+    vocabulary = json.loads(tokenizer_json)["model"]["vocab"]  # what `open_corpus` has found to be as it was written
     mask = np.zeros(vocab_size, dtype=bool)
     if isinstance(vocabulary, dict):
         mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True

@@ -40,9 +40,7 @@ def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking
 
     Args:
         key: names the draws, together with the sample ids.
-        sample_ids: (n,)
         tokens: (Σ lengths,) of all rows, special tokens included.
-        lengths: (n,)
         masking: probability 0 returns the tokens untouched.
     """
     if masking.probability <= 0 or len(lengths) == 0:

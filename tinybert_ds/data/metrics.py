@@ -22,7 +22,6 @@ def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> 
     """Return every metric of `spec` by name.
 
     Args:
-        spec: the task; its `metrics` are computed.
         predictions: (N,) class ids, or scores for regression.
         references: (N,) class ids, or scores for regression.
 

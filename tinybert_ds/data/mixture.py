@@ -35,6 +35,8 @@ class Mixture:
                 f"the weights of the corpora are {', '.join(f'{weight:g}' for weight in weights)}; each must be "
                 f"positive and at least {SMALLEST_SHARE:g} of their sum. Leave a corpus out instead of giving it none."
             )
+        # Whole counts by largest remainder: they sum to the period, and none is off by a sample or more. Spacing each
+        # corpus's samples evenly and merging them keeps the shares nearly true all along the period.
         exact = shares / shares.sum() * period
         counts = np.floor(exact).astype(np.int64)
         most_lost = np.argsort(counts - exact, kind="stable")
@@ -46,11 +48,7 @@ class Mixture:
         self._places: list[Ints] = [np.flatnonzero(self._owner == corpus) for corpus in range(len(counts))]
 
     def epoch_samples(self, available: Sequence[int]) -> int:
-        """Samples of an epoch that ends with the first corpus that ends.
-
-        Args:
-            available: samples of each corpus.
-        """
+        """Samples of an epoch that ends with the first corpus that ends."""
         return min(self._position(corpus, count) for corpus, count in enumerate(available))
 
     def corpus_range(self, corpus: int, begin: int, end: int) -> tuple[int, int]:

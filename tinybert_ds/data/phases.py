@@ -22,6 +22,7 @@ class _Part(NamedTuple):
 
 def phase_steps(shares: Sequence[float], total_steps: int) -> list[int]:
     """Optimizer steps of each phase; they sum to the total."""
+    # Edges are rounded, not lengths: so the phases sum to the total, and none is off by more than a step.
     edges = np.rint(np.cumsum(shares) / np.sum(shares) * total_steps).astype(np.int64)
     return np.diff(edges, prepend=0).tolist()
 
@@ -30,10 +31,6 @@ class PhasedSource:
     """Sources one after the other; a `BatchSource`.
 
     A phase begins with an epoch of its own, in whose number the epochs of the phases before are counted.
-
-    Args:
-        sources: of the phases.
-        steps: optimizer steps of each phase.
     """
 
     def __init__(self, sources: Sequence[BatchSource], steps: Sequence[int]) -> None:

@@ -77,6 +77,7 @@ class Placement:
             self.block_ranges.append((first_block, block_base))
         self._token_bases = np.array([placed.token_base for placed in self._placed])
         self._block_bases = np.array([placed.block_base for placed in self._placed])
+        self._vocab_size = corpora[0].manifest.special_ids.vocab_size  # of all of them: there is one tokeniser
 
     def find_block(self, number: int) -> tuple[PlacedShard, int]:
         """The shard of a block, and the block's number inside it."""
@@ -88,11 +89,16 @@ class Placement:
         """Tokens of spans, one span after the other; starts (n,) are addresses, no span leaves its shard.
 
         Raises:
-            DataError: A shard's file was removed or cut short in the meantime.
+            DataError: A shard's file was removed or cut short in the meantime, or holds ids that the vocabulary has
+                not.
         """
         if len(self._placed) == 1:
             self._placed[0].require_whole()
-            return self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
+            tokens = self._placed[0].shard.tokens[span_indices(starts, lengths)].astype(np.int64)
+            self._require_ids(tokens, self._placed[0])
+            return tokens
+        # Spans of a window lie in any order over many mapped files. Sorted by file, each file is read in one slice, and
+        # the places where the spans belong are computed for all of them at once: no Python runs per span.
         owners = np.searchsorted(self._token_bases, starts, side="right") - 1
         by_owner = np.argsort(owners, kind="stable")
         sorted_lengths = lengths[by_owner]
@@ -105,7 +111,18 @@ class Placement:
             placed = self._placed[owner]
             placed.require_whole()
             found[begin:end] = placed.shard.tokens[sources[begin:end] - placed.token_base]
+            self._require_ids(found[begin:end], placed)
             begin = end
         tokens = np.empty(len(found), dtype=np.int64)
         tokens[span_indices((np.cumsum(lengths) - lengths)[by_owner], sorted_lengths)] = found
         return tokens
+
+    def _require_ids(self, tokens: Ints, placed: PlacedShard) -> None:
+        if tokens.view(np.uint64).max(initial=0) < self._vocab_size:  # a negative number is a large one there
+            return
+        path = placed.owner.directory / f"{placed.owner.manifest.shards[placed.number].name}.bin"
+        raise DataError(
+            f"{str(path)!r} is damaged: it holds ids from {tokens.min()} to {tokens.max()}, and the vocabulary has ids "
+            f"from 0 to {self._vocab_size - 1}. Restore it from a copy, or remove the corpus's directory and write it "
+            "again with pregenerate_training_data.py"
+        )

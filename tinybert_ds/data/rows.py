@@ -39,7 +39,6 @@ class Spans(NamedTuple):
         """The rows of some numbers, in their order.
 
         Args:
-            rows: their numbers.
             first_spans: from `first_spans`, for who asks often.
         """
         first = self.first_spans() if first_spans is None else first_spans
@@ -57,7 +56,6 @@ class Spans(NamedTuple):
         """The tokens of all rows, one after the other.
 
         Args:
-            template: special tokens.
             gather: the tokens of spans (starts, lengths), one span after the other.
         """
         prefix, joiner, suffix = (np.array(part, dtype=np.int64) for part in template)

@@ -74,7 +74,6 @@ def chunk_documents(
         document_ends: (d,) number of sentences up to the end of each document.
         targets: (d,) target length of each document, from 1 to `longest`.
         longest: tokens that fit in a sample.
-        overhead: special tokens of a sample.
     """
     lengths, pieces = cut_long(lengths.astype(np.int64), longest)
     piece_count = np.concatenate([[0], np.cumsum(pieces)])
@@ -105,7 +104,6 @@ def choose_ends(fits: Ints, bounds: Ints, origins: Ints, overhead: int) -> Ints:
         fits: (p,) the last boundary of a chunk that begins at piece 0, 1, ...; boundary i is before piece i.
         bounds: (p + 1,) token at each boundary.
         origins: (p,) token from which the tokens of a chunk that begins at each piece are counted.
-        overhead: special tokens of a sample.
     """
     begins = np.arange(len(fits))
     best, best_cost = fits, np.full(len(fits), np.inf)
@@ -153,7 +151,6 @@ def make_samples(key: int, sample_ids: Ints, chunks: Chunks, addresses: Ints, do
     Args:
         key: names the draws, together with the sample ids.
         sample_ids: (n,) of the chunks.
-        chunks: n chunks.
         addresses: (d,) token address at which each document begins.
         documents: (d,) number of each document.
     """
@@ -173,7 +170,6 @@ def exchange_second_segments(key: int, samples: Samples, limit: int) -> Samples:
 
     Args:
         key: names the draws, together with the sample ids.
-        samples: a window.
         limit: largest number of tokens of both segments together.
     """
     drawn = uniforms(make_key(key, "random second"), samples.sample_ids) < RANDOM_SECOND_PROBABILITY
@@ -192,12 +188,13 @@ def pair_rows(rows: Ints, documents: Ints) -> tuple[Ints, Ints]:
 
     Args:
         rows: (r,) in an order in which neighbours are alike.
-        documents: (r,) their documents.
 
     Returns:
         Two arrays of equal length; each row occurs at most once. Rows of a document that has most of the rows, or all
         of a stretch of them, may be left over.
     """
+    # Neighbours are alike in length, and segments that change places should be; but rows of one document must not meet.
+    # Pairing (0,1)(2,3).. and then (1,2)(3,4).. of what is left separates most of those that stood side by side.
     ones, others = [], []
     for attempt in range(_NEAR_LENGTH_ROUNDS + 1):
         if attempt == _NEAR_LENGTH_ROUNDS:

@@ -31,10 +31,7 @@ class Stream:
     """Samples by their position in an epoch.
 
     Args:
-        corpora: all corpora of the run.
         members: which of them this stream joins; consecutive numbers.
-        selections: of all corpora.
-        placement: of all corpora.
     """
 
     def __init__(
@@ -56,9 +53,6 @@ class Stream:
         """The samples at positions [begin, end), each of one segment or two.
 
         Args:
-            order: from `order`.
-            begin: first position.
-            end: behind the last.
             sample_ids: (end - begin,) their numbers, which name their draws.
         """
         parts = []

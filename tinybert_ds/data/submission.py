@@ -16,6 +16,7 @@ from tinybert_ds.data.metrics import Values
 from tinybert_ds.data.task_files import read_table
 from tinybert_ds.data.task_spec import TaskSpec, file_spelling
 from tinybert_ds.errors import DataError
+from tinybert_ds.foreign_text import quoted
 
 SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
     ("cola", "test"): "CoLA.tsv",
@@ -59,8 +60,8 @@ def read_index(spec: TaskSpec, data_dir: Path, split: str) -> list[str]:
     for (line, _), name in zip(table.rows, index, strict=True):
         if name in seen:
             raise DataError(
-                f"{table.path}, line {line}, column {header[column]!r}: {name!r} names a row above too; give the test "
-                "file as the benchmark distributes it"
+                f"{table.path}, line {line}, column {header[column]!r}: {quoted(name)} names a row above too; give the "
+                "test file as the benchmark distributes it"
             )
         seen.add(name)
     return index

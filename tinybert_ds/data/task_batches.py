@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerFast
 from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
 from tinybert_ds.data.order import Ints, make_key
 from tinybert_ds.data.task_files import Examples, Labels
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.data.tokenizer import returns_token_types
+from tinybert_ds.errors import ConfigError, ModelError
 from tinybert_ds.types import Batch
 
 
@@ -36,6 +37,11 @@ class EncodedExamples:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @cached_property
+    def has_second_segments(self) -> bool:
+        """Whether any token is of type 1."""
+        return bool((self.segment_a_lengths < self.lengths).any())
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -59,6 +65,7 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
 
     Raises:
         ConfigError: `max_seq_length` leaves no room beside the special tokens.
+        ModelError: The tokeniser's token types are not 0 for one text and 1 for the other.
     """
     block = row_encoder(tokenizer, max_seq_length, pair=len(examples.texts) == 2)(examples)
     offsets = np.concatenate([[0], np.cumsum(block.lengths)])
@@ -86,6 +93,8 @@ def row_encoder(
             f"{special + 1 + pair}; the usual lengths are 64 for one text and 128 for two"
         )
     engine.no_padding()
+    if returns_token_types(tokenizer):
+        _require_two_types(engine, str(tokenizer.name_or_path))
     engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
 
     def encode_block(examples: Examples) -> EncodedBlock:
@@ -98,6 +107,18 @@ def row_encoder(
         return EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
 
     return encode_block
+
+
+def _require_two_types(engine: Tokenizer, name: str) -> None:
+    """Refuse token types that a row cannot be described by, where a model would be given them."""
+    for inputs in (("a",), ("a", "a")):
+        types = engine.encode(*inputs).type_ids
+        if sorted(types) != types or not set(types) <= {0, 1}:
+            raise ModelError(
+                f"the tokeniser {name!r} gives the token types {types}; rows are made of type 0 and, behind it, type "
+                '1. Leave "token_type_ids" out of model_input_names in its tokenizer_config.json if its model was '
+                "trained without them, or give another tokeniser"
+            )
 
 
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
@@ -118,14 +139,10 @@ class TaskSource:
     """The batches of a task's rows: a `batching.BatchSource`. `Batch.sample_ids` are row numbers of the file.
 
     Args:
-        encoded: the rows.
-        global_batch_size: rows of an optimizer step, over all ranks and micro-batches.
         max_seq_length: what "reference" padding pads to, and what the rows were cut to.
         seed: names the order, together with the epoch.
         padding: "valid" or "reference", see `batching.RowLayout`.
-        pad_id: token id of padding.
         shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
-        type_vocab_size: of the model; below 2 it knows no second segment.
     """
 
     def __init__(
@@ -138,14 +155,13 @@ class TaskSource:
         padding: Padding,
         pad_id: int,
         shuffle: bool = True,
-        type_vocab_size: int = 2,
     ) -> None:
         assert global_batch_size > 0, global_batch_size
         assert encoded.lengths.max() <= max_seq_length, (encoded.lengths.max(), max_seq_length)
         self._encoded = encoded
         self._lengths = encoded.lengths
         self._global_batch_size = global_batch_size
-        self._layout = RowLayout(padding, max_seq_length, pad_id, type_vocab_size)
+        self._layout = RowLayout(padding, max_seq_length, pad_id)
         self._seed = seed
         self._shuffle = shuffle
         # Two epochs: a prefetching reader may look into the next one while this one ends.

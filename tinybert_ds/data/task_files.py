@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tinybert_ds.data.table_formats import file_format, read_records
-from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, describe_labels, label_ids
+from tinybert_ds.data.table_formats import file_format, is_pattern
+from tinybert_ds.data.task_checks import SplitAudit
+from tinybert_ds.data.task_labels import Labels, parse_labels
+from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.errors import DataError
-
-Labels = NDArray[np.int64 | np.float32]
-"""(N,) class ids, int64, or scores, float32."""
-
-BLOCK_ROWS = 8192
-"""Rows that are read and tokenised at once: enough for all threads of the tokeniser, few enough for the memory."""
+from tinybert_ds.foreign_text import listed, shown
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts[0])
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows of one split as they are written, in the order of the file; rows of another width are left out."""
-
-    path: Path
-    header: list[str] | None
-    rows: list[tuple[int, list[str]]]  # (1-based number, fields)
-    text_columns: tuple[int, ...]
-    label_column: int | None  # None in an unlabelled file
-    skipped_rows: int = 0  # rows with missing fields, where the task allows them
-    unit: str = "line"  # what the numbers count, see `Records`
 
 
 def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
@@ -69,11 +54,31 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
         split: a name in `spec.splits`.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8, or a row does not fit; names the file, line and column.
+        DataError: see `read_labelled_blocks`.
     """
-    for table in read_table_in_blocks(spec, data_dir, split):
+    for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
-        yield Examples(table.path, texts, parse_labels(spec, table, split), table.skipped_rows)
+        yield Examples(table.path, texts, labels, table.skipped_rows)
+
+
+def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[tuple[Table, Labels | None]]:
+    """Read one split of a task with all its columns and its labels; what is odd about its rows is told at the end.
+
+    Args:
+        spec: the task.
+        data_dir: the folder with its files.
+        split: a name in `spec.splits`.
+
+    Raises:
+        DataError: see `read_table_in_blocks` and `SplitAudit`, or a label is none of the task's; names the file, line
+            and column.
+    """
+    audit = SplitAudit(spec, split, _layout(spec, split))
+    for table in read_table_in_blocks(spec, data_dir, split):
+        labels = parse_labels(spec, table, split)
+        audit.look(table, labels)
+        yield table, labels
+    audit.finish()
 
 
 def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
@@ -92,40 +97,81 @@ def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
         split: a name in `spec.splits`.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8, or a row has missing or surplus fields; names file and line.
+        DataError: a file is missing, empty or not UTF-8, or a row has missing or surplus fields; names file and line.
     """
-    if split not in spec.splits:
-        raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
-    layout = spec.splits[split]
-    path = spec.split_path(data_dir, split)
+    paths = split_files(spec, data_dir, split)
     try:
-        yield from _read_blocks(path, spec, layout)
+        yield from read_tables(paths, spec, split)
     except OSError as error:
-        maker = ": data_tools/data_augmentation.py writes it" if path.stem.endswith("_aug") else ""
-        raise DataError(
-            f"cannot read {path}: {error.strerror}. Task {spec.name} needs this file in --data_dir{maker}; "
-            f"found there: {_listing(path.parent)}"
-        ) from error
+        path = Path(error.filename) if isinstance(error.filename, str) else paths[0]
+        raise _cannot_read(spec, path, error) from error
 
 
-def require_file(spec: TaskSpec, data_dir: str | Path, split: str) -> Path:
-    """Return the file of a split.
+def split_files(spec: TaskSpec, data_dir: str | Path, split: str) -> list[Path]:
+    """Return the files of a split, and directories of `datasets`, in the order in which they are read.
+
+    The files of a pattern are in the order of their names; a file that is named need not be there.
 
     Raises:
-        DataError: It is not there; says what is in its place.
+        DataError: No such split, no file that a pattern matches, or a file that is named twice.
     """
-    path = spec.split_path(data_dir, split)
-    if not path.is_file():
-        next(read_table_in_blocks(spec, data_dir, split))  # says what is wrong
-    return path
+    layout = _layout(spec, split)
+    found: list[Path] = []
+    for name in (layout.file, *layout.more_files):
+        path = spec.file_path(data_dir, name)
+        matches = [path]
+        if is_pattern(name) and not path.exists():
+            pattern = os.path.normpath(os.path.join(glob.escape(str(data_dir)), name))
+            matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+            if not matches:
+                raise DataError(
+                    f"task {spec.name}: no file matches {shown(name)!r} of split {split} in --data_dir; found in "
+                    f"{data_dir}: {_listing(Path(data_dir))}"
+                )
+        found += matches
+    twice = sorted({str(path) for path in found if found.count(path) > 1})
+    if twice:
+        raise DataError(f"task {spec.name}, split {split}: {listed(twice)} would be read twice; name each file once")
+    return found
 
 
-def without_tabs(table: Table) -> Table:
+def require_files(spec: TaskSpec, data_dir: str | Path, split: str) -> list[Path]:
+    """Return the files of a split, see `split_files`.
+
+    Raises:
+        DataError: One is not there; says what is in its place.
+    """
+    paths = split_files(spec, data_dir, split)
+    for path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            raise _cannot_read(spec, path, error) from error
+    return paths
+
+
+def content_files(paths: list[Path]) -> list[Path]:
+    """Return the files whose bytes decide what is read: all of a directory's, in the order of their names."""
+    return [
+        file
+        for path in paths
+        for file in (sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path])
+    ]
+
+
+def without_tabs(table: Table, text_format: TextFormat) -> Table:
     """Return a table whose fields can be written tab-separated: tabs and line breaks inside them become spaces.
 
     A tab-separated file's own fields stay as they are.
+
+    Args:
+        table: Of one file.
+        text_format: What the task says about the file.
     """
-    if file_format(table.path) == "tsv":
+    if file_format(table.path) == "tsv" and replace(text_format, encoding="", quotes=bool(text_format.quotes)) in (
+        TextFormat(quotes=False),
+        TextFormat(separator="\t", quotes=False),
+    ):
         return table
     clean = {ord(character): " " for character in "\t\r\n"}
     rows = [(number, [field.translate(clean) for field in fields]) for number, fields in table.rows]
@@ -133,122 +179,22 @@ def without_tabs(table: Table) -> Table:
     return replace(table, header=header, rows=rows)
 
 
-def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
-    """Return the labels of all rows, None where the file has none.
+def _layout(spec: TaskSpec, split: str) -> SplitFile:
+    if split not in spec.splits:
+        raise DataError(f"task {spec.name} has no split {split!r}; it has {', '.join(spec.splits)}")
+    return spec.splits[split]
 
-    Raises:
-        DataError: something that is no label or score of the task; names file, line and column.
-    """
-    if table.label_column is None:
-        return None
-    known_labels = label_ids(spec)
-    label = spec.splits[split].label
-    labels = [
-        parse_label(
-            fields[table.label_column], spec, known_labels, f"{table.path}, {table.unit} {line}, column {label!r}"
-        )
-        for line, fields in table.rows
-    ]
-    return np.asarray(labels, dtype=np.float32 if spec.is_regression else np.int64)
+
+def _cannot_read(spec: TaskSpec, path: Path, error: OSError) -> DataError:
+    maker = ": data_tools/data_augmentation.py writes it" if path.stem.endswith("_aug") else ""
+    return DataError(
+        f"cannot read {path}: {error.strerror or error}. Task {spec.name} needs this file in --data_dir{maker}; "
+        f"found there: {_listing(path.parent)}"
+    )
 
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return (", ".join(names[:10]) or "nothing") + (" ..." if len(names) > 10 else "")
-
-
-def _read_blocks(path: Path, spec: TaskSpec, layout: SplitFile) -> Iterator[Table]:
-    needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
-    unit, header, rows = read_records(path, needed)
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{path} is empty; give a file with at least one example")
-    line = first[0]
-    if header is None and layout.header:
-        header = first[1]
-    else:
-        rows = chain([first], rows)
-    width, text_columns, label_column = _find_columns(header or first[1], header is not None, layout, path, line)
-    skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
-    found = 0
-    while block := list(islice(rows, BLOCK_ROWS)):
-        whole = [row for row in block if len(row[1]) == width]
-        if len(whole) < len(block) and not skip_short_rows:
-            number, fields = next(row for row in block if len(row[1]) != width)
-            count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-            raise DataError(
-                f"{path}, {unit} {number}: {count}, but line {line} has {width}. Texts of a tab-separated file may "
-                "hold no tabs or line breaks, those of a .csv with commas stand in quotation marks; mend or remove "
-                "the row"
-            )
-        found += len(whole)
-        yield Table(path, header, whole, tuple(text_columns), label_column, len(block) - len(whole), unit)
-    if not found:
-        raise DataError(f"{path} holds no rows; give a file with at least one example")
-
-
-def _find_columns(
-    first: list[str], header: bool, layout: SplitFile, path: Path, line: int
-) -> tuple[int, list[int], int | None]:
-    """Return the number of fields of a row, the positions of the texts, and that of the label if the file has it.
-
-    Args:
-        first: The header, or the fields of the first row; it stands in line `line`.
-    """
-    first = [field.strip() for field in first]
-    positions = [_position(column, first, header) for column in layout.texts]
-    label = None if layout.label is None else _position(layout.label, first, header)
-    missing = [column for column, at in zip(layout.texts, positions, strict=True) if at is None]
-    if layout.label is not None and label is None and layout.label_required:
-        missing.append(layout.label)
-    if missing:
-        found = f"the columns {', '.join(first)}" if header else f"{len(first)} fields and no header"
-        raise DataError(
-            f"{path}, line {line}: no column {', '.join(repr(column) for column in missing)}; found "
-            f"{found}. Columns are separated by tabs, in a .csv by commas; name the right ones in the task file or "
-            "rename them in the data"
-        )
-    return len(first), [at for at in positions if at is not None], label
-
-
-def _position(column: Column, first: list[str], header: bool) -> int | None:
-    """Return where a column is: by its name in the header, else by its number."""
-    if header and column in first:
-        return first.index(str(column))
-    if str(column).isdecimal() and int(column) < len(first):
-        return int(column)
-    return None
-
-
-def parse_label(text: str, spec: TaskSpec, known: dict[str, int], where: str) -> float:
-    """Return the class id or the score that a field spells.
-
-    Args:
-        text: The field.
-        spec: The task.
-        known: From `label_ids`.
-        where: File, row and column, for the message.
-
-    Raises:
-        DataError: It is no label or score of the task.
-    """
-    if not spec.is_regression:
-        label = known.get(text.strip().lower())
-        if label is None:
-            raise DataError(
-                f"{where}: task {spec.name} has no label {text!r}; it has {describe_labels(spec)}. "
-                "Mend the row, or list the label in a task file (--task_file)"
-            )
-        return label
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    low, high = spec.score_range or (-math.inf, math.inf)
-    if not (math.isfinite(score) and low <= score <= high):
-        raise DataError(
-            f"{where}: {text!r} is no score of task {spec.name}; scores are numbers from {low:g} to {high:g}"
-        )
-    return score
+    return (", ".join(map(shown, names[:10])) or "nothing") + (" ..." if len(names) > 10 else "")

@@ -7,6 +7,7 @@ turns them into batches. Labels have names: a class id is a position in `label_n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +17,32 @@ REGRESSION_METRICS = ("pearson", "spearman")
 SEQUENCE_LENGTHS = {1: 64, 2: 128}
 """Default `max_seq_length` by number of texts in a row (arXiv 1909.10351, section 4.2)."""
 
+_WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0+$")
+
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
 
 
 @dataclass(frozen=True)
-class SplitFile:
-    """One split of a task: a tab-separated file and where its texts and labels are."""
+class TextFormat:
+    """How the text files of a split are written, where their suffixes do not say it."""
 
-    file: str
+    separator: str = ""  # between fields; "": a comma in .csv, else a tab
+    encoding: str = ""  # "": UTF-8, with or without a byte-order mark
+    quotes: bool | None = None  # whether fields may stand in quotation marks; None: in all files but tab-separated ones
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """One split of a task: its file, or its files, and where its texts and labels are."""
+
+    file: str  # or a pattern, or a directory of the `datasets` library
     texts: tuple[Column, ...]  # one column, or two for sentence pairs
     label: Column | None
     header: bool = True
     label_required: bool = True  # False: a file without the label column is read as unlabelled
+    more_files: tuple[str, ...] = ()  # read behind the first one
+    text_format: TextFormat = TextFormat()
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class TaskSpec:
     score_range: tuple[float, float] | None = None
     max_seq_length: int = 64
     skip_short_rows: bool = False  # rows with missing fields are skipped and counted, not refused
+    skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
     directory: str = ""  # of a GLUE task: its folder below --glue_dir
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
 
@@ -65,17 +80,34 @@ class TaskSpec:
 
     def split_path(self, data_dir: str | Path, split: str) -> Path:
         """Return the path of a split's file; one beside the folder is found by the folder's name, if that is a link."""
-        return Path(os.path.normpath(Path(data_dir) / self.splits[split].file))
+        return self.file_path(data_dir, self.splits[split].file)
+
+    @staticmethod
+    def file_path(data_dir: str | Path, file: str) -> Path:
+        """Return the path of a file that the task names, see `split_path`."""
+        return Path(os.path.normpath(Path(data_dir) / file))
 
     def label_id(self, text: str) -> int | None:
         """Return the class id of a label as a file or a model spells it, or None when it is unknown."""
-        return label_ids(self).get(text.strip().lower())
+        return find_label(label_ids(self), text)
 
 
 def label_ids(spec: TaskSpec) -> dict[str, int]:
     """Return lower-case spelling -> class id, names and aliases together."""
     ids = {name.lower(): index for index, name in enumerate(spec.label_names)}
     return {**{alias: ids[name.lower()] for alias, name in spec.label_aliases.items()}, **ids}
+
+
+def find_label(known: Mapping[str, int], text: str) -> int | None:
+    """Return the class id that a text spells, None where none does; 1.0, as pandas writes numbers, is 1.
+
+    Args:
+        known: From `label_ids`.
+        text: As a file or a model spells it.
+    """
+    word = text.strip().lower()
+    found = known.get(word)
+    return known.get(_WHOLE_NUMBER.sub(r"\1", word)) if found is None else found
 
 
 def file_spelling(spec: TaskSpec, label: int) -> str:

@@ -18,16 +18,18 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain, save_array
+from tinybert_ds.data.cache import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
-from tinybert_ds.data.task_files import Examples, read_split_in_blocks, require_file
-from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
+from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +52,18 @@ def load_rows(
     """Return the tokenised rows of a split, memory-mapped, after tokenising them if nobody has.
 
     Args:
-        spec, data_dir, split: See `read_split`.
-        tokenizer: Of the models.
         max_seq_length: What rows are cut to.
-        home: The folder of derived data, from `cache_home`.
         first: Whether this process is the one of its host that does the work and reports, if there is work.
 
     Raises:
         ConfigError, DataError: see `read_split`, `encode` and `obtain`.
     """
-    path = require_file(spec, data_dir, split)
+    paths = require_files(spec, data_dir, split)
+    path = paths[0]
+    hashes = [hash_file(file)._asdict() for file in content_files(paths)]
     key = {
         "version": FORMAT_VERSION,
-        "file": hash_file(path)._asdict(),
+        "file": hashes[0] if len(hashes) == 1 else hashes,
         "format": file_format(path),
         "task": _what_decides(spec, split),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -74,7 +75,7 @@ def load_rows(
         logger.info("tokenising %s, kept in %s", path, directory)
         encoder = row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
         with progress_bar(
-            total=estimate_rows(path), desc=f"tokenising {path.name}", unit="row", unit_scale=True
+            total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
             blocks = read_split_in_blocks(spec, data_dir, split)
             _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
@@ -82,12 +83,40 @@ def load_rows(
     return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
 
+def judge_rows(
+    rows: EncodedExamples, tokenizer: PreTrainedTokenizerFast, path: Path, *, allow_unknown: bool
+) -> str | None:
+    """Count the words of a split that the tokeniser does not know; see `judge_unknown`.
+
+    Args:
+        rows: Of the split.
+        tokenizer: That made them.
+        path: Of the file, for the message.
+        allow_unknown: Whether mostly unknown text is wanted.
+    """
+    unknown_token = unknown_id(tokenizer.backend_tokenizer)
+    if unknown_token is None:
+        return None
+    unknown = count_unknown(rows.tokens, unknown_token)
+    special = set(special_ids(tokenizer).all_special) - {unknown_token}
+    words = len(rows.tokens) - count_special(rows.tokens, special)
+    logger.info("%s: %s", path, describe_unknown(unknown, words))
+    return judge_unknown(unknown, words, text=str(path), allowed=allow_unknown)
+
+
 def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     """Everything of a task that can change how a file is read."""
     content = {**asdict(spec), "splits": asdict(spec.splits[split])}
     for name in ("name", "directory", "metrics", "official", "eval_splits", "max_seq_length", "augmented_copies"):
         content.pop(name)
-    content["splits"].pop("file")  # of the file its content counts
+    for name in ("file", "more_files"):  # of files their content counts
+        content["splits"].pop(name)
+    layout = spec.splits[split]
+    unquoted = file_format(layout.file) == "tsv" and layout.text_format == TextFormat(quotes=False)
+    if unquoted or layout.text_format == TextFormat():  # rows that were kept before it could be stated stay valid
+        content["splits"].pop("text_format")
+    if not spec.skip_labels:
+        content.pop("skip_labels")
     return dict(json.loads(json.dumps(content)))
 
 
@@ -126,7 +155,7 @@ def _write(
 def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
     """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        record = parse_json((directory / _RECORD).read_bytes())
         rows = _map(directory, record["skipped_rows"])
         return rows if (record["key"], record["fingerprint"]) == (key, rows.fingerprint) else None
     except (DataError, OSError, ValueError, KeyError, TypeError):  # not there, or not as it was written
@@ -140,7 +169,7 @@ def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
     return EncodedExamples(
         shard.tokens,
         ends,
-        np.load(directory / _SEGMENTS, mmap_mode="r", allow_pickle=False),
-        np.load(labels, mmap_mode="r", allow_pickle=False) if labels.is_file() else None,
+        map_array(directory / _SEGMENTS),
+        map_array(labels) if labels.is_file() else None,
         skipped_rows,
     )

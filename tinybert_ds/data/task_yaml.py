@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tinybert_ds.data.table_formats import names_its_columns
-from tinybert_ds.data.task_spec import CLASSIFICATION_METRICS, REGRESSION_METRICS, SEQUENCE_LENGTHS, SplitFile, TaskSpec
-from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.data.task_spec import (
+    CLASSIFICATION_METRICS,
+    REGRESSION_METRICS,
+    SEQUENCE_LENGTHS,
+    SplitFile,
+    TaskSpec,
+    TextFormat,
+)
+from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
+from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.strict_formats import read_yaml
 
 _KEYS = {
     "name": "what the task is called",
-    "files": "split -> file below --data_dir: .tsv, .csv, .jsonl or .parquet; train, dev and, if there is one, test",
+    "files": "split -> file below --data_dir, or a list of files, or a pattern such as train-*.parquet: .tsv, .csv, "
+    ".jsonl, .json (text may be .gz, .xz, .zst) or .parquet, or a directory of `datasets`' save_to_disk; train, dev "
+    "and, if there is one, test",
     "header": "true if the files' first line names the columns (default), else false",
-    "text": "the column of the text, or a list of two columns for pairs",
+    "separator": "what stands between columns of text files: one character, `tab`, or several characters that are "
+    "never quoted (default: a comma in .csv, else a tab)",
+    "quotes": "true if fields of text files may stand in quotation marks, false if the marks are part of the text "
+    "(default: false if separated by tabs, else true)",
+    "encoding": "of text files, such as utf-16 or cp1252 (default: utf-8)",
+    "text": "the column of the text, or a list of two columns for pairs; answer.text is the key text inside answer",
     "label": "the column of the label or the score",
     "labels": "list of the label names, in the order of the class ids",
     "aliases": "other spellings of labels in the files -> label name",
+    "skip_labels": "list of labels whose rows are left out, such as - in SNLI",
     "score_range": "lowest and highest score, for regression instead of labels",
     "metric": "one metric, or a list whose mean decides which checkpoint is best",
     "max_seq_length": "tokens a row is cut to",
     "eval_split": "the split that decides which checkpoint is best (default dev)",
 }
+_LISTED_PROBLEMS = 20
 _REQUIRED = ("files", "text", "label", "metric")
 
 
@@ -37,7 +54,7 @@ def load_task_file(path: str | Path) -> TaskSpec:
     """
     path = Path(path)
     content = _read_yaml(path)
-    problems = [f"{key}: unknown key" for key in content if key not in _KEYS]
+    problems = [f"{shown(key)}: unknown key{did_you_mean(key[:80], _KEYS)}" for key in content if key not in _KEYS]
     problems += [f"{key}: missing ({_KEYS[key]})" for key in _REQUIRED if key not in content]
     if "labels" in content and "score_range" in content:
         problems.append(
@@ -50,21 +67,17 @@ def load_task_file(path: str | Path) -> TaskSpec:
         if not problems:
             return spec
     listing = "\n".join(f"    {key}: {meaning}" for key, meaning in _KEYS.items())
+    if len(problems) > _LISTED_PROBLEMS:
+        problems[_LISTED_PROBLEMS:] = [f"and {len(problems) - _LISTED_PROBLEMS} more problems"]
     raise_all(
-        [f"{path}: {problem}" for problem in problems[:-1]] + [f"{path}: {problems[-1]}\nA task file holds:\n{listing}"]
+        [f"{path}: {shown(problem, 500)}" for problem in problems[:-1]]
+        + [f"{path}: {shown(problems[-1], 500)}\nA task file holds:\n{listing}"]
     )
     raise AssertionError("unreachable: there are problems")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings as written
-    except OSError as error:
-        raise ConfigError(f"--task_file: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--task_file: {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--task_file: {path} is not valid YAML: {error}") from error
+    content = read_yaml(path, "--task_file")
     if not isinstance(content, dict):
         raise ConfigError(f"--task_file: {path} must hold `key: value` lines; found {type(content).__name__}")
     return content
@@ -77,9 +90,12 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
     labels = _strings(content.get("labels", []))
     metrics = _strings(content["metric"])
     files = content["files"] if isinstance(content["files"], dict) else {}
+    named = {split: _strings(file) for split, file in files.items()}
+    text_format, format_problems = _text_format(content)
     eval_split = str(content.get("eval_split", "dev"))
     aliases = content.get("aliases", {})
     header = str(content.get("header", "true")).lower()
+    skip_labels = _strings(content.get("skip_labels", []))
     score_range = _score_range(content.get("score_range"), problems)
     max_seq_length = str(content.get("max_seq_length", SEQUENCE_LENGTHS.get(len(texts), 64)))
 
@@ -87,32 +103,31 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"text: one or two columns are possible, found {len(texts)}")
     if "train" not in files or eval_split not in files:
         problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {', '.join(files) or 'none'}")
-    problems += [
-        f"files: {split}: one file name, found {file or 'none'}"
-        for split, file in files.items()
-        if not isinstance(file, str) or not file
-    ]
-    if header not in ("true", "false"):
-        problems.append(f"header: true or false, found {header!r}")
-    problems += [
-        f"header: {file} names its columns by itself; leave `header: false` out"
-        for file in files.values()
-        if header == "false" and names_its_columns(str(file))
-    ]
+    problems += _file_problems(files)
+    problems += format_problems
+    problems += _header_problems(header, named)
     if "labels" in content and (len(labels) < 2 or len({label.lower() for label in labels}) < len(labels)):
         problems.append(f"labels: at least two different names (capitals do not count), found {labels}")
-    if not max_seq_length.isdecimal() or int(max_seq_length) < 8:
+    if not _is_length(max_seq_length):
         problems.append(f"max_seq_length: a whole number from 8 up, found {max_seq_length!r}")
     problems += _column_problems(content, texts)
     problems += _alias_problems(aliases, labels)
+    problems += _label_problems(labels, skip_labels, aliases)
     problems += _metric_problems(metrics, labels)
     spec = TaskSpec(
         name=str(content.get("name", default_name)),
         splits={
-            str(split): SplitFile(
-                str(file), tuple(texts), str(content["label"]), header == "true", label_required=split != "test"
+            split: SplitFile(
+                names[0],
+                tuple(texts),
+                str(content["label"]),
+                header == "true",
+                label_required=split != "test",
+                more_files=tuple(names[1:]),
+                text_format=text_format,
             )
-            for split, file in files.items()
+            for split, names in named.items()
+            if names
         },
         metrics=tuple(metrics),
         official=tuple(metrics),
@@ -120,9 +135,84 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         label_names=tuple(labels),
         label_aliases={alias.lower(): name for alias, name in aliases.items()} if isinstance(aliases, dict) else {},
         score_range=score_range,
-        max_seq_length=int(max_seq_length) if max_seq_length.isdecimal() else 64,
+        max_seq_length=int(max_seq_length) if _is_length(max_seq_length) else 64,
+        skip_labels=tuple(skip_labels),
     )
     return spec, problems
+
+
+def _file_problems(files: dict[str, Any]) -> list[str]:
+    problems = []
+    for split, given in files.items():
+        names = given if isinstance(given, list) else [given]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            problems.append(f"files: {split}: a file name or a list of them, found {shown(given or 'none')}")
+    return problems
+
+
+def _header_problems(header: str, named: dict[str, list[str]]) -> list[str]:
+    if header not in ("true", "false"):
+        return [f"header: true or false, found {header!r}"]
+    return [
+        f"header: {file} names its columns by itself; leave `header: false` out"
+        for names in named.values()
+        for file in names
+        if header == "false" and names_its_columns(file)
+    ]
+
+
+def _text_format(content: dict[str, Any]) -> tuple[TextFormat, list[str]]:
+    """Return how text files are written and what is wrong with it."""
+    problems = []
+    separator, encoding = content.get("separator", ""), content.get("encoding", "")
+    quotes = content.get("quotes", "")
+    if separator in ("tab", "\\t"):
+        separator = "\t"
+    if "separator" in content and (
+        not isinstance(separator, str) or not separator or any(mark in separator for mark in '"\r\n')
+    ):
+        problems.append(
+            f"separator: what stands between two columns, without quotation marks, found {shown(separator)!r}"
+        )
+    if "encoding" in content and not _is_encoding(encoding):
+        problems.append(f"encoding: a name that Python knows, such as utf-16 or cp1252, found {shown(encoding)!r}")
+    if "quotes" in content and quotes not in ("true", "false"):
+        problems.append(f"quotes: true or false, found {shown(quotes)!r}")
+    if quotes == "true" and isinstance(separator, str) and len(separator) > 1:
+        problems.append("quotes: fields between separators of several characters cannot be quoted; leave it out")
+    files = content["files"] if isinstance(content["files"], dict) else {}
+    names = [name for given in files.values() for name in _strings(given)]
+    stated = [key for key in ("separator", "quotes") if key in content]
+    if stated and names and all(names_its_columns(name) for name in names):
+        problems.append(f"{', '.join(stated)}: for text files only; {listed(names, 2)} names its columns by itself")
+    if problems:
+        return TextFormat(), problems
+    return TextFormat(separator, encoding, None if quotes == "" else quotes == "true"), []
+
+
+def _is_encoding(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and b"a\n".decode("ascii").encode(name) != b""
+    except (LookupError, UnicodeError, ValueError):  # the last: a name with a null byte
+        return False
+
+
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) < 9 and int(text) >= 8
+
+
+def _label_problems(labels: list[str], skip_labels: list[str], aliases: Any) -> list[str]:
+    known = {label.lower() for label in [*labels, *(aliases if isinstance(aliases, dict) else [])]}
+    problems = [
+        f"skip_labels: {quoted(label)} is one of labels or aliases too; leave it out there or here"
+        for label in skip_labels
+        if label.lower() in known
+    ]
+    if "o" in known and any(label.lower().startswith(("b-", "i-")) for label in labels):
+        problems.append(
+            f"labels: {listed(labels)} label the tokens of a text; a task here has a label for each text or pair"
+        )
+    return problems
 
 
 def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
@@ -148,7 +238,7 @@ def _score_range(value: Any, problems: list[str]) -> tuple[float, float] | None:
         low, high = (float(item) for item in value) if isinstance(value, list) else (0.0, 0.0)
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
-    if not low < high:
+    if not low < high or not (math.isfinite(low) and math.isfinite(high)):
         problems.append(f"score_range: two numbers, the lower first, such as [0, 5]; found {value}")
     return low, high
 

@@ -9,6 +9,7 @@ from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError, did_you_mean
+from tinybert_ds.foreign_text import listed, quoted
 
 __all__ = [
     "TASKS",
@@ -37,7 +38,7 @@ def find_task(task_name: str | None, task_file: str | Path | None) -> TaskSpec:
     spec = TASKS.get(task_name.lower())
     if spec is None:
         raise ConfigError(
-            f"--task_name: there is no task {task_name!r}{did_you_mean(task_name, TASKS)}; known are "
+            f"--task_name: there is no task {quoted(task_name)}{did_you_mean(task_name[:80], TASKS)}; known are "
             f"{', '.join(TASKS)}. "
             "Describe a task of your own in a YAML file and pass it with --task_file"
         )
@@ -59,5 +60,5 @@ def find_task_folder(spec: TaskSpec, glue_dir: str | Path) -> Path:
             return folder
     raise DataError(
         f"--glue_dir: {root} has no folder {spec.directory or spec.name}; it has "
-        f"{', '.join(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
+        f"{listed(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tokenizers
 import xxhash
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
+from tinybert_ds.data.vocabulary import check_ids
 from tinybert_ds.errors import ModelError
+from tinybert_ds.models.directory import model_files, require_fetched
+from tinybert_ds.models.foreign import in_short
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "sentencepiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
 
 # Texts on which tokenisers with one vocabulary differ: casing, accents, Chinese characters, control characters,
 # zero-width characters, full-width forms, ligatures, numbers, brackets that look like special tokens, spaces.
@@ -48,14 +55,14 @@ def load_tokenizer(directory: str | Path, lower_case: bool | None) -> PreTrained
 
     Args:
         directory: a Hugging Face model directory; nothing is ever looked up on a network.
-        lower_case: True or False forces the casing (`--do_lower_case`, `--no_lower_case`); None takes what the
-            directory states.
+        lower_case: True or False forces the casing (`--do_lower_case`, `--no_lower_case`); None leaves the tokeniser
+            as transformers' AutoTokenizer gives it.
 
     Raises:
-        ModelError: not a directory, no tokeniser in it, an unreadable one, or a WordPiece vocabulary whose casing
-            nothing states.
+        ModelError: not a directory, no tokeniser in it, an unreadable one, a WordPiece vocabulary whose casing nothing
+            states, or ids that are not each one token's, or that the model beside it has no embedding for.
     """
-    directory = Path(directory)
+    directory = model_files(directory)
     if not directory.is_dir():
         raise ModelError(
             f"cannot load a tokeniser: {str(directory)!r} is not a directory. Names on a hub are not looked up: "
@@ -66,17 +73,18 @@ def load_tokenizer(directory: str | Path, lower_case: bool | None) -> PreTrained
             f"cannot load a tokeniser: {str(directory)!r} has none of {', '.join(TOKENIZER_FILES)}. "
             "Copy the tokeniser files of the model into it."
         )
-    wanted = _stated_casing(directory) if lower_case is None else lower_case
-    if wanted is None and _is_bare_vocabulary(directory):
+    require_fetched(directory / name for name in TOKENIZER_FILES if (directory / name).is_file())
+    if lower_case is None and _is_bare_vocabulary(directory) and _stated_casing(directory) is None:
         raise ModelError(
             f"the casing of the tokeniser in {str(directory)!r} is unknown: it has a vocab.txt, but neither a "
             "tokenizer.json nor a tokenizer_config.json with do_lower_case. Give --do_lower_case for an uncased "
             "vocabulary or --no_lower_case for a cased one."
         )
-    tokenizer = _load(directory, wanted)
+    tokenizer = _load(directory, _stated_casing(directory) if lower_case is None else lower_case)
     tokenizer.name_or_path = str(directory)
-    if wanted is not None:
-        _set_casing(tokenizer, wanted)
+    if lower_case is not None:
+        tokenizer = _with_forced_casing(tokenizer, lower_case)
+    check_ids(tokenizer, directory, _read_json(directory / "config.json").get("vocab_size"))
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
@@ -131,6 +139,15 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
     )
 
 
+def returns_token_types(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether transformers gives a model token types of this tokeniser that tell two texts apart.
+
+    Some classes, such as ALBERT's, know which token belongs to which text and still do not say so unless asked: their
+    models are used with type 0 everywhere. RoBERTa's template has one type.
+    """
+    return "token_type_ids" in tokenizer.model_input_names and any(_bare_copy(tokenizer).encode("a", "a").type_ids)
+
+
 def tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> str:
     """The tokeniser as the text of a `tokenizer.json`, without truncation and padding."""
     return _bare_copy(tokenizer).to_str()
@@ -158,8 +175,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{str(path)!r} is not a JSON file: {error}. Fetch the model again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{str(path)!r} is not a JSON file: {in_short(error)}. Fetch the model again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{str(path)!r} holds a JSON {type(content).__name__}, not an object. Fetch the model again.")
     return content
@@ -186,11 +203,18 @@ def _load(directory: Path, lower_case: bool | None) -> PreTrainedTokenizerFast:
             return BertTokenizerFast(vocab=str(directory / "vocab.txt"), do_lower_case=bool(lower_case))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # tokenizers raises bare ones
         raise ModelError(
-            f"cannot load the tokeniser in {str(directory)!r}: {error}. Supported are tokenizer.json and vocab.txt; "
-            "convert others with transformers' save_pretrained."
+            f"cannot load the tokeniser in {str(directory)!r}: {in_short(error)}. {_what_to_do(directory)}"
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers made it without any vocabulary
+        wanted = sorted(set(tokenizer.vocab_files_names.values()))
+        found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
+        raise ModelError(
+            f"cannot load the tokeniser in {str(directory)!r}: its class, {type(tokenizer).__name__}, reads "
+            f"{' or '.join(wanted)}, and the directory has none of them that holds words; it has {', '.join(found)}. "
+            "Give the tokeniser files of the model."
+        )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"the tokeniser in {str(directory)!r} is a {type(tokenizer).__name__}, which the tokenizers library does "
@@ -199,16 +223,43 @@ def _load(directory: Path, lower_case: bool | None) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _set_casing(tokenizer: PreTrainedTokenizerFast, lower_case: bool) -> None:
-    """Make the normaliser lower-case, or not; the saved tokeniser says the same."""
+def _what_to_do(directory: Path) -> str:
+    """What helps where the files of a tokeniser are there and transformers cannot read them."""
+    if (directory / "tokenizer.json").is_file():
+        return (
+            "tokenizer.json is damaged, or was written by a newer version of the library than the installed tokenizers "
+            f"{tokenizers.__version__}: fetch it again, or pip install --upgrade tokenizers transformers."
+        )
+    found = [name for name in SENTENCEPIECE_FILES if (directory / name).is_file()]
+    if found and find_spec("sentencepiece") is None:
+        return f"{found[0]} is read with the library sentencepiece: pip install sentencepiece."
+    return "Supported are tokenizer.json, vocab.txt and SentencePiece models; convert others with transformers."
+
+
+def _with_forced_casing(tokenizer: PreTrainedTokenizerFast, lower_case: bool) -> PreTrainedTokenizerFast:
+    """A tokeniser that lower-cases, or does not; saved and loaded by transformers, it does the same."""
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
     changed = _with_casing(state["normalizer"], lower_case)
     if changed != state["normalizer"]:
         state["normalizer"] = changed
         backend.normalizer = Tokenizer.from_str(json.dumps(state)).normalizer
+        if "do_lower_case" not in inspect.signature(type(tokenizer).__init__).parameters:
+            # The class would build a normaliser of its own when it is loaded; the generic one takes that of the file.
+            tokenizer = _generic(tokenizer)
     tokenizer.init_kwargs["do_lower_case"] = lower_case
     tokenizer.do_lower_case = lower_case  # save_pretrained prefers the attribute where there is one
+    return tokenizer
+
+
+def _generic(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_input_names=tokenizer.model_input_names,
+        model_max_length=tokenizer.model_max_length,
+        name_or_path=tokenizer.name_or_path,
+        **tokenizer.special_tokens_map,
+    )
 
 
 def _with_casing(normalizer: dict[str, Any] | None, lower_case: bool) -> dict[str, Any] | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tinybert_ds.data.indexed import FileRecord, hash_file
+from tinybert_ds.data.indexed import find_damage
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.errors import DataError
 
@@ -30,9 +30,6 @@ class Verification:
     """Hashes all files of some corpora in a background thread, until the first damaged one.
 
     One process of each host does it: what another host reads may be another copy.
-
-    Args:
-        directories: outputs of pregenerate_training_data.py.
 
     Raises:
         DataError: one of them is no finished corpus.
@@ -63,21 +60,8 @@ class Verification:
     def _run(self) -> None:
         for path, record in self._files:
             if self._damage is None:
-                self._damage = find_damage(path, record, self._advance)
+                damage = find_damage(path, record, self._advance)
+                self._damage = damage and f"{damage}. {_RESTORE}"
 
     def _advance(self, count: int) -> None:
         self._hashed_bytes += count
-
-
-def find_damage(path: Path, record: FileRecord, advance: Callable[[int], None]) -> str | None:
-    """What is wrong with a file, in a sentence; None when it is what was written. `advance` is told the bytes read."""
-    try:
-        found = hash_file(path, advance)
-    except OSError as error:
-        return f"{str(path)!r} cannot be read: {error.strerror}. {_RESTORE}"
-    if found == record:
-        return None
-    return (
-        f"{str(path)!r} is damaged: its {found.bytes} bytes have the hash {found.xxh3}; {record.bytes} bytes with the "
-        f"hash {record.xxh3} were written. {_RESTORE}"
-    )

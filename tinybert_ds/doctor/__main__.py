@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -16,9 +15,11 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.doctor.findings import Finding, render
 from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
 from tinybert_ds.doctor.machine import facts as facts_of_this_host
+from tinybert_ds.doctor.memory import precision_of
 from tinybert_ds.errors import raise_all
 from tinybert_ds.launch.hostfile import Host, read_hostfile
 from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
+from tinybert_ds.strict_formats import parse_json
 
 Section = tuple[str, list[Finding]]
 
@@ -47,7 +48,8 @@ def examine(values: DoctorArguments) -> list[Section]:
     if len(hosts) > 1 and between:
         sections.append(("between the hosts", between))
     if "error" not in facts_here["accelerator"]:
-        job = importlib.import_module("tinybert_ds.doctor.job")  # needs torch, which may be what is amiss
+        from tinybert_ds.doctor import job  # noqa: PLC0415 - needs torch, which may be what is amiss
+
         usable = [
             (facts, host)
             for facts, host in zip(found, hosts, strict=True)
@@ -81,10 +83,16 @@ def config_problem(path: Path) -> str | None:
     if not path.is_file():
         return "is not a file"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         return f"is no JSON document: {error}"
-    return None if isinstance(content, dict) else f"holds a {type(content).__name__}; it must be a JSON object"
+    if not isinstance(content, dict):
+        return f"holds a {type(content).__name__}; it must be a JSON object"
+    try:
+        precision_of(content)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        return f"has a section zero_optimization, bf16 or fp16 of another shape than DeepSpeed's: {error}"
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

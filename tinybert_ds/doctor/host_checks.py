@@ -27,8 +27,6 @@ def check_host(facts: Facts, slots: int, *, floors: Sequence[Requirement], input
     """Judge one host.
 
     Args:
-        facts: Of the host.
-        slots: Ranks that it is to take.
         floors: Packages that must be there, with their versions.
         inputs: Paths that the job reads; every other path in the facts is one that it writes.
     """

@@ -26,9 +26,7 @@ def examine_job(
     """Look at the job that the command line describes.
 
     Args:
-        values: The parsed command line.
         hosts: The facts of the hosts that answered; the one with the least room decides.
-        world_size: Ranks on all hosts.
     """
     missing = {path for facts, _ in hosts for path, about in facts["paths"].items() if not about["exists"]}
     findings = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -32,10 +31,6 @@ PACKAGES = (
 
 def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
     """Look at this host.
-
-    Args:
-        paths: Files and directories that the job reads or writes; those that do not exist are looked up by their
-            nearest parent.
 
     Returns:
         JSON types only: versions, processors, memory and disk in bytes, accelerators, precisions, programs.
@@ -103,7 +98,7 @@ def _path_facts(path: Path) -> dict[str, Any]:
 def _accelerator() -> dict[str, Any]:
     """Return what torch computes on; "error" where torch itself does not load."""
     try:
-        torch = importlib.import_module("torch")
+        import torch  # noqa: PLC0415 - may be what is amiss
     except (ImportError, OSError) as error:  # OSError: a shared library that is not there
         return {"error": f"{type(error).__name__}: {error}"}
     if torch.cuda.is_available():
@@ -115,8 +110,9 @@ def _accelerator() -> dict[str, Any]:
             "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
             "fp16": True,
         }
-    hardware = importlib.import_module("tinybert_ds.hardware")
-    bf16 = hardware.multiplies_fast(torch.bfloat16, torch.device("cpu"))
+    from tinybert_ds.hardware import multiplies_fast  # noqa: PLC0415 - needs torch
+
+    bf16 = multiplies_fast(torch.bfloat16, torch.device("cpu"))
     return {"kind": "cpu", "names": [platform.processor() or platform.machine()], "bf16": bf16, "fp16": False}
 
 

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, WarmupLR
 from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.arguments.option import ds_values_of, owners_of
-from tinybert_ds.errors import did_you_mean
+from tinybert_ds.engine.optimizer_check import optimizer_problems, scheduler_problems
+from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
 
@@ -71,12 +71,7 @@ _OUTPUTS = {
 
 
 def default_config_path(device_type: str, *, fp16: bool) -> Path:
-    """The shipped config that fits this machine.
-
-    Args:
-        device_type: "cpu", or what the accelerator is called.
-        fp16: Whether the user asked for fp16 (`--fp16`).
-    """
+    """The shipped config that fits this machine."""
     if device_type == "cpu":
         return CONFIG_DIRECTORY / "zero0_fp32.json"
     bf16 = get_accelerator().is_bf16_supported() and not fp16
@@ -89,15 +84,17 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
         shipped = ", ".join(sorted(p.name for p in CONFIG_DIRECTORY.glob("*.json")))
         return {}, [f"--deepspeed_config {path} is not a file; shipped ones in ds_configs/: {shipped}"]
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=dict_raise_error_on_duplicate_keys)
-    except ValueError as error:  # json's own error and the duplicate-key error are both ValueErrors
-        return {}, [f"{path} is no JSON document: {error}"]
+        config = read_json(path, "--deepspeed_config")
+    except ConfigError as error:
+        return {}, [str(error)]
     if not isinstance(config, dict):
         return {}, [f"{path} holds a {type(config).__name__}; a DeepSpeed config is a JSON object"]
     problems = []
     for key in sorted(set(config) - KNOWN_KEYS):
         near = did_you_mean(key, KNOWN_KEYS)
-        problems.append(f"{path}: unknown key {key!r}{near}; DeepSpeed would ignore or refuse it: mend or remove it")
+        problems.append(
+            f"{path}: unknown key {_shown(key)}{near}; DeepSpeed would ignore or refuse it: mend or remove it"
+        )
     return config, problems
 
 
@@ -105,12 +102,6 @@ def resolve_config(
     config: dict[str, Any], arguments: TrainingArguments, *, world_size: int, device_type: str
 ) -> tuple[dict[str, Any], list[str]]:
     """Fill what the arguments own and check what is left.
-
-    Args:
-        config: The JSON as read.
-        arguments: The command line.
-        world_size: Number of ranks.
-        device_type: "cpu" or "cuda".
 
     Returns:
         The config for `deepspeed.initialize` (a scheduler's step counts are still "auto": see `fill_schedule`) and
@@ -143,14 +134,15 @@ def resolve_config(
         owned |= {key: value for key, value in values.items() if key.removeprefix(_SCHEDULE) in takes}
     problems += [problem for key, value in owned.items() for problem in _fill(config, key, value)]
     _fill_outputs(config, Path(arguments.output_dir))
-    problems += [
-        f'{key} is "auto" in the DeepSpeed config, but no argument owns it; give it a value'
-        for key in _remaining_autos(config)
-        if key not in _OWNED
-    ]
     fp16 = config.get("fp16", {}).get("enabled", False)
-    if fp16 and device_type == "cpu":
-        problems.append("fp16 training is not supported on this CPU; take zero1_bf16.json or zero0_fp32.json")
+    autos = [key for key in _remaining_autos(config) if key not in _OWNED]
+    if device_type == "cpu" and (fp16 is True or any(key.startswith("fp16.") for key in autos)):
+        autos = [key for key in autos if not key.startswith("fp16.")]  # whatever they were set to, it would not train
+        problems.append(
+            "fp16 training is not supported on this CPU; remove the section fp16 from the DeepSpeed config, or take "
+            "zero1_bf16.json or zero0_fp32.json"
+        )
+    problems += [f'{key} is "auto" in the DeepSpeed config, but no argument owns it; give it a value' for key in autos]
     autocast = config.get("torch_autocast", {})
     if autocast.get("enabled") and autocast.get("dtype") not in _BFLOAT16:  # float16 would hide its loss scaling
         problems.append(
@@ -160,19 +152,16 @@ def resolve_config(
     if arguments.fp16 and not fp16:
         problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
     config.setdefault("steps_per_print", 2**31 - 1)  # the loop reports by itself
+    if not problems and config.get("scheduler"):
+        scheduler = config["scheduler"]
+        problems += scheduler_problems(_SCHEDULERS[scheduler["type"]], scheduler.get("params", {}))
     if not problems:
         problems += _refused_by_deepspeed(config)
     return config, problems
 
 
 def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int) -> list[str]:
-    """Fill the step counts of the JSON's own scheduler, in place; return the contradictions.
-
-    Args:
-        config: A config from `resolve_config`.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Optimizer steps of the warm-up.
-    """
+    """Fill the step counts of the JSON's own scheduler, in place; return the contradictions."""
     scheduler = config.get("scheduler")
     if not scheduler:
         return []
@@ -226,29 +215,28 @@ def _misshapen(config: dict[str, Any]) -> list[str]:
         if isinstance(config.get(name), dict)
     ]
     problems = [
-        f'{name} in the DeepSpeed config is {json.dumps(value)}; it must be a JSON object, such as {{"enabled": true}}'
+        f'{name} in the DeepSpeed config is {_shown(value)}; it must be a JSON object, such as {{"enabled": true}}'
         for name, value in sections
         if value is not None and not isinstance(value, dict)
     ]
     scheduler = config.get("scheduler")
-    if not problems and scheduler and scheduler.get("type") not in _SCHEDULERS:
-        problems.append(f"scheduler type {scheduler.get('type')!r} is not supported; take {', '.join(_SCHEDULERS)}")
+    if not problems and scheduler and scheduler.get("type") not in tuple(_SCHEDULERS):
+        found = _shown(scheduler.get("type"))
+        problems.append(f"scheduler type {found} is not supported; take {', '.join(_SCHEDULERS)}")
     return problems
 
 
 def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
     optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True, "fused": True}})
     if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW"):
-        found = optimizer.get("type") if isinstance(optimizer, dict) else optimizer
-        return [f'optimizer type {found!r} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
+        found = _shown(optimizer.get("type") if isinstance(optimizer, dict) else optimizer)
+        return [f'optimizer type {found} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
     params = optimizer["params"] = optimizer.get("params") or {}
-    known = {*inspect.signature(torch.optim.AdamW).parameters, "torch_adam", "adam_w_mode"} - {"params"}
-    unknown = sorted(set(params) - known)
-    if unknown:
-        return [f"optimizer.params: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}"]
     if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
         params.setdefault("torch_adam", True)
-        params.setdefault("fused", True)  # torch's own vectorised step, four times as fast as its loop
+        params.setdefault("fused", not params.get("foreach"))  # vectorised, four times as fast as torch's loop
+    if problems := optimizer_problems(params, device_type):
+        return problems
     if params.get("torch_adam"):  # with an offloaded optimizer DeepSpeed would insist on its compiled one
         config.setdefault("zero_force_ds_cpu_optimizer", False)
     return []
@@ -259,14 +247,14 @@ def _fill(config: dict[str, Any], dotted_key: str, value: Any) -> list[str]:
     for name in sections:
         config = config.setdefault(name, {})
         if not isinstance(config, dict):
-            return [f"{name} in the DeepSpeed config is {config!r}; it must be a JSON object"]
+            return [f"{name} in the DeepSpeed config is {_shown(config)}; it must be a JSON object"]
     stated = config.get(key, "auto")
     config[key] = value
     if stated in ("auto", value):
         return []
     return [
-        f'{dotted_key} is {stated!r} in the DeepSpeed config and {value!r} from {_OWNED[dotted_key]}; set it to "auto" '
-        "there or pass the same value"
+        f"{dotted_key} is {_shown(stated)} in the DeepSpeed config and {value!r} from {_OWNED[dotted_key]}; set it to "
+        '"auto" there or pass the same value'
     ]
 
 
@@ -300,6 +288,11 @@ def _refused_by_deepspeed(config: dict[str, Any]) -> list[str]:
             misspelt = item["type"] == "extra_forbidden"
             problems.append(f"unknown key {key!r}; mend or remove it" if misspelt else f"{key}: {item['msg']}")
         return problems
-    except (DeepSpeedConfigError, AssertionError, ValueError, TypeError, AttributeError, KeyError) as error:
-        return [f"DeepSpeed refuses the config: {error}"]
+    except Exception as error:  # it looks at nothing but the config, and raises whatever comes
+        return [f"DeepSpeed refuses the config: {_shown(str(error), 500)}"]
     return []
+
+
+def _shown(value: object, most: int = 200) -> str:
+    text = json.dumps(value) if isinstance(value, bool | dict | list) else repr(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"

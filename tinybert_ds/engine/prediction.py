@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.engine.agreement import read_together
-from tinybert_ds.engine.distributed import World, gather_objects, mean_over_ranks
-from tinybert_ds.engine.lessons import move
+from tinybert_ds.engine.ranks.consensus import read_together
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
@@ -27,9 +27,7 @@ def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[n
     """Return the logits (N, C) of all N rows of a source, in the order of their sample ids, on every rank.
 
     Args:
-        model: Returns "logits".
         source: Its sample ids must be the row numbers 0..N-1.
-        world: The ranks that share the work.
     """
     ids, logits = [], []
     for batches in _steps(source, world):
@@ -48,8 +46,8 @@ def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[n
     return all_logits[order]
 
 
-def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:
-    """Return the scalar loss terms of a source, means over its steps weighted by their rows: "loss", ..."""
+def held_out_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:
+    """Return the scalar loss terms of a source, means over its steps weighted by their rows: "eval_loss", ..."""
     sums: dict[str, torch.Tensor] = {}
     for position, batches in enumerate(_steps(source, world)):
         rows = source.samples_in_step(0, position)
@@ -61,7 +59,7 @@ def mean_loss(model: Model, teacher: Teacher, source: BatchSource, world: World)
                 if value.dim() == 0 and "/" not in name:
                     sums[name] = sums.get(name, torch.zeros(())) + value.double().cpu() * rows
     total = source.samples_in_epoch(0)
-    return mean_over_ranks({name: float(value) / total for name, value in sums.items()}, world)
+    return mean_over_ranks({f"eval_{name}": float(value) / total for name, value in sums.items()}, world)
 
 
 def _steps(source: BatchSource, world: World) -> Iterator[list[Batch]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from tinybert_ds.engine.deepspeed_private import float32_masters, forget_first_step
 from tinybert_ds.models.student import decay_groups
 
 
@@ -21,7 +21,6 @@ def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, sche
 
     Args:
         step: Steps taken before, from 0.
-        total_steps: Steps of the whole run.
         warmup_steps: Steps of the linear rise; the last of them has the peak rate.
         schedule: "linear" decays to 0 just after the last step; "constant" stays.
     """
@@ -39,9 +38,6 @@ def build_engine(
 
     Args:
         module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
-        config: The DeepSpeed config with every "auto" filled.
-        weight_decay: Of all parameters but biases and LayerNorm.
-        total_steps: Optimizer steps of the run.
         warmup: Share of them that is warm-up.
         schedule: "linear" or "constant", unless the config has a scheduler of its own.
 
@@ -64,26 +60,9 @@ def build_engine(
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )
-    _forget_first_step(engine.optimizer)
+    forget_first_step(engine.optimizer)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
-
-
-def _forget_first_step(optimizer: Any) -> None:
-    """Undo the step with zero gradients that DeepSpeed's half-precision optimizer without ZeRO takes when it is made.
-
-    Left alone, it counts as Adam's first step, and the first real update is a quarter smaller than with ZeRO.
-    """
-    if not isinstance(optimizer, FP16_UnfusedOptimizer):
-        return
-    optimizer.optimizer.state.clear()
-    for master, parameter in _masters(optimizer):
-        master.data.copy_(parameter)
-
-
-def _masters(optimizer: FP16_UnfusedOptimizer) -> list[tuple[Tensor, Tensor]]:
-    groups = zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True)
-    return [pair for fp32, fp16 in groups for pair in zip(fp32, fp16, strict=True)]
 
 
 def gradient_norm(engine: Any) -> Tensor | None:
@@ -107,8 +86,7 @@ def full_state(engine: Any) -> dict[str, Tensor]:
     """
     module = engine.module
     state = dict(module.state_dict())
-    unfused = isinstance(engine.optimizer, FP16_UnfusedOptimizer)
-    masters = {id(parameter): master for master, parameter in _masters(engine.optimizer)} if unfused else {}
+    masters = float32_masters(engine.optimizer)
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if name in engine.untrained_originals:
             continue

@@ -25,7 +25,6 @@ def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
 
     Args:
         choice: The user's; "auto" takes fp16 on a GPU, bf16 on a CPU with bf16 instructions, fp32 elsewhere.
-        device: Where it runs; see `dtype_problems`.
     """
     if choice != "auto":
         return _DTYPES[choice]
@@ -44,7 +43,6 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEn
 
     Args:
         encoder: Its parameters are frozen and cast in place.
-        dtype: What it runs in.
         kind: "inference": `deepspeed.init_inference`, a whole copy on every rank. "zero3": an engine without an
             optimizer whose parameters are split among the ranks and gathered layer by layer, for teachers that do not
             fit; every rank must then call the teacher equally often.

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, save_array, try_lock, write_whole
-from tinybert_ds.engine.distributed import World, gather_objects
-from tinybert_ds.engine.lessons import move
-from tinybert_ds.engine.sharing import place_in_directory
+from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, map_array, save_array, try_lock, write_whole
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, place_in_directory
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.types import Batch, EncoderOutput
 
 logger = logging.getLogger(__name__)
@@ -46,12 +46,42 @@ Logits = NDArray[np.float32]
 """(N, C), the teacher's outputs in its own order; row i belongs to sample id i."""
 
 
+def logits_key(
+    *,
+    teacher: str,
+    data: str,
+    max_seq_length: int,
+    dtype: str,
+    types: bool | None,
+    padding: tuple[int, int | None],
+) -> dict[str, Any]:
+    """Everything that decides about the logits of all rows, by name.
+
+    Args:
+        teacher: Fingerprint of its directory.
+        data: Fingerprint of the rows.
+        max_seq_length: What rows are cut to.
+        dtype: What the teacher runs in.
+        types: Whether the teacher is given the rows' token types; None where it has none or all are 0.
+        padding: The token that rows are padded with, and the one that the teacher's config names.
+
+    Returns:
+        What `logits_directory` takes. `types` and `padding` are in it only where they make a difference: entries that
+        were written before they were stay those of the others.
+    """
+    key: dict[str, Any] = {"teacher": teacher, "data": data, "max_seq_length": max_seq_length, "dtype": dtype}
+    if types is not None:
+        key["token_types"] = types
+    if padding[1] is not None and padding[0] != padding[1]:
+        key["padding"] = padding[0]
+    return key
+
+
 def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
     """Where the logits of a teacher, data, tokeniser, length and precision are kept.
 
     Args:
-        home: The folder of derived data.
-        key: Everything that decides about the logits, JSON values.
+        key: From `logits_key`.
     """
     content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
     return home / f"teacher-{xxhash.xxh3_64_hexdigest(content.encode())}"
@@ -60,8 +90,8 @@ def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
 def read_logits(directory: Path, num_rows: int) -> Logits | None:
     """Map the logits of a directory after comparing them with their hash; None where they are missing or damaged."""
     try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-        logits = np.load(directory / _LOGITS, mmap_mode="r", allow_pickle=False)
+        record = parse_json((directory / _RECORD).read_bytes())
+        logits = map_array(directory / _LOGITS)
         return logits if record == _record(logits) and len(logits) == num_rows else None
     except (OSError, ValueError):  # not there, or not as it was written
         return None
@@ -81,11 +111,8 @@ def compute_logits(
     collective for another's work: each looks now and then whether the others have finished.
 
     Args:
-        directory: From `logits_directory`.
-        teacher: Gives logits.
         num_rows: N; sample ids are the row numbers 0..N-1.
         batches_of: From a number of rows to all rows in batches of so many, in an order that never changes.
-        world: The ranks.
 
     Raises:
         ConfigError: The directory cannot be written.
@@ -128,7 +155,6 @@ def cached_teacher(logits: Logits, device: torch.device) -> Teacher:
 
     Args:
         logits: Of all rows. They stay on the disk for a CPU; another device holds them all, a few bytes a row.
-        device: Where the batches are.
     """
     table = None if device.type == "cpu" else torch.from_numpy(np.array(logits)).to(device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,28 @@ from tinybert_ds.arguments.launch import DEFAULT_PORT, LaunchArguments
 from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, raise_all
-from tinybert_ds.launch.environment import environment_file, forwarded_environment
-from tinybert_ds.launch.hostfile import Host, is_local, read_hostfile
+from tinybert_ds.launch import rank
+from tinybert_ds.launch.environment import (
+    RankVariables,
+    launcher_environment,
+    rank_variables,
+    read_own_environment_file,
+    unchanged_by_shells,
+)
+from tinybert_ds.launch.hostfile import Host, hostfile_text, is_local, name_problem, read_hostfile
+from tinybert_ds.launch.processes import VARIABLE
 from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
-from tinybert_ds.launch.supervisor import supervise
+from tinybert_ds.launch.supervisor import say, supervise
 
 PDSH, MPICH, OPENMPI = "pdsh", "mpich", "openmpi"
+SHOWN_LETTERS = 2000
+"""Of the command that is started."""
 
 
 def stages() -> dict[str, Path]:
     """Return the training commands: name -> file in launchers/."""
     files = sorted((CHECKOUT / "launchers").glob("*.py"))
-    return {path.stem: path for path in files if "run_training(" in path.read_text(encoding="utf-8")}
+    return {path.stem: path for path in files if "prepare()" in path.read_text(encoding="utf-8")}
 
 
 def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
@@ -45,7 +56,22 @@ def problems(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
             found.append(f"--no_ssh and --launcher {values.launcher} contradict each other; mpirun needs ssh")
     elif values.node_rank is not None:
         found.append("--node_rank means nothing without --no_ssh; drop it")
-    return found + _missing_programs(values, hosts)
+    if values.master_addr is not None and (problem := name_problem(values.master_addr)):
+        found.append(f"--master_addr: {problem}")
+    return found + _unsafe_paths(values, hosts) + _missing_programs(values, hosts)
+
+
+def _unsafe_paths(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
+    """Return which paths pdsh's remote shells would change; all else that they see is safe."""
+    if values.launcher != PDSH or _all_here(values, hosts):
+        return []
+    paths = {"the checkout": str(CHECKOUT), "its interpreter": sys.executable}
+    return [
+        f"{what} is at {path!r}, and pdsh's remote shells read only letters, digits and _@+=:,./- as they are; move "
+        "it, or start the ranks by run_mpi.sh or --no_ssh"
+        for what, path in paths.items()
+        if not unchanged_by_shells(path)
+    ]
 
 
 def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[str]:
@@ -63,16 +89,18 @@ def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[st
     return []
 
 
-def launcher_command(values: LaunchArguments, hosts: Sequence[Host], master_port: int) -> list[str]:
-    """Return the command line of DeepSpeed's launcher.
+def launcher_command(values: LaunchArguments, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
+    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage.
 
     Args:
         values: The parsed command line.
         hosts: Of the hostfile.
+        hostfile: With these hosts.
         master_port: Where rank 0 will listen.
     """
-    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(Path(values.hostfile).resolve())]
-    words += ["--master_port", str(master_port), "--no_ssh_check"]
+    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
+    # Its own words about what it starts would hold all that is handed on.
+    words += ["--master_port", str(master_port), "--no_ssh_check", "--log_level", "warning"]
     address = values.master_addr or ("127.0.0.1" if _single(hosts) else None)
     if address:
         words += ["--master_addr", address]
@@ -84,14 +112,14 @@ def launcher_command(values: LaunchArguments, hosts: Sequence[Host], master_port
         # DeepSpeed's own way with MPICH hides the exit codes of the ranks; its way with Intel MPI, whose mpirun is the
         # same program, starts them directly.
         words += ["--launcher", "impi" if values.launcher == MPICH else values.launcher]
-        if values.launcher != PDSH or not _single(hosts):
+        if not _all_here(values, hosts):
             words.append("--force_multi")  # or a hostfile of one host would be taken for this one
     more = values.launcher_args
     if values.launcher == OPENMPI and os.getuid() == 0:
         more = f"--allow-run-as-root {more}".strip()
     if more:
         words.append(f"--launcher_args={more}")
-    return [*words, str(stages()[values.stage_name]), *values.flags]
+    return [*words, "--module", rank.MODULE]
 
 
 def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
@@ -120,25 +148,65 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise_all(problems(values, hosts))
     launch = uuid.uuid4().hex
     port = choose_port(values, hosts)
-    variables = forwarded_environment(os.environ, launch=launch, master_port=port, more=values.forward)
+    own_file = _own_environment_file()
+    chosen = rank_variables(
+        os.environ,
+        read_own_environment_file(own_file) if own_file else {},
+        launch=launch,
+        master_port=port,
+        forward=values.forward,
+        all_here=_all_here(values, hosts),
+    )
+    _tell(values, hosts, chosen)
+    stage = [sys.executable, str(stages()[values.stage_name]), *values.flags]
+    ours = {VARIABLE: launch, rank.VARIABLE: rank.pack(rank.RankCommand(stage, os.getcwd(), chosen.values))}
     with tempfile.TemporaryDirectory(prefix="tinybert-ds-launch-") as folder:
-        file = Path(folder) / "environment"
-        file.write_text(environment_file(variables, _own_environment_file()), encoding="utf-8")
+        hostfile, file = Path(folder) / "hostfile", Path(folder) / "environment"
+        hostfile.write_text(hostfile_text(hosts), encoding="utf-8")
+        # MPICH hands on all of its own environment; what is named besides, DeepSpeed would print.
+        named = {VARIABLE: launch} if values.launcher == MPICH else ours
+        file.write_text("".join(f"{name}={value}\n" for name, value in named.items()), encoding="utf-8")
         code = supervise(
-            launcher_command(values, hosts, port),
-            {**os.environ, **variables, "DS_ENV_FILE": str(file)},
+            launcher_command(values, hosts, hostfile, port),
+            launcher_environment(os.environ, {**ours, "DS_ENV_FILE": str(file)}),
             hosts=[hosts[values.node_rank or 0]._replace(name="localhost")] if values.no_ssh else hosts,
             launch=launch,
             grace_seconds=values.grace_seconds,
+            directory=CHECKOUT,
             ssh_port=values.ssh_port,
         )
     sys.exit(code)
+
+
+def _tell(values: LaunchArguments, hosts: Sequence[Host], chosen: RankVariables) -> None:
+    """Say what is started, and which variables are not what their user may think."""
+    places = ", ".join(f"{host.name} ({host.slots})" for host in hosts)
+    command = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1]
+        for letter in shlex.join([values.stage_name, *values.flags])
+    )
+    say(f"{command[:SHOWN_LETTERS]}{' ...' * (len(command) > SHOWN_LETTERS)} on {places}")
+    if chosen.withheld:
+        say(
+            f"not handed on to the hosts: {', '.join(chosen.withheld)}, which by name may be secret; --forward NAME "
+            "hands one on"
+        )
+    if chosen.exposed:
+        say(
+            f"warning: {', '.join(chosen.exposed)} (--forward) may be seen by everyone who can list processes on this "
+            f"host or on {', '.join(host.name for host in hosts)}: it is part of the command lines that start the ranks"
+        )
 
 
 def _own_environment_file() -> Path | None:
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     places = (Path.home() / name, Path(name))
     return next((path for path in places if path.is_file()), None)
+
+
+def _all_here(values: LaunchArguments, hosts: Sequence[Host]) -> bool:
+    """Whether the launcher starts ranks on this host alone, without any remote shell."""
+    return values.no_ssh or (values.launcher == PDSH and _single(hosts))
 
 
 def _single(hosts: Sequence[Host]) -> bool:

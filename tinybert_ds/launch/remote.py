@@ -40,7 +40,7 @@ def errand_command(host: str, words: Sequence[str], *, ssh_port: int | None = No
         return own
     port = ["-p", str(ssh_port)] if ssh_port else []
     command = f"cd {shlex.quote(str(CHECKOUT))} && exec {shlex.join(own)}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *port, host, command]
+    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *port, "--", host, command]
 
 
 def run_everywhere(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tinybert_ds.launch.hostfile import Host
@@ -36,6 +37,7 @@ def supervise(
     hosts: Sequence[Host],
     launch: str,
     grace_seconds: float,
+    directory: Path | None = None,
     ssh_port: int | None = None,
 ) -> int:
     """Run a launcher to its end and pass signals on to the ranks.
@@ -46,6 +48,7 @@ def supervise(
         hosts: Where the ranks are.
         launch: Identifier of the launch.
         grace_seconds: How long the ranks may take to leave after the first signal; then everything is killed.
+        directory: Where the launcher runs; None: here.
         ssh_port: Of the hosts.
 
     Returns:
@@ -56,10 +59,13 @@ def supervise(
     def receive(number: int, _: object) -> None:
         received.append(signal.Signals(number))
 
-    before = {number: signal.signal(number, receive) for number in PASSED_ON}
+    taken = set(PASSED_ON)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: the end of the terminal is nothing to pass on
+        taken.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, receive) for number in taken}
     process = None
     try:
-        process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+        process = subprocess.Popen(command, env=dict(environment), cwd=directory, start_new_session=True)
         killed = _watch(process, received, hosts, launch, grace_seconds, ssh_port)
         code = process.returncode
     finally:
@@ -87,7 +93,7 @@ def _watch(
                 deadline = time.monotonic() + grace_seconds
             elif number is signal.SIGINT:  # a second Ctrl-C means now
                 deadline = time.monotonic()
-            _say(f"{number.name}: passing {PASSED_ON[number].name} on to the ranks, which may take {grace_seconds:g} s")
+            say(f"{number.name}: passing {PASSED_ON[number].name} on to the ranks, which may take {grace_seconds:g} s")
             asked = PASSED_ON[number]
             missed = _signal_all(hosts, launch, asked, ssh_port)
             retry_at = time.monotonic() + RETRY_SECONDS
@@ -95,7 +101,7 @@ def _watch(
             missed = _signal_all(missed, launch, asked, ssh_port, quiet=True)
             retry_at = time.monotonic() + RETRY_SECONDS
         if deadline is not None and time.monotonic() >= deadline:
-            _say("the ranks did not leave in time; killing them")
+            say("the ranks did not leave in time; killing them")
             _signal_all(hosts, launch, signal.SIGKILL, ssh_port)
             process.wait()
             return True
@@ -111,14 +117,14 @@ def _signal_all(
     words = ["tinybert_ds.launch.processes", launch, number.name]
     for host, answer in zip(hosts, run_everywhere(hosts, words, ssh_port=ssh_port), strict=True):
         if answer.returncode != 0:
-            _say(f"{host.name}: could not send {number.name} ({answer.reason})")
+            say(f"{host.name}: could not send {number.name} ({answer.reason})")
             continue
         count = int(answer.output)
         if count < host.slots:
             missed.append(host)
         if count or not quiet:
             later = "; again when more of them have started" if number != signal.SIGKILL and count < host.slots else ""
-            _say(f"{host.name}: {number.name} to {count} process(es){later}")
+            say(f"{host.name}: {number.name} to {count} process(es){later}")
     return missed
 
 
@@ -127,5 +133,6 @@ def _restore(before: Mapping[signal.Signals, Any]) -> None:
         signal.signal(number, handler)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the user, in the launcher's name."""
     print(f"launcher: {text}", file=sys.stderr, flush=True)

@@ -18,18 +18,18 @@ that.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from tinybert_ds.losses import attention, checks, cross_entropy, hidden, reference, relations
+from tinybert_ds.losses import attention, checks, hidden, reference, relations
+from tinybert_ds.losses.precomputed import gradients_only
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_heads import choose_relation_heads, relation_problem
 
 __all__ = [
     "attention_score_loss",
     "choose_relation_heads",
+    "gradients_only",
     "hidden_state_loss",
     "regression_loss",
     "relation_loss",
@@ -40,10 +40,6 @@ ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram", "triton")
 RELATION_FORMS = ("scores", "kl")
 KL_BACKENDS = ("auto", "reference", "tiled", "triton")
 HIDDEN_BACKENDS = ("auto", "reference", "chunked")
-CROSS_ENTROPY_BACKENDS = ("auto", "reference", "chunked")
-
-WIDE_LOGITS = 1 << 18
-"""Elements from which logits are worth a chunked form; a classifier never has as many."""
 
 
 def attention_score_loss(
@@ -58,7 +54,6 @@ def attention_score_loss(
     padding: str = "valid",
     backend: str = "auto",
     denominator: float | None = None,
-    need_value: bool = True,
 ) -> Tensor:
     """Return the mean squared difference of the two models' pre-softmax attention scores (arXiv 1909.10351, eq. 7).
 
@@ -71,9 +66,6 @@ def attention_score_loss(
             padded keys add nothing, padded queries count, scores ≤ −100 become 0, own count B·A·S².
         backend: "auto", or one of "gram" (closed form), "tiled" (blocks of scores), "triton" (the closed form in one
             launch on a GPU) and "reference" (whole scores).
-        denominator: see the module's docstring.
-        need_value: False on steps that only differentiate the loss: the terms that no gradient needs are then left
-            out, and the value is NaN so that nobody logs it.
 
     Raises:
         ConfigError: the head counts differ, `padding` or `backend` is not known, or "triton" was asked for and cannot
@@ -91,20 +83,19 @@ def attention_score_loss(
         teacher_scaling,
         padding,
     )
-    return compare_scores(problem, backend=backend, denominator=denominator, need_value=need_value)
+    return compare_scores(problem, backend=backend, denominator=denominator)
 
 
-def compare_scores(problem: Problem, *, backend: str, denominator: float | None, need_value: bool) -> Tensor:
+def compare_scores(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
     """Return the loss of a checked problem; the arguments are those of `attention_score_loss`."""
     if backend == "auto":
-        backend = attention.choose_form(problem, need_value=need_value)
+        backend = attention.choose_form(problem)
     elif backend == "triton":
         attention.check_triton(problem)
     with torch.amp.autocast(problem.real.device.type, enabled=False):
         if backend == "reference":
-            loss = reference.attention_score_loss(problem, denominator=denominator)
-            return loss if need_value else loss + math.nan
-        return attention.fused_attention_loss(problem, form=backend, denominator=denominator, need_value=need_value)
+            return reference.attention_score_loss(problem, denominator=denominator)
+        return attention.fused_attention_loss(problem, form=backend, denominator=denominator)
 
 
 def relation_loss(
@@ -117,7 +108,6 @@ def relation_loss(
     padding: str = "valid",
     backend: str = "auto",
     denominator: float | None = None,
-    need_value: bool = True,
 ) -> Tensor:
     """Return how far the student's tokens are from standing to each other as the teacher's do (arXiv 2012.15828).
 
@@ -136,8 +126,6 @@ def relation_loss(
             padded tokens: B·R·S² as in `attention_score_loss`, or B·R·S.
         backend: "auto", "reference" (whole relations), for "kl" "tiled" (some query rows at a time, O(S) memory) and
             "triton" (two launches on a GPU), for "scores" those of `attention_score_loss`.
-        denominator: see the module's docstring.
-        need_value: as in `attention_score_loss`.
 
     Raises:
         ConfigError: `relation_heads` does not divide both widths, `form`, `padding` or `backend` is not known, or
@@ -150,10 +138,10 @@ def relation_loss(
     checks.check_relations(student, teacher, attention_mask, relation_heads)
     problem = relation_problem(student, teacher, attention_mask, relation_heads=relation_heads, padding=padding)
     compute = compare_scores if form == "scores" else compare_relations
-    return compute(problem, backend=backend, denominator=denominator, need_value=need_value)
+    return compute(problem, backend=backend, denominator=denominator)
 
 
-def compare_relations(problem: Problem, *, backend: str, denominator: float | None, need_value: bool) -> Tensor:
+def compare_relations(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
     """Return the KL of a checked problem; the arguments are those of `relation_loss`."""
     if backend == "auto":
         backend = relations.choose_form(problem)
@@ -161,9 +149,8 @@ def compare_relations(problem: Problem, *, backend: str, denominator: float | No
         relations.check_triton(problem)
     with torch.amp.autocast(problem.real.device.type, enabled=False):
         if backend == "reference":
-            loss = reference.relation_kl_loss(problem, denominator=denominator)
-            return loss if need_value else loss + math.nan
-        return relations.fused_kl_loss(problem, form=backend, denominator=denominator, need_value=need_value)
+            return reference.relation_kl_loss(problem, denominator=denominator)
+        return relations.fused_kl_loss(problem, form=backend, denominator=denominator)
 
 
 def hidden_state_loss(
@@ -187,7 +174,6 @@ def hidden_state_loss(
         attention_mask: (B, S), 1 = real token.
         padding: "valid" counts real tokens, own count Σlen·H_teacher; "reference" all positions, B·S·H_teacher.
         backend: "auto" and "chunked" (residuals of some tokens at a time), or "reference".
-        denominator: see the module's docstring.
 
     Raises:
         ConfigError: widths and projection do not fit, or `padding` or `backend` is not known.
@@ -214,7 +200,6 @@ def soft_cross_entropy(
     teacher_logits: Tensor,
     *,
     temperature: float = 1.0,
-    backend: str = "auto",
     denominator: float | None = None,
 ) -> Tensor:
     """Return the cross-entropy of the two models' softened predictions, a mean over rows and classes (eq. 10).
@@ -222,21 +207,17 @@ def soft_cross_entropy(
     Args:
         student_logits, teacher_logits: (B, C).
         temperature: divides both models' logits; the loss is not multiplied by its square, as published.
-        backend: "reference", "chunked" (no copy of the logits but their gradient), or "auto": chunked for logits as
-            wide as a vocabulary.
         denominator: see the module's docstring; the own count is B·C.
 
     Raises:
-        ConfigError: the class counts differ, the temperature is not above 0, or `backend` is not known.
+        ConfigError: the class counts differ, or the temperature is not above 0.
     """
-    checks.check_option("backend", backend, CROSS_ENTROPY_BACKENDS)
     checks.check_denominator(denominator)
     checks.check_logits(student_logits, teacher_logits, temperature)
-    if backend == "auto":
-        backend = "chunked" if student_logits.numel() >= WIDE_LOGITS else "reference"
-    compute = reference.soft_cross_entropy if backend == "reference" else cross_entropy.chunked_soft_cross_entropy
     with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return compute(student_logits, teacher_logits, temperature=temperature, denominator=denominator)
+        return reference.soft_cross_entropy(
+            student_logits, teacher_logits, temperature=temperature, denominator=denominator
+        )
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None = None) -> Tensor:

@@ -29,7 +29,7 @@ from tinybert_ds.losses.attention_chunks import (
     no_score_reaches_cutoff,
 )
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
-from tinybert_ds.losses.precomputed import attach_gradients
+from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
 from tinybert_ds.losses.reference import Problem
 
 logger = logging.getLogger(__name__)
@@ -38,51 +38,48 @@ VALUE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13}
 """Relative error of the closed form's value, as estimated, above which the value is taken from tiles."""
 
 
-def fused_attention_loss(problem: Problem, *, form: str, denominator: float | None, need_value: bool) -> Tensor:
+def fused_attention_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
     """Return the attention loss with its gradient by the student's query and key.
 
     Args:
         form: "gram", "tiled" or "triton". Heads in which a score ≤ −100 cannot be excluded under padding="reference"
             are tiled in any case, where the published rule is applied score by score.
-        denominator, need_value: as in `tinybert_ds.losses.attention_score_loss`.
     """
     dtype = reference.compute_dtype(*problem.student, *problem.teacher)
     count = reference.token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)
     coefficient = reference.divide(problem.real.new_full((), 2.0, dtype=dtype), denominator, count)
-    need_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem.student)
+    needs = needs_of(*problem.student)
     with torch.no_grad():
-        needs = {"need_value": need_value, "need_gradient": need_gradient}
         if form == "triton":
-            sums, gradients = triton_terms(problem, coefficient=coefficient, **needs)
+            sums, gradients = triton_terms(problem, coefficient, needs)
         else:
-            sums, gradients = attention_terms(problem, form=form, coefficient=coefficient, **needs)
+            sums, gradients = attention_terms(problem, form, coefficient, needs)
         if sums is None:
-            value = coefficient.new_full((), math.nan)
+            value = torch.zeros_like(coefficient)
         else:
             value = reference.divide(exact_sum(problem, sums, dtype), denominator, count).to(dtype)
     return attach_gradients(value, problem.student, gradients) if gradients is not None else value
 
 
 def attention_terms(
-    problem: Problem, *, form: str, coefficient: Tensor, need_value: bool, need_gradient: bool
+    problem: Problem, form: str, coefficient: Tensor, needs: Needs
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
     """Return the (3,) float64 sums as in `ChunkTerms` and the gradients (B, A, S, D_student) in the compute dtype."""
     dtype = coefficient.dtype
     student_head, _ = problem.head_sizes
     student_columns = columns_of(*problem.head_sizes).student
     scales = column_scales(problem, dtype)
-    sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if need_value else None
+    sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if needs.value else None
     query, key = problem.student
-    gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if need_gradient else None
-    needs = {"need_value": need_value, "need_gradient": need_gradient}
+    gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if needs.gradient else None
     workspace_dtype = operand_dtype(problem, dtype) if form == "gram" else dtype
     for rows, heads, operands in loaded_chunks(problem, workspace_dtype, block=QUERY_BLOCK if form == "tiled" else 0):
         cutoff = problem.padding == "reference" and not no_score_reaches_cutoff(operands, student_columns, scales)
         terms: ChunkTerms
         if cutoff or form == "tiled":
-            terms = tiled_terms(operands, student_columns, scales, coefficient, cutoff=cutoff, **needs)
+            terms = tiled_terms(operands, student_columns, scales, coefficient, needs, cutoff=cutoff)
         else:
-            terms = gram_terms(operands, student_columns, scales, coefficient, **needs)
+            terms = gram_terms(operands, student_columns, scales, coefficient, needs)
         if sums is not None and terms.sums is not None:
             sums += terms.sums
         if gradients is not None and terms.gradients is not None:
@@ -94,16 +91,15 @@ def attention_terms(
 
 
 def triton_terms(
-    problem: Problem, *, coefficient: Tensor, need_value: bool, need_gradient: bool
+    problem: Problem, coefficient: Tensor, needs: Needs
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
     """Return what `attention_terms` returns, from one launch; from chunks where a score ≤ −100 cannot be excluded."""
     from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
 
-    needs = {"need_value": need_value, "need_gradient": need_gradient}
-    statistics, gradients = triton_attention.launch(problem, coefficient, **needs)
+    statistics, gradients = triton_attention.launch(problem, coefficient, needs)
     if problem.padding == "reference" and not bool(statistics[3].amax() < PROVED_SCORE):
-        return attention_terms(problem, form="gram", coefficient=coefficient, **needs)
-    return statistics[:3].sum(dim=1) if need_value else None, gradients
+        return attention_terms(problem, "gram", coefficient, needs)
+    return statistics[:3].sum(dim=1) if needs.value else None, gradients
 
 
 def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
@@ -116,7 +112,7 @@ def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
     error = torch.finfo(dtype).eps / 2 * sums.abs().sum()
     if bool(error > VALUE_TOLERANCE[dtype] * total):
         zero = total.new_zeros((), dtype=dtype)
-        again, _ = attention_terms(problem, form="tiled", coefficient=zero, need_value=True, need_gradient=False)
+        again, _ = attention_terms(problem, "tiled", zero, Needs(value=True, gradient=False))
         assert again is not None
         total = again.sum()
     return total
@@ -128,7 +124,7 @@ def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:
     return dtypes.pop() if problem.real.device.type == "cuda" and len(dtypes) == 1 else compute_dtype
 
 
-def choose_form(problem: Problem, *, need_value: bool) -> str:
+def choose_form(problem: Problem) -> str:
     """Return the form that takes the least time for the problem: on a GPU one launch, on a CPU what multiplies least.
 
     Logs the choice once for each pair of head sizes.
@@ -137,7 +133,8 @@ def choose_form(problem: Problem, *, need_value: bool) -> str:
     if device_type == "cpu":
         announce_rule(*head_sizes)
         length = problem.real.shape[1]
-        return "gram" if length >= gram_pays_from(*head_sizes, need_value=need_value) else "tiled"
+        needs = needs_of(*problem.student)
+        return "gram" if length >= gram_pays_from(*head_sizes, with_value=needs.value) else "tiled"
     refusal = triton_refusal(problem)
     announce_choice(*head_sizes, refusal)
     return "gram" if refusal else "triton"
@@ -165,14 +162,14 @@ def triton_is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def gram_pays_from(student_head: int, teacher_head: int, *, need_value: bool) -> int:
+def gram_pays_from(student_head: int, teacher_head: int, *, with_value: bool) -> int:
     """Return the sequence length from which the closed form takes fewer multiply-adds than the tiles.
 
     With p student columns and d columns (see `attention_chunks`), a head of S tokens takes S·4·d·p of them, and
     S·2·(d − p)² more for the value, against S²·(d + 2·p) by tiles.
     """
     student, total = columns_of(student_head, teacher_head)
-    gram = 4 * total * student + (2 * (total - student) ** 2 if need_value else 0)
+    gram = 4 * total * student + (2 * (total - student) ** 2 if with_value else 0)
     return math.ceil(gram / (total + 2 * student))
 
 
@@ -184,8 +181,8 @@ def announce_rule(student_head: int, teacher_head: int) -> None:
         "tiles below: each where it takes fewer multiply-adds",
         student_head,
         teacher_head,
-        gram_pays_from(student_head, teacher_head, need_value=False),
-        gram_pays_from(student_head, teacher_head, need_value=True),
+        gram_pays_from(student_head, teacher_head, with_value=False),
+        gram_pays_from(student_head, teacher_head, with_value=True),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses.attention_chunks import QUERY_BLOCK
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import CUTOFF_SCORE
 from tinybert_ds.losses.workspace import wide_matmul
 
@@ -23,15 +24,7 @@ class ChunkTerms(NamedTuple):
     gradients: Tensor | None  # (2, n, L, p): by student query and key, times the coefficient
 
 
-def gram_terms(
-    operands: Tensor,
-    student_columns: int,
-    scales: Tensor,
-    coefficient: Tensor,
-    *,
-    need_value: bool,
-    need_gradient: bool,
-) -> ChunkTerms:
+def gram_terms(operands: Tensor, student_columns: int, scales: Tensor, coefficient: Tensor, needs: Needs) -> ChunkTerms:
     """Return the loss and gradients of a chunk from the Gram matrices of its operands.
 
     Args:
@@ -39,18 +32,18 @@ def gram_terms(
         student_columns: p, the first columns of the operands.
         scales: (d,) as `column_scales`, float32 or float64.
         coefficient: scalar, 2 / denominator.
-        need_value: False leaves out the products of the teacher's columns with each other, which no gradient needs.
+        needs: without the value the products of the teacher's columns with each other are left out.
     """
     _, heads, length, width = operands.shape
     flat = operands.reshape(2 * heads, length, width)
     student, teacher = flat[:, :, :student_columns], flat[:, :, student_columns:]
     gram = wide_matmul(student.transpose(1, 2), flat, scales.dtype)  # (2n, p, d); its other rows follow by symmetry
     sums = None
-    if need_value:
+    if needs.value:
         own = paired_sums(gram) * scales[0].double() * scales.double()
         other = paired_sums(wide_matmul(teacher.transpose(1, 2), teacher, scales.dtype)) * scales[-1].double().square()
         sums = torch.stack([own[:student_columns].sum(), 2 * own[student_columns:].sum(), other.sum()])
-    if not need_gradient:
+    if not needs.gradient:
         return ChunkTerms(sums, None)
     # Queries are multiplied by the Gram matrix of the keys, and keys by that of the queries.
     factors = gram.mul_(coefficient * scales[0] * scales).transpose(1, 2).view(2, heads, width, student_columns)
@@ -67,14 +60,7 @@ def paired_sums(gram: Tensor) -> Tensor:
 
 
 def tiled_terms(
-    operands: Tensor,
-    student_columns: int,
-    scales: Tensor,
-    coefficient: Tensor,
-    *,
-    cutoff: bool,
-    need_value: bool,
-    need_gradient: bool,
+    operands: Tensor, student_columns: int, scales: Tensor, coefficient: Tensor, needs: Needs, *, cutoff: bool
 ) -> ChunkTerms:
     """Return the loss and gradients of a chunk from blocks of score differences; overwrites the operands.
 
@@ -87,7 +73,7 @@ def tiled_terms(
     queries, keys = operands[0].mul_(scales), operands[1]
     heads, length, _ = queries.shape
     scratch = queries.new_empty(heads * min(length, QUERY_BLOCK) * length)
-    gradients = queries.new_empty(2, heads, length, student_columns) if need_gradient else None
+    gradients = queries.new_empty(2, heads, length, student_columns) if needs.gradient else None
     by_query, by_key = float(coefficient * scales[0]), float(coefficient)
     total = torch.zeros((), dtype=torch.float64, device=queries.device)
     for start in range(0, length, QUERY_BLOCK):
@@ -99,7 +85,7 @@ def tiled_terms(
             cut = cut_difference(block, keys, student_columns, difference)
         else:
             torch.bmm(block, keys.transpose(1, 2), out=difference)
-        if need_value:
+        if needs.value:
             total += torch.linalg.vector_norm(difference, dim=-1).double().square().sum()
         if gradients is not None:
             if cut is not None:
@@ -107,7 +93,7 @@ def tiled_terms(
             add_product(gradients[0, :, rows], difference, keys[:, :, :student_columns], by_query, first=True)
             student = block[:, :, :student_columns]
             add_product(gradients[1], difference.transpose(1, 2), student, by_key, first=start == 0)
-    return ChunkTerms(torch.stack([total * 0, total * 0, total]) if need_value else None, gradients)
+    return ChunkTerms(torch.stack([total * 0, total * 0, total]) if needs.value else None, gradients)
 
 
 def add_product(target: Tensor, left: Tensor, right: Tensor, factor: float, *, first: bool) -> None:

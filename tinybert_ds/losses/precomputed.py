@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+_gradients_suffice: ContextVar[bool] = ContextVar("tinybert_ds_gradients_suffice", default=False)
+
+
+@contextmanager
+def gradients_only() -> Iterator[None]:
+    """Leave out, inside the context, the terms of a loss that none of its gradients needs.
+
+    For a step whose losses are differentiated and not read: the value of what is left out is 0. A loss that is not
+    differentiated keeps its value.
+    """
+    token = _gradients_suffice.set(True)
+    try:
+        yield
+    finally:
+        _gradients_suffice.reset(token)
+
+
+class Needs(NamedTuple):
+    """What is to be computed of a loss."""
+
+    value: bool
+    gradient: bool
+
+
+def needs_of(*inputs: Tensor) -> Needs:
+    """Return what is asked of a loss of these inputs here and now."""
+    gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    return Needs(value=not (gradient and _gradients_suffice.get()), gradient=gradient)
 
 
 def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Return `value` as a function of `inputs` with the given gradients.
 
     Args:
-        value: scalar.
         inputs: the tensors to differentiate by, of any dtype.
         gradients: ∂value/∂input for each, in float32 or float64: half-precision gradients are rounded once only, after
             the upstream gradient (a loss scale, say) has been multiplied in, so that float16 does not underflow.

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses.attention_chunks import chunk_shape, real_extents
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.workspace import workspace_bytes
 
@@ -63,17 +64,15 @@ class Chunk(NamedTuple):
     bounded: bool  # whether the score of a token with itself may be its row's shift
 
 
-def kl_terms(
-    problem: Problem, coefficient: Tensor, *, need_value: bool, need_gradient: bool
-) -> tuple[Tensor | None, Tensor | None]:
+def kl_terms(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
     """Return the sum of KL_i (float64 scalar) and `coefficient` times its gradient (B, R, S, d) by the student's X."""
     student = problem.student[0]
     dtype = coefficient.dtype
-    total = torch.zeros((), dtype=torch.float64, device=student.device) if need_value else None
-    gradient = torch.empty_like(student, dtype=dtype) if need_gradient else None
+    total = torch.zeros((), dtype=torch.float64, device=student.device) if needs.value else None
+    gradient = torch.empty_like(student, dtype=dtype) if needs.gradient else None
     for chunk in relation_chunks(problem, dtype):
-        part = torch.zeros_like(chunk.student.vectors) if need_gradient else None
-        value = add_tiles(chunk, part, need_value=need_value)
+        part = torch.zeros_like(chunk.student.vectors) if needs.gradient else None
+        value = add_tiles(chunk, part, need_value=needs.value)
         if total is not None and value is not None:
             total += value
         if gradient is not None and part is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 
 import torch
 from torch import Tensor
@@ -16,42 +15,39 @@ from torch import Tensor
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.attention import triton_is_installed
-from tinybert_ds.losses.precomputed import attach_gradients
+from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_tiles import kl_terms
 
 logger = logging.getLogger(__name__)
 
 
-def fused_kl_loss(problem: Problem, *, form: str, denominator: float | None, need_value: bool) -> Tensor:
+def fused_kl_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
     """Return the KL of a problem's relations with its gradient by the student's vectors.
 
     Args:
         form: "tiled" or "triton".
-        denominator, need_value: as in `tinybert_ds.losses.relation_loss`.
     """
     student, teacher = problem.student[0], problem.teacher[0]
     dtype = reference.compute_dtype(student, teacher)
     count = reference.relation_row_count(problem.real, student.shape[1], problem.padding)
     coefficient = reference.divide(problem.real.new_full((), 1.0, dtype=dtype), denominator, count)
-    need_gradient = torch.is_grad_enabled() and student.requires_grad
+    needs = needs_of(student)
     with torch.no_grad():
         terms = triton_terms if form == "triton" else kl_terms
-        total, gradient = terms(problem, coefficient, need_value=need_value, need_gradient=need_gradient)
+        total, gradient = terms(problem, coefficient, needs)
         if total is None:
-            value = coefficient.new_full((), math.nan)
+            value = torch.zeros_like(coefficient)
         else:
             value = reference.divide(total, denominator, count).to(dtype)
     return value if gradient is None else attach_gradients(value, (student,), (gradient,))
 
 
-def triton_terms(
-    problem: Problem, coefficient: Tensor, *, need_value: bool, need_gradient: bool
-) -> tuple[Tensor | None, Tensor | None]:
+def triton_terms(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
     """Return what `kl_terms` returns, from two launches on a GPU."""
     from tinybert_ds.losses import triton_relations  # noqa: PLC0415 - optional, and a second to import
 
-    return triton_relations.launch(problem, coefficient, need_value=need_value, need_gradient=need_gradient)
+    return triton_relations.launch(problem, coefficient, needs)
 
 
 def choose_form(problem: Problem) -> str:

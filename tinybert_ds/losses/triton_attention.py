@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel
 
@@ -63,23 +64,18 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
     }
 
 
-def launch(
-    problem: Problem, coefficient: Tensor, *, need_value: bool, need_gradient: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def launch(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the kernel on a problem that `refusal` lets through.
 
-    Args:
-        coefficient: float32 scalar tensor, 2 / denominator.
-
     Returns:
-        Statistics (4, B·A) float64 of each head: Σ student², −2·Σ student·teacher, Σ teacher² (0 unless `need_value`),
+        Statistics (4, B·A) float64 of each head: Σ student², −2·Σ student·teacher, Σ teacher² (0 unless `needs.value`),
         and, under padding="reference", a bound on the size of its scores (else 0). The gradients (B, A, S, D_student)
         float32 by student query and key, laid out as these, or None.
     """
     (query, key), (teacher_query, teacher_key) = problem.student, problem.teacher
     batch, heads, length, student_head = query.shape
     gradients = None
-    if need_gradient:
+    if needs.gradient:
         gradients = (torch.empty_like(query, dtype=torch.float32), torch.empty_like(key, dtype=torch.float32))
     targets = gradients or (query, key)  # not touched without need
     statistics = torch.zeros(4, batch * heads, dtype=torch.float64, device=query.device)
@@ -91,8 +87,8 @@ def launch(
             *(stride for tensor_strides in strides for stride in tensor_strides),
             *(problem.student_scaling, problem.teacher_scaling),
             VALID=problem.padding == "valid",
-            NEED_VALUE=need_value,
-            NEED_GRADIENT=need_gradient,
+            NEED_VALUE=needs.value,
+            NEED_GRADIENT=needs.gradient,
             **compile_options(student_head, teacher_query.shape[3]),
         )
     return statistics, gradients

@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.triton_attention import EXACT_IN_TF32, device_refusal
 from tinybert_ds.losses.triton_relation_kernel import log_sums_kernel, relation_loss_kernel
@@ -55,9 +56,7 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
     }
 
 
-def launch(
-    problem: Problem, coefficient: Tensor, *, need_value: bool, need_gradient: bool
-) -> tuple[Tensor | None, Tensor | None]:
+def launch(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
     """Run the kernels on a problem that `refusal` lets through.
 
     Args:
@@ -71,9 +70,9 @@ def launch(
     batch, heads, length, student_head = student.shape
     options = compile_options(student_head, teacher.shape[3])
     grid = (batch * heads, triton.cdiv(length, options["BLOCK"]))
-    gradient = torch.empty_like(student, dtype=torch.float32) if need_gradient else None
+    gradient = torch.empty_like(student, dtype=torch.float32) if needs.gradient else None
     values = torch.zeros(grid, dtype=torch.float64, device=student.device)
-    if student.numel() and (need_value or need_gradient):
+    if student.numel() and any(needs):
         log_sums = torch.empty(2, batch * heads, length, dtype=torch.float32, device=student.device)
         real = problem.real.contiguous()
         sizes = (batch * heads * length, heads, length)
@@ -86,8 +85,8 @@ def launch(
             relation_loss_kernel[grid](
                 *(student, teacher, real, log_sums, coefficient, target, values),
                 *(*sizes, *strides, *target.stride()[:3], *scalings),
-                NEED_VALUE=need_value,
-                NEED_GRADIENT=need_gradient,
+                NEED_VALUE=needs.value,
+                NEED_GRADIENT=needs.gradient,
                 **common,
             )
-    return values.sum() if need_value else None, gradient
+    return values.sum() if needs.value else None, gradient

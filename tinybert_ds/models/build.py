@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
+from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import set_labels
 from tinybert_ds.models.layer_map import parse_layer_map
 from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
@@ -84,7 +86,6 @@ def build_student(
     """Make the student, in float32 and eval mode.
 
     Args:
-        source, weights: See `find_student`.
         head: With a classification head, or None for the bare encoder.
         seed: Of all new weights; the same seed gives the same student on every rank.
 
@@ -105,11 +106,9 @@ def _random_student(path: Path, head: Head | None, seed: int) -> PreTrainedModel
     if head is not None:
         set_labels(config, head.label_names)
         auto_class = AutoModelForSequenceClassification
-    try:
-        with seeded(seed):
-            return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"no model can be built from {path}: {error}") from error
+    advice = "correct it, or use an architecture such as BERT"
+    with foreign_code(f"no model can be built from {path}", advice), seeded(seed):
+        return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def check_pair(
@@ -118,13 +117,16 @@ def check_pair(
     *,
     layer_map: str | None,
     projection: Literal["per_layer", "shared", "none"] = "per_layer",
+    attention: bool = True,
+    padding_token: int | None = None,
 ) -> tuple[int, ...]:
     """Check that a student can be distilled from a teacher, and read the layer map.
 
     Args:
-        teacher_config, student_config: Their Hugging Face configs.
         layer_map: The value of `--layer_map`, or None for a stage that compares predictions alone.
         projection: "none" needs hidden states of equal width.
+        attention: Whether attention scores are compared, which needs equal numbers of heads.
+        padding_token: What the tokeniser pads with; None takes the teacher's word for it.
 
     Returns:
         The layer map, see `parse_layer_map`; empty for None.
@@ -140,33 +142,64 @@ def check_pair(
             f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
             "(copy a shipped one first)"
         )
-    paddings = teacher_config.pad_token_id, student_config.pad_token_id
-    if None not in paddings and paddings[0] != paddings[1]:
-        # The embedding of pad_token_id gets no gradient: it must not be that of a token which texts have.
-        problems.append(
-            f"the student's padding is token {paddings[1]}, the teacher's {paddings[0]}; set "
-            f'"pad_token_id": {paddings[0]} in the student\'s config.json'
-        )
+    problems += padding_problems(teacher_config, student_config, padding_token)
     if layer_map is not None:
-        heads = teacher_config.num_attention_heads, student_config.num_attention_heads
-        if heads[0] != heads[1]:
+        teacher, student = _sizes(teacher_config, "teacher", attention), _sizes(student_config, "student", attention)
+        if attention and teacher.heads != student.heads:
             problems.append(
-                f"the student has {heads[1]} attention heads, the teacher {heads[0]}; attention scores are compared "
-                f'head by head: set "num_attention_heads": {heads[0]} in the student\'s config.json, and a '
-                f'"hidden_size" that is a multiple of {heads[0]}'
+                f"the student has {student.heads} attention heads, the teacher {teacher.heads}; attention scores are "
+                f'compared head by head: set "num_attention_heads": {teacher.heads} in the student\'s config.json, and '
+                f'a "hidden_size" that is a multiple of {teacher.heads}, or {LEAVE_ATTENTION_OUT}'
             )
-        widths = teacher_config.hidden_size, student_config.hidden_size
-        if projection == "none" and widths[0] != widths[1]:
+        if projection == "none" and teacher.width != student.width:
             problems.append(
-                f"--projection none needs equal widths; the student has hidden_size {widths[1]}, the teacher "
-                f"{widths[0]}: use --projection per_layer or shared"
+                f"--projection none needs equal widths; the student has hidden_size {student.width}, the teacher "
+                f"{teacher.width}: use --projection per_layer or shared"
             )
         try:
-            parsed = parse_layer_map(layer_map, teacher_config.num_hidden_layers, student_config.num_hidden_layers)
+            parsed = parse_layer_map(layer_map, teacher.layers, student.layers)
         except ConfigError as error:
             problems.append(str(error))
     raise_all(problems)
     return parsed
+
+
+def padding_problems(teacher_config: Any, student_config: Any, padding_token: int | None) -> list[str]:
+    """Say where a student's embedding of padding, which gets no gradient, would be that of a token which texts have.
+
+    Args:
+        teacher_config: Believed where the tokeniser is not known. Its own table is frozen, whatever it says.
+        student_config: Of the model that trains.
+        padding_token: What the tokeniser pads with, or None.
+    """
+    own = student_config.pad_token_id
+    wanted = teacher_config.pad_token_id if padding_token is None else padding_token
+    if None in (own, wanted) or own == wanted:
+        return []
+    whose = "the teacher's" if padding_token is None else "the tokeniser's"
+    return [
+        f"the student's padding is token {own}, {whose} {wanted}; set \"pad_token_id\": {wanted} in the student's "
+        "config.json"
+    ]
+
+
+class _Sizes(NamedTuple):
+    layers: int
+    width: int
+    heads: int | None
+
+
+def _sizes(config: Any, role: str, attention: bool) -> _Sizes:
+    """What layer-wise distillation compares of a config; not every architecture has all of it."""
+    names = ["num_hidden_layers", "hidden_size", *(["num_attention_heads"] if attention else [])]
+    missing = [name for name in names if not isinstance(getattr(config, name, None), int)]
+    if missing:
+        advice = LEAVE_ATTENTION_OUT if missing == ["num_attention_heads"] else "use a text encoder such as BERT"
+        raise ConfigError(
+            f"the {role}'s config.json (model_type {config.model_type!r}) has no single {' and '.join(missing)}, so "
+            f"its layers cannot be compared; {advice}"
+        )
+    return _Sizes(config.num_hidden_layers, config.hidden_size, config.num_attention_heads if attention else None)
 
 
 def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
@@ -177,7 +210,6 @@ def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     Position and segment embeddings go through the same B, so that sums of embeddings are projected as a whole.
 
     Args:
-        teacher: With its trained weights.
         student: Of the same vocabulary, no wider and with no more positions and segments than the teacher.
 
     Raises:

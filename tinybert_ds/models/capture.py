@@ -21,10 +21,13 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.wide_products import wide_products
 from tinybert_ds.types import Batch, EncoderOutput
 
 ATTENTION_NAME = "tinybert_ds_sdpa"
+LEAVE_ATTENTION_OUT = "distil its hidden states alone with --attention_weight 0"
+"""What a refusal of attention scores offers: the other losses need none."""
 
 
 @dataclass
@@ -53,9 +56,7 @@ def capturing_sdpa(
 
     Args:
         query, key: (B, A, S, D), after any rotary embedding, unscaled.
-        value: (B, A, S, D).
         attention_mask: Broadcastable to (B, A, S, S), or None.
-        kwargs: scaling, dropout and whatever else the architecture passes.
 
     Returns:
         The attention output (B, S, A, D), and None for the probabilities.
@@ -91,6 +92,8 @@ class CapturingEncoder(nn.Module):
         attention_layers: Attention layers (0-based) whose queries and keys to return, in this order. When it is empty
             the model's attention is left as it is, so that any architecture can give logits.
         logits: Whether to run the classification head. Without it only the base model runs.
+        token_types: Whether the model's tokeniser returns token types (`data.tokenizer.returns_token_types`). Where it
+            does not, or where the model has none, those of a batch are left aside, as transformers does.
 
     Raises:
         ModelError: An architecture whose attention cannot be captured, states or layers that it does not have, or
@@ -98,7 +101,13 @@ class CapturingEncoder(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, states: Sequence[int], attention_layers: Sequence[int], logits: bool
+        self,
+        model: PreTrainedModel,
+        *,
+        states: Sequence[int],
+        attention_layers: Sequence[int],
+        logits: bool,
+        token_types: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -108,11 +117,13 @@ class CapturingEncoder(nn.Module):
         _check_request(self)
         if self.attention_layers:
             register_capture()
-            if model._can_set_attn_implementation():
-                model.set_attn_implementation(ATTENTION_NAME)
+            name = type(model).__name__
+            with foreign_code(f"the attention of {name} cannot be replaced by one that shows it", LEAVE_ATTENTION_OUT):
+                if model._can_set_attn_implementation():
+                    model.set_attn_implementation(ATTENTION_NAME)
             if model.config._attn_implementation != ATTENTION_NAME:
                 raise ModelError(_not_captured(model))
-        self._takes_token_types = takes_token_types(model)
+        self._takes_token_types = token_types and takes_token_types(model)
 
     @property
     def config(self) -> Any:
@@ -170,7 +181,12 @@ def _pooler_skipped(model: nn.Module) -> Iterator[None]:
 def takes_token_types(model: PreTrainedModel) -> bool:
     """Whether the model distinguishes segments: RoBERTa has the argument but a single type, and 1 is out of range."""
     parameters = inspect.signature(type(model).forward).parameters
-    return "token_type_ids" in parameters and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    return "token_type_ids" in parameters and has_token_types(model.config)
+
+
+def has_token_types(config: Any) -> bool:
+    """Whether the models of a config may have more than one type of tokens."""
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
 
 
 def _check_request(encoder: CapturingEncoder) -> None:
@@ -192,8 +208,9 @@ def _check_request(encoder: CapturingEncoder) -> None:
 def _not_captured(model: PreTrainedModel) -> str:
     return (
         f"the attention of {type(model).__name__} (model_type {model.config.model_type!r}) does not go through "
-        "transformers' AttentionInterface, so its scores cannot be distilled; use an architecture that does, such as "
-        "BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, ALBERT, MobileBERT, ERNIE or NomicBERT"
+        f"transformers' AttentionInterface, so its scores cannot be distilled; {LEAVE_ATTENTION_OUT}, or use an "
+        "architecture that does, such as BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, ALBERT, MobileBERT, ERNIE or "
+        "NomicBERT"
     )
 
 

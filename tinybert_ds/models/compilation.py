@@ -13,16 +13,12 @@ from tinybert_ds.models.capture import CapturingEncoder
 logger = logging.getLogger(__name__)
 
 
-def compile_encoders(encoders: Iterable[CapturingEncoder], device: torch.device, *, wanted: bool) -> None:
-    """Let torch.compile run the encoders from their next forward on, where that is wanted and pays.
+def compile_encoders(encoders: Iterable[CapturingEncoder], device: torch.device) -> None:
+    """Let torch.compile run the encoders from their next forward on, where that pays.
 
     Args:
-        encoders: Teacher and student, before an engine takes them.
         device: Where they run. On a CPU nothing was gained, and minutes went into compiling: nothing is done, and said.
-        wanted: The user's `--compile`.
     """
-    if not wanted:
-        return
     if device.type == "cpu":
         _say_that_cpus_gain_nothing()
         return

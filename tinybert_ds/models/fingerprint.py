@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xxhash
 
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.progress import progress_bar
 
 _PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -15,13 +16,10 @@ _CHUNK_BYTES = 1 << 24
 def model_fingerprint(path: str | Path) -> str:
     """Hash the config and the weights of a model.
 
-    Args:
-        path: A Hugging Face directory, or a config.json alone.
-
     Returns:
         xxh3 over the names and contents of its files, as hexadecimal.
     """
-    path = Path(path)
+    path = model_files(path)
     files = [path] if path.is_file() else sorted({f for pattern in _PATTERNS for f in path.glob(pattern)})
     digest = xxhash.xxh3_128()
     total = sum(file.stat().st_size for file in files)

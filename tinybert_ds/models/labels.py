@@ -25,7 +25,6 @@ def set_labels(config: Any, label_names: Sequence[str] | None) -> None:
     """Write a task's labels into a model config, in place.
 
     Args:
-        config: Of the classifier.
         label_names: In the order of the class ids; None for a regression with one output.
     """
     names = ("score",) if label_names is None else tuple(label_names)
@@ -45,19 +44,24 @@ def match_labels(
     """Find a classifier's output for each label of the task.
 
     Args:
-        config: The classifier's config.
         label_names: The task's labels, in the order of its class ids.
         aliases: Other spellings -> label name, lower case.
         stated: The names of the outputs in their order, from `--teacher_labels`; None to take its config's.
-        role: What the messages call it.
 
     Returns:
         Columns of the teacher's logits: `logits[:, columns]` is in the task's order. Capitals do not count, nor does
         the difference of space, hyphen and underscore.
 
     Raises:
-        ModelError: A number of outputs that differs from the task's, generic names, or names that are no label.
+        ModelError: Outputs that do not exclude each other, a number of them that differs from the task's, generic
+            names, or names that are no label.
     """
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ModelError(
+            f'the {role}\'s config.json says "problem_type": "multi_label_classification": each of its outputs is a '
+            "yes or no of its own, and this task has one label a row, read by a softmax over all outputs; give a model "
+            'that was trained so, or, if this one was, write "single_label_classification" there'
+        )
     count = len(config.id2label)
     names = list(stated) if stated is not None else list(output_names(config))
     if len(names) != count:

@@ -21,8 +21,6 @@ def parse_layer_map(spec: str, teacher_layers: int, student_layers: int) -> tupl
         spec: "uniform" (s(i) = i·N/M), "last" (s(i) = i + N - M, s(0) = 0), "first" (s(i) = i), or M + 1 teacher states
             separated by commas. A list must not decrease, since a later student layer sees only what the earlier ones
             made; it may repeat a state (a student deeper than its teacher has to), and s(0) may be any state.
-        teacher_layers: N.
-        student_layers: M.
 
     Returns:
         M + 1 teacher states, each in 0..N and from the second on in 1..N.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
@@ -24,6 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models import published
+from tinybert_ds.models.config_values import config_problems, content_problems
+from tinybert_ds.models.directory import model_files, require_fetched
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import output_names, set_labels
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ WEIGHT_FILES = (
     published.WEIGHTS_FILE,
     f"{published.WEIGHTS_FILE}.index.json",
 )
-_LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
+_WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+"""Of the files that hold them, shards included."""
 
 
 def read_config(path: str | Path, *, role: Role) -> Any:
@@ -46,28 +47,30 @@ def read_config(path: str | Path, *, role: Role) -> Any:
     Args:
         path: A directory with a config.json, or that file. One without `model_type` is read as BERT's if it has BERT's
             keys (the published TinyBERTs); the number of outputs is then that of the weights beside it.
-        role: Words the messages.
 
     Raises:
-        ModelError: Nothing there, not JSON, an architecture that transformers does not know (remote code is never
-            run), values that it does not take, or an encoder-decoder.
+        ModelError: Nothing there, an adapter, not JSON, an architecture that transformers does not know (remote code is
+            never run), values that it or a model of it does not take, or an encoder-decoder.
     """
-    path = Path(path)
+    path = model_files(path)
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         what = "has no config.json" if path.is_dir() else "does not exist"
         raise ModelError(f"{role} {path} {what}; give a Hugging Face model directory")
-    try:
+    require_fetched([file])
+    with foreign_code(f"{file} is not JSON", "give a Hugging Face model directory"):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{file} is not JSON ({error}); give a Hugging Face model directory") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
-    try:
-        config = _published_config(content, file.with_name(published.WEIGHTS_FILE))
+    invalid = f"{file} is not a valid model config"
+    if problems := content_problems(content):
+        raise ModelError(f"{invalid}: {'; '.join(problems)}")
+    with foreign_code(invalid, "correct the value, or fetch the file again"):
+        config: Any = _published_config(content, file.with_name(published.WEIGHTS_FILE))
         config = config or _hugging_face_config(content, file)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{file} is not a valid model config: {error}") from error
+        problems = config_problems(config)
+    if problems:
+        raise ModelError(f"{invalid}: {'; '.join(problems)}")
     if getattr(config, "vocab_size", None) is None or getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{role} {path} (model_type {config.model_type!r}) is not a text encoder; use one such as BERT"
@@ -77,7 +80,7 @@ def read_config(path: str | Path, *, role: Role) -> Any:
 
 def has_weights(directory: str | Path) -> bool:
     """Whether a directory holds weights in a form that transformers loads."""
-    return any((Path(directory) / name).is_file() for name in WEIGHT_FILES)
+    return any((model_files(directory) / name).is_file() for name in WEIGHT_FILES)
 
 
 def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrainedModel:
@@ -85,7 +88,6 @@ def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrai
 
     Args:
         directory: config.json with safetensors or .bin weights (weights only).
-        role: Words the messages.
         seed: Of a pooler that the directory lacks; it is new then, and a log line says so.
 
     Raises:
@@ -113,14 +115,11 @@ def load_classifier(
     """Load an encoder with a classification head, in float32 and eval mode.
 
     Args:
-        directory: As for `load_encoder`.
         label_names: The task's labels in the order of their ids; None for regression (one output).
-        role: Words the messages.
         head: "required": the directory must hold a fine-tuned head with as many outputs as the task, whose own names
             stay in the config for `match_labels`. "any": its head is taken where the names of its outputs are the
             task's, else a new one is made and a log line says so; the config gets the task's names.
         pooler_relu: Put the published fine-tuned TinyBERTs' ReLU behind the pooler (a saved config may also ask).
-        seed: Of new heads.
 
     Raises:
         ModelError: As for `load_encoder`; a required head that is missing or of another size; `pooler_relu` for
@@ -148,9 +147,6 @@ def load_classifier(
 
 def load_masked_lm(directory: str | Path) -> PreTrainedModel:
     """Load an encoder with its head for masked words, in float32 and eval mode.
-
-    Args:
-        directory: As for `load_encoder`.
 
     Raises:
         ModelError: As for `load_encoder`; no head for masked words in the directory, or none in the architecture.
@@ -203,28 +199,34 @@ def _published_config(content: dict[str, Any], weights: Path) -> Any | None:
 
 
 def _load(auto_class: Any, directory: Path, config: Any, role: Role, seed: int) -> tuple[PreTrainedModel, dict]:
+    directory = model_files(directory)
     if not directory.is_dir() or not has_weights(directory):
         raise ModelError(
             f"{role} {directory} has no weights; give a directory with one of {', '.join(WEIGHT_FILES)} beside its "
-            "config.json"
+            f"config.json{_weights_of_other_names(directory)}"
         )
-    try:
-        with seeded(seed), quiet():
-            return auto_class.from_pretrained(
-                directory,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                weights_only=True,
-                ignore_mismatched_sizes=True,  # mismatches are judged, and named, by us
-                output_loading_info=True,
-            )
-    except _LOAD_ERRORS as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{role} {directory} (model_type {config.model_type!r}) cannot be loaded: {type(error).__name__}: {reason}"
-        ) from error
+    require_fetched(file for pattern in _WEIGHT_PATTERNS for file in sorted(directory.glob(pattern)))
+    failed = f"{role} {directory} (model_type {config.model_type!r}) cannot be loaded"
+    with foreign_code(failed, "fetch the directory again, or give another one"), seeded(seed), quiet():
+        return auto_class.from_pretrained(
+            directory,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # mismatches are judged, and named, by us
+            output_loading_info=True,
+        )
+
+
+def _weights_of_other_names(directory: Path) -> str:
+    """What to do with weights that are there under a name that is not looked for, such as model.fp16.safetensors."""
+    names = sorted(file.name for end in ("safetensors", "bin") for file in directory.glob(f"*.{end}"))
+    if not names:
+        return ""
+    wanted = WEIGHT_FILES[0] if names[0].endswith("safetensors") else published.WEIGHTS_FILE
+    return f". It has {_some(names)}: if {names[0]} holds its weights, rename it to {wanted}"
 
 
 def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, role: Role) -> None:
@@ -242,8 +244,28 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
     if problems:
         raise ModelError(
             f"the weights of {role} {directory} do not fit its config.json ({type(model).__name__}): "
-            f"{'; '.join(problems)}. Give the weights and the config of one model"
+            f"{'; '.join(problems)}. {_wrapped(directory) or 'Give the weights and the config of one model'}"
         )
+    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    if broken:
+        raise ModelError(
+            f"{len(broken)} weights of {role} {directory} hold numbers that are not finite: {_some(broken)}. They were "
+            "saved so, or damaged: fetch the model again, or give another one"
+        )
+
+
+def _wrapped(directory: str | Path) -> str:
+    """What to do with a .bin whose weights stand one level too deep, "" where they do not."""
+    file = model_files(directory) / published.WEIGHTS_FILE
+    if not file.is_file() or (file.parent / WEIGHT_FILES[0]).is_file():
+        return ""
+    name = published.wrapping_name(file)
+    if name is None:
+        return ""
+    return (
+        f'{file} keeps its weights under the key {name!r}; unwrap them: python -c "import torch; torch.save('
+        f"torch.load({str(file)!r}, weights_only=True, map_location='cpu')[{name!r}], {str(file)!r})\""
+    )
 
 
 def _is_encoder_key(model: PreTrainedModel, key: str) -> bool:

@@ -10,43 +10,44 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.errors import ModelError, raise_all
-from tinybert_ds.models.capture import AttentionCalls, CapturingEncoder
+from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT, AttentionCalls, CapturingEncoder
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.types import Batch, Counts
 
 
 def probe_batch(model: PreTrainedModel, *, sequence_length: int) -> Batch:
-    """Return one row of `sequence_length` positions, the last quarter of them padding, on the model's device."""
+    """Return two rows of `sequence_length` positions on the model's device: the last quarter of the first is padding,
+    the second is full, as the longest rows of a run are."""
     padding = model.config.pad_token_id or 0
     ids = torch.arange(sequence_length) % model.config.vocab_size
     # Any token but padding, which RoBERTa recognises by its id when it counts positions.
     ids = torch.where(ids == padding, (padding + 1) % model.config.vocab_size, ids)
-    length = sequence_length - sequence_length // 4
-    mask = (torch.arange(sequence_length) < length).long()
-    row = torch.where(mask.bool(), ids, padding)[None].to(model.device)
+    lengths = torch.tensor([sequence_length - sequence_length // 4, sequence_length])
+    mask = (torch.arange(sequence_length) < lengths[:, None]).long()
+    rows = torch.where(mask.bool(), ids, padding).to(model.device)
     return Batch(
-        input_ids=row,
-        attention_mask=mask[None].to(model.device),
-        token_type_ids=torch.zeros_like(row),
+        input_ids=rows,
+        attention_mask=mask.to(model.device),
+        token_type_ids=torch.zeros_like(rows),
         labels=None,
-        sample_ids=torch.zeros(1, dtype=torch.long, device=model.device),
-        counts=Counts(rows=1.0, tokens=float(length), token_pairs=float(length**2)),
+        sample_ids=torch.arange(2, device=model.device),
+        counts=Counts(rows=2.0, tokens=float(lengths.sum()), token_pairs=float(lengths.square().sum())),
     )
 
 
 def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> None:
     """Refuse an encoder whose scores or states are not what the losses take them for.
 
-    Runs one row through the model, without gradients and in eval mode. A sliding window that is wider than the
+    Runs two rows through the model, without gradients and in eval mode. A sliding window that is wider than the
     sequence does no harm and passes.
 
     Args:
-        encoder: As it will be used; not yet inside an engine.
         sequence_length: The longest sequence of the run, in tokens.
 
     Raises:
-        ModelError: Too few positions for the sequence; a number of states or attention calls other than the depth
-            says; key heads that differ in number from query heads; a mask in a mapped layer that hides more or less
-            than padding, or scores with something added.
+        ModelError: Too few positions for the sequence; a model that cannot be run; a number of states or attention
+            calls other than the depth says; key heads that differ in number from query heads; a mask in a mapped layer
+            that hides more or less than padding, or scores with something added.
     """
     limit = position_limit(encoder.model)
     if limit is not None and sequence_length > limit:
@@ -57,8 +58,9 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
     batch = probe_batch(encoder.model, sequence_length=sequence_length)
     training = encoder.training
     encoder.eval()
+    advice = "use another architecture, such as BERT"
     try:
-        with torch.no_grad():
+        with torch.no_grad(), foreign_code(f"{_describe(encoder)} fails on {sequence_length} tokens", advice):
             output, calls = encoder.run(batch)
     finally:
         encoder.train(training)
@@ -92,8 +94,8 @@ def _problems(
     if calls.count != depth:
         problems.append(
             f"{_describe(encoder)} made {calls.count} attention calls through transformers' AttentionInterface for its "
-            f"{depth} layers, so its scores cannot be told apart by layer; use an architecture with one per layer, "
-            "such as BERT"
+            f"{depth} layers, so its scores cannot be told apart by layer; {LEAVE_ATTENTION_OUT}, or use an "
+            "architecture with one per layer, such as BERT"
         )
         return problems
     for layer in dict.fromkeys(encoder.attention_layers):
@@ -106,18 +108,19 @@ def _layer_problems(encoder: CapturingEncoder, calls: AttentionCalls, attention_
     if query.shape[1] != key.shape[1]:
         return [
             f"attention layer {layer} of {_describe(encoder)} has {query.shape[1]} query heads but {key.shape[1]} key "
-            "heads (grouped queries); only equal numbers can be distilled"
+            f"heads (grouped queries), and only equal numbers can be compared; {LEAVE_ATTENTION_OUT}"
         ]
     if layer in calls.additions:
         return [
             f"attention layer {layer} of {_describe(encoder)} adds {calls.additions[layer]} to its scores, which "
-            "queries and keys do not show; use an architecture with plain scores, such as BERT"
+            f"queries and keys do not show; {LEAVE_ATTENTION_OUT}, or use an architecture with plain scores, such as "
+            "BERT"
         ]
     if not _masks_only_padding(calls.masks[layer], attention_mask):
         return [
             f"attention layer {layer} of {_describe(encoder)} hides other keys than padding (a sliding window or a "
             f"causal mask) at {attention_mask.shape[1]} tokens; choose a --layer_map that names layers with full "
-            "attention, or another architecture"
+            f"attention, {LEAVE_ATTENTION_OUT}, or use another architecture"
         ]
     return []
 

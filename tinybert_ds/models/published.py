@@ -7,7 +7,6 @@ fine-tuned, and the projections of general distillation: `fit_dense` in the firs
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.models.directory import require_fetched
+from tinybert_ds.models.foreign import foreign_code
 
 WEIGHTS_FILE = "pytorch_model.bin"
 _PROJECTION = re.compile(r"(?:module\.)?fit_dense(?:s\.(\d+))?\.(weight|bias)")
@@ -28,9 +29,6 @@ _STATED_BY_BERT = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attent
 
 def published_config(content: Mapping[str, Any]) -> BertConfig | None:
     """Read a config.json without `model_type` as BERT's.
-
-    Args:
-        content: The file's JSON object.
 
     Returns:
         The config without the keys that no BERT knows (cell, emb_size, structure, ...), or None where `model_type` is
@@ -48,17 +46,31 @@ def read_bin(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: No such file, or not one of tensors alone.
     """
-    try:
-        # Files written before torch 1.6 are no zip archives and cannot be memory-mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{path} cannot be read as a file of tensors ({type(error).__name__}: {_first_line(error)}); copy it again "
-            "from its source, or convert it to model.safetensors"
-        ) from error
+    content = _read(path)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{path} holds more than named tensors; give a plain state dict or a model.safetensors")
     return content
+
+
+def wrapping_name(path: Path) -> str | None:
+    """Return the key of a .bin under which its weights stand, such as "state_dict"; None where they stand on top."""
+    content = _read(path)
+    if not isinstance(content, dict):
+        return None
+    tensors = {
+        key: sum(isinstance(item, Tensor) for item in value.values())
+        for key, value in content.items()
+        if isinstance(value, dict)
+    }
+    return max(tensors, key=lambda key: tensors[key]) if any(tensors.values()) else None
+
+
+def _read(path: Path) -> Any:
+    require_fetched([path])
+    advice = "copy it again from its source, or convert it to model.safetensors"
+    with foreign_code(f"{path} cannot be read as a file of tensors", advice):
+        # Files written before torch 1.6 are no zip archives and cannot be memory-mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def published_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -99,7 +111,3 @@ def apply_pooler_relu(model: PreTrainedModel) -> None:
     if not isinstance(pooler.activation, nn.Sequential):
         pooler.activation = nn.Sequential(nn.Tanh(), nn.ReLU())
     model.config.pooler_relu = True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

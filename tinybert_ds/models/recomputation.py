@@ -12,21 +12,14 @@ from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.wide_products import wide_products
 
 
-def recompute_layers(encoder: CapturingEncoder, device: torch.device, *, wanted: bool) -> None:
-    """Let the encoder recompute its layers in the backward pass of training, where that is wanted.
+def recompute_layers(encoder: CapturingEncoder, device: torch.device) -> None:
+    """Let the encoder recompute its layers in the backward pass of training.
 
     Losses and gradients stay what they are, queries and keys too; the time grows by the student's forward pass.
-
-    Args:
-        encoder: In evaluation mode it works as before.
-        device: Where it runs.
-        wanted: The user's `--gradient_checkpointing`.
 
     Raises:
         ModelError: An architecture whose layers transformers cannot recompute.
     """
-    if not wanted:
-        return
     model = encoder.model
     if not model.supports_gradient_checkpointing:
         raise ModelError(

@@ -7,20 +7,21 @@ import filecmp
 import logging
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinybert_ds.errors import ModelError
 from tinybert_ds.files import fsync_directory
 from tinybert_ds.models import published
+from tinybert_ds.models.capture import takes_token_types
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.pretrained import quiet
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ def save_student(
 
     Args:
         model: Its config says what is written; the attention function that captures is not part of it.
-        tokenizer: A transformers tokenizer.
         directory: Made if absent. Files of other names in it are left alone.
         state_dict: The weights to write in place of the model's own: gathered under ZeRO-3, or the float32 masters.
         projections: See `load_projections`; None leaves those that are there.
@@ -62,13 +62,14 @@ def save_student(
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         with quiet():
             model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
-        tokenizer.save_pretrained(scratch)
+        _save_tokenizer(tokenizer, scratch, with_types=takes_token_types(model))
         config = copy.deepcopy(model.config)
         # transformers loads in the dtype that the config states, so it must be that of the weights written
         config.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
         config.save_pretrained(scratch)
         if projections is not None:
             _write_projections(scratch / PROJECTIONS_FILE, projections)
+        _give_usual_mode(scratch)
         _replace(scratch, directory)
     if getattr(model.config, "pooler_relu", False):
         logger.warning(
@@ -78,12 +79,16 @@ def save_student(
         )
 
 
-def copy_student(source: str | Path, directory: str | Path) -> None:
-    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank."""
+def copy_student(source: str | Path, directory: str | Path, *, leave_out: Collection[str] = ()) -> None:
+    """Write what `save_student` wrote to `source` to another directory, in the same way; call it on one rank.
+
+    Folders, hidden files and the names of `leave_out` stay behind.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=directory) as name:
-        for file in Path(source).iterdir():
+        files = (path for path in Path(source).iterdir() if path.is_file() and not path.name.startswith("."))
+        for file in (path for path in files if path.name not in leave_out):
             shutil.copyfile(file, Path(name) / file.name)
         _replace(Path(name), directory)
 
@@ -100,12 +105,32 @@ def load_projections(directory: str | Path) -> dict[str, Tensor] | None:
     """
     file = Path(directory) / PROJECTIONS_FILE
     if file.is_file():
-        try:
+        with foreign_code(f"{file} cannot be read", "remove it to start with new projections"):
             return load_file(file)
-        except SafetensorError as error:
-            raise ModelError(f"{file} cannot be read ({error}); remove it to start with new projections") from error
     weights = Path(directory) / published.WEIGHTS_FILE
     return published.published_projections(published.read_bin(weights)) if weights.is_file() else None
+
+
+def _save_tokenizer(tokenizer: Any, directory: Path, *, with_types: bool) -> None:
+    """Write a tokeniser that returns what its model takes: a RoBERTa has no embedding for token type 1."""
+    names = list(tokenizer.model_input_names)
+    if not with_types:
+        names = [name for name in names if name != "token_type_ids"]
+    if names != list(tokenizer.model_input_names):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_input_names = names
+        tokenizer.init_kwargs["model_input_names"] = names
+    tokenizer.save_pretrained(directory)
+
+
+def _give_usual_mode(directory: Path) -> None:
+    """Let the files of a directory have the mode that any new file gets here; safetensors lets the owner alone read."""
+    probe = directory / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in directory.iterdir():
+        file.chmod(mode)
 
 
 def _write_projections(file: Path, state: Mapping[str, Tensor]) -> None:

@@ -45,8 +45,7 @@ class DistilledStudent(nn.Module):
     """Encoder and objective (projections and losses) in one forward.
 
     Args:
-        encoder: The student's encoder.
-        objective: Called as `objective(student_output, teacher_output, batch, need_value)`; returns LossTerms.
+        objective: Called as `objective(student_output, teacher_output, batch)`; returns LossTerms.
         teacher_part: The part of the teacher's output that the objective is given; None: all of it.
     """
 
@@ -57,18 +56,33 @@ class DistilledStudent(nn.Module):
         self.encoder = encoder
         self.objective = objective
         self.teacher_part = teacher_part
+        self.teacher_check: Tensor | None = None
+        """0 while all that the teacher has said since it was last taken is finite, else NaN; on the device, 0-dim."""
 
-    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None, need_value: bool = True) -> LossTerms:
-        """Return the objective's terms for a batch.
-
-        Args:
-            batch: Rows.
-            teacher_output: None where there is no teacher.
-            need_value: False on a step whose losses are differentiated but not looked at; they may be NaN then.
-        """
+    def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
+        """Return the objective's terms for a batch."""
+        if teacher_output is not None:
+            check = finite_check(teacher_output)
+            self.teacher_check = check if self.teacher_check is None else self.teacher_check + check
         if self.teacher_part is not None and teacher_output is not None:
             teacher_output = self.teacher_part.read(teacher_output)
-        return self.objective(self.encoder(batch), teacher_output, batch, need_value)
+        return self.objective(self.encoder(batch), teacher_output, batch)
+
+
+def take_teacher_check(module: Any) -> Tensor | float:
+    """Return what a student's module has noted of its teacher since the last call, 0 where nothing; it starts anew."""
+    check, module.teacher_check = getattr(module, "teacher_check", None), None
+    return 0.0 if check is None else check
+
+
+def finite_check(output: EncoderOutput) -> Tensor:
+    """Return 0 for an output of finite numbers, else NaN: 0-dim float32, without waiting for the device.
+
+    The last state and layer are looked at: what is no number in one layer is none in those above it.
+    """
+    last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:]]
+    tensors = last if output.logits is None else [*last, output.logits]
+    return torch.stack([tensor.detach().sum(dtype=torch.float32) * 0 for tensor in tensors]).sum()
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
@@ -105,10 +119,6 @@ def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters for AdamW: no weight decay on biases and normalisation weights, as BERT has it.
-
-    Args:
-        module: Anything with parameters; those without `requires_grad` are left out.
-        weight_decay: Of all the others.
 
     Returns:
         One or two parameter groups with the keys "params" and "weight_decay"; none of them is empty.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.engine.clock import add_clocks
-from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.engine.watch.clock import add_clocks
+from tinybert_ds.errors import CheckpointError, raise_all
+from tinybert_ds.files import file_error
+from tinybert_ds.records import read_metrics, read_run
+
+logger = logging.getLogger(__name__)
 
 Points = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -64,7 +67,8 @@ class Run:
     @property
     def clock(self) -> dict[str, float]:
         """Throughput and shares over all logged steps; empty where none is logged."""
-        clocks: list[dict[str, float]] = [line["clock"] for line in self.steps if "seconds" in line.get("clock", {})]
+        clocks = [line.get("clock", {}) for line in self.steps]
+        clocks = [clock for clock in clocks if "steps" in clock and clock.get("seconds", 0) > 0]
         return reduce(add_clocks, clocks, {})
 
     def names(self) -> list[str]:
@@ -76,17 +80,20 @@ class Run:
         """The logged values of a figure of the training steps, of their clock, or of the evaluations."""
         lines = self.evaluations if name.startswith("eval_") else self.steps
         found = ((line["step"], line.get(name, line.get("clock", {}).get(name))) for line in lines)
-        return [(step, value) for step, value in found if isinstance(value, int | float) and math.isfinite(value)]
+        return [(step, value) for step, value in found if isinstance(value, int | float) and abs(value) < _DRAWN_BELOW]
 
 
+_DRAWN_BELOW = 1e100  # which no number that is none is, and no infinite one
 _NO_CURVE = ("step", "clock", "seconds", "steps", "samples", "epoch")
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:
     """Read runs; a directory that holds no run itself stands for the runs in its subdirectories.
 
+    A run whose records are damaged or cannot be read is named and left out.
+
     Raises:
-        ConfigError: Some directory holds none, or its record is damaged; names them all.
+        ConfigError: Some directory holds none, or all of them are left out; names them all.
     """
     paths: list[Path] = []
     problems = []
@@ -102,31 +109,27 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
     raise_all(problems)
     unique = list(dict.fromkeys(path.resolve() for path in paths))
     root = Path(os.path.commonpath([path.parent for path in unique]))
-    return [_read_run(path, path.relative_to(root).as_posix()) for path in unique]
+    runs = []
+    for path in unique:
+        try:
+            runs.append(_read_run(path, path.relative_to(root).as_posix()))
+        except CheckpointError as damage:
+            problems.append(str(damage))
+        except OSError as error:
+            problems.append(str(file_error(error) or error))
+    if not runs:
+        raise_all(problems)
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return runs
 
 
 def _read_run(path: Path, name: str) -> Run:
-    try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        if not isinstance(record["identity"], dict):
-            raise TypeError("identity is no object")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path / 'run.json'} is not a run of this program or damaged ({error!r})") from error
-    lines = _read_metrics(path / "metrics.jsonl")
+    record = read_run(path / "run.json")
+    lines = read_metrics(path / "metrics.jsonl")
     steps = [line for line in lines if not _is_evaluation(line)]
-    return Run(name, path, record, steps, [line for line in lines if _is_evaluation(line)])
+    return Run(name, path, dict(record), steps, [line for line in lines if _is_evaluation(line)])
 
 
 def _is_evaluation(line: dict[str, Any]) -> bool:
     return any(name.startswith("eval_") for name in line)  # a step that fp16 has left out may have no loss
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); resume the run, which cuts off what is torn") from error

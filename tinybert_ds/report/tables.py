@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tinybert_ds.engine.clock import shares
-from tinybert_ds.engine.console import duration
+from tinybert_ds.engine.watch.clock import shares
+from tinybert_ds.engine.watch.console import duration
 from tinybert_ds.report.runs import Run
 
 

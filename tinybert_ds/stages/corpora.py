@@ -14,8 +14,8 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.phases import PhasedSource, phase_steps
 from tinybert_ds.data.verification import Verification
-from tinybert_ds.engine.distributed import World, gather_objects, run_on_main
-from tinybert_ds.engine.loop import count_steps
+from tinybert_ds.engine.ranks.process_group import World, gather_objects, run_on_main
+from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.progress import progress_bar
 
@@ -38,9 +38,6 @@ class Corpora:
 
     def finish_verification(self, alive: Callable[[str], None]) -> None:
         """Wait until --verify_data has seen all files on all hosts; call it on all ranks.
-
-        Args:
-            alive: Told how far the checks are, whenever they have moved on.
 
         Raises:
             DataError: On all ranks, the damage that any of them has found.
@@ -69,8 +66,6 @@ def open_corpora(
     """Open what --pregenerated_data names.
 
     Args:
-        arguments: the command line.
-        teacher_config: what the token ids must fit.
         teacher_tokenizer: fingerprint of the tokeniser that must have made them.
         world: the ranks; the first counts the samples of corpora that are new, for all.
 
@@ -194,7 +189,6 @@ def _open(
         whole_word=arguments.do_whole_word_mask or None,
         short_seq_prob=arguments.short_seq_prob,
         max_predictions_per_seq=arguments.max_predictions_per_seq,
-        type_vocab_size=getattr(teacher_config, "type_vocab_size", 0),
         max_samples=arguments.phase_max_samples(length) if training else None,
         verification=verification,
     )

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tinybert_ds.arguments import DistillationArguments
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.arguments import DistillationArguments, TrainingArguments
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.student import full_state
 from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.errors import ConfigError
@@ -26,7 +26,9 @@ from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
 from tinybert_ds.models.unread_layers import drop_unread_layers
-from tinybert_ds.objective import IntermediateObjective, LossWeights
+from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective
+from tinybert_ds.stages.evaluate import logits_encoder
+from tinybert_ds.stages.task_data import TaskData
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,7 @@ class Student(NamedTuple):
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
     embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
-
-
-class Distillation(NamedTuple):
-    """Student modules and their teacher, ready for their engines."""
-
-    modules: list[DistilledStudent]
-    teacher: Teacher
+    token_types: bool = True  # whether the tokeniser that it is exported with returns them
 
 
 def build_intermediate(
@@ -57,15 +53,17 @@ def build_intermediate(
     *,
     max_seq_length: int,
     world: World,
-) -> Distillation:
+    token_types: bool = True,
+) -> tuple[Teacher, list[DistilledStudent]]:
     """Put together the distillation of hidden states and attention scores.
 
     Args:
-        teacher_model: From `load_*`.
         students: One or several; the teacher keeps what any of them imitates.
-        arguments: Padding, projection, precision, seed.
         max_seq_length: Longest sequence of the run.
-        world: Where the teacher runs.
+        token_types: Whether the teacher's tokeniser returns them.
+
+    Returns:
+        The teacher, and the students' modules, ready for their engines.
     """
     weights = LossWeights(**arguments.loss_weights)
     imitated = [_imitated(student, weights) for student in students]
@@ -74,6 +72,7 @@ def build_intermediate(
         states=sorted({state for states, _ in imitated for state in states}),
         attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
         logits=False,
+        token_types=token_types,
     )
     check_capture(teacher, sequence_length=max_seq_length)
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
@@ -81,9 +80,28 @@ def build_intermediate(
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
     for module in modules:
-        recompute_layers(module.encoder, world.device, wanted=arguments.gradient_checkpointing)
-    compile_encoders((teacher, *(module.encoder for module in modules)), world.device, wanted=arguments.compile)
-    return Distillation(modules, build_teacher(teacher, dtype, arguments.teacher_engine))
+        prepare_encoder(module.encoder, arguments, world)
+    if arguments.compile:
+        compile_encoders((teacher,), world.device)
+    return build_teacher(teacher, dtype, arguments.teacher_engine), modules
+
+
+def prepare_encoder(encoder: CapturingEncoder, arguments: TrainingArguments, world: World) -> None:
+    """Let a student's encoder be recomputed and compiled where the command line says so."""
+    if arguments.gradient_checkpointing:
+        recompute_layers(encoder, world.device)
+    if arguments.compile:
+        compile_encoders((encoder,), world.device)
+
+
+def classifying_student(
+    model: PreTrainedModel, objective: PredictionObjective, arguments: TrainingArguments, task: TaskData
+) -> DistilledStudent:
+    """Return the module that trains all of a classifier that its logits depend on."""
+    encoder = logits_encoder(model, task)
+    freeze_unused(encoder)
+    prepare_encoder(encoder, arguments, task.world)
+    return DistilledStudent(encoder, objective)
 
 
 def _imitated(student: Student, weights: LossWeights) -> tuple[list[int], list[int]]:
@@ -109,6 +127,7 @@ def _student_module(
         states=weights.states(num_layers),
         attention_layers=weights.attention_layers(num_layers),
         logits=False,
+        token_types=student.token_types,
     )
     check_capture(encoder, sequence_length=max_seq_length)
     if student.embeddings_from_teacher:
@@ -146,14 +165,20 @@ def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World
     write_on_main(world, directory, save)
 
 
-def require_same_tokenizer(student: str, student_fingerprint: str, teacher: str, teacher_fingerprint: str) -> None:
-    """Refuse a student and a teacher that read texts differently."""
-    if student_fingerprint != teacher_fingerprint:
+def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool | None) -> PreTrainedTokenizerFast:
+    """Return the student's tokeniser, which is the teacher's.
+
+    Raises:
+        ConfigError: The two read texts differently.
+    """
+    own, other = (load_tokenizer(directory, lower_case) for directory in (student, teacher))
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
         raise ConfigError(
             f"the tokenisers of {student} and {teacher} differ (vocabulary or casing); a student must read what its "
             "teacher reads: use the teacher's tokeniser files, or say the casing with --do_lower_case or "
             "--no_lower_case"
         )
+    return own
 
 
 def _take_projections(objective: IntermediateObjective, directory: Path) -> None:

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from tinybert_ds.data.tasks import TaskSpec
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
-from tinybert_ds.engine.run_directory import LOCK_FILE
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
+from tinybert_ds.engine.run.directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.files import write_atomically
+from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
-from tinybert_ds.models.pretrained import Role, load_classifier, read_config
+from tinybert_ds.models.pretrained import Role, load_classifier
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
-from tinybert_ds.objective import LabelObjective
+from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.task_data import TaskData
 
 logger = logging.getLogger(__name__)
@@ -38,54 +37,39 @@ class FineTuned(NamedTuple):
     columns: list[int]
 
 
-def evaluate_directory(
-    directory: str | Path,
-    task: TaskData,
-    *,
-    batch_size: int,
-    world: World,
-    pooler_relu: bool = False,
-    stated_labels: Sequence[str] | None = None,
-) -> dict[str, float]:
-    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks.
-
-    Args:
-        directory, task, world, pooler_relu, stated_labels: See `load_fine_tuned`.
-        batch_size: Rows of one forward over all ranks.
-
-    Raises:
-        ModelError: See `load_fine_tuned`.
-    """
-    model = load_fine_tuned(directory, task, world=world, pooler_relu=pooler_relu, stated_labels=stated_labels)
-    return task.evaluate_all(model.module, batch_size, world, columns=model.columns)
+def evaluate_directory(directory: str | Path, task: TaskData, *, pooler_relu: bool = False) -> dict[str, float]:
+    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks."""
+    model = load_fine_tuned(directory, task, pooler_relu=pooler_relu)
+    return task.evaluate_all(model.module, columns=model.columns)
 
 
 def load_fine_tuned(
     directory: str | Path,
     task: TaskData,
     *,
-    world: World,
     pooler_relu: bool = False,
     stated_labels: Sequence[str] | None = None,
+    role: Role = "model",
 ) -> FineTuned:
     """Load a fine-tuned model in float32, on this rank's device.
 
     Args:
-        directory: Of the model.
-        task: What it predicts.
-        world: The ranks.
-        pooler_relu: See `load_classifier`.
         stated_labels: Names of the model's outputs in its order, where its config says nothing.
 
     Raises:
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
-    columns = task_columns(read_config(directory, role="model"), task.spec, stated_labels, role="model")
     model = load_classifier(
-        directory, label_names=task.spec.label_names or None, role="model", head="required", pooler_relu=pooler_relu
+        directory, label_names=task.spec.label_names or None, role=role, head="required", pooler_relu=pooler_relu
     )
-    student = DistilledStudent(logits_encoder(model, task), LabelObjective(regression=task.spec.is_regression))
-    return FineTuned(student.eval().to(world.device), columns)
+    columns = task_columns(model.config, task.spec, stated_labels, role=role)
+    module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
+    return FineTuned(module.eval().to(task.world.device), columns)
+
+
+def label_objective(spec: TaskSpec) -> PredictionObjective:
+    """Return the loss against the gold labels, or scores, alone."""
+    return PredictionObjective(weight=0, label_weight=1, regression=spec.is_regression)
 
 
 def require_results_directory(directory: Path) -> None:
@@ -94,22 +78,25 @@ def require_results_directory(directory: Path) -> None:
     Raises:
         ConfigError: A file, a place that cannot be written, or a directory with files of something else.
     """
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
+    refuse_file(directory)
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
         raise ConfigError(f"--output_dir {directory}: {parent} cannot be written; give another directory")
     names = {path.name for path in directory.iterdir()} - {LOCK_FILE} if directory.is_dir() else set()
-    if names and not names & {RESULTS_FILE, TABLE_FILE, "config.json", "run.json"}:
-        raise ConfigError(
-            f"--output_dir {directory} holds files that are no results of this program: {', '.join(sorted(names)[:5])}"
-            f"{' ...' if len(names) > 5 else ''}; give an empty or new directory (nothing was changed)"
-        )
+    if not names & {RESULTS_FILE, TABLE_FILE, "config.json", "run.json"}:
+        refuse_foreign_files(directory, names, "holds files that are no results of this program")
 
 
-def logits_encoder(model: PreTrainedModel, task: TaskData) -> CapturingEncoder:
-    """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row."""
-    encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool | None = None) -> CapturingEncoder:
+    """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row.
+
+    Args:
+        model: A classifier.
+        task: What it is for.
+        token_types: Whether the model's own tokeniser returns them; None: it is the task's.
+    """
+    types = task.token_types if token_types is None else token_types
+    encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=types)
     check_capture(encoder, sequence_length=task.max_seq_length)
     return encoder
 

@@ -8,20 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tinybert_ds.arguments import EvaluateArguments
+from tinybert_ds.arguments import EvaluateArguments, parse_arguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import has_weights, read_config
 from tinybert_ds.stages.evaluate import TABLE_FILE, load_fine_tuned, require_results_directory, task_columns
 from tinybert_ds.stages.glue_table import SplitResult, markdown, table
-from tinybert_ds.stages.session import begin
-from tinybert_ds.stages.task_data import TaskChoice, load_task
+from tinybert_ds.stages.start import begin_evaluation
+from tinybert_ds.stages.task_data import load_task
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +34,13 @@ class Entry(NamedTuple):
     spec: TaskSpec
     folder: Path
     models: dict[str, Path]
-    file: str | None = None  # that describes a task of the user's own
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    session = begin(EvaluateArguments, argv, "evaluate_glue.py")
-    arguments, world = session.arguments, session.world
+    arguments, problems = parse_arguments(EvaluateArguments, argv)
+    session = begin_evaluation(arguments, problems)
+    world = session.world
     require_results_directory(session.output_dir)
     entries = find_entries(arguments)
     for entry in entries:  # before any of them is loaded
@@ -69,7 +68,7 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
     """
     if arguments.task_file is not None:
         spec = find_task(None, arguments.task_file)
-        return [Entry(spec, Path(cast(str, arguments.data_dir)), _models(spec, arguments), arguments.task_file)]
+        return [Entry(spec, Path(cast(str, arguments.data_dir)), _models(spec, arguments))]
     glue_dir = cast(str, arguments.glue_dir)
     if arguments.task_names != ["all"]:
         specs = [find_task(name, None) for name in arguments.task_names]
@@ -132,25 +131,17 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
     rows = {}
     for name, directory in entry.models.items():
         tokenizer = load_tokenizer(directory, arguments.lower_case)
-        choice = TaskChoice(
-            folder,
-            None if entry.file else spec.name,
-            entry.file,
-            max_seq_length=arguments.max_seq_length,
-            cache_dir=arguments.cache_dir,
-        )
         config = read_config(directory, role="model")
-        task = load_task(choice, tokenizer, (*spec.eval_splits, *files), model_config=config, world=world)
+        task = load_task(spec, folder, (*spec.eval_splits, *files), tokenizer, config, arguments, world)
         logger.info("%s: %s in %s", spec.name, name, directory)
         stated = stated_labels(arguments, config, spec)
-        model = load_fine_tuned(directory, task, world=world, pooler_relu=arguments.pooler_relu, stated_labels=stated)
-        batch_size = arguments.eval_batch_size
+        model = load_fine_tuned(directory, task, pooler_relu=arguments.pooler_relu, stated_labels=stated)
         for split in spec.eval_splits:
-            found = task.evaluate(model.module, split, batch_size, world, columns=model.columns)
+            found = task.evaluate(model.module, split, columns=model.columns)
             metrics[split][name] = {metric: found[f"eval_{metric}"] for metric in spec.metrics}
             rows[split] = len(task.splits[split])
         for split, file in files.items():
-            predictions = task.predict(model.module, split, batch_size, world, columns=model.columns)
+            predictions = task.predict(model.module, split, columns=model.columns)
             submissions[name][file] = format_predictions(spec, index[split], predictions)
     return [SplitResult(spec, split, rows[split], metrics[split]) for split in spec.eval_splits]
 

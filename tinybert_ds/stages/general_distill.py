@@ -4,91 +4,73 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tinybert_ds.arguments import GeneralDistillArguments, identity_of
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
-from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.engine.prediction import mean_loss
-from tinybert_ds.engine.stall import DIRECTORY as STALLS
+from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.prediction import held_out_loss
+from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import teacher_dtype
-from tinybert_ds.errors import ConfigError, UserError
+from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
+from tinybert_ds.errors import UserError
+from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
-from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
+from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    session = begin(GeneralDistillArguments, argv, "general_distill.py")
-    arguments, world = session.arguments, session.world
+    arguments, problems = parse_arguments(GeneralDistillArguments, argv)
+    session = begin_training(arguments, problems, single=len(arguments.student_model) == 1)
+    world = session.world
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    candidates = _candidates(session, teacher_config)
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    types = returns_token_types(tokenizer)
+    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
-        if candidate.weights == "load" and any((candidate.path / name).is_file() for name in TOKENIZER_FILES):
-            require_same_tokenizer(
-                str(candidate.path),
-                tokenizer_fingerprint(load_tokenizer(candidate.path, arguments.lower_case)),
-                arguments.teacher_model,
-                tokenizer_fingerprint(tokenizer),
-            )
+        files = model_files(candidate.path)
+        if candidate.weights == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
+            require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
     corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
-
-    def build() -> Models:
-        students = [
-            Student(
-                build_student(candidate.path, weights=candidate.weights, head=None, seed=arguments.seed),
-                candidate.layer_map,
-                candidate.path,
-                embeddings_from_teacher=arguments.init_embeddings == "svd",
-            )
-            for candidate in candidates
-        ]
-        modules, teacher = build_intermediate(
+    with open_run(
+        session,
+        {candidate.directory: {**candidate.identity, **corpora.identity} for candidate in candidates},
+        title="general distillation",
+        source=corpora.train,
+        evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
+        total_steps=corpora.total_steps,
+    ) as run:
+        if run.finished:
+            return
+        teacher, students = build_intermediate(
             load_encoder(arguments.teacher_model, role="teacher"),
-            students,
+            [_student(candidate, arguments, token_types=types) for candidate in candidates],
             arguments,
             max_seq_length=corpora.longest,
             world=world,
+            token_types=types,
         )
-
-        def evaluation(engine: Any) -> Evaluation | None:
-            held_out = corpora.held_out
-            if held_out is None:
-                return None
-
-            def run() -> dict[str, float]:
-                losses = mean_loss(engine, teacher, held_out, world)
-                return {f"eval_{name}": value for name, value in losses.items()}
-
-            return Evaluation(run=run, score=None)
-
-        def export(engine: Any, directory: Path) -> None:
-            export_student(engine, directory, tokenizer=tokenizer, world=world)
-
-        learners = [Learner(module, evaluation, export) for module in modules]
-        return Models(teacher, learners)
-
-    run_stage(
-        session,
-        title="general distillation",
-        source=corpora.train,
-        targets=[Target(c.directory, {**c.identity, **corpora.identity}) for c in candidates],
-        evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
-        build=build,
-        total_steps=corpora.total_steps,
-        conclude=corpora.finish_verification,
-    )
+        evaluate = None
+        if corpora.held_out is not None:
+            evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
+        for student in students:
+            run.attach(student, evaluate=evaluate, export=partial(export_student, tokenizer=tokenizer, world=world))
+        train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+        corpora.finish_verification(run.stall.alive)
+        run.finish()
 
 
 class _Candidate(NamedTuple):
@@ -99,13 +81,18 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]  # without the data
 
 
-def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) -> list[_Candidate]:
+def _candidates(
+    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
     dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
+    if len(paths) > 1:
+        shared["students"] = fingerprints  # they stand at the same step: none can join or leave
     candidates = []
     for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
         try:
@@ -114,21 +101,23 @@ def _candidates(session: Session[GeneralDistillArguments], teacher_config: Any) 
                 read_config(path, role="student"),
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
+                attention=bool(arguments.attention_weight),
+                padding_token=padding_token,
             )
         except UserError as error:
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        identity = {
-            "stage": "general_distill",
-            "teacher": model_fingerprint(arguments.teacher_model),
-            "student": fingerprint,
-            **identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype}),
-        }
-        if len(paths) > 1:
-            identity["students"] = fingerprints  # they stand at the same step: none can join or leave
+        resolved = identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype})
+        identity = {**resolved, **shared, "student": fingerprint}
         candidates.append(_Candidate(path, weights, layer_map, directory, identity))
     return candidates
+
+
+def _student(candidate: _Candidate, arguments: GeneralDistillArguments, *, token_types: bool) -> Student:
+    model = build_student(candidate.path, weights=candidate.weights, head=None, seed=arguments.seed)
+    from_teacher = arguments.init_embeddings == "svd"
+    return Student(model, candidate.layer_map, candidate.path, from_teacher, token_types)
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:
@@ -150,11 +139,6 @@ def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path
         names.append(next(name for name in chain([base], numbered) if name not in names))
     found = output_dir.iterdir() if output_dir.is_dir() else ()
     own = (*names, STALLS)
-    foreign = sorted(path.name for path in found if path.name not in own and not path.name.startswith("."))
-    if foreign:
-        raise ConfigError(
-            f"--output_dir {output_dir} is for the students {', '.join(names)} and holds other things: "
-            f"{', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an empty or new directory "
-            "(nothing was changed)"
-        )
+    foreign = (path.name for path in found if path.name not in own and not path.name.startswith("."))
+    refuse_foreign_files(output_dir, foreign, f"is for the students {', '.join(names)} and holds other things")
     return [output_dir / name for name in names]

@@ -25,7 +25,6 @@ def table(results: Sequence[SplitResult], submissions: Mapping[str, Collection[s
     """Return everything that was measured, and the published figures that can be compared with it.
 
     Args:
-        results: In the order of the table; every model is in each of them.
         submissions: Model -> the files of its submission; empty where none was asked for.
     """
     tasks: dict[str, dict[str, Any]] = {}

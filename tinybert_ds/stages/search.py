@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import shutil
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinybert_ds.arguments import FinetuneArguments
-from tinybert_ds.engine.distributed import run_on_main
-from tinybert_ds.engine.faults import write_on_main
+from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
+from tinybert_ds.engine.run.run import Session
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.files import fsync_directory, write_atomically
-from tinybert_ds.stages.session import Session, with_arguments
+from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.models.saving import copy_student
+from tinybert_ds.stages.start import with_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,6 @@ def search(
     Args:
         session: Its output directory is the search's; each trial has a directory in it.
         run: Trains into a session's output directory, or finds it finished; returns the metrics.
-        score: The metric that decides.
 
     Returns:
         The metrics of the run whose model is taken over.
@@ -81,7 +79,7 @@ def search(
     chosen = Trial(content["taken"]["learning_rate"], content["taken"]["seed"])
 
     def finish() -> None:
-        take_model(session.output_dir / chosen.name, session.output_dir)
+        copy_student(session.output_dir / chosen.name, session.output_dir, leave_out=_NOT_OF_THE_MODEL)
         write_atomically(session.output_dir / "search.md", text)
         write_atomically(session.output_dir / SEARCH_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -139,38 +137,16 @@ def markdown(content: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def take_model(source: Path, target: Path) -> None:
-    """Copy the model of a trial's directory; without config.json, which comes last, the copy does not load."""
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in files if path.name not in _NOT_OF_THE_MODEL]
-    (target / "config.json").unlink(missing_ok=True)
-    for path in sorted(files, key=lambda path: path.name == "config.json"):
-        temporary = target / f".{path.name}.copy"
-        shutil.copyfile(path, temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(target / path.name)
-    fsync_directory(target)
-
-
 def open_search(directory: Path, *, resume: str) -> None:
     """See `prepare_search`, for one process."""
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {directory} cannot be made: {error.strerror}; give another one") from error
-    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    refuse_file(directory)
+    names = [path.name for path in directory.iterdir() if not path.name.startswith(".")] if directory.exists() else []
     if SEARCH_FILE in names:
         if resume == "never":
             raise ConfigError(
                 f"--output_dir {directory} holds a search and --resume is never; give another one, or --resume auto"
             )
         return
-    if names:
-        raise ConfigError(
-            f"--output_dir {directory} holds files that are no search of this program: {', '.join(names[:5])}"
-            f"{' ...' if len(names) > 5 else ''}; give an empty or new directory (nothing was changed)"
-        )
+    refuse_foreign_files(directory, names, "holds files that are no search of this program")
+    make_output_directory(directory)
     write_atomically(directory / SEARCH_FILE, "{}\n")  # from now on the directory is known as a search's

@@ -6,34 +6,23 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
-from tinybert_ds.data.table_formats import augmented_file
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
-from tinybert_ds.data.task_files import require_file
-from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import special_ids
-from tinybert_ds.engine.distributed import World
+from tinybert_ds.data.task_files import require_files
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
+from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """Which task, and where its files are: what `load_task` reads of a command's arguments."""
-
-    data_dir: str | Path
-    task_name: str | None
-    task_file: str | Path | None = None
-    max_seq_length: int | None = None
-    cache_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,20 +30,22 @@ class TaskData:
     """A task with its tokenised splits.
 
     Args:
-        spec: The task.
-        splits: The splits that were read.
         max_seq_length: What rows are cut to.
         pad_id: Token id of padding.
-        type_vocab_size: Of the model that will read the batches.
+        token_types: Whether the tokeniser returns token types to the model that it belongs to.
         cache_home: The folder of derived data.
+        world: The ranks, which share the work of an evaluation.
+        batch_size: Rows of one forward of an evaluation over all ranks.
     """
 
     spec: TaskSpec
     splits: dict[str, EncodedExamples]
     max_seq_length: int
     pad_id: int
-    type_vocab_size: int
+    token_types: bool
     cache_home: Path
+    world: World
+    batch_size: int
 
     @property
     def score(self) -> str:
@@ -71,93 +62,96 @@ class TaskData:
             padding=padding,
             pad_id=self.pad_id,
             shuffle=shuffle,
-            type_vocab_size=self.type_vocab_size,
         )
 
-    def predict(
-        self, model: Model, split: str, batch_size: int, world: World, *, columns: Sequence[int] | None = None
-    ) -> Values:
+    def predict(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> Values:
         """Return the (N,) predictions for a split, class ids or scores, in the order of the file, on all ranks.
 
         Args:
-            model: Gives logits.
-            split: Labelled or not.
-            batch_size: Rows of one forward over all ranks.
-            world: The ranks.
             columns: The model's output for each class of the task; None where they are in the task's order.
         """
-        logits = predict_logits(model, self.source(split, batch_size, seed=0, shuffle=False), world)
+        logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
         return predict(self.spec, logits if columns is None else logits[:, list(columns)])
 
-    def evaluate(
-        self, model: Model, split: str, batch_size: int, world: World, *, columns: Sequence[int] | None = None
-    ) -> dict[str, float]:
-        """Return every metric of the task on a split, "eval_..."; the same on all ranks. Arguments: see `predict`.
-
-        The split must have labels.
-        """
+    def evaluate(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> dict[str, float]:
+        """Return every metric of the task on a labelled split, "eval_..."; the same on all ranks. See `predict`."""
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
-        predictions = self.predict(model, split, batch_size, world, columns=columns)
-        metrics = compute_metrics(self.spec, predictions, labels)
+        metrics = compute_metrics(self.spec, self.predict(model, split, columns=columns), labels)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}
 
-    def evaluate_all(
-        self, model: Model, batch_size: int, world: World, *, columns: Sequence[int] | None = None
-    ) -> dict[str, float]:
+    def evaluate_all(self, model: Model, *, columns: Sequence[int] | None = None) -> dict[str, float]:
         """Evaluate on the task's evaluation splits: the first decides, the others carry their name."""
         first, *others = self.spec.eval_splits
-        results = self.evaluate(model, first, batch_size, world, columns=columns)
+        results = self.evaluate(model, first, columns=columns)
         for split in others:
-            for name, value in self.evaluate(model, split, batch_size, world, columns=columns).items():
+            for name, value in self.evaluate(model, split, columns=columns).items():
                 results[f"eval_{split}_{name.removeprefix('eval_')}"] = value
         return results
 
 
+class RowFlags(Protocol):
+    """What a command line says of the rows that are read."""
+
+    @property
+    def max_seq_length(self) -> int | None: ...
+    @property
+    def eval_batch_size(self) -> int: ...
+    @property
+    def cache_dir(self) -> str | None: ...
+    @property
+    def allow_unknown(self) -> bool: ...
+
+
 def load_task(
-    arguments: Any, tokenizer: PreTrainedTokenizerFast, splits: Sequence[str], *, model_config: Any, world: World
+    spec: TaskSpec,
+    data_dir: str | Path,
+    splits: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    model_config: Any,
+    flags: RowFlags,
+    world: World,
 ) -> TaskData:
-    """Tokenise a task's splits, or map what was tokenised before.
+    """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.
 
     Args:
-        arguments: `data_dir`, `task_name` or `task_file`, `max_seq_length`, `cache_dir`, and `aug_train` where there is
-            one.
-        tokenizer: Of the models.
-        splits: Which to read.
         model_config: Of the model that will read the batches.
-        world: The ranks, one of which does the work on each host; no collective is called.
 
     Raises:
-        ConfigError, DataError: The task is not known, a file is missing, a row does not fit, a split has no labels
-            that training or evaluation needs, or the model has no embeddings for the tokeniser's tokens.
+        ConfigError, DataError: A file is missing, a row does not fit, a split has no labels that training or
+            evaluation needs, or the model has no embeddings for the tokeniser's tokens.
     """
-    spec = find_task(arguments.task_name, arguments.task_file)
     _require_vocabulary(tokenizer, model_config)
-    if getattr(arguments, "aug_train", False):
-        spec = _augmented(spec)
-    max_seq_length = arguments.max_seq_length or spec.max_seq_length
+    max_seq_length = flags.max_seq_length or spec.max_seq_length
     for split in splits:  # before a folder of derived data is made in a directory without a task
-        require_file(spec, arguments.data_dir, split)
-    home = cache_home(arguments.data_dir, arguments.cache_dir)
+        require_files(spec, data_dir, split)
+    home = cache_home(data_dir, flags.cache_dir)
     first = world.local_rank == 0
     rows = {
-        split: load_rows(spec, arguments.data_dir, split, tokenizer, max_seq_length, home=home, first=first)
-        for split in splits
+        split: load_rows(spec, data_dir, split, tokenizer, max_seq_length, home=home, first=first) for split in splits
     }
     for split, encoded in rows.items():
         if encoded.skipped_rows:
-            path = spec.split_path(arguments.data_dir, split)
+            path = spec.split_path(data_dir, split)
             logger.warning("%s: %d rows lack fields and are left out", path, encoded.skipped_rows)
+        path = spec.split_path(data_dir, split)
+        if warning := judge_rows(encoded, tokenizer, path, allow_unknown=flags.allow_unknown):
+            logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
         if split in rows and rows[split].labels is None:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"
             )
-    pad_id = special_ids(tokenizer).pad
-    return TaskData(spec, rows, max_seq_length, pad_id, getattr(model_config, "type_vocab_size", 0), home)
+    types = returns_token_types(tokenizer)
+    return TaskData(spec, rows, max_seq_length, special_ids(tokenizer).pad, types, home, world, flags.eval_batch_size)
+
+
+def augmented(spec: TaskSpec) -> TaskSpec:
+    """Return the task whose training rows are those that data_tools/data_augmentation.py has written."""
+    return replace(spec, splits={**spec.splits, "train": augmented_split(spec.splits["train"])})
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
@@ -168,9 +162,3 @@ def _require_vocabulary(tokenizer: PreTrainedTokenizerFast, model_config: Any) -
             f"the tokeniser has token ids up to {highest}, the model's vocabulary has {size} entries; give the "
             f'tokeniser that belongs to the model, or a config.json with "vocab_size": {highest + 1}'
         )
-
-
-def _augmented(spec: TaskSpec) -> TaskSpec:
-    train = spec.splits["train"]
-    augmented = replace(train, file=str(augmented_file(train.file)))
-    return replace(spec, splits={**spec.splits, "train": augmented})

@@ -8,34 +8,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tinybert_ds.arguments import TaskDistillArguments, identity_of
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
+from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tinybert_ds.engine.faults import write_on_main
-from tinybert_ds.engine.loop import Evaluation
-from tinybert_ds.engine.prediction import mean_loss
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
+from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.prediction import held_out_loss
+from tinybert_ds.engine.ranks.process_group import write_on_main
+from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
-from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
-from tinybert_ds.models.recomputation import recompute_layers
-from tinybert_ds.models.student import DistilledStudent, freeze_unused
 from tinybert_ds.objective import PredictionObjective
-from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.distillation import (
+    Student,
+    build_intermediate,
+    classifying_student,
+    export_student,
+    require_same_tokenizer,
+)
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
     load_fine_tuned,
-    logits_encoder,
     require_results_directory,
     task_columns,
     write_results,
 )
-from tinybert_ds.stages.session import Learner, Models, Session, Target, begin, run_stage
-from tinybert_ds.stages.task_data import TaskData, load_task
+from tinybert_ds.stages.start import begin_evaluation, begin_training
+from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
 
 logger = logging.getLogger(__name__)
@@ -43,15 +49,127 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    session = begin(TaskDistillArguments, argv, "task_distill.py")
-    if session.arguments.do_eval:
-        _evaluate(session)
-    else:
-        _distill(session)
+    arguments, problems = parse_arguments(TaskDistillArguments, argv)
+    if arguments.do_eval:
+        _evaluate(begin_evaluation(arguments, problems))
+        return
+    session = begin_training(arguments, problems)
+    spec = find_task(arguments.task_name, arguments.task_file)
+    pair = _read_pair(arguments, spec)
+    splits = ("train", *spec.eval_splits)
+    train_spec = augmented(spec) if arguments.aug_train else spec
+    task = load_task(
+        train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
+    )
+    distil = _distil_predictions if arguments.pred_distill else _distil_layers
+    write_results(session.output_dir, distil(session, pair, task), session.world)
+
+
+class _Pair(NamedTuple):
+    """A teacher and a student that fit each other and the task."""
+
+    student_config: Any
+    tokenizer: PreTrainedTokenizerFast
+    layer_map: tuple[int, ...]
+    columns: list[int]  # the teacher's output for each class of the task
+    teacher_types: bool  # whether the teacher's tokeniser returns token types
+    teacher: str  # its fingerprint
+    student: str
+
+
+def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
+    teacher = cast(str, arguments.teacher_model)
+    find_student(arguments.student_model, weights="load")
+    teacher_config = read_config(teacher, role="teacher")
+    student_config = read_config(arguments.student_model, role="student")
+    layer_map = check_pair(
+        teacher_config,
+        student_config,
+        layer_map=None if arguments.pred_distill else arguments.layer_map,
+        projection=arguments.projection,
+        attention=bool(arguments.attention_weight),
+        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+    )
+    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
+    raise_all(prediction_problems(arguments, spec))
+    if arguments.squared_temperature:
+        logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
+    columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
+    fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
+    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+
+
+def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's hidden states and attention; return its held-out losses."""
+    arguments, world = session.arguments, session.world
+    source = _source(task, arguments)
+    identity = _identity(session, pair, task, source, asks_teacher=True)
+    with open_run(
+        session,
+        {session.output_dir: identity},
+        title="intermediate distillation",
+        source=source,
+        evaluation_steps=arguments.eval_step,
+    ) as run:
+        if not run.finished:
+            model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
+            teacher, (student,) = build_intermediate(
+                _teacher_model(arguments, task.spec),
+                [Student(model, pair.layer_map, directory, token_types=task.token_types)],
+                arguments,
+                max_seq_length=task.max_seq_length,
+                world=world,
+                token_types=pair.teacher_types,
+            )
+            held_out = task.source(
+                task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
+            )
+            run.attach(
+                student,
+                evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
+                export=partial(export_student, tokenizer=pair.tokenizer, world=world),
+            )
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            run.finish()
+        return run.results[0]
+
+
+def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's predictions; return the metrics of its best state."""
+    arguments, world = session.arguments, session.world
+    weights = prediction_weights(arguments, task.spec)
+    source = _source(task, arguments)
+    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher))
+    with open_run(
+        session,
+        {session.output_dir: identity},
+        title="prediction distillation",
+        source=source,
+        evaluation_steps=arguments.eval_step,
+    ) as run:
+        if not run.finished:
+            objective = PredictionObjective(
+                weight=weights.teacher,
+                label_weight=weights.labels,
+                temperature=arguments.temperature,
+                regression=task.spec.is_regression,
+                teacher_columns=pair.columns,
+            )
+            student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
+            teacher = None
+            if weights.teacher:
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
+            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
+            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
+        return run.results[0]
 
 
 def _evaluate(session: Session[TaskDistillArguments]) -> None:
-    arguments = session.arguments
+    """Judge the student on the task, and write its predictions for another split where one is named."""
+    arguments, world = session.arguments, session.world
     require_results_directory(session.output_dir)
     config = read_config(arguments.student_model, role="model")
     tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
@@ -59,86 +177,18 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     wanted = arguments.predict_split
     if wanted is not None and wanted not in spec.splits:
         raise ConfigError(f"--predict_split {wanted}: task {spec.name} has the splits {', '.join(spec.splits)}")
-    splits = dict.fromkeys((*spec.eval_splits, *([wanted] if wanted else [])))
-    task = load_task(arguments, tokenizer, list(splits), model_config=config, world=session.world)
-    model = load_fine_tuned(
-        arguments.student_model,
-        task,
-        world=session.world,
-        pooler_relu=arguments.pooler_relu,
-        stated_labels=arguments.stated_labels,
-    )
-    batch_size = arguments.eval_batch_size
-    results = task.evaluate_all(model.module, batch_size, session.world, columns=model.columns)
-    write_results(session.output_dir, results, session.world)
+    splits = list(dict.fromkeys((*spec.eval_splits, *([wanted] if wanted else []))))
+    task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
+    stated, relu = arguments.stated_labels, arguments.pooler_relu
+    model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
+    results = task.evaluate_all(model.module, columns=model.columns)
+    write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, batch_size, session.world, columns=model.columns)
+        predictions = task.predict(model.module, wanted, columns=model.columns)
         content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
         path = session.output_dir / f"predictions_{wanted}.tsv"
-        write_on_main(session.world, path, lambda: write_atomically(path, content))
+        write_on_main(world, path, lambda: write_atomically(path, content))
         logger.info("predictions: %s", path)
-
-
-def _distill(session: Session[TaskDistillArguments]) -> None:
-    arguments, world = session.arguments, session.world
-    teacher_directory = cast(str, arguments.teacher_model)
-    find_student(arguments.student_model, weights="load")
-    teacher_config = read_config(teacher_directory, role="teacher")
-    student_config = read_config(arguments.student_model, role="student")
-    layer_map = check_pair(
-        teacher_config,
-        student_config,
-        layer_map=None if arguments.pred_distill else arguments.layer_map,
-        projection=arguments.projection,
-    )
-    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
-    teacher_tokenizer = load_tokenizer(teacher_directory, arguments.lower_case)
-    require_same_tokenizer(
-        arguments.student_model,
-        tokenizer_fingerprint(tokenizer),
-        teacher_directory,
-        tokenizer_fingerprint(teacher_tokenizer),
-    )
-    spec = find_task(arguments.task_name, arguments.task_file)
-    raise_all(prediction_problems(arguments, spec))
-    if arguments.squared_temperature:
-        logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
-    columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
-    task = load_task(arguments, tokenizer, ("train", *spec.eval_splits), model_config=student_config, world=world)
-    source = task.source(
-        "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
-    )
-    build = partial(_prediction_models, columns=columns) if arguments.pred_distill else _intermediate_models
-    identity: dict[str, Any] = {
-        "stage": f"task_distill {arguments.stage}",
-        "teacher": model_fingerprint(teacher_directory),
-        "student": model_fingerprint(arguments.student_model),
-        "data": source.fingerprint,
-        "evaluation_data": [task.splits[split].fingerprint for split in spec.eval_splits],
-        "teacher_columns": columns,
-        "max_seq_length": task.max_seq_length,
-        "metric": task.spec.official,
-    }
-    asks_teacher = not arguments.pred_distill or prediction_weights(arguments, spec).teacher
-    dtype = str(teacher_dtype(arguments.teacher_dtype, world.device)) if asks_teacher else None
-    identity |= identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype})
-    judge = partial(
-        evaluate_directory,
-        session.output_dir,
-        task,
-        batch_size=arguments.eval_batch_size,
-        world=world,
-        pooler_relu=arguments.pooler_relu,
-    )
-    (results,) = run_stage(
-        session,
-        title="prediction distillation" if arguments.pred_distill else "intermediate distillation",
-        source=source,
-        targets=[Target(session.output_dir, identity, judge if arguments.pred_distill else None)],
-        evaluation_steps=arguments.eval_step,
-        build=lambda: build(session, task, tokenizer, layer_map=layer_map),
-    )
-    write_results(session.output_dir, results, world)
 
 
 class PredictionWeights(NamedTuple):
@@ -177,64 +227,35 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
     return problems
 
 
-def _student(session: Session[TaskDistillArguments], task: TaskData) -> Any:
+def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
+    return task.source(
+        "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
+    )
+
+
+def _identity(
+    session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, source: TaskSource, *, asks_teacher: bool
+) -> dict[str, Any]:
     arguments = session.arguments
-    head = Head(task.spec.label_names or None, pooler_relu=arguments.pooler_relu)
+    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device)) if asks_teacher else None
+    return {
+        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        "stage": f"task_distill {arguments.stage}",
+        "teacher": pair.teacher,
+        "student": pair.student,
+        "data": source.fingerprint,
+        "evaluation_data": [task.splits[split].fingerprint for split in task.spec.eval_splits],
+        "teacher_columns": pair.columns,
+        "max_seq_length": task.max_seq_length,
+        "metric": task.spec.official,
+    }
+
+
+def _teacher_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
+    directory = cast(str, arguments.teacher_model)
+    return load_classifier(directory, label_names=spec.label_names or None, role="teacher", head="required")
+
+
+def _student_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
+    head = Head(spec.label_names or None, pooler_relu=arguments.pooler_relu)
     return build_student(arguments.student_model, weights="load", head=head, seed=arguments.seed)
-
-
-def _intermediate_models(
-    session: Session[TaskDistillArguments], task: TaskData, tokenizer: Any, *, layer_map: tuple[int, ...]
-) -> Models:
-    arguments, world = session.arguments, session.world
-    teacher_model = load_classifier(
-        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
-    )
-    student = Student(_student(session, task), layer_map, Path(arguments.student_model))
-    (module,), teacher = build_intermediate(
-        teacher_model, [student], arguments, max_seq_length=task.max_seq_length, world=world
-    )
-    held_out = task.source(
-        task.spec.eval_splits[0], arguments.eval_batch_size, seed=0, padding=arguments.padding, shuffle=False
-    )
-
-    def evaluation(engine: Any) -> Evaluation:
-        def run() -> dict[str, float]:
-            losses = mean_loss(engine, teacher, held_out, world)
-            return {f"eval_{name}": value for name, value in losses.items()}
-
-        return Evaluation(run=run, score=None)
-
-    export = partial(export_student, tokenizer=tokenizer, world=world)
-    return Models(teacher, [Learner(module, evaluation, export)])
-
-
-def _prediction_models(
-    session: Session[TaskDistillArguments],
-    task: TaskData,
-    tokenizer: Any,
-    *,
-    layer_map: tuple[int, ...],
-    columns: list[int],
-) -> Models:
-    arguments, world = session.arguments, session.world
-    student_encoder = logits_encoder(_student(session, task), task)
-    freeze_unused(student_encoder)
-    weights = prediction_weights(arguments, task.spec)
-    objective = PredictionObjective(
-        weight=weights.teacher,
-        label_weight=weights.labels,
-        temperature=arguments.temperature,
-        regression=task.spec.is_regression,
-        teacher_columns=columns,
-    )
-    module = DistilledStudent(student_encoder, objective)
-
-    def evaluation(engine: Any) -> Evaluation:
-        return Evaluation(run=lambda: task.evaluate_all(engine, arguments.eval_batch_size, world), score=task.score)
-
-    export = partial(export_student, tokenizer=tokenizer, world=world)
-    recompute_layers(student_encoder, world.device, wanted=arguments.gradient_checkpointing)
-    compile_encoders((student_encoder,), world.device, wanted=arguments.compile)
-    teacher = logits_teacher(session, task) if weights.teacher else None
-    return Models(teacher, [Learner(module, evaluation, export)])

@@ -7,45 +7,48 @@ from functools import partial
 from typing import cast
 
 from tinybert_ds.arguments import TaskDistillArguments
-from tinybert_ds.engine.loop import count_steps
+from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
 from tinybert_ds.engine.teacher_cache import (
     cached_teacher,
     compute_logits,
     logits_directory,
+    logits_key,
     missing_anywhere,
     read_logits,
 )
+from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
-from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.pretrained import load_classifier
+from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.stages.evaluate import logits_encoder
-from tinybert_ds.stages.session import Session
 from tinybert_ds.stages.task_data import TaskData
 
 logger = logging.getLogger(__name__)
 
 
-def logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
+def logits_teacher(arguments: TaskDistillArguments, task: TaskData, fingerprint: str, *, token_types: bool) -> Teacher:
     """Return what gives the teacher's logits for a batch of the training split; called on all ranks.
 
     They are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the run sees no
-    whole epoch, or the teacher is split among the ranks, which then have to ask it together.
+    whole epoch, or the teacher is split among the ranks, which then have to ask it together. `token_types`: whether the
+    teacher's tokeniser returns them.
     """
-    arguments, world = session.arguments, session.world
-    rows = task.splits["train"]
+    world, rows = task.world, task.splits["train"]
     source = task.source("train", arguments.train_batch_size, seed=arguments.seed, shuffle=True)
     steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
     in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
     # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
     if arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0):
-        return _live_teacher(session, task)
-    key = {
-        "teacher": model_fingerprint(cast(str, arguments.teacher_model)),
-        "data": rows.fingerprint,
-        "max_seq_length": task.max_seq_length,
-        "dtype": str(teacher_dtype(arguments.teacher_dtype, world.device)),
-    }
+        return _live_teacher(arguments, task, token_types)
+    config = read_config(cast(str, arguments.teacher_model), role="teacher")
+    key = logits_key(
+        teacher=fingerprint,
+        data=rows.fingerprint,
+        max_seq_length=task.max_seq_length,
+        dtype=str(teacher_dtype(arguments.teacher_dtype, world.device)),
+        types=token_types if rows.has_second_segments and has_token_types(config) else None,
+        padding=(task.pad_id, config.pad_token_id),
+    )
     directory = logits_directory(task.cache_home, key)
     logits = read_logits(directory, len(rows))
     if not missing_anywhere(logits):
@@ -54,17 +57,19 @@ def logits_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Te
         return cached_teacher(logits, world.device)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
     return cached_teacher(
-        compute_logits(directory, _live_teacher(session, task), len(rows), batches_of, world), world.device
+        compute_logits(directory, _live_teacher(arguments, task, token_types), len(rows), batches_of, world),
+        world.device,
     )
 
 
-def _live_teacher(session: Session[TaskDistillArguments], task: TaskData) -> Teacher:
-    arguments, world = session.arguments, session.world
+def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:
+    device = task.world.device
     model = load_classifier(
         cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
     )
-    encoder = logits_encoder(model, task)
-    compile_encoders((encoder,), world.device, wanted=arguments.compile)
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    encoder = logits_encoder(model, task, token_types=token_types)
+    if arguments.compile:
+        compile_encoders((encoder,), device)
+    dtype = teacher_dtype(arguments.teacher_dtype, device)
     logger.info("teacher in %s", dtype)
     return build_teacher(encoder, dtype, arguments.teacher_engine)

@@ -70,7 +70,7 @@ def test_flags_win_over_the_recipe_wherever_they_stand():
         ("intermediate: {learning_rate: fast}", "--learning_rate is 'fast'; it must be a number"),
         ("intermediate: [1]", "`flag: value` lines"),
         ("prediction: {seed: 1}", "has no section intermediate; it has prediction"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "not valid YAML"),
         ("- a", "must hold sections"),
     ],
 )
@@ -95,6 +95,7 @@ def test_an_unknown_recipe_names_the_shipped_ones():
     ]
 
 
+@pytest.mark.slow
 def test_run_json_holds_the_recipes_values_beside_those_that_were_used(inputs, tmp_path):
     (tmp_path / "mine.yaml").write_text("finetune:\n  learning_rate: 2e-3\n  max_steps: 7\n")
     model = model_directory(tmp_path / "model")

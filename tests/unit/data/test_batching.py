@@ -101,11 +101,6 @@ def test_collate_pads_on_the_right():
     assert {tensor.dtype for tensor in batch[:3]} == {torch.int64}
 
 
-def test_models_with_one_token_type_get_type_0_only():
-    rows = Rows(np.array([2, 8, 3, 9, 3]), np.array([5]), np.array([3]), np.array([0]))
-    assert collate(rows, 5, RowLayout("valid", 8, 0, type_vocab_size=1), ONE).token_type_ids.tolist() == [[0] * 5]
-
-
 def test_labels_are_int64_classes_or_float32_scores():
     lengths, numbers = np.array([2, 2]), np.array([0, 1])
     layout = RowLayout("valid", 8, 0)

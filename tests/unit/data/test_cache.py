@@ -5,10 +5,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinybert_ds.data import cache
-from tinybert_ds.data.cache import cache_home, obtain, try_lock
+from tinybert_ds.data.cache import cache_home, map_array, obtain, save_array, try_lock
 from tinybert_ds.errors import ConfigError, DataError
 
 
@@ -139,3 +140,13 @@ def test_a_full_disk_is_told_as_what_it_is(tmp_path):
 
     with pytest.raises(ConfigError, match=r"cannot write .* No space left on device; make room"):
         obtain(tmp_path / "a", read, build)
+
+
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:90], lambda c: c[:40] + b"('" + c[42:]])
+def test_a_file_that_holds_no_array_is_one_kind_of_error(tmp_path, damage):
+    path = tmp_path / "labels.npy"
+    save_array(path, np.arange(5))
+    assert map_array(path).tolist() == [0, 1, 2, 3, 4]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"labels\.npy holds no array"):
+        map_array(path)

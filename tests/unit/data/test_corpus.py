@@ -63,13 +63,12 @@ def test_rows_have_their_special_tokens_and_types_in_place(directory):
             assert (ids[length:] == 0).all()
 
 
-def test_roberta_rows_have_two_separators_between_segments_and_one_type(tmp_path):
+def test_roberta_rows_have_two_separators_between_segments(tmp_path):
     write_corpus(tmp_path, numbered_documents(20, 4, 5), special_ids=ROBERTA_IDS)
-    batches = epoch_of(source(tmp_path, max_seq_length=24, type_vocab_size=1, short_seq_prob=0.0))
+    batches = epoch_of(source(tmp_path, max_seq_length=24, short_seq_prob=0.0))
     rows = text_rows(batches)
     assert max(len(row) for row in rows) <= 24
     assert {tuple(np.diff([i for i, token in enumerate(row) if token == 3])[:1]) for row in rows} == {(1,)}
-    assert all((batch.token_type_ids == 0).all() for batch in batches)
 
 
 def test_without_exchange_rows_are_the_text_in_its_order(tmp_path):
@@ -261,6 +260,16 @@ def test_counts_are_kept_beside_the_corpus_and_counted_anew_when_damaged(tmp_pat
     for content in (b"", b"no array", kept.read_bytes()[:-8]):
         kept.write_bytes(content)
         assert source(tmp_path).samples_in_epoch(0) == expected
+
+
+def test_counts_of_which_one_has_changed_are_counted_anew(tmp_path, documents):
+    write_corpus(tmp_path, documents)
+    expected = source(tmp_path).samples_in_epoch(0)
+    (kept,) = (tmp_path / blocks.COUNTS_DIRECTORY).iterdir()
+    content = bytearray(kept.read_bytes())
+    content[0] ^= 1  # of the first count
+    kept.write_bytes(content)
+    assert source(tmp_path).samples_in_epoch(0) == expected
 
 
 def test_counts_differ_between_epochs_only_where_short_documents_are_drawn(tmp_path, documents):

@@ -147,3 +147,33 @@ def test_we_read_what_deepspeed_writes(tmp_path, dtype):
     assert shard.lengths.tolist() == [3, 1, 2]
     assert shard.documents.tolist() == [0, 2, 3]
     assert [shard.document_start(document) for document in range(3)] == [0, 4, 6]
+
+
+HEADER, N, D = 34, 3, 3  # bytes of the header; sequences and documents' edges of `write`
+LENGTHS, OFFSETS, DOCUMENTS = HEADER, HEADER + 4 * N, HEADER + 12 * N
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (LENGTHS + 4, struct.pack("<i", 0), "sequence 1 has no tokens"),
+        (LENGTHS + 4, struct.pack("<i", -1), "sequence 1 has no tokens"),
+        (LENGTHS, struct.pack("<2i", 2, 2), "sequence 1 does not lie behind the one before it"),
+        (LENGTHS, struct.pack("<i", 2**31 - 1), "sequence 1 does not lie behind"),
+        (OFFSETS, struct.pack("<q", 2), "sequence 0 does not lie behind"),
+        (OFFSETS + 8, struct.pack("<q", -6), "sequence 1 does not lie behind"),
+        (OFFSETS + 16, struct.pack("<q", 2**62), "sequence 2 does not lie behind"),
+        (DOCUMENTS + 8, struct.pack("<q", 4), "document 1 ends before it begins"),
+        (DOCUMENTS + 8, struct.pack("<q", -1), "document 0 ends before it begins"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_an_index_that_makes_no_sense_is_refused(tmp_path, monkeypatch, place, value, told, at_once):
+    monkeypatch.setattr(indexed, "_INDEX_AT_ONCE", at_once)
+    write(tmp_path)
+    index = tmp_path / "shard-00000.idx"
+    content = bytearray(index.read_bytes())
+    content[place : place + len(value)] = value
+    index.write_bytes(content)
+    with pytest.raises(DataError, match=rf"shard-00000\.idx' is damaged: {told}"):
+        open_shard(tmp_path, "shard-00000")

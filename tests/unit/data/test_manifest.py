@@ -18,6 +18,7 @@ from tinybert_ds.data.manifest import (
     write_manifest,
 )
 from tinybert_ds.errors import DataError
+from tinybert_ds.records import sealed
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def test_a_damaged_manifest_is_named(directory, content):
 
 def test_another_format_version_is_refused(directory):
     content = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
-    (directory / MANIFEST_NAME).write_text(json.dumps({**content, "format_version": 2}), encoding="utf-8")
+    content.pop("seal")
+    (directory / MANIFEST_NAME).write_text(json.dumps(sealed({**content, "format_version": 2})), encoding="utf-8")
     with pytest.raises(DataError, match=r"format version 2; .* reads 1"):
         read_manifest(directory)
 
@@ -122,3 +124,70 @@ def test_whole_words_are_refused_where_text_is_cut_into_chinese_characters(direc
     few = dict(list(characters.items())[:15]) | pieces
     (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": few}}), encoding="utf-8")
     assert continuation_mask(directory, 1000).sum() == 60
+
+
+@pytest.mark.parametrize("place", [34, 40, 50, -20, -9])  # lengths, offsets, documents
+def test_an_index_whose_bytes_have_changed_is_refused_when_its_shard_is_first_read(directory, place):
+    index = directory / "shard-00001.idx"
+    content = bytearray(index.read_bytes())
+    content[place] ^= 1
+    index.write_bytes(content)
+    corpus = open_corpus(directory)
+    assert corpus.shards[0].num_documents == 2
+    with pytest.raises(DataError, match=r"shard-00001\.idx' is damaged: its \d+ bytes have the hash"):
+        list(corpus.shards)
+
+
+def test_the_hash_of_an_index_is_looked_at_once_however_often_its_shard_is_mapped(directory, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(manifest_module, "_OPEN_SHARDS", 1)
+    monkeypatch.setattr(manifest_module, "require_whole", lambda path, record: looked_at.append(path.name))
+    shards = open_corpus(directory).shards
+    assert [shards[number].num_documents for number in (0, 1, 0, 1, 2)] == [2, 2, 2, 2, 1]
+    assert looked_at == ["tokenizer.json", "shard-00000.idx", "shard-00001.idx", "shard-00002.idx"]
+
+
+def test_a_tokeniser_whose_bytes_have_changed_is_refused(directory):
+    path = directory / "tokenizer.json"
+    path.write_text(path.read_text().replace('"5": 5', '"5": 6'))
+    with pytest.raises(DataError, match=r"tokenizer\.json' is damaged: its \d+ bytes have the hash"):
+        open_corpus(directory)
+
+
+def test_a_manifest_with_another_value_is_refused_although_it_is_one(directory):
+    path = directory / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"masked_lm_prob": 0.15', '"masked_lm_prob": 0.25'))
+    with pytest.raises(DataError, match=r"manifest\.json' is damaged, or not of this program: its content is not what"):
+        read_manifest(directory)
+
+
+def shard_of(content):
+    return content["shards"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c["sampling"].update(max_seq_len="long"), "sampling.max_seq_len: Input should be a valid integer"),
+        (lambda c: c["counts"].update(tokens=31), "its counts are not those of its shards"),
+        (lambda c: c["tokenizer"]["special_ids"].update(mask=1000), "its special tokens are not in its vocabulary"),
+        (lambda c: c["tokenizer"]["special_ids"].update(vocab_size=10**15), "its special tokens are not"),
+        (lambda c: c["tokenizer"]["special_ids"].update(prefix=["a"]), "special_ids.prefix.0: Input should be a valid"),
+        (lambda c: shard_of(c).update(name="../shard-00000"), "'../shard-00000' is not made of its two files"),
+        (lambda c: shard_of(c)["files"].pop("shard-00000.idx"), "'shard-00000' is not made of its two files"),
+        (lambda c: shard_of(c).update(dtype="int8"), "shards.0.dtype: Input should be 'int16', 'int32' or 'uint16'"),
+        (lambda c: c.update(more=1), "more: Extra inputs are not permitted"),
+        (lambda c: c.pop("sampling"), "sampling: Field required"),
+    ],
+)
+def test_a_manifest_without_a_seal_is_looked_through(directory, change, told):
+    path = directory / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    content.pop("seal")
+    path.write_text(json.dumps(content))
+    read_manifest(directory)
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        read_manifest(directory)
+    assert told in str(caught.value)

@@ -43,3 +43,16 @@ def test_a_shard_that_is_gone_or_cut_is_named_before_the_lost_part_is_touched(di
     with pytest.raises(DataError, match=r"it is gone\. Restore it and start the same command again"):
         placement.gather(np.array([15]), np.array([2]))
     assert placement.gather(np.array([0]), np.array([1])).tolist() == [5], "the other shard is whole"
+
+
+@pytest.mark.parametrize(("id_found", "told"), [(1000, "ids from 5 to 1000"), (-3, "ids from -3 to ")])
+@pytest.mark.parametrize("per_shard", [5, 2])
+def test_ids_that_the_vocabulary_has_not_are_refused_where_they_are_read(tmp_path, per_shard, id_found, told):
+    write_corpus(tmp_path, numbered_documents(5, 1, 4), documents_per_shard=per_shard)
+    tokens = np.fromfile(tmp_path / "shard-00000.bin", dtype="<i2")
+    tokens[3] = id_found
+    tokens.tofile(tmp_path / "shard-00000.bin")
+    placement = Placement([open_corpus(tmp_path)])
+    assert placement.gather(np.array([0]), np.array([3])).tolist() == [5, 6, 7]
+    with pytest.raises(DataError, match=rf"shard-00000\.bin' is damaged: it holds {told}.* from 0 to 999"):
+        placement.gather(np.array([0, 16]), np.array([4, 1]))

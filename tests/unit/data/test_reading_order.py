@@ -9,6 +9,8 @@ from tests.support.corpora import SPECIAL_IDS, write_corpus
 from tinybert_ds.data import blocks, corpus
 from tinybert_ds.data.corpus import CorpusSource
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = 4000
 EPOCHS = 12
 BLOCK_TOKENS, WINDOW = 256, 512

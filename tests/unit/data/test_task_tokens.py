@@ -6,15 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from tests.support.models import write_tokenizer
 from tinybert_ds.data import task_batches, task_tokens
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, encode
 from tinybert_ds.data.task_files import read_split
+from tinybert_ds.data.task_spec import TextFormat
 from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import TASKS
+from tinybert_ds.data.tasks import TASKS, load_task_file
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError
+
+DIGESTS = {
+    "own/train": "c1c07ffe8d1083b3",
+    "own/test": "2ed4999f3005c2bf",
+    "sst-2": "37e64da133b71a94",
+    "sst-2 augmented": "37e64da133b71a94",
+    "sts-b": "a3bf8d9345cb96b9",
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +101,7 @@ def test_a_file_of_many_blocks_gives_the_rows_of_one(tmp_path, home, tokenizer, 
     rows = ["good\tbad\t0", "the film\tit\t1", "short", "also\tshort", "the actor saw\tthe river\t1", "a\tb c\t0"]
     (tmp_path / "train.tsv").write_text("\n".join(["question1\tquestion2\tis_duplicate", *rows]) + "\n")
     expected = load(tmp_path, tokenizer, home, task="qqp")
-    monkeypatch.setattr("tinybert_ds.data.task_files.BLOCK_ROWS", 2)  # the second block is empty
+    monkeypatch.setattr("tinybert_ds.data.task_tables.BLOCK_ROWS", 2)  # the second block is empty
     (tmp_path / "other").mkdir()
     found = load(tmp_path, tokenizer, tmp_path / "other", task="qqp")
     assert found.skipped_rows == 2
@@ -199,3 +210,51 @@ def test_the_record_says_what_was_tokenised(sst2, home, tokenizer):
     assert key["file"]["bytes"] == (sst2 / "train.tsv").stat().st_size
     assert key["max_seq_length"] == 16
     assert path.parent.name.startswith("tokens-train-")
+
+
+def test_what_was_kept_of_a_task_before_it_could_say_more_stays_valid(tmp_path):
+    """The digests are those of version 0.1 before files could be separated, encoded and quoted as a task says."""
+    (tmp_path / "task.yaml").write_text(
+        "files: {train: a.csv, dev: b.jsonl, test: c.tsv}\ntext: [x, y]\nlabel: l\nlabels: [a, b]\naliases: {q: a}\n"
+        "metric: accuracy\n"
+    )
+    own = load_task_file(tmp_path / "task.yaml")
+    augmented = replace(TASKS["sst-2"], splits={"train": augmented_split(TASKS["sst-2"].splits["train"])})
+    found = {
+        "own/train": task_tokens._what_decides(own, "train"),
+        "own/test": task_tokens._what_decides(own, "test"),
+        "sst-2": task_tokens._what_decides(TASKS["sst-2"], "train"),
+        "sst-2 augmented": task_tokens._what_decides(augmented, "train"),
+        "sts-b": task_tokens._what_decides(TASKS["sts-b"], "dev"),
+    }
+    digests = {name: task_tokens._digest(content) for name, content in found.items()}
+    assert digests == DIGESTS
+    stated = replace(own.splits["train"], text_format=TextFormat(quotes=False))  # of a .csv this means something else
+    other = task_tokens._what_decides(replace(own, splits={"train": stated}), "train")
+    assert task_tokens._digest(other) != digests["own/train"]
+
+
+def test_of_several_files_every_one_and_their_order_counts(tmp_path, home, tokenizer, counted):
+    for number, label in enumerate("101"):
+        (tmp_path / f"part-{number}.tsv").write_text(f"sentence\tlabel\ngood film {'x' * number}\t{label}\n")
+    layout = replace(TASKS["sst-2"].splits["train"], file="part-*.tsv")
+
+    def read(layout):
+        return load_rows(replace(TASKS["sst-2"], splits={"train": layout}), tmp_path, "train", tokenizer, 16, home=home)
+
+    assert read(layout).labels.tolist() == [1, 0, 1]
+    listed = replace(layout, file="part-0.tsv", more_files=("part-1.tsv", "part-2.tsv"))
+    assert read(listed).labels.tolist() == [1, 0, 1]
+    assert len(counted) == 1
+    assert read(replace(listed, more_files=("part-2.tsv", "part-1.tsv"))).labels.tolist() == [1, 1, 0]
+    (tmp_path / "part-2.tsv").write_text("sentence\tlabel\nbad\t0\n")
+    assert read(layout).labels.tolist() == [1, 0, 0]
+    assert len(counted) == 3
+
+
+def test_a_directory_of_datasets_is_tokenised_once(tmp_path, home, tokenizer, counted):
+    Dataset.from_dict({"sentence": ["good", "bad film"], "label": [1, 0]}).save_to_disk(tmp_path / "saved")
+    spec = replace(TASKS["sst-2"], splits={"train": replace(TASKS["sst-2"].splits["train"], file="saved")})
+    for _ in range(2):
+        assert load_rows(spec, tmp_path, "train", tokenizer, 16, home=home).labels.tolist() == [1, 0]
+    assert len(counted) == 1

@@ -1,6 +1,8 @@
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tinybert_ds.data.tasks import TASKS, describe_labels, find_task, load_task_file
 from tinybert_ds.errors import ConfigError
@@ -68,7 +70,11 @@ def test_a_task_file_describes_regression_on_pairs_without_header(tmp_path):
         (("[accuracy, macro_f1]", "f1"), ["f1 is for two labels, found 3"]),
         (("N: no", "N: nein"), ["'N' stands for 'nein'", "no, yes, 3"]),
         (("dev: held_out.tsv, ", ""), ["needs `train` and `dev`", "found train, test"]),
-        (("dev: held_out.tsv, ", "dev: [a.tsv, b.tsv], "), ["files: dev: one file name, found ['a.tsv', 'b.tsv']"]),
+        (
+            ("dev: held_out.tsv, ", "dev: [a.tsv, [b.tsv]], "),
+            ["files: dev: a file name or a list of them, found ['a.t"],
+        ),
+        (("dev: held_out.tsv, ", "dev: [], "), ["files: dev: a file name or a list of them, found none"]),
         (("text: review", "text: [a, b, c]"), ["one or two columns", "found 3"]),
         (("text: review", "text: review\nmax_seq_length: long"), ["max_seq_length", "'long'"]),
         (("text: review", "text: review\nheader: maybe"), ["header: true or false", "'maybe'"]),
@@ -123,3 +129,14 @@ def test_a_missing_task_file_and_an_unknown_task_are_refused(tmp_path):
         find_task(None, None)
     with pytest.raises(ConfigError, match="found both"):
         find_task("sst-2", "task.yaml")
+
+
+def test_the_task_file_of_the_readme_can_be_read(tmp_path):
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").partition("### Your own task")[2]
+    first, more = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[:2]
+    spec = load_task_file(write(tmp_path, first))
+    assert (spec.label_names, spec.splits["train"].file) == (("reject", "accept"), "train.csv")
+    both = {**yaml.load(first, Loader=yaml.BaseLoader), **yaml.load(more, Loader=yaml.BaseLoader)}
+    spec = load_task_file(write(tmp_path, yaml.safe_dump(both)))
+    assert (spec.name, spec.skip_labels, spec.splits["train"].more_files) == ("reviews", ("-",), ("more/*.csv.gz",))
+    assert (spec.splits["dev"].text_format.separator, spec.splits["dev"].text_format.encoding) == (";", "cp1252")

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.support.models import VOCABULARY, write_tokenizer
-from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
+from tests.support.families import TOKENIZERS
+from tests.support.models import VOCABULARY, tiny_config, write_tokenizer
+from tinybert_ds.data import tokenizer as tokenizer_module
+from tinybert_ds.data.tokenizer import (
+    load_tokenizer,
+    returns_token_types,
+    special_ids,
+    tokenizer_fingerprint,
+    tokenizer_json,
+)
 from tinybert_ds.errors import ModelError
 
 
@@ -51,6 +60,10 @@ def write_roberta(directory: Path) -> Path:
     return directory
 
 
+def change_json(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
 def tokens_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -69,12 +82,16 @@ def test_a_forced_casing_is_still_there_after_saving_and_loading(packaged, tmp_p
     assert tokens_of(load_tokenizer(tmp_path / "saved", None), "the CITY") == ["the", "[UNK]"]
 
 
-def test_a_tokenizer_json_alone_states_its_casing(packaged):
+@pytest.mark.parametrize(("name", "cased"), [("BertTokenizer", False), ("PreTrainedTokenizerFast", True)])
+def test_without_a_flag_the_casing_is_what_transformers_makes_of_the_directory(packaged, name, cased):
+    # A class with a setting of its own goes by its default where nothing states it, whatever tokenizer.json says.
     state = json.loads((packaged / "tokenizer.json").read_text(encoding="utf-8"))
     state["normalizer"]["lowercase"] = False
     (packaged / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
-    (packaged / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
-    assert tokens_of(load_tokenizer(packaged, None), "the CITY") == ["the", "[UNK]"]
+    (packaged / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}), encoding="utf-8")
+    tokens = tokens_of(load_tokenizer(packaged, None), "the CITY")
+    assert tokens == tokens_of(AutoTokenizer.from_pretrained(packaged), "the CITY")
+    assert tokens == ["the", "[UNK]" if cased else "city"]
 
 
 def test_a_bare_vocabulary_is_refused_until_a_flag_states_the_casing(bare):
@@ -170,3 +187,102 @@ def test_a_missing_directory_an_empty_one_and_a_broken_file_are_refused(tmp_path
     (broken / "tokenizer_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="not a JSON file"):
         load_tokenizer(broken, None)
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "big_bird"])
+def test_a_stated_casing_that_a_class_has_no_setting_for_does_not_count_as_in_transformers(tmp_path, name):
+    TOKENIZERS[name]().save_pretrained(tmp_path)
+    change_json(tmp_path / "tokenizer_config.json", do_lower_case=True)
+    assert (
+        load_tokenizer(tmp_path, None)("the CITY").input_ids
+        == AutoTokenizer.from_pretrained(tmp_path)("the CITY").input_ids
+    )
+    assert load_tokenizer(tmp_path, None).unk_token_id in load_tokenizer(tmp_path, None)("the CITY").input_ids
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if name != "roberta"])
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_a_forced_casing_stays_when_transformers_loads_what_was_saved(tmp_path, name, lower_case):
+    TOKENIZERS[name]().save_pretrained(tmp_path / "in")
+    tokenizer = load_tokenizer(tmp_path / "in", lower_case)
+    tokenizer.save_pretrained(tmp_path / "out")
+    tiny_config("roberta" if name == "xlm-roberta" else "bert", vocab_size=400).save_pretrained(tmp_path / "out")
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again("the CITY").input_ids == tokenizer("the CITY").input_ids
+    assert (tokenizer("the CITY").input_ids == tokenizer("the city").input_ids) is lower_case
+    assert again.model_input_names == tokenizer.model_input_names
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+    assert returns_token_types(again) == returns_token_types(TOKENIZERS[name]())
+
+
+@pytest.mark.parametrize(
+    ("name", "returned"),
+    [("bert", True), ("generic with types", True), ("generic", False), ("albert", False), ("xlm-roberta", False)],
+)
+def test_token_types_are_returned_where_transformers_returns_them(tmp_path, name, returned):
+    TOKENIZERS[name]().save_pretrained(tmp_path)
+    assert returns_token_types(load_tokenizer(tmp_path, None)) is returned
+    assert ("token_type_ids" in AutoTokenizer.from_pretrained(tmp_path)("a", "a")) is returned
+
+
+def test_a_damaged_or_newer_tokenizer_json_is_refused_with_the_installed_version(packaged):
+    state = json.loads((packaged / "tokenizer.json").read_text(encoding="utf-8"))
+    (packaged / "tokenizer.json").write_text(json.dumps({**state, "model": {"type": "Novel"}}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"newer version of the library than the installed tokenizers \d"):
+        load_tokenizer(packaged, None)
+
+
+def test_a_tokeniser_file_that_git_lfs_left_as_a_pointer_is_refused_with_how_to_fetch_it(packaged):
+    (packaged / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is a pointer of Git LFS.*lfs pull"):
+        load_tokenizer(packaged, None)
+
+
+SENTENCEPIECE = {
+    "deberta-v2": "spm.model",
+    "rembert": "sentencepiece.model",
+    "albert": "spiece.model",
+    "xlm-roberta": "sentencepiece.bpe.model",
+}
+
+
+@pytest.mark.parametrize("model_type", SENTENCEPIECE)
+def test_a_sentencepiece_model_is_read_where_the_library_is_there(tmp_path, model_type):
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs pip install sentencepiece")
+    stream = io.BytesIO()
+    special = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "user_defined_symbols": ["[CLS]", "[SEP]", "[MASK]"]}
+    texts = iter([f"the {word} was good" for word in VOCABULARY if word.isalpha()] * 4)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=texts, model_writer=stream, vocab_size=64, minloglevel=2, **special
+    )
+    (tmp_path / SENTENCEPIECE[model_type]).write_bytes(stream.getvalue())
+    tiny_config(model_type, vocab_size=128).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, None)
+    ids = tokenizer("the film was good").input_ids
+    assert ids == AutoTokenizer.from_pretrained(tmp_path)("the film was good").input_ids
+    assert tokenizer.unk_token_id not in ids
+
+
+def test_a_vocabulary_file_that_the_tokenisers_class_does_not_read_is_refused_with_the_one_it_reads(tmp_path):
+    # transformers makes a tokeniser of special tokens alone
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    tiny_config("albert").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"AlbertTokenizer.* spiece\.model or tokenizer\.json.* it has vocab\.txt"):
+        load_tokenizer(tmp_path, True)
+
+
+@pytest.mark.parametrize("model_type", SENTENCEPIECE)
+def test_a_sentencepiece_model_without_the_library_is_refused_with_its_name(tmp_path, monkeypatch, model_type):
+    monkeypatch.setattr(tokenizer_module, "find_spec", lambda _: None)
+    name = SENTENCEPIECE[model_type]
+    (tmp_path / name).write_bytes(b"\x0a\x0e")
+    tiny_config(model_type).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"{name} is read with the library sentencepiece: pip install"):
+        load_tokenizer(tmp_path, None)
+
+
+def test_the_tokeniser_of_the_old_sentence_transformers_layout_is_found(packaged, tmp_path):
+    tiny_config().save_pretrained(packaged)
+    packaged.rename(tmp_path / "0_Transformer")
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "path": "0_Transformer"}, {"idx": 1, "path": "1_Pooling"}]')
+    assert tokens_of(load_tokenizer(tmp_path, None), "The CITY") == ["the", "city"]

@@ -114,7 +114,7 @@ def test_indexes_that_do_not_fit_are_refused(model, tmp_path):
     write_shard(tmp_path / "out", "a", "i2", 3)
     index = bytearray((tmp_path / "out" / "a.idx").read_bytes())
     first_pointer = 34 + 4 * len(SEQUENCES)
-    for place, message in ((first_pointer + 8, "do not lie behind"), (first_pointer, "not begin at byte 0")):
+    for place, message in ((first_pointer + 8, "sequence 1 does not lie"), (first_pointer, "sequence 0 does not lie")):
         changed = bytearray(index)
         changed[place] ^= 2
         (tmp_path / "out" / "a.idx").write_bytes(changed)

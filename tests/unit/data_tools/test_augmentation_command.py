@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -8,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_tools import augment_rows, augment_task, augmentation_files
@@ -17,9 +19,12 @@ from data_tools.ranks import Ranks, find_ranks
 from data_tools.teacher_filter import TeacherJudge, is_near, is_sure
 from tests.support.models import masked_lm_directory, model_directory
 from tests.support.runs import run_ranks
+from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile
+from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
 from tinybert_ds.errors import ConfigError, DataError, ModelError
+
+pytestmark = pytest.mark.slow
 
 SST2 = """sentence\tlabel
 The film was "not" bad\t0
@@ -104,13 +109,43 @@ def test_only_one_text_of_a_pair_is_varied_at_a_time_and_other_columns_stay(mode
     assert same_text[0] != same_text[1]  # the same text in another row has draws of its own
 
 
+def test_a_task_file_is_read_by_augmentation_as_by_training(models, tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(
+        gzip.compress('Text;verdict\nGood films;1.0\n"a\tb; dull";-\n'.encode("utf-16"))
+    )
+    features = Features({"verdict": ClassLabel(names=["no", "yes"]), "Text": Value("string")})
+    Dataset.from_dict({"Text": ["a dull day"], "verdict": [0]}, features=features).save_to_disk(tmp_path / "saved")
+    (tmp_path / "task.yaml").write_text(
+        "files: {train: [a.csv.gz, saved], dev: a.csv.gz}\nseparator: ;\nencoding: utf-16\ntext: text\nlabel: verdict\n"
+        "labels: [no, yes]\naliases: {'1': yes, '0': no}\nskip_labels: [x]\nmetric: accuracy\n"
+    )
+    task = ["--task_file", str(tmp_path / "task.yaml"), "--data_dir", str(tmp_path)]
+    words = ["--pretrained_bert_model", str(models / "mlm"), "--no_glove", "--num_workers", "1", *task]
+    with pytest.raises(DataError, match=r"a.csv.gz, line 3, column 'verdict': task task has no label '-'"):
+        augment_task.main(words)
+    description = (tmp_path / "task.yaml").read_text().replace("[x]", '["-"]')
+    (tmp_path / "task.yaml").write_text(description)
+    augment_task.main(words)
+    rows = rows_of((tmp_path / "train_aug.tsv").read_bytes())
+    assert rows[0] == ["Text", "verdict"]
+    originals = [["Good films", "1.0"], ["a dull day", "no"]]
+    assert [row for row in rows if row in originals] == originals
+    spec = load_task_file(tmp_path / "task.yaml")
+    augmented = replace(spec, splits={"train": augmented_split(spec.splits["train"])})
+    examples = read_split(augmented, tmp_path, "train")
+    assert examples.texts[0] == [row[0] for row in rows[1:]]
+    assert examples.labels.tolist() == [int(row[1] == "1.0") for row in rows[1:]]
+
+
 def test_rows_with_one_premise_are_augmented_together(models, tmp_path, monkeypatch):
     monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 3)
     (tmp_path / "RTE").mkdir()
     rows = [["a good film", "the plot"], ["a bad plot", "good music"], ["a good film", "music moved"]]
     rows += [["a bad plot", "the film"], ["the music", "a film"], ["a good film", "bad music"], ["the plot", "a film"]]
     lines = ["index\tsentence1\tsentence2\tlabel"]
-    lines += [f"{number}\t{first}\t{second}\tentailment" for number, (first, second) in enumerate(rows)]
+    lines += [
+        f"{number}\t{first}\t{second}\t{'not_' * (number % 2)}entailment" for number, (first, second) in enumerate(rows)
+    ]
     (tmp_path / "RTE" / "train.tsv").write_text("\n".join(lines) + "\n")
     asked = []
     candidates = MaskedWordModel.candidates
@@ -396,7 +431,7 @@ def test_a_task_of_the_users_own_is_augmented_in_its_own_folder(models, tmp_path
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, (2, 3, 0)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, Ranks(1, 2, 1)),
         ({"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}, Ranks(5, 8, 1)),
-        ({"RANK": "3"}, Ranks(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4, 3)),  # no address: they do not talk to each other
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}, Ranks(5, 8, 1)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),  # a batch script
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "9"}, (0, 1, 0)),

@@ -79,3 +79,12 @@ def test_a_task_whose_file_was_removed_while_waiting_is_not_given(tmp_path, monk
     monkeypatch.setattr(Claims, "_lock", remove_first)
     with pytest.raises(FileNotFoundError), Claims(tmp_path).take("task", again=True):
         pass
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b'{"a": 1, "a": 2}', b"\xff", b'{"a"'])
+def test_a_record_that_is_none_is_an_unfinished_task(tmp_path, content):
+    (tmp_path / "task.json").write_bytes(content)
+    claims = Claims(tmp_path)
+    assert claims.record("task") is None
+    with claims.take("task") as claim:
+        assert claim is not None

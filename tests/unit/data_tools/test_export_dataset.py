@@ -70,7 +70,7 @@ def test_mnli_comes_with_its_mismatched_sets_and_the_diagnostic_one(tmp_path):
     [
         ("cola", "cola", ("sentence",), ["unacceptable", "acceptable"], [1, 0]),
         ("mrpc", "mrpc", ("sentence1", "sentence2"), ["not_equivalent", "equivalent"], [0, 1]),
-        ("qqp", "qqp", ("question1", "question2"), ["not_duplicate", "duplicate"], [1, 1]),
+        ("qqp", "qqp", ("question1", "question2"), ["not_duplicate", "duplicate"], [1, 0]),
         ("qnli", "qnli", ("question", "sentence"), ["entailment", "not_entailment"], [1, 0]),
         ("rte", "rte", ("sentence1", "sentence2"), ["entailment", "not_entailment"], [0, 1]),
         ("wnli", "wnli", ("sentence1", "sentence2"), ["not_entailment", "entailment"], [1, 0]),
@@ -157,3 +157,25 @@ def test_a_test_split_that_is_evaluated_keeps_its_labels(tmp_path):
     words = ["--dataset", str(tmp_path / "saved"), "--task_file", str(tmp_path / "task.yaml")]
     main([*words, "--output_dir", str(tmp_path / "out")])
     assert read_split(load_task_file(tmp_path / "task.yaml"), tmp_path / "out", "test").labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("train", "more", "said"),
+    [
+        ("[a.tsv, b.tsv]", "", "a.tsv: a split is exported as one .tsv or .csv in UTF-8"),
+        ("'train-*.tsv'", "", r"train-\*.tsv: a split is exported as one"),
+        ("train.jsonl", "", "train.jsonl: a split is exported as one"),
+        ("train.csv", "separator: ;", "train.csv: a split is exported as one .* without separator"),
+        ("train.csv.gz", "", "train.csv.gz: exported files are not compressed"),
+    ],
+)
+def test_a_task_file_whose_files_cannot_be_written_is_refused(tmp_path, train, more, said):
+    (tmp_path / "task.yaml").write_text(
+        f"files: {{train: {train}, dev: d.tsv}}\ntext: text\nlabel: label\nlabels: [no, yes]\nmetric: accuracy\n{more}"
+    )
+    rows = dataset({"text": ["a", "b"], "label": [0, 1]}, ["no", "yes"])
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "saved")
+    words = ["--dataset", str(tmp_path / "saved"), "--task_file", str(tmp_path / "task.yaml")]
+    with pytest.raises(ConfigError, match=said):
+        main([*words, "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_tools import inspect_shards, prepare_corpus
 from tests.support.models import write_tokenizer
+from tinybert_ds.data.manifest import read_manifest, write_manifest
 from tinybert_ds.errors import DataError
 
 TEXT = "the city was good .\nwe liked it .\n\na bad film .\nthey hated it .\n\nthe river .\n"
@@ -27,11 +29,22 @@ def test_counts_and_sources_are_printed(corpus, capsys):
     printed = capsys.readouterr().out
     assert "3 documents, 5 sentences, 20 tokens" in printed
     assert f"from a.txt[0:{len(TEXT)}]" in printed
+    assert "0 of 20 tokens are unknown to the tokeniser (0.0%)" in printed
+
+
+def test_the_share_of_unknown_tokens_is_printed_where_it_was_counted(corpus, capsys):
+    manifest = read_manifest(corpus)
+    write_manifest(corpus, replace(manifest, report={"unknown tokens": 3}))
+    inspect_shards.main([str(corpus)])
+    assert "warning: 3 of 20 tokens are unknown to the tokeniser (15.0%)" in capsys.readouterr().out
+    write_manifest(corpus, replace(manifest, report={}))
+    inspect_shards.main([str(corpus)])
+    assert "were not counted" in capsys.readouterr().out
 
 
 def test_samples_are_shown_as_text_with_their_special_tokens(corpus, capsys):
     inspect_shards.main([str(corpus), "--decode", "10"])
-    assert sorted(capsys.readouterr().out.splitlines()[2:]) == [
+    assert sorted(capsys.readouterr().out.splitlines()[3:]) == [
         "[CLS] a bad film. [SEP] they hated it. [SEP]",
         "[CLS] the city was good. [SEP] we liked it. [SEP]",
         "[CLS] the river. [SEP]",
@@ -52,6 +65,7 @@ def test_one_flipped_bit_is_found_and_its_file_named(corpus, name):
         inspect_shards.main([str(corpus), "--verify"])
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_2_and_names_a_truncated_file(corpus):
     path = corpus / "shard-00000-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])

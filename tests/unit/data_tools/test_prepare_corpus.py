@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import prepare_corpus
-from data_tools.corpus_directory import WORK_DIRECTORY
+from data_tools.corpus_directory import IDENTITY_NAME, WORK_DIRECTORY, WorkDirectory
 from data_tools.prepare_corpus import main
 from tests.support.models import WORDS, write_tokenizer
 from tinybert_ds.data.manifest import MANIFEST_NAME, Sampling, open_corpus
@@ -124,7 +124,7 @@ def test_workers_and_the_order_of_the_arguments_make_no_difference_to_the_bytes(
 
 
 def test_casing_flags_reach_the_tokenizer(model, tmp_path):
-    (tmp_path / "a.txt").write_text("The City\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("The City was not bad\n", encoding="utf-8")
     main(arguments(model, [tmp_path / "a.txt"], tmp_path / "cased", "--no_lower_case"))
     main(arguments(model, [tmp_path / "a.txt"], tmp_path / "uncased", "--do_lower_case"))
     assert corpus_tokens(tmp_path / "cased") != corpus_tokens(tmp_path / "uncased")
@@ -215,6 +215,24 @@ def test_text_that_is_not_utf8_is_refused_and_gives_no_corpus(model, texts, tmp_
     assert open_corpus(tmp_path / "out").manifest.documents == 51
 
 
+def test_records_given_as_text_are_refused_or_left_out_and_files_of_no_kind_are_named(model, texts, tmp_path, capsys):
+    folder = texts[0].parent
+    for name in ("c.txt", "d.txt"):
+        (folder / name).write_text('{"text": "the film"}\n' * 3, encoding="utf-8")
+    (folder / "e.csv").write_text("text\nthe film\n", encoding="utf-8")
+    given = arguments(model, [folder], tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"2 problems:(.|\n)*c.txt' is given as plain text, but it holds JSON(.|\n)*d.txt"
+    ):
+        main(given)
+    assert f"    {folder / 'e.csv'}\n" in capsys.readouterr().out
+    main([*given, "--skip_bad_input"])
+    documents = [text.split("\n") for text in story(50).strip().split("\n\n")]
+    assert len(corpus_tokens(tmp_path / "out")) == len(documents)
+    (listed,) = (tmp_path / "out").glob("skipped-*.txt")
+    assert "it holds JSON, not prose" in listed.read_text(encoding="utf-8")
+
+
 def test_a_directory_that_cannot_be_written_is_an_error_of_the_user(model, texts, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -254,3 +272,39 @@ def test_the_same_run_gives_the_same_manifest_wherever_the_files_lie(model, text
     main(arguments(model, copies, tmp_path / "two"))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert str(tmp_path) not in json.dumps((tmp_path / "two" / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"identity": 3, "part_bytes": 9}', '{"identity": {}, "part_bytes": 0}', "[" * 9000]
+)
+def test_a_damaged_record_of_unfinished_work_is_named_with_the_way_out(tmp_path, content):
+    work = WorkDirectory(tmp_path)
+    assert work.begin({"a": 1}, 10) == 10
+    assert work.begin({"a": 1}, 20) == 10
+    (work.path / IDENTITY_NAME).write_text(content)
+    with pytest.raises(DataError, match=r"identity\.json' is damaged.*remove .*unfinished' to begin anew"):
+        work.begin({"a": 1}, 10)
+
+
+CHINESE = "\u7535\u5f71\u5f88\u597d\u770b "  # five characters, none of which the vocabulary has
+
+
+@pytest.mark.parametrize("sentences", [3, 400])
+def test_text_that_the_tokeniser_does_not_know_is_refused_unless_allowed(model, tmp_path, capsys, sentences):
+    (tmp_path / "a.txt").write_text(story(2), encoding="utf-8")
+    (tmp_path / "b.txt").write_text((CHINESE * 5 + "\n") * sentences, encoding="utf-8")
+    command = arguments(model, [tmp_path / "b.txt", tmp_path / "a.txt"], tmp_path / "out")
+    unknown, tokens = 25 * sentences, 25 * sentences + 48
+    text = "the corpus" if sentences == 3 else r"a\.txt, b\.txt"  # a long shard is refused before all are written
+    with pytest.raises(DataError, match=rf"{text}: {unknown:,} of {tokens:,} tokens are unknown .*--allow_unknown"):
+        main(command)
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+    main([*command, "--allow_unknown"])
+    assert open_corpus(tmp_path / "out").manifest.report == {"unknown tokens": unknown}
+    assert f"warning: {unknown:,} of {tokens:,} tokens are unknown" in capsys.readouterr().out
+
+
+def test_a_tenth_of_unknown_words_gives_a_warning(model, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text(("the city was good and bad and long " + CHINESE[0] + "\n") * 20, encoding="utf-8")
+    main(arguments(model, [tmp_path / "a.txt"], tmp_path / "out"))
+    assert "warning: 20 of 180 tokens are unknown to the tokeniser (11.1%)" in capsys.readouterr().out

@@ -91,6 +91,7 @@ def whole(model, tmp_path_factory) -> tuple[Path, Path]:
     return texts, texts.parent / "out"
 
 
+@pytest.mark.slow
 def test_workers_write_what_one_process_writes(model, whole, tmp_path):
     main(arguments(model, whole[0], tmp_path / "out", *FLAGS, "--num_workers", "2"))
     assert contents(tmp_path / "out") == contents(whole[1])
@@ -103,6 +104,7 @@ def test_ranks_write_what_one_process_writes(model, whole, tmp_path):
     assert contents(tmp_path / "out") == contents(whole[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(sys.executable).with_name("mpirun").exists(), reason="mpirun is in the extra `mpi`")
 def test_processes_of_mpirun_write_what_one_process_writes(model, whole, tmp_path):
     mpirun = Path(sys.executable).with_name("mpirun")
@@ -143,6 +145,7 @@ def test_a_run_stopped_anywhere_goes_on_and_redoes_only_what_is_unfinished(model
     assert contents(tmp_path / "out") == contents(whole[1])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, tmp_path):
     texts = write_texts(tmp_path / "texts", count=1500)
     flags = ("--shard_bytes", "4096")
@@ -236,6 +239,7 @@ def test_duplicates_and_short_documents_are_left_out_and_reported(model, tmp_pat
         "documents": 54,
         "duplicates": 23,
         "shorter than --min_chars": 1,
+        "unknown tokens": 0,
     }
     assert "left out of 54 documents; duplicates: 23; shorter than --min_chars: 1" in capsys.readouterr().out
 
@@ -255,6 +259,7 @@ def test_bad_input_is_left_out_counted_and_listed_on_demand(model, tmp_path, cap
     assert report == {
         "lines that are not UTF-8": 1,
         "records without text": 1,
+        "unknown tokens": 0,
         "unpaired surrogates that became U+FFFD": 1,
         "unreadable inputs": 1,
     }

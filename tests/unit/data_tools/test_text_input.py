@@ -172,3 +172,12 @@ def test_white_space_of_any_kind_is_blank(line):
 @pytest.mark.parametrize("line", [b".\n", b"\xff\n", "\u200b\n".encode(), "\ufeff\n".encode(), b"\x1c.\n"])
 def test_what_is_no_white_space_is_not_blank(line):
     assert not is_blank(line)
+
+
+def test_the_likely_encoding_of_a_text_is_told_with_the_command_that_converts_it(tmp_path):
+    line = "Die Bäume blühen früh und die Käufer fragen nach größeren Äpfeln.\n"
+    path = write(tmp_path / "a.txt", b"one\n" + (line * 50).encode("cp1252"))
+    with pytest.raises(
+        DataError, match=r"line 2. It looks like (\w+); convert the file, .*: iconv -f \1 -t UTF-8, or leave"
+    ):
+        list(TextReader(path, 10_000).read(0, Problems(False)))

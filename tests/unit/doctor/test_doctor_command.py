@@ -61,6 +61,7 @@ def test_an_input_that_is_not_there_is_one_problem(inputs, run, tmp_path):
     assert "2 problem(s)" in output
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, monkeypatch):
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("localhost slots=1\nno-such-host.invalid slots=1\n")
@@ -71,7 +72,16 @@ def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, mo
     assert "localhost, 1 rank(s)" in output  # the others are looked at all the same
 
 
-@pytest.mark.parametrize(("content", "message"), [("[1,", "is no JSON document"), ("[]", "holds a list")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1,", "is no JSON document"),
+        ("[" * 100_000, "is no JSON document: brackets within brackets"),
+        ("[]", "holds a list"),
+        ('{"zero_optimization": 3}', "has a section zero_optimization, bf16 or fp16 of another shape"),
+        ('{"zero_optimization": {"stage": "x"}}', "has a section zero_optimization, bf16 or fp16 of another shape"),
+    ],
+)
 def test_a_config_that_is_none_is_said_instead_of_a_traceback(content, message, tmp_path):
     (tmp_path / "ds.json").write_text(content)
     with pytest.raises(ConfigError, match=message):

@@ -86,7 +86,7 @@ def test_the_activations_are_what_autograd_keeps(layers, hidden, intermediate, r
     module = DistilledStudent(encoders[0], objective)
     measured = kept_bytes(module, batch, output)
     assert activation_bytes(job, FP32) == pytest.approx(measured, rel=0.2)
-    recompute_layers(encoders[0], torch.device("cpu"), wanted=True)
+    recompute_layers(encoders[0], torch.device("cpu"))
     outside = kept_bytes(module, batch, output)
     inputs = layers * rows * tokens * hidden * 4
     recomputing = activation_bytes(dataclasses.replace(job, recomputes=True), FP32)

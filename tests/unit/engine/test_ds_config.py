@@ -207,3 +207,69 @@ def test_an_accumulation_that_is_none_is_left_to_the_arguments_own_check(accumul
 def test_numbers_that_are_none_are_refused(value):
     assert f"--num_train_epochs is {value}; it must be a finite number" in arguments(num_train_epochs=value).problems()
     assert arguments(weight_decay=value).problems() == [f"--weight_decay is {value}; it must be a finite number"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"fp16": {}, "fp16": {}}', "the key 'fp16' stands twice"),
+        (b"[" * 100_000, "brackets within brackets"),
+        (b'{"zero_optimization": ' + b'{"a": ' * 300 + b"1" + b"}" * 301, "more than 64 levels"),
+        (b'{"train_batch_size": ' + b"9" * 5000 + b"}", "a number of thousands of digits"),
+        (b"\xff\xfe{}", "not UTF-8 text; it looks like utf_16"),
+        (b"{", "Expecting property name"),
+        (b"[1]", "holds a list; a DeepSpeed config is a JSON object"),
+        (b'"auto"', "holds a str; a DeepSpeed config is a JSON object"),
+        (b'{"' + b"x" * 9000 + b'": 1}', "(9,002 characters)"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_file_that_is_no_config_is_told_in_a_sentence(tmp_path, content, told):
+    path = tmp_path / "ds.json"
+    path.write_bytes(content)
+    _, (problem,) = read_config(path)
+    assert str(path) in problem
+    assert told in problem
+    assert len(problem) < 600
+
+
+def adamw(**params):
+    return {"optimizer": {"type": "AdamW", "params": params}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"optimizer": {"type": "Lamb"}}, "optimizer type 'Lamb' is not supported here; take"),
+        ({"optimizer": {"type": ["AdamW"]}}, 'optimizer type ["AdamW"] is not supported here'),
+        (adamw(betas="x"), "torch.optim.AdamW cannot be made of betas='x'"),
+        (adamw(betas=[0.9, 1.5]), "Invalid beta parameter at index 1: 1.5; mend or remove them"),
+        (adamw(betas=[0.9, 0.5, 0.1]), "too many values to unpack"),
+        (adamw(eps=-1), "Invalid epsilon value: -1"),
+        (adamw(eps=10**400), "int too large to convert to float"),
+        (adamw(torch_adam="yes"), "optimizer.params.torch_adam is 'yes'; it must be true or false"),
+        ({"scheduler": {"type": ["WarmupLR"]}}, 'scheduler type ["WarmupLR"] is not supported; take WarmupLR'),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_type": 3}}}, 'warmup_type is 3; it must be "linear"'),
+        ({"scheduler": {"type": "WarmupCosineLR", "params": {"cos_min_ratio": "x"}}}, "WarmupCosineLR cannot be made"),
+        ({"fp16": {"enabled": False, "loss_scale": 10**400}}, "DeepSpeed refuses the config: "),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_what_cannot_be_made_of_the_config_is_told_before_any_model_is_loaded(config, message):
+    _, (problem,) = resolve(config)
+    assert message in problem
+    assert len(problem) < 700
+
+
+def test_deepspeeds_own_adam_is_not_given_what_only_torchs_takes():
+    _, (problem,) = resolve(adamw(amsgrad=True), device_type="cuda")
+    assert problem.startswith("optimizer.params: unknown amsgrad; known are adam_w_mode, betas")
+    assert resolve(adamw(amsgrad=True, torch_adam=True), device_type="cuda")[1] == []
+    assert resolve(adamw(foreach=True))[1] == []
+
+
+def test_an_auto_of_fp16_on_a_cpu_is_not_answered_with_the_advice_to_give_it_a_value():
+    _, (problem,) = resolve({"fp16": {"enabled": "auto", "loss_scale": "auto"}})
+    assert problem.startswith("fp16 training is not supported on this CPU; remove the section fp16")
+    _, problems = resolve({"fp16": {"enabled": "auto"}}, device_type="cuda")
+    assert 'fp16.enabled is "auto" in the DeepSpeed config, but no argument owns it; give it a value' in problems

@@ -11,9 +11,14 @@ import torch
 from tests.support.models import VOCAB_SIZE, tiny_model
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.engine import teacher_cache
-from tinybert_ds.engine.distributed import World
-from tinybert_ds.engine.sharing import Place
-from tinybert_ds.engine.teacher_cache import cached_teacher, compute_logits, logits_directory, read_logits
+from tinybert_ds.engine.ranks.process_group import Place, World
+from tinybert_ds.engine.teacher_cache import (
+    cached_teacher,
+    compute_logits,
+    logits_directory,
+    logits_key,
+    read_logits,
+)
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import EncoderOutput
@@ -176,6 +181,20 @@ def test_damaged_logits_are_noticed_and_computed_anew(rows, teacher, tmp_path, n
 def test_logits_of_another_number_of_rows_are_not_taken(rows, teacher, tmp_path):
     compute(tmp_path, rows, teacher)
     assert read_logits(logits_directory(tmp_path, KEY), ROWS + 1) is None
+
+
+STATED = {"teacher": "t", "data": "d", "max_seq_length": 40, "dtype": "torch.float32"}
+
+
+def test_what_a_teacher_was_given_beside_the_tokens_is_part_of_the_key_where_it_makes_a_difference(tmp_path):
+    def directory(types, padding):
+        return logits_directory(tmp_path, logits_key(**STATED, types=types, padding=padding))
+
+    # Entries of before: single texts, teachers without segments, padding that the teacher's config names.
+    earlier = logits_directory(tmp_path, STATED)
+    assert directory(None, (0, 0)) == directory(None, (1, 1)) == directory(None, (0, None)) == earlier
+    others = {directory(True, (0, 0)), directory(False, (0, 0)), directory(None, (1, 0)), directory(True, (1, 0))}
+    assert len({earlier, *others}) == 5
 
 
 def test_each_teacher_data_length_and_precision_has_its_own(tmp_path):

@@ -61,6 +61,7 @@ def start(tmp_path):
     launcher.write_text(LAUNCHER)
     log = tmp_path / "log"
     started = []
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may be under nohup
 
     def run(kind, grace):
         launch = uuid.uuid4().hex
@@ -75,6 +76,7 @@ def start(tmp_path):
         return process, launch, log
 
     yield run
+    signal.signal(signal.SIGHUP, hangup)
     for process, launch in started:
         process.kill()
         process.wait()
@@ -98,6 +100,26 @@ def test_ctrl_c_asks_the_ranks_to_save(start):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 75
     assert log.read_text().count("saved on SIGTERM") == 2
+
+
+def test_a_terminal_that_is_closed_asks_the_ranks_to_save(start):
+    process, _, log = start("obedient", 30)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=30) == 75
+    assert log.read_text().count("saved on SIGTERM") == 2
+
+
+def test_under_nohup_a_terminal_that_is_closed_changes_nothing(start):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does for the command that it starts
+    try:
+        process, launch, log = start("obedient", 30)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert len(processes_of(launch, ranks_only=True)) == 2, log.read_text()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.2])

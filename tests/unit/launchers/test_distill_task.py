@@ -10,6 +10,8 @@ import pytest
 
 from tinybert_ds.arguments import EvaluateArguments, TaskDistillArguments, parse_arguments
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 STAND_IN = """#!{python}

@@ -55,6 +55,8 @@ if "--prepares" not in sys.argv:
 assert int(os.environ["MASTER_PORT"]) > 1023
 with open(os.environ["FAKE_LOG"], "a") as log:
     log.write(f"rank {line} {sys.argv[1:]}\\n")
+with open(os.environ["FAKE_LOG"] + ".secrets", "a") as log:
+    log.write(f"{sorted(name for name in os.environ if name.startswith('MY_'))}\\n")
 time.sleep(0 if "--quick" in sys.argv else 60)
 sys.exit(3 if "--fails" in sys.argv else 0)
 """
@@ -123,6 +125,28 @@ def test_a_preempted_job_saves_what_there_is_on_all_ranks_and_is_queued_again(jo
     assert "scontrol requeue 17" in log.read_text()
 
 
+SECRETS = {"MY_TOKEN": "s3cret", "MY_api_key": "s3cret", "MY_PLACE": "here"}
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "there"),
+    [
+        ((), {}, ["MY_PLACE"]),
+        (("--forward", "MY_TOKEN"), {}, ["MY_PLACE", "MY_TOKEN"]),
+        ((), {"SLURM_JOB_NUM_NODES": "1"}, ["MY_PLACE", "MY_TOKEN", "MY_api_key"]),
+    ],
+)
+def test_ranks_of_other_nodes_get_secrets_only_where_they_are_named(job, words, changes, there):
+    start, log = job
+    process = start(*words, "stage", "--quick", **SECRETS, **changes)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert log.with_name("log.secrets").read_text() == f"{there}\n" * 2
+    assert "s3cret" not in errors
+    assert ("launcher: not handed on to the nodes:" in errors) == (not changes)
+    assert ("warning: MY_TOKEN (--forward)" in errors) == bool(words)
+
+
 def test_a_job_that_fails_is_not_queued_again(job):
     start, log = job
     assert start("stage", "--quick", "--fails").wait(timeout=30) == 3
@@ -143,6 +167,8 @@ def test_help_shows_how_to_submit_also_where_there_is_no_slurm():
         ((), {}, "give a stage"),
         (("stages",), {}, "stages.py is not there"),
         (("stage",), {"SLURM_JOB_ID": ""}, "no Slurm job"),
+        (("--forward",), {}, "--forward needs the name"),
+        (("--forward", "GONE", "stage"), {}, "--forward GONE: the variable is not set here"),
     ],
 )
 def test_what_is_missing_is_said(job, words, changes, message):

@@ -104,5 +104,5 @@ def test_a_program_that_is_not_there_and_a_foreign_file_end_with_exit_code_2(sta
     stages.write_text('{"mine": 1}')
     result = run(stages, "one", "true")
     assert result.returncode == 2
-    assert "was not written by this command" in result.stderr
+    assert "is damaged, or not of this program" in result.stderr
     assert "Traceback" not in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from tests.support.models import config_directory, model_directory, tiny_config, tiny_model
 from tinybert_ds.errors import ConfigError, ModelError
@@ -121,6 +122,32 @@ def test_a_student_that_pads_with_a_word_of_its_teacher_is_refused():
         check_pair(tiny_config("roberta"), student_config(), layer_map="uniform")
     student = student_config(pad_token_id=1)
     assert check_pair(tiny_config("roberta"), student, layer_map="uniform") == (0, 2, 4)
+
+
+def test_the_tokenisers_padding_is_believed_before_the_teachers():
+    # Multilingual MiniLM: BERT's config, which pads with 0, and XLM-R's tokeniser, which pads with 1; 0 is its <s>.
+    for layer_map in ("uniform", None):
+        with pytest.raises(ConfigError, match='padding is token 0, the tokeniser\'s 1; set "pad_token_id": 1'):
+            check_pair(tiny_config(), student_config(), layer_map=layer_map, padding_token=1)
+    student = student_config(pad_token_id=1)
+    assert check_pair(tiny_config(), student, layer_map="uniform", padding_token=1) == (0, 2, 4)
+    assert check_pair(tiny_config(), student_config(), layer_map="uniform", padding_token=0) == (0, 2, 4)
+
+
+def test_numbers_of_heads_do_not_count_where_attention_is_not_compared():
+    student = student_config(num_attention_heads=6)
+    with pytest.raises(ConfigError, match=r"6 attention heads, the teacher 4; .*--attention_weight 0"):
+        check_pair(tiny_config(), student, layer_map="uniform")
+    assert check_pair(tiny_config(), student, layer_map="uniform", attention=False) == (0, 2, 4)
+
+
+def test_architectures_without_heads_are_compared_by_their_states_alone():
+    student = AutoConfig.for_model("fnet", num_hidden_layers=2, vocab_size=tiny_config().vocab_size, pad_token_id=0)
+    with pytest.raises(
+        ConfigError, match=r"student's config\.json .* no single num_attention_heads.*--attention_weight 0"
+    ):
+        check_pair(tiny_config(), student, layer_map="uniform")
+    assert check_pair(tiny_config(), student, layer_map="uniform", attention=False) == (0, 2, 4)
 
 
 def test_predictions_only_need_the_same_vocabulary():

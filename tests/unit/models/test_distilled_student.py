@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from tests.support.models import random_batch, tiny_model
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.student import DistilledStudent, count_parameters, decay_groups, freeze_unused
+from tinybert_ds.models.student import (
+    DistilledStudent,
+    count_parameters,
+    decay_groups,
+    freeze_unused,
+    take_teacher_check,
+)
 
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
@@ -20,7 +28,7 @@ class FirstStates(nn.Module):
         super().__init__()
         self.projection = nn.Linear(24, 48)
 
-    def forward(self, student, teacher, batch, need_value=True):
+    def forward(self, student, teacher, batch):
         difference = self.projection(student.hidden_states[0]) - teacher.hidden_states[0]
         loss = (difference.square() * batch.attention_mask[..., None]).sum() / batch.counts.tokens
         return {"loss": loss}
@@ -46,6 +54,28 @@ def test_the_student_hands_its_output_the_teachers_and_the_batch_to_the_objectiv
     terms["loss"].backward()
     assert student.objective.projection.weight.grad.abs().sum() > 0
     assert student.encoder.model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("broken", ["hidden_states", "queries", "keys", "logits"])
+def test_a_teacher_that_says_no_numbers_is_noted_until_somebody_looks(broken):
+    student = DistilledStudent(encoder(), FirstStates())
+    teacher = CapturingEncoder(
+        tiny_model(seed=5, labels=("a", "b")), states=(0, 2, 4), attention_layers=(1, 3), logits=True
+    )
+    batch = random_batch((7, 4))
+    with torch.no_grad():
+        sound = teacher(batch)
+    assert take_teacher_check(student) == 0
+    student(batch, sound)
+    assert float(take_teacher_check(student)) == 0
+    infinite = {"logits": sound.logits / 0} if broken == "logits" else {}
+    if not infinite:
+        *first, last = getattr(sound, broken)
+        infinite = {broken: (*first, torch.where(last == last.max(), torch.inf, last).to(torch.float16))}
+    student(batch, sound._replace(**infinite))
+    student(batch, sound)  # a later micro-batch of the same step
+    assert math.isnan(take_teacher_check(student))
+    assert take_teacher_check(student) == 0
 
 
 def test_a_pooler_that_nothing_reads_is_frozen_and_all_else_trains():

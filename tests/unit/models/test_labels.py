@@ -58,6 +58,17 @@ def test_outputs_that_are_not_the_tasks_labels_are_refused(names, stated, messag
         match_labels(config_with(*names), MNLI, {}, stated)
 
 
+def test_outputs_that_do_not_exclude_each_other_are_refused_by_the_name_of_their_kind():
+    config = config_with("bad", "good")
+    config.problem_type = "multi_label_classification"
+    with pytest.raises(ModelError, match=r'"problem_type": "multi_label_classification".*softmax'):
+        match_labels(config, ("bad", "good"), {}, None)
+    with pytest.raises(ModelError, match="multi_label_classification"):
+        match_labels(config, ("bad", "good"), {}, ["bad", "good"])
+    config.problem_type = "single_label_classification"
+    assert match_labels(config, ("bad", "good"), {}, None) == (0, 1)
+
+
 def test_a_task_is_written_into_a_config():
     config = tiny_config()
     set_labels(config, ("bad", "good", "mixed"))

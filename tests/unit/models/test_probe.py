@@ -34,6 +34,9 @@ def test_sliding_window_layers_are_refused_where_the_window_is_narrower_than_the
     with pytest.raises(ModelError, match=r"(?s)2 problems.*attention layer 1 .*sliding window.*attention layer 2 "):
         check_capture(all_layers(model), sequence_length=32)
     check_capture(all_layers(model), sequence_length=5)
+    # Four tokens on either side: three quarters of a row of 6 see each other, a full row does not.
+    with pytest.raises(ModelError, match="attention layer 1 "):
+        check_capture(all_layers(model), sequence_length=6)
     check_capture(CapturingEncoder(model, states=(0, 1, 4), attention_layers=(0, 3), logits=False), sequence_length=32)
 
 
@@ -99,9 +102,9 @@ def test_an_architecture_that_adds_to_its_scores_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_the_probe_row_has_padding_at_its_end_only(model_type):
+def test_the_probe_has_a_row_with_padding_at_its_end_only_and_a_full_one(model_type):
     model = tiny_model(model_type)
     batch = probe_batch(model, sequence_length=12)
-    assert batch.attention_mask.tolist() == [[1] * 9 + [0] * 3]
+    assert batch.attention_mask.tolist() == [[1] * 9 + [0] * 3, [1] * 12]
     padding = (batch.input_ids == model.config.pad_token_id).long()
     assert torch.equal(padding, 1 - batch.attention_mask)

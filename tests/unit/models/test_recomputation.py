@@ -43,7 +43,7 @@ def test_recomputed_layers_give_the_same_bits(dtype, monkeypatch):
     encoder = encoder_of().to(dtype)
     calls = count_calls(encoder.model.base_model.encoder.layer[0].intermediate)
     expected = outputs_and_gradients(encoder)
-    recompute_layers(encoder, CPU, wanted=True)
+    recompute_layers(encoder, CPU)
     calls.clear()
     caching = []
     encoder.model.register_forward_pre_hook(
@@ -64,7 +64,7 @@ def test_products_of_recomputed_layers_are_widened_again(monkeypatch):
     encoder = encoder_of().bfloat16()
     outputs_and_gradients(encoder)
     once = len(widened)
-    recompute_layers(encoder, CPU, wanted=True)
+    recompute_layers(encoder, CPU)
     outputs_and_gradients(encoder)
     assert len(widened) - once > 1.5 * once
 
@@ -72,9 +72,8 @@ def test_products_of_recomputed_layers_are_widened_again(monkeypatch):
 def test_layers_run_once_where_nothing_is_trained_or_wanted():
     encoder = encoder_of()
     calls = count_calls(encoder.model.base_model.encoder.layer[0].intermediate)
-    recompute_layers(encoder, CPU, wanted=False)
     outputs_and_gradients(encoder)
-    recompute_layers(encoder, CPU, wanted=True)
+    recompute_layers(encoder, CPU)
     outputs_and_gradients(encoder.eval())
     assert len(calls) == 2
 
@@ -83,4 +82,4 @@ def test_an_architecture_without_recomputation_is_refused(monkeypatch):
     encoder = encoder_of()
     monkeypatch.setattr(type(encoder.model), "supports_gradient_checkpointing", False)
     with pytest.raises(ModelError, match="--gradient_checkpointing: transformers cannot recompute the layers of Bert"):
-        recompute_layers(encoder, CPU, wanted=True)
+        recompute_layers(encoder, CPU)

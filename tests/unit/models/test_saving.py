@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from tests.support.models import ARCHITECTURES, model_directory, random_batch, tiny_model, write_tokenizer
+from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models import saving
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.pretrained import load_classifier, load_encoder
-from tinybert_ds.models.saving import load_projections, save_student
+from tinybert_ds.models.saving import copy_student, load_projections, save_student
 
 LABELS = ("bad", "good")
 
@@ -48,6 +49,31 @@ def test_transformers_alone_reloads_what_was_saved_with_equal_logits(tmp_path, t
 def test_the_tokeniser_is_saved_with_its_casing(tmp_path, tokenizer):
     save_student(tiny_model(), tokenizer, tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("The Film") == ["the", "film"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_every_file_has_the_mode_that_the_umask_says(tmp_path, tokenizer, umask):
+    before = os.umask(umask)
+    try:
+        save_student(tiny_model(), tokenizer, tmp_path / "out", projections={"0.weight": torch.zeros(2, 2)})
+        copy_student(tmp_path / "out", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    for folder in ("out", "copy"):
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / folder).iterdir()}
+        assert {"model.safetensors", "config.json", "projections.safetensors", "tokenizer.json"} <= modes.keys()
+        assert set(modes.values()) == {0o666 & ~umask}
+
+
+def test_a_tokeniser_says_nothing_of_token_types_beside_a_model_that_has_none(tmp_path, tokenizer):
+    types = {}
+    for model_type in ("bert", "roberta", "distilbert"):
+        save_student(tiny_model(model_type), tokenizer, tmp_path / model_type)
+        saved = AutoTokenizer.from_pretrained(tmp_path / model_type)
+        types[model_type] = "token_type_ids" in saved("the film", "the plot")
+        assert tokenizer_fingerprint(load_tokenizer(tmp_path / model_type, None)) == tokenizer_fingerprint(tokenizer)
+    assert types == {"bert": True, "roberta": False, "distilbert": False}
+    assert "token_type_ids" in tokenizer.model_input_names
 
 
 def test_our_own_loading_takes_what_was_saved(tmp_path, tokenizer):

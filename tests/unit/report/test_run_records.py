@@ -52,11 +52,40 @@ def test_directories_without_a_run_are_named_together(tmp_path):
 
 def test_a_damaged_record_is_named(tmp_path):
     (write_run(tmp_path / "a") / "run.json").write_text(json.dumps({"mine": 1}))
-    with pytest.raises(ConfigError, match=r"a/run\.json is not a run"):
+    with pytest.raises(ConfigError, match=r"a/run\.json' is damaged, or not of this program: identity: Field required"):
         read_runs([tmp_path / "a"])
-    (write_run(tmp_path / "b") / "metrics.jsonl").write_text("{}}\n")
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl is damaged"):
+    (write_run(tmp_path / "b") / "metrics.jsonl").write_text('{"step": 1}\n{}}\n')
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl' is damaged in line 2"):
         read_runs([tmp_path / "b"])
+
+
+def test_damaged_runs_among_others_are_named_and_left_out(tmp_path, caplog):
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name)
+    (tmp_path / "b" / "run.json").write_text("{")
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"step": "x"}\n')
+    assert [run.name for run in read_runs([tmp_path])] == ["a"]
+    assert [line.split("'")[1] for line in caplog.messages if line.startswith("left out: ")] == [
+        str(tmp_path / "b" / "run.json"),
+        str(tmp_path / "c" / "metrics.jsonl"),
+    ]
+
+
+def test_metrics_that_cannot_be_read_are_not_taken_for_none(tmp_path):
+    path = write_run(tmp_path / "a") / "metrics.jsonl"
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl' cannot be read or written: Too many levels of symbolic"):
+        read_runs([tmp_path / "a"])
+
+
+def test_figures_beyond_all_sense_leave_no_point_and_a_clock_without_seconds_no_rate(tmp_path):
+    path = write_run(tmp_path / "a", steps=2) / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 3, "loss": 1e308, "clock": {"seconds": 0.0, "steps": 0}}\n')
+    path.write_text(path.read_text() + '{"step": 4, "loss": -1e308, "clock": {"seconds": 3.0}}\n')
+    (run,) = read_runs([tmp_path / "a"])
+    assert run.curve("loss") == [(1, 2.0), (2, 1.0)]
+    assert run.clock["steps"] == 2
 
 
 def test_the_tables_tell_state_metrics_and_speed(tmp_path):

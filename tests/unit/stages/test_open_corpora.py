@@ -13,7 +13,7 @@ from tests.support.corpora import VOCABULARY, random_documents, write_corpus
 from tinybert_ds.arguments import GeneralDistillArguments
 from tinybert_ds.data.manifest import Sampling
 from tinybert_ds.data.verification import Progress
-from tinybert_ds.engine.distributed import World
+from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages import corpora
 

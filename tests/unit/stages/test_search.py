@@ -54,6 +54,7 @@ def test_a_search_takes_a_recipe_whose_learning_rate_is_for_a_single_run(tmp_pat
     assert parse_arguments(FinetuneArguments, words, "command.py")[1] == []
 
 
+@pytest.mark.slow
 def test_a_search_trains_every_pair_and_keeps_the_chosen_model(inputs, tmp_path):
     words = ["--model", inputs / "teacher", "--data_dir", inputs / "task", "--task_name", "sst-2", "--search"]
     words += ["--train_batch_size", 16, "--max_steps", 3, "--search_learning_rates", 3e-3, 1e-9, "--search_seeds", 1, 2]

@@ -1,0 +1,49 @@
+import os
+
+import pytest
+
+from tinybert_ds.engine.ranks import process_group as distributed
+from tinybert_ds.errors import ConfigError, RankError
+from tinybert_ds.rank_environment import RankEnvironment
+
+PLACE = RankEnvironment(1, 2, 1, None, None, "MPICH")
+
+
+@pytest.fixture
+def discovery(monkeypatch):
+    """Let MPI answer as it would on the second of two ranks."""
+    found = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.9", "MASTER_PORT": "29500"}
+    for name in found:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(distributed, "mpi_discovery", lambda verbose: os.environ.update(found))
+    yield found
+    for name in found:
+        os.environ.pop(name, None)
+
+
+def test_mpi_says_all_that_nobody_else_has_said(discovery):
+    distributed._discover_mpi(PLACE)
+    assert {name: os.environ[name] for name in discovery} == discovery
+
+
+def test_the_launchers_address_and_port_win_over_mpis(discovery, monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "41000")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    distributed._discover_mpi(PLACE)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.1", "41000")
+    assert os.environ["RANK"] == "1"
+
+
+def test_mpi4py_of_another_mpi_does_not_let_every_rank_train_alone(discovery):
+    discovery.update(RANK="0", WORLD_SIZE="1")
+    with pytest.raises(RankError, match=r"MPICH has started rank 1 of 2, but mpi4py finds rank 0 of 1"):
+        distributed._discover_mpi(PLACE)
+
+
+def test_mpi4py_that_does_not_load_names_its_installation(monkeypatch):
+    def fails(verbose):
+        raise ImportError("libmpi.so")
+
+    monkeypatch.setattr(distributed, "mpi_discovery", fails)
+    with pytest.raises(ConfigError, match=r"tinybert-ds\[mpi\].*or export MASTER_ADDR"):
+        distributed._discover_mpi(PLACE)

@@ -1,0 +1,287 @@
+"""Rows of files that name the values of each row: JSON, Parquet, and directories of the `datasets` library."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from tinybert_ds.data.text_lines import read_lines
+from tinybert_ds.errors import DataError
+from tinybert_ds.foreign_text import listed, shown, without_compression
+from tinybert_ds.strict_formats import NoJsonError, parse_json
+
+_ROWS_AT_ONCE = 4096
+_LARGEST_DOCUMENT = 1 << 30  # characters of a JSON document, which is read as a whole
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
+_MISSING = object()
+_LIST_KEY = "data"
+
+
+class Records(NamedTuple):
+    """The rows of a file as text, blank ones left out; the file is read while they are taken."""
+
+    unit: str  # what the file counts in: "line", "row" or "record"
+    names: list[str] | None  # of the columns, where the format has them; else the first row may hold them
+    rows: Iterator[tuple[int, list[str]]]  # (1-based number, fields)
+    class_names: Mapping[str, Sequence[str]] = {}  # column -> what its numbers stand for, where the file says it
+
+
+def find_column(names: Sequence[str], wanted: str) -> list[int]:
+    """Return the positions of a column's name: as it is written, or else whatever its capitals."""
+    exact = [at for at, name in enumerate(names) if name.strip() == wanted]
+    return exact or [at for at, name in enumerate(names) if name.strip().lower() == wanted.lower()]
+
+
+def json_records(path: Path, needed: Sequence[str], encoding: str) -> Records:
+    """Read JSON lines; a `.json` file may also be one list of objects, or hold one under "data".
+
+    Raises:
+        OSError, DataError: See `read_records`.
+    """
+    document = None
+    if without_compression(path).suffix.lower() == ".json":
+        document = _document(path, encoding)
+    if document is None:
+        return _object_records(path, "line", _objects_of_lines(path, encoding), needed)
+    return _object_records(path, "record", _objects_of_list(path, document), needed)
+
+
+def parquet_records(path: Path, needed: Sequence[str]) -> Records:
+    """Read a Parquet file; what its numbers stand for is known where `datasets` wrote it."""
+    file = open_parquet(path)
+    batches = file.iter_batches(batch_size=_ROWS_AT_ONCE)
+    names = file.schema_arrow.names
+    return _object_records(
+        path, "row", _arrow_objects(path, "as Parquet", names, batches), needed, _stated_classes(file.schema_arrow)
+    )
+
+
+def dataset_records(path: Path, needed: Sequence[str]) -> Records:
+    """Read a directory that `save_to_disk` of the `datasets` library wrote."""
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(inner.name for inner in path.iterdir() if inner.is_dir())
+        raise DataError(
+            f"{path} holds several splits: {listed(splits)}; name one of them, such as {path.name}/{splits[0]}"
+        )
+    if not (path / "state.json").is_file():
+        raise DataError(
+            f"{path} is a directory, and none that `save_to_disk` of `datasets` wrote; name its files, for instance "
+            f"with a pattern such as {path.name}/*.parquet"
+        )
+    datasets = importlib.import_module("datasets")  # here, because it takes long and few need it
+    try:
+        for file in sorted(path.glob("*.arrow")):
+            _check_arrow(file)
+        dataset = datasets.load_from_disk(str(path))
+    except Exception as error:  # of whatever kind: it reads three files that anybody may have changed
+        raise DataError(f"{path} cannot be read by `datasets`: {shown(error, 200)}") from error
+    classes = {
+        name: feature.names for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
+    }
+    batches = dataset.with_format("arrow").iter(_ROWS_AT_ONCE)
+    objects = _arrow_objects(path, "by `datasets`", dataset.column_names, batches)
+    return _object_records(path, "row", objects, needed, classes)
+
+
+def open_parquet(path: Path) -> parquet.ParquetFile:
+    """Open a Parquet file; raises DataError where it is none."""
+    try:
+        return parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _unreadable(path, "as Parquet", error) from error
+
+
+def field_text(value: Any, name: str, place: str, *, needed: bool) -> str:
+    """Return a value of a column as text.
+
+    Args:
+        value: A string or a number; one of another kind is empty.
+        name: Of the column.
+        place: File and row, for the message.
+        needed: Whether the task reads the column.
+
+    Raises:
+        DataError: A needed value is missing or is no plain one.
+    """
+    missing = value is None or (isinstance(value, float) and math.isnan(value))  # JSON written by pandas says NaN
+    if isinstance(value, str) and not _SURROGATE.search(value):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) and not missing:
+        return repr(value)
+    if not needed:
+        return ""
+    found = "no value" if missing else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        found = f"{_SURROGATE.findall(value)[0]!r}, half of a surrogate pair"
+    inside = f" with {listed(value)}; a key in it is written {name}.KEY" if isinstance(value, dict) else ""
+    raise DataError(f"{place}, column {shown(name)!r}: {found}{inside}; texts are strings, labels strings or numbers")
+
+
+def _object_records(
+    path: Path,
+    unit: str,
+    objects: Iterator[tuple[int, Mapping[str, Any]]],
+    needed: Sequence[str],
+    class_names: Mapping[str, Sequence[str]] = {},
+) -> Records:
+    """The rows of objects, in the columns of the first one, and in those inside its values that are asked for."""
+    first = next(objects, None)
+    if first is None:
+        return Records(unit, [], iter(()))
+    names = [str(name) for name in first[1]]
+    names += [
+        wanted
+        for wanted in needed
+        if "." in wanted and not find_column(names, wanted) and _value(first[1], wanted) is not _MISSING
+    ]
+    read = {names[at] for wanted in needed for at in find_column(names, wanted)}
+    rows = (
+        (
+            number,
+            [
+                field_text(
+                    None if (value := _value(item, name)) is _MISSING else value,
+                    name,
+                    f"{path}, {unit} {number}",
+                    needed=name in read,
+                )
+                for name in names
+            ],
+        )
+        for number, item in chain([first], objects)
+    )
+    return Records(unit, names, rows, class_names)
+
+
+def _value(item: Any, name: str) -> Any:
+    """The value of a key, or of keys within keys: `answer.text`, `choices.0`; `_MISSING` where there is none."""
+    if name in item:
+        return item[name]
+    for key in name.split(".") if "." in name else [name]:
+        if isinstance(item, dict) and key in item:
+            item = item[key]
+        elif isinstance(item, list) and key.isdecimal() and len(key) < 9 and int(key) < len(item):
+            item = item[int(key)]
+        else:
+            return _MISSING
+    return item
+
+
+def _objects_of_lines(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path, "\n", encoding), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = parse_json(line.rstrip())  # a place behind the line break would be in the next line
+        except NoJsonError as error:
+            place = f" at character {error.column}" if error.column else ""
+            raise DataError(
+                f"{path}, line {number}: no JSON{place} ({error.reason}); JSON lines have an object on each line"
+            ) from error
+        if not isinstance(item, dict):
+            raise DataError(
+                f"{path}, line {number}: a JSON {type(item).__name__}; JSON lines have an object on each line"
+            )
+        yield number, item
+
+
+def _document(path: Path, encoding: str) -> Any:
+    """The value of a file that is one JSON document; None of one that has an object on each line."""
+    lines = (line for line in read_lines(path, "\n", encoding))
+    skipped = 0
+    for first in lines:
+        if first.strip():
+            break
+        skipped += 1
+    else:
+        return None
+    try:
+        item = parse_json(first.rstrip())
+    except NoJsonError:
+        item = None  # it goes on behind the line, or is no JSON
+    if isinstance(item, dict) and (not isinstance(item.get(_LIST_KEY), list) or any(line.strip() for line in lines)):
+        return None
+    pieces, size = ["\n" * skipped, first], 0
+    for line in lines:
+        pieces.append(line)
+        size += len(line)
+        if size > _LARGEST_DOCUMENT:
+            raise DataError(
+                f"{path} is one JSON document of more than 2^30 characters; write an object a line (.jsonl)"
+            )
+    try:
+        return parse_json("".join(pieces))
+    except NoJsonError as error:
+        place = f", line {error.line}, character {error.column}" if error.line else ""
+        raise DataError(
+            f"{path}{place}: no JSON ({error.reason}); a .json file is a list of objects, or has an object on each line"
+        ) from error
+
+
+def _objects_of_list(path: Path, document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    items = document.get(_LIST_KEY) if isinstance(document, dict) else document
+    if not isinstance(items, list):
+        inside = f"an object with the keys {listed(document)}" if isinstance(document, dict) else shown(document)
+        raise DataError(f"{path} is {inside}; a .json file is a list of objects, or has one under {_LIST_KEY!r}")
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise DataError(f"{path}, record {number}: a JSON {type(item).__name__}; a list of objects is expected")
+        yield number, item
+
+
+def _arrow_objects(
+    path: Path, how: str, names: Sequence[str], batches: Iterable[Any]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: the columns {listed(twice)} stand there twice; rename or remove one of each")
+    number = 0
+    try:
+        for batch in batches:
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield number, dict(zip(names, values, strict=True))
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise _unreadable(path, how, error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _unreadable(path, how, error) from error  # damaged pages
+
+
+def _check_arrow(file: Path) -> None:
+    """Raise unless all offsets of an Arrow file lie inside it: where it is mapped, a wrong one ends the process."""
+    with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as reader:
+        for batch in reader:
+            batch.validate(full=True)
+
+
+def _unreadable(path: Path, how: str, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{path} cannot be read {how}: {shown(reason, 200)}")
+
+
+def _stated_classes(schema: pyarrow.Schema) -> dict[str, Sequence[str]]:
+    """What the numbers of columns stand for, as `datasets` writes it into the schema of its Parquet files."""
+    try:
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())["info"]["features"]
+        stated = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another writer: the numbers stand for themselves
+        return {}
+    return {
+        name: names
+        for name, names in stated.items()
+        if isinstance(names, list) and all(isinstance(word, str) for word in names)
+    }

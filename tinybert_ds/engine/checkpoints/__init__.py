@@ -1,0 +1,1 @@
+"""What a checkpoint is: how it is written, read, kept, cut anew and trusted."""

@@ -1,0 +1,106 @@
+"""What is done to DeepSpeed behind its interface, all of it here; seen to work with DeepSpeed 0.19.8.
+
+After an update of DeepSpeed read its code at these places, and run tests/distributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import deepspeed
+import deepspeed.comm.comm
+import torch
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from torch import Tensor
+
+
+def leave_out_shared_memory_extension() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives for CPUs, which takes minutes; gloo does the work."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def replaced_backend(replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Let what `replace` makes of DeepSpeed's communication backend stand in for it inside the context."""
+    backend = deepspeed.comm.comm.cdb
+    deepspeed.comm.comm.cdb = replace(backend)
+    try:
+        yield
+    finally:
+        deepspeed.comm.comm.cdb = backend
+
+
+@contextmanager
+def replaced_writers(
+    engine: Any, writer: Any, copy_script: Callable[[Callable[[str], None], str], None]
+) -> Iterator[None]:
+    """Let an engine write its checkpoint files through `writer` inside the context.
+
+    Args:
+        writer: Stands in for its checkpoint engine.
+        copy_script: Called with DeepSpeed's own function, which puts zero_to_fp32.py beside the checkpoints, and its
+            argument.
+    """
+    checkpoint_engine, own_copy = engine.checkpoint_engine, engine._copy_recovery_script
+    engine.checkpoint_engine = writer
+    engine._copy_recovery_script = lambda save_path: copy_script(own_copy, save_path)
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine, engine._copy_recovery_script = checkpoint_engine, own_copy
+
+
+@contextmanager
+def loading_universal(engine: Any) -> Iterator[None]:
+    """Let an engine read the universal format inside the context.
+
+    It is what the JSON's {"checkpoint": {"load_universal": true}} sets; of the run's own later loads it must not hold.
+    """
+    engine._config.load_universal_checkpoint = True
+    try:
+        yield
+    finally:
+        engine._config.load_universal_checkpoint = False
+
+
+def mend_stage3(engine: Any, decays: list[float]) -> None:
+    """Undo two faults of the ZeRO-3 loader of universal checkpoints.
+
+    All parameters share one step counter, which each of them raises, and all groups get the weight decay of the first.
+    """
+    adam = engine.optimizer.optimizer
+    for state in adam.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
+    for group, decay in zip(adam.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+
+
+def min_loss_scale(engine: Any) -> float:
+    """Return what fp16's dynamic loss scale cannot fall below."""
+    return float(engine._config.float16_config.min_loss_scale)
+
+
+def forget_first_step(optimizer: Any) -> None:
+    """Undo the step with zero gradients that DeepSpeed's half-precision optimizer without ZeRO takes when it is made.
+
+    Left alone, it counts as Adam's first step, and the first real update is a quarter smaller than with ZeRO.
+    """
+    if not isinstance(optimizer, FP16_UnfusedOptimizer):
+        return
+    optimizer.optimizer.state.clear()
+    for master, parameter in _pairs(optimizer):
+        master.data.copy_(parameter)
+
+
+def float32_masters(optimizer: Any) -> dict[int, Tensor]:
+    """Return the float32 masters that the optimizer without ZeRO keeps, by the id of their half-precision parameter."""
+    unfused = isinstance(optimizer, FP16_UnfusedOptimizer)
+    return {id(parameter): master for master, parameter in _pairs(optimizer)} if unfused else {}
+
+
+def _pairs(optimizer: FP16_UnfusedOptimizer) -> list[tuple[Tensor, Tensor]]:
+    groups = zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True)
+    return [pair for fp32, fp16 in groups for pair in zip(fp32, fp16, strict=True)]

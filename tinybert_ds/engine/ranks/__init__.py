@@ -1,0 +1,1 @@
+"""The ranks: how they meet, act together and fail together."""

@@ -1,0 +1,302 @@
+"""How much smaller, faster and worse (or not) a student is than its teacher: one measurement, one table.
+
+Every figure of the table is measured here, in one process: metrics on a split that training has not seen, latencies of
+all models in turn on the same sentences, so that whatever else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.command_line import seconds_since_start
+from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
+from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
+from tinybert_ds.data.task_batches import EncodedExamples, take_rows
+from tinybert_ds.data.task_files import Examples, read_split
+from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.files import write_atomically
+from tinybert_ds.models.pretrained import Role, read_config
+from tinybert_ds.models.student import DistilledStudent, count_parameters
+from tinybert_ds.records import STAGES, read_record
+from tinybert_ds.stages.evaluate import load_fine_tuned
+from tinybert_ds.stages.start import join
+from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.types import Batch
+
+LATENCY_BATCHES = {1: 32, 32: 3}
+"""Batch size -> how many different batches of real sentences are timed in each round."""
+
+ROUNDS = 5
+OWN_STAGE = "compare_models"
+TITLE = "# The student beside its teacher"
+
+
+class RowFlags(NamedTuple):
+    """See `task_data.RowFlags`."""
+
+    max_seq_length: int | None
+    eval_batch_size: int = 32
+    cache_dir: str | None = None
+    allow_unknown: bool = True
+
+
+class Candidate(NamedTuple):
+    """A model that takes part, and the split as its tokeniser and its config see it."""
+
+    name: str
+    module: DistilledStudent
+    encoded: EncodedExamples
+    layout: RowLayout
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return the rows as one batch, padded to its longest."""
+        taken = take_rows(self.encoded, rows)
+        return collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)._replace(labels=None)
+
+
+def measure_metric(
+    name: str, directory: Path, spec: TaskSpec, arguments: CompareArguments, world: World
+) -> tuple[Candidate, float]:
+    """Return a fine-tuned model and its official metric on the split.
+
+    Raises:
+        DataError: The split has no labels.
+        ModelError: The directory holds no classifier for this task.
+    """
+    split = arguments.split
+    role: Role = "teacher" if name == "teacher" else "student"
+    tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, RowFlags(arguments.max_seq_length), world)
+    if task.splits[split].labels is None:
+        path = spec.split_path(arguments.data_dir, split)
+        raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
+    model = load_fine_tuned(directory, task, role=role)
+    metrics = task.evaluate(model.module, split, columns=model.columns)
+    layout = RowLayout("valid", task.max_seq_length, task.pad_id)
+    own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
+    return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)
+
+
+@torch.no_grad()
+def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches: int, rounds: int) -> dict[str, float]:
+    """Return the median time of a forward in milliseconds, by name; the models take turns batch by batch.
+
+    Args:
+        batch_size: rows of a batch, fewer if the split is smaller.
+        batches: different batches; the split starts over when it is used up.
+        rounds: times that every batch goes through every model; one round before is not counted.
+    """
+    rows = len(candidates[0].encoded)
+    starts = [number * batch_size for number in range(batches)]
+    inputs = [
+        {c.name: c.batch(np.arange(start, start + min(batch_size, rows)) % rows) for c in candidates}
+        for start in starts
+    ]
+    times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    for number in tqdm(range(rounds + 1), desc=f"timing batches of {batch_size}", mininterval=1):
+        for batch in inputs:
+            for candidate in candidates:
+                begin = time.perf_counter()
+                candidate.module(batch[candidate.name])
+                seconds = time.perf_counter() - begin
+                if number:
+                    times[candidate.name].append(1000 * seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray) -> float:
+    """Return what an answer that never looks at the text gets: the commonest label of train, or its mean score."""
+    assert train.labels is not None
+    constant = float(train.labels.mean()) if spec.is_regression else majority_class(train.labels)
+    return official_metric(spec, compute_metrics(spec, np.full_like(references, constant), references))
+
+
+def build_report(
+    candidates: Sequence[Candidate],
+    metrics: Mapping[str, float],
+    latencies_ms: Mapping[int, Mapping[str, float]],
+    majority: float,
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the content of report.json; `candidates` hold a "teacher" and a "student".
+
+    compression is teacher parameters / student parameters; speedup the smallest of the ratios teacher latency / student
+    latency over the batch sizes.
+    """
+    report: dict[str, Any] = {
+        candidate.name: {
+            "parameters": count_parameters(candidate.module.encoder.model),
+            "metric": metrics[candidate.name],
+            "latency_ms": {str(size): latency[candidate.name] for size, latency in latencies_ms.items()},
+        }
+        for candidate in candidates
+    }
+    return {
+        **report,
+        "majority_class": {"metric": majority},
+        "compression": report["teacher"]["parameters"] / report["student"]["parameters"],
+        "speedup": min(latency["teacher"] / latency["student"] for latency in latencies_ms.values()),
+        "stages": [dict(stage) for stage in stages],
+    }
+
+
+def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: int) -> str:
+    """Return report.md: the table, what it says in words, the time of each stage and the machine."""
+    metric = official_metric_name(spec)
+    names = [name for name in report if "parameters" in (report[name] if isinstance(report[name], dict) else {})]
+    lines = [
+        TITLE,
+        "",
+        f"Task {spec.name}, {split} split, {rows:,} rows.",
+        "",
+        f"| | parameters | {metric} | " + " | ".join(f"ms, batch of {size}" for size in LATENCY_BATCHES) + " |",
+        "|---|" + "---:|" * (2 + len(LATENCY_BATCHES)),
+    ]
+    for name in names:
+        latencies = " | ".join(f"{value:.2f}" for value in report[name]["latency_ms"].values())
+        lines.append(
+            f"| {_words(name)} | {report[name]['parameters']:,} | {report[name]['metric']:.4f} | {latencies} |"
+        )
+    lines.append(f"| majority class | | {report['majority_class']['metric']:.4f} |" + " |" * len(LATENCY_BATCHES))
+    lines += ["", *_conclusions(report, names, spec, rows), ""]
+    if report["stages"]:
+        lines += ["| stage | seconds |", "|---|---:|"]
+        lines += [f"| {stage['name']} | {stage['seconds']:.1f} |" for stage in report["stages"]]
+        lines += [f"| all | {sum(stage['seconds'] for stage in report['stages']):.1f} |", ""]
+    return "\n".join([*lines, *_conditions(), ""])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _conclusions(report: Mapping[str, Any], names: Sequence[str], spec: TaskSpec, rows: int) -> list[str]:
+    metric, student = official_metric_name(spec), report["student"]["metric"]
+    lines = [
+        f"The student has {report['compression']:.2f} times fewer parameters than its teacher and is "
+        f"{report['speedup']:.2f} times faster (the smallest of the ratios over the batch sizes)."
+    ]
+    for name in [name for name in names if name != "student"] + ["majority_class"]:
+        difference = student - report[name]["metric"]
+        relation = f"{abs(difference):.4f} {'above' if difference > 0 else 'below'}" if difference else "equal to"
+        lines.append(f"Its {metric} is {relation} that of the {_words(name)}.")
+    if "student_without_distillation" in report and student <= report["student_without_distillation"]["metric"]:
+        lines.append(
+            "**Distillation did not help here**: the same student trained on the labels alone is as good or better."
+        )
+    if student <= report["majority_class"]["metric"]:
+        lines.append("**The student has learnt nothing**: always giving the commonest answer is as good or better.")
+    if spec.official == ("accuracy",):
+        error = (student * (1 - student) / rows) ** 0.5
+        lines.append(f"The standard error of its accuracy on {rows:,} rows is {error:.4f}.")
+    return lines
+
+
+def _conditions() -> list[str]:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "deepspeed"))
+    return [
+        f"Measured on {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}.",
+        "Latencies: one forward in fp32 without tokenisation, batches of real sentences padded to their longest, the "
+        f"models in turn in one process, median of {ROUNDS} rounds of "
+        + " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
+        + ".",
+    ]
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def path_problems(arguments: CompareArguments) -> Iterator[str]:
+    """Yield what is wrong with the paths that the command line names."""
+    for name in ("teacher", "student", "student_without_distillation", "data_dir"):
+        path = getattr(arguments, name)
+        if path is not None and not Path(path).is_dir():
+            yield f"--{name}: {path} is not a directory; give an existing one"
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        yield f"--output_dir: {output_dir} is a file; give a directory"
+    elif foreign := [name for name in ("report.md", "report.json") if _is_foreign(output_dir / name)]:
+        yield (
+            f"--output_dir: {' and '.join(foreign)} in {output_dir} were not written by this command, which "
+            "would replace them; give another directory (nothing was changed)"
+        )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether there is a report, or anything else of its name, that another command has written."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".md":
+            return not text.startswith(f"{TITLE}\n")
+        report = json.loads(text)
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())
+
+
+def read_stages(path: str | Path | None) -> list[dict[str, Any]]:
+    """Return the stages of a `--stages_file` without unfinished ones; raises ConfigError if it is no such list."""
+    if path is None:
+        return []
+    remedy = '--stages_file must be a JSON list of {"name": ..., "seconds": ...}'
+    return [
+        {"name": stage["name"], "seconds": stage["seconds"]}
+        for stage in read_record(Path(path), STAGES, remedy, ConfigError)
+        if stage.get("finished", True)  # this comparison may itself be a stage that is under way
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    arguments, problems = parse_arguments(CompareArguments, argv)
+    raise_all([*problems, *path_problems(arguments)])
+    world = join("info")
+    spec = find_task(arguments.task_name, arguments.task_file)
+    stages = read_stages(arguments.stages_file)
+    train = read_split(spec, arguments.data_dir, "train")
+    directories = {"teacher": arguments.teacher, "student": arguments.student}
+    if arguments.student_without_distillation is not None:
+        directories["student_without_distillation"] = arguments.student_without_distillation
+    measured = [measure_metric(name, Path(path), spec, arguments, world) for name, path in directories.items()]
+    candidates = [candidate for candidate, _ in measured]
+    latencies_ms = {
+        size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
+    }
+    references = candidates[0].encoded.labels
+    assert references is not None
+    majority = majority_metric(spec, train, references)
+    own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
+    metrics = {candidate.name: metric for candidate, metric in measured}
+    report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
+
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(output_dir / "report.md", render_report(report, spec, arguments.split, len(references)))
+    write_atomically(output_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    print(f"wrote {output_dir / 'report.md'} and report.json")

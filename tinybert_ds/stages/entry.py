@@ -1,0 +1,51 @@
+"""How the commands that run on ranks start: before DeepSpeed is imported, which chooses its accelerator right then."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from tinybert_ds.command_line import run_command
+from tinybert_ds.preemption import ignore_requests, leave_when_asked
+
+_TRUE = ("true", "yes", "t", "y", "1")
+
+
+def prepare(*, on_cpu: bool = False) -> None:
+    """Set up this process; DeepSpeed, and the stage with it, is imported only after this.
+
+    Args:
+        on_cpu: Whatever the command line says.
+    """
+    leave_when_asked()
+    faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
+    import torch  # noqa: PLC0415 - takes a second, in which a request to stop is answered already
+
+    if on_cpu or wants_cpu(sys.argv[1:]) or not torch.accelerator.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's command to the end of the process, with the exit code that its end has."""
+    from tinybert_ds.engine.ranks.lost_ranks import lost_ranks_reported  # noqa: PLC0415 - imports torch
+
+    def guarded() -> None:
+        with lost_ranks_reported(lambda: "What was saved before stands"):
+            main()
+        ignore_requests()
+
+    run_command(guarded)
+
+
+def wants_cpu(words: Sequence[str]) -> bool:
+    """Whether a command line says `--no_cuda` in one of the ways that flags are written; the last one counts."""
+    wanted = False
+    for word, following in pairwise([*words, "-"]):
+        flag, equals, value = word.partition("=")
+        if flag in ("--no_cuda", "--no-cuda"):
+            given = value if equals else following
+            wanted = given.startswith("-") or given.lower() in _TRUE
+    return wanted

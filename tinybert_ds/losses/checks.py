@@ -57,8 +57,8 @@ def check_relations(student: Tensor, teacher: Tensor, attention_mask: Tensor, re
     batch, _, length, _ = student.shape
     check_same_batch("vectors", (batch, length), (teacher.shape[0], teacher.shape[2]))
     check_mask(attention_mask, batch, length)
-    widths = (states.shape[1] * states.shape[3] for states in (student, teacher))
-    choose_relation_heads(*widths, asked=relation_heads)
+    student_width, teacher_width = (states.shape[1] * states.shape[3] for states in (student, teacher))
+    choose_relation_heads(student_width, teacher_width, relation_heads)
 
 
 def check_hidden(

@@ -42,9 +42,9 @@ def relation_problem(
     student: Tensor, teacher: Tensor, attention_mask: Tensor, *, relation_heads: int, padding: str
 ) -> Problem:
     """Return the comparison of two models' vectors (B, A, S, D) with themselves, cut into relation heads."""
-    heads = [split_relation_heads(states, relation_heads) for states in (student, teacher)]
-    scalings = [states.shape[3] ** -0.5 for states in heads]
-    return Problem((heads[0], heads[0]), (heads[1], heads[1]), attention_mask.bool(), *scalings, padding)
+    ours, theirs = (split_relation_heads(captured, relation_heads) for captured in (student, teacher))
+    student_scaling, teacher_scaling = (states.shape[3] ** -0.5 for states in (ours, theirs))
+    return Problem((ours, ours), (theirs, theirs), attention_mask.bool(), student_scaling, teacher_scaling, padding)
 
 
 def split_relation_heads(captured: Tensor, relation_heads: int) -> Tensor:

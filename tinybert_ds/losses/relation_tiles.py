@@ -146,16 +146,17 @@ def relation_chunks(problem: Problem, dtype: torch.dtype) -> Iterator[Chunk]:
         for head in range(0, heads, head_step):
             chosen = slice(head, min(head + head_step, heads))
             number = chosen.stop - chosen.start
-            sides = [
+            student, teacher = (
                 load_side(states[rows, chosen, :last], dtype, real, scaling, problem.padding)
                 for states, scaling in (
                     (problem.student[0], problem.student_scaling),
                     (problem.teacher[0], problem.teacher_scaling),
                 )
-            ]
+            )
             weights = counted[:, None, :, None].expand(-1, number, -1, -1).flatten(0, 1).to(dtype)
-            bounded = device.type == "cpu" and last > 0 and all(is_bounded(side, problem.padding) for side in sides)
-            yield Chunk(rows, chosen, *sides, weights, bounded)
+            bounded = device.type == "cpu" and last > 0
+            bounded = bounded and all(is_bounded(side, problem.padding) for side in (student, teacher))
+            yield Chunk(rows, chosen, student, teacher, weights, bounded)
 
 
 def load_side(states: Tensor, dtype: torch.dtype, real: Tensor, scaling: float, padding: str) -> Side:

@@ -42,8 +42,9 @@ class Student(NamedTuple):
     model: PreTrainedModel
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
-    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
+    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     token_types: bool = True  # whether the tokeniser that it is exported with returns them
+    projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
 
 
 def build_intermediate(
@@ -147,7 +148,7 @@ def _student_module(
     )
     if frozen:
         logger.info("not trained in this stage: %s", ", ".join(frozen))
-    _take_projections(objective, student.directory)
+    _take_projections(objective, student)
     part = TeacherPart.of(teacher, *_imitated(student, weights))
     return DistilledStudent(encoder, objective, part)
 
@@ -181,8 +182,9 @@ def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool |
     return own
 
 
-def _take_projections(objective: IntermediateObjective, directory: Path) -> None:
-    found = load_projections(directory) if directory.is_dir() else None
+def _take_projections(objective: IntermediateObjective, student: Student) -> None:
+    directory = student.directory
+    found = student.projections or (load_projections(directory) if directory.is_dir() else None)
     own = objective.projections.state_dict()
     if not own:
         return
@@ -191,10 +193,11 @@ def _take_projections(objective: IntermediateObjective, directory: Path) -> None
         return
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     if shapes != {name: tuple(value.shape) for name, value in own.items()}:
-        logger.warning("projections in %s do not fit this teacher, student or --projection; starting fresh", directory)
+        whose = "of the student's start" if student.projections else f"in {directory}"
+        logger.warning("projections %s do not fit this teacher, student or --projection; starting fresh", whose)
         return
     objective.projections.load_state_dict(found)
-    logger.info("projections taken over from %s", directory)
+    logger.info("projections taken over from %s", "the student's start" if student.projections else directory)
 
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ B batch rows, S sequence length, R relation heads; n heads in a chunk, L ≤ S p
 size, k query rows in a tile.
 
 A tile holds whole rows of both relations, so that one pass gives their sums, their value and their gradient. With
-E = exp(scores − a shift of the row) and Z its row sums, student s and teacher t, row i of the loss is
+scores s of the student and t of the teacher, each less a shift of its row, E = exp(score) and Z the row sums of E, row i
+of the loss is
 
     KL_i = Σ_j P_ij · (t_ij − s_ij) + log(Zs_i / Zt_i),        P = Et / Zt, Q = Es / Zs,
 
@@ -129,7 +130,7 @@ def shifted_scores(side: Side, rows: slice, out: Tensor, *, bounded: bool) -> Te
 def relation_chunks(problem: Problem, dtype: torch.dtype) -> Iterator[Chunk]:
     """Yield all relation heads of all rows, as many at a time as leave their tiles in cache.
 
-    On a CPU, chunks under padding="valid" end at their last real position and are left out where there is none.
+    On a CPU, chunks under padding="valid" end at their last real position (L = 0 where there is none).
     """
     batch, heads, length, _ = problem.student[0].shape
     if not batch * heads * length:

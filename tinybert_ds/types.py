@@ -46,3 +46,4 @@ class EncoderOutput(NamedTuple):
     keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
     scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
     logits: Tensor | None  # (B, C)
+    values: tuple[Tensor, ...] = ()  # each (B, A, S, D); of the layers of queries and keys, or none

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from data_tools.claims import Claims, Record
 from data_tools.cleaning import save_hashes
-from data_tools.corpus_job import POLL_SECONDS, SHARD, SURVEY, UNKNOWN, Job, array_path, part_records
+from data_tools.corpus_job import SHARD, SURVEY, UNKNOWN, Job, array_path, part_records
 from data_tools.input_files import TextInput
 from data_tools.input_groups import Source
 from tinybert_ds.data.blocks import COUNTS_DIRECTORY
@@ -38,6 +36,7 @@ from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.records import read_record
+from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
@@ -97,22 +96,23 @@ class WorkDirectory:
         Raises:
             DataError: a file cannot be read.
         """
-        while pending := [n for n, source in enumerate(sources) if self._hashes(n, source) is None]:
-            did = False
-            for number in _with_bar(pending) if shown else pending:
-                source, name = sources[number], _hashes_name(number)
-                with self.claims.take(name, again=True) as claim:
-                    if claim is None or self._hashes(number, source) is not None:
-                        continue
-                    before = self.claims.record(name)
-                    states = _states(source)
-                    hashes = [_hash_input(item, skip_bad_input) for item in source]
-                    if before is not None and before["hashes"] != hashes:
-                        self._forget_results()
-                    claim.finish({"states": states, "hashes": hashes})
-                    did = True
-            if not did:
-                time.sleep(POLL_SECONDS)
+        named = {_hashes_name(number): number for number in range(len(sources))}
+
+        def hashes_of(name: str) -> Any:
+            return self._hashes(named[name], sources[named[name]])
+
+        def hash_source(name: str) -> Record:
+            source, before = sources[named[name]], self.claims.record(name)
+            states = _states(source)
+            hashes = [_hash_input(item, skip_bad_input) for item in source]
+            if before is not None and before["hashes"] != hashes:
+                self._forget_results()
+            bar.update()
+            return {"states": states, "hashes": hashes}
+
+        pending = sum(hashes_of(name) is None for name in named)
+        with progress_bar(total=pending, desc="hashing inputs", unit="input", shown=shown) as bar:
+            self.claims.share(named, hash_source, record=hashes_of)
         found = [self._hashes(number, source) or [] for number, source in enumerate(sources)]
         return [[None if record is None else FileRecord(*record) for record in hashes] for hashes in found]
 
@@ -295,15 +295,6 @@ def unused_name(name: str, taken: Mapping[str, Any]) -> str:
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
-def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What differs between two identities, in words; empty if nothing does."""
-    names = dict.fromkeys([*found, *wanted])
-    different = [name for name in names if found.get(name) != wanted.get(name)]
-    return "; ".join(
-        f"{name} is {_short(found.get(name))} there and {_short(wanted.get(name))} now" for name in different
-    )
-
-
 def describe_report(report: Mapping[str, int]) -> str:
     """What was left out, in words, with a semicolon in front."""
     left_out = {reason: count for reason, count in report.items() if reason not in ("documents", UNKNOWN) and count}
@@ -317,11 +308,6 @@ def unknown_words(manifest: Manifest) -> str | None:
     unknown, tokens = manifest.report[UNKNOWN], manifest.tokens
     warning = judge_unknown(unknown, tokens, text="warning", allowed=True)
     return warning or describe_unknown(unknown, tokens)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _shard_record(record: Record, names: Sequence[str]) -> ShardRecord:
@@ -351,13 +337,6 @@ def _states(source: Source) -> list[list[int]]:
     """What shows without reading them that files are still the same."""
     statuses = [item.path.stat() for item in source if item.path is not None]
     return [[status.st_size, status.st_mtime_ns] for status in statuses]
-
-
-def _with_bar(pending: Sequence[int]) -> Iterator[int]:
-    with progress_bar(total=len(pending), desc="hashing inputs", unit="input") as bar:
-        for number in pending:
-            yield number
-            bar.update()
 
 
 def _hash_input(item: TextInput, skip_bad_input: bool) -> list[Any] | None:

@@ -12,11 +12,11 @@ from multiprocessing.synchronize import Event
 
 from tqdm import tqdm
 
-from data_tools.claims import Claims
 from data_tools.corpus_job import SHARD, SURVEY, CorpusWorker, Job
 from data_tools.orphans import end_with_parent
 from data_tools.ranks import Ranks
 from tinybert_ds.errors import DataError
+from tinybert_ds.shared_work.claims import Claims
 
 _LOOK_SECONDS = 0.5
 

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.records import parse_json
+from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, obtain
 
 FORMAT_VERSION = 1
 _WORDS, _VECTORS, _RECORD = "words.txt", "vectors.f32", "vectors.json"

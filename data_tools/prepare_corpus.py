@@ -14,7 +14,6 @@ from data_tools.corpus_directory import (
     CorpusIdentity,
     WorkDirectory,
     check_output_directory,
-    describe_differences,
     describe_report,
     earlier_hashes,
     finish_corpus,
@@ -33,6 +32,7 @@ from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError, UserError
+from tinybert_ds.shared_work.claims import describe_differences
 
 SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
 _SHARDS = 64

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import cache_home
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
@@ -21,6 +20,7 @@ from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.shared_work.derived import cache_home
 
 logger = logging.getLogger(__name__)
 

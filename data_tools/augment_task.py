@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.augment_rows import AugmentationSettings, AugmentedBlock, Block, RowAugmenter, augment_in_workers
-from data_tools.augmentation_files import AugmentationFiles, wait_until
+from data_tools.augmentation_files import AugmentationFiles
 from data_tools.glove import build_cache, cache_directory
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.sentence_words import SentenceSplitter
@@ -33,6 +34,7 @@ from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.shared_work.claims import POLL_SECONDS
 
 RULE_VERSION = 3
 """Raised whenever the same settings give another file than before."""
@@ -40,6 +42,7 @@ RULE_VERSION = 3
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+_PATIENCE_SECONDS = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.glove_embs is not None:
         vectors = cache_directory(Path(options.glove_embs), options.glove_vocab_size, output.parent)
     settings = _settings(options, spec, rows, vectors, device)
-    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks))
+    block_rows = BLOCK_ROWS[device.type]
+    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks), block_rows)
     counts = files.finished_counts()
     if counts is not None:
         if ranks.rank == 0:
@@ -68,16 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     begin = time.monotonic()
     num_workers = options.num_workers or _default_workers(device, ranks)
+    augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
+    if not files.begin():
+        return
     if ranks.rank == 0:
-        augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
-        block_rows = files.begin(BLOCK_ROWS[device.type])
         print(_description(spec, rows, settings, num_workers, ranks), flush=True)
-    else:
-        joined = files.join()
-        if joined is None:
-            return
-        block_rows = joined
-        augmenter = RowAugmenter(settings)
     blocks = _Blocks(rows, block_rows)
     missing = files.unfinished_blocks(blocks.count)
     own = [number for number in missing if number % ranks.size == ranks.rank]
@@ -186,8 +185,17 @@ def _write(
             files.write_block(block)
             if ranks.rank == 0:
                 look()
-        if ranks.rank == 0:
-            wait_until(look)
+        reminder_at = time.monotonic() + _PATIENCE_SECONDS
+        while ranks.rank == 0 and not look():
+            if time.monotonic() > reminder_at:
+                print(
+                    f"still waiting for blocks of other ranks in {files.parts}; all ranks need the same files and "
+                    "settings, and this folder on a disk that all hosts share",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                reminder_at = math.inf
+            time.sleep(POLL_SECONDS)
 
 
 def _settings(

@@ -33,7 +33,7 @@ from tinybert_ds.data.manifest import (
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import DataError
-from tinybert_ds.files import write_atomically
+from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.records import read_record
 from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
@@ -189,23 +189,14 @@ def check_output_directory(directory: Path) -> None:
     """Refuse a directory into which shards must not be written.
 
     Raises:
-        DataError: not a directory, or it holds files of something else.
+        ConfigError: not a directory, or it holds files of something else.
     """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise DataError(f"the output {str(directory)!r} is a file; give a new or an empty directory.")
+    refuse_file(directory)
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
     known = {MANIFEST_NAME, TOKENIZER_NAME, COUNTS_DIRECTORY, WORK_DIRECTORY}
-    is_corpus = (directory / MANIFEST_NAME).is_file() or (directory / WORK_DIRECTORY).is_dir()
-    names = sorted(path.name for path in directory.iterdir())
-    foreign = [n for n in names if n not in known and not _OURS.fullmatch(n) and not _TEMPORARY.fullmatch(n)]
-    if not is_corpus:
-        foreign = names
-    if foreign:
-        raise DataError(
-            f"the output directory {str(directory)!r} holds files that are not of this corpus: "
-            f"{', '.join(foreign[:5])}{' ...' * (len(foreign) > 5)}. Give a new or an empty directory."
-        )
+    if (directory / MANIFEST_NAME).is_file() or (directory / WORK_DIRECTORY).is_dir():
+        names = [n for n in names if n not in known and not _OURS.fullmatch(n) and not _TEMPORARY.fullmatch(n)]
+    refuse_foreign_files(directory, names, "holds files that are not of this corpus")
 
 
 def finish_corpus(

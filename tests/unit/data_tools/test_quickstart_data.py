@@ -214,5 +214,5 @@ def test_the_command_ends_with_exit_code_2_and_no_traceback(tmp_path):
         check=False,
     )
     assert result.returncode == 2
-    assert "is a file; OUT_DIR is a folder" in result.stderr
+    assert "is a file; give a directory" in result.stderr
     assert "Traceback" not in result.stderr

@@ -59,7 +59,6 @@ def build_intermediate(
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
-        max_seq_length: Longest sequence of the run.
         token_types: Whether the teacher's tokeniser returns them.
 
     Returns:

@@ -39,11 +39,8 @@ class TeacherJudge:
 
     Args:
         directory: of the fine-tuned teacher, with its tokeniser. Rows are cut to what it can read.
-        spec: the task, a classification.
-        lower_case: forced casing, or None.
         stated_labels: names of the teacher's outputs in its order, where its config says nothing.
         dtype: of the teacher. Unless it is float32, a second copy in float32 decides about near ties.
-        device: where it runs.
 
     Raises:
         ModelError: no teacher of this task there.

@@ -89,9 +89,6 @@ def judge_rows(
     """Count the words of a split that the tokeniser does not know; see `judge_unknown`.
 
     Args:
-        rows: Of the split.
-        tokenizer: That made them.
-        path: Of the file, for the message.
         allow_unknown: Whether mostly unknown text is wanted.
     """
     unknown_token = unknown_id(tokenizer.backend_tokenizer)

@@ -79,11 +79,7 @@ def logits_key(
 
 
 def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
-    """Where the logits of a teacher, data, tokeniser, length and precision are kept.
-
-    Args:
-        key: From `logits_key`.
-    """
+    """Where the logits of a teacher, data, tokeniser, length and precision are kept."""
     content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
     return home / f"teacher-{xxhash.xxh3_64_hexdigest(content.encode())}"
 

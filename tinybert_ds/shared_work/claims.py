@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.foreign_text import shown
 from tinybert_ds.strict_formats import parse_json
 
 Record = dict[str, Any]
 
 POLL_SECONDS = 0.2
-_SHOWN_LETTERS = 200
 
 
 class Claim:
@@ -132,7 +132,8 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     names = dict.fromkeys([*found, *wanted])
     different = [name for name in names if found.get(name) != wanted.get(name)]
     return "; ".join(
-        f"{name} is {_short(found.get(name))} there and {_short(wanted.get(name))} now" for name in different
+        f"{name} is {shown(repr(found.get(name)), 200)} there and {shown(repr(wanted.get(name)), 200)} now"
+        for name in different
     )
 
 
@@ -156,8 +157,3 @@ def _parse(content: bytes) -> Record | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."

@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.ranks.process_group import World, gather_objects
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.shared_work.claims import Claims, Record
 from tinybert_ds.shared_work.derived import map_array, obtain, save_array, writing
 from tinybert_ds.strict_formats import parse_json
-from tinybert_ds.types import Batch, EncoderOutput
+from tinybert_ds.types import Batch, EncoderOutput, move
 
 logger = logging.getLogger(__name__)
 
@@ -127,15 +126,17 @@ def compute_logits(
         return directory.is_dir() and read_logits(directory, num_rows) is not None
 
     def work(name: str) -> Record:
-        if not paths[name].is_file():
-            _write_part(paths[name], teacher, _steps(source, int(name)), world)
+        _write_part(paths[name], teacher, _steps(source, int(name)), world)
         return {}
+
+    def written(name: str) -> Path | None:
+        return paths[name] if paths[name].is_file() else None
 
     # The folder of parts has gone when another run was faster.
     with writing(parts), progress_bar(total=len(paths), desc="teacher's predictions", unit="part") as progress:
         with suppress(FileNotFoundError):
             parts.mkdir(exist_ok=True)
-            Claims(parts).share(paths, work, stopped=is_done)
+            Claims(parts).share(paths, work, record=written, stopped=is_done)
         logits = obtain(
             directory,
             partial(read_logits, num_rows=num_rows),

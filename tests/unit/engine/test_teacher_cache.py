@@ -133,7 +133,7 @@ def test_written_twice_they_have_the_same_bytes_on_any_number_of_ranks(rows, tea
     assert len({rank for rank, _ in asked}) > 1
 
 
-def test_a_computation_that_was_killed_goes_on(rows, encoder, teacher, tmp_path):
+def test_a_computation_that_was_killed_goes_on_and_makes_a_lost_part_again(rows, encoder, teacher, tmp_path):
     def dies(batch) -> EncoderOutput:
         if batch.input_ids.shape[1] > 24:
             raise KeyboardInterrupt
@@ -142,6 +142,9 @@ def test_a_computation_that_was_killed_goes_on(rows, encoder, teacher, tmp_path)
     with pytest.raises(KeyboardInterrupt), torch.no_grad():
         compute(tmp_path, rows, dies)
     assert read_logits(logits_directory(tmp_path, KEY), ROWS) is None
+    lost, *kept = sorted(tmp_path.rglob("*.npy"))
+    assert kept
+    lost.unlink()
     compute(tmp_path, rows, teacher)
     assert 0 < teacher.rows < ROWS
 

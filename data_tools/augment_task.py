@@ -32,14 +32,14 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.errors import ConfigError, raise_all
-from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.rank_environment import device_of
 from tinybert_ds.shared_work.claims import POLL_SECONDS
 
 RULE_VERSION = 3
 """Raised whenever the same settings give another file than before."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
 _PATIENCE_SECONDS = 120.0
@@ -215,7 +215,7 @@ def _settings(
         teacher=options.teacher_filter,
         teacher_labels=tuple(options.stated_labels) if options.stated_labels else None,
         confidence=options.teacher_confidence,
-        dtype=inference_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype],
+        dtype=inference_dtype(device, options.dtype),
         device=device,
         batch_tokens=BATCH_TOKENS[device.type],
         onednn=not options.no_onednn_matmul,
@@ -265,7 +265,7 @@ def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
 
 def _machine_problems(options: AugmentArguments, device: torch.device) -> list[str]:
     if device.type == "cpu":
-        return ["--dtype fp16 is not possible on a CPU; take auto, bf16 or fp32"] if options.dtype == "fp16" else []
+        return precision_problems("dtype", options.dtype, device)
     if options.num_workers is not None and options.num_workers > 1:
         return ["--num_workers is for CPUs; for several GPUs start the command with deepspeed --num_gpus N"]
     return []
@@ -274,12 +274,7 @@ def _machine_problems(options: AugmentArguments, device: torch.device) -> list[s
 def _device(options: AugmentArguments, ranks: Ranks) -> torch.device:
     if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
-    if ranks.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {ranks.local_rank} has no GPU of its own: this host has {torch.cuda.device_count()}; start as "
-            "many processes as there are GPUs, or add --no_cuda"
-        )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", device_of(ranks.local_rank, torch.cuda.device_count()))
 
 
 def _default_workers(device: torch.device, ranks: Ranks) -> int:

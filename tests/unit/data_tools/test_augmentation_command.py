@@ -370,7 +370,7 @@ def test_rows_are_near_a_threshold_by_their_odds_and_sure_up_to_float32s_noise()
     ("more", "message"),
     [
         (("--N", "0", "--M", "0", "--p", "1.5"), r"3 problems:\n.*--N is 0.*\n.*--M is 0.*\n.*--p is 1.5"),
-        (("--dtype", "fp16"), "fp16 is not possible on a CPU"),
+        (("--dtype", "fp16"), "fp16 is not supported on a CPU"),
         (("--data_dir", "x"), "give one of --glue_dir and --data_dir"),
         (("--task_file", "x"), "give one of --task_name and --task_file"),
         (("--seed", "-1"), "must not be negative"),

@@ -107,16 +107,9 @@ def fsync_directory(directory: Path) -> None:
 
 
 def make_output_directory(directory: Path) -> None:
-    """Make a directory that results go to.
-
-    Raises:
-        ConfigError: A file, or a place where it cannot be made.
-    """
+    """Make a directory that results go to; raises ConfigError where it is a file."""
     refuse_file(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {directory} cannot be made: {error.strerror}; give another one") from error
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_file(directory: Path, flag: str = "--output_dir") -> None:

@@ -96,10 +96,7 @@ def is_local(name: str) -> bool:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"--hostfile {path} is not a file; write one host a line, such as: node1 slots=8")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--hostfile {path} cannot be read: {error.strerror}; mend its permissions") from error
+    content = path.read_bytes()
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             raise ConfigError(

@@ -34,6 +34,7 @@ from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.foreign_text import listed
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.records import read_record
 from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
@@ -120,10 +121,9 @@ class WorkDirectory:
         """Raise a `DataError` if a file was changed since it was hashed: shards may hold something else of it."""
         for number, source in enumerate(sources):
             if self._hashes(number, source) is None:
-                names = ", ".join(str(item.path) for item in source[:5]) + " ..." * (len(source) > 5)
                 raise DataError(
-                    f"an input was changed while it was read ({names}). Run the same command again when nothing "
-                    "writes to it any more: it begins anew."
+                    f"an input was changed while it was read ({listed(item.path for item in source)}). Run the same "
+                    "command again when nothing writes to it any more: it begins anew."
                 )
 
     def forget_lost_shards(self, corpus: Path) -> None:

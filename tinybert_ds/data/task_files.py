@@ -178,4 +178,4 @@ def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return (", ".join(map(shown, names[:10])) or "nothing") + (" ..." if len(names) > 10 else "")
+    return listed(names) or "nothing"

@@ -40,10 +40,7 @@ class MaskedWordModel:
     cut at `MAX_LENGTH`. Only the masked place is of interest: the last layer and the vocabulary head look at no other.
 
     Args:
-        directory: of the model.
-        tokenizer: of the same directory.
         dtype: of the encoder. The head stays in float32: half-precision scores of a vocabulary are full of ties.
-        device: where it runs.
         batch_tokens: most tokens of one forward, padding included, unless one input has more. On a CPU a forward takes
             the places of one text only.
 
@@ -92,7 +89,6 @@ class MaskedWordModel:
         """Return the best pieces for each masked place, the best first.
 
         Args:
-            maskings: the places.
             count: how many of the best to take; those of them that begin with ## are then dropped. A place at the cut
                 or behind it has none.
         """

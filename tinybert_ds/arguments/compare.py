@@ -22,9 +22,6 @@ class CompareArguments(TaskPlace):
     stages_file: str | None = like(STAGES_FILE)
     split: str = data("Labelled split to measure on.", "test", metavar="NAME")
 
-    def problems(self) -> list[str]:
-        return super().problems() + self.task_problems()
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments(Command):

@@ -37,7 +37,7 @@ from tinybert_ds.models.student import DistilledStudent, count_parameters
 from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
-from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
@@ -46,15 +46,6 @@ LATENCY_BATCHES = {1: 32, 32: 3}
 ROUNDS = 5
 OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
-
-
-class RowFlags(NamedTuple):
-    """See `task_data.RowFlags`."""
-
-    max_seq_length: int | None
-    eval_batch_size: int = 32
-    cache_dir: str | None = None
-    allow_unknown: bool = True
 
 
 class Candidate(NamedTuple):

@@ -18,10 +18,10 @@ from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -99,7 +99,7 @@ def _candidates(
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
-    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave

@@ -142,16 +142,16 @@ class IntermediateObjective(nn.Module):
             **{name: term.detach() for name, term in (attention | hidden).items()},
         }
 
-    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int) -> Tensor:
-        num_heads = student.queries[layer].shape[1]
+    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, place: int) -> Tensor:
+        num_heads = student.queries[place].shape[1]
         return attention_score_loss(
-            student.queries[layer],
-            student.keys[layer],
-            teacher.queries[layer],
-            teacher.keys[layer],
+            student.queries[place],
+            student.keys[place],
+            teacher.queries[place],
+            teacher.keys[place],
             batch.attention_mask,
-            student_scaling=student.scalings[layer],
-            teacher_scaling=teacher.scalings[layer],
+            student_scaling=student.scalings[place],
+            teacher_scaling=teacher.scalings[place],
             padding=self.padding,
             denominator=num_heads * batch.counts.token_pairs,
         )

@@ -4,8 +4,8 @@ B batch rows, S sequence length, R relation heads; n heads in a chunk, L ≤ S p
 size, k query rows in a tile.
 
 A tile holds whole rows of both relations, so that one pass gives their sums, their value and their gradient. With
-scores s of the student and t of the teacher, each less a shift of its row, E = exp(score) and Z the row sums of E, row i
-of the loss is
+scores s of the student and t of the teacher, each less a shift of its row, E = exp(score) and Z the row sums of E,
+row i of the loss is
 
     KL_i = Σ_j P_ij · (t_ij − s_ij) + log(Zs_i / Zt_i),        P = Et / Zt, Q = Es / Zs,
 

@@ -169,7 +169,7 @@ def _students(
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
         projections = None
         if candidate.init == "teacher":
-            dtype = teacher_dtype(arguments.teacher_dtype, session.world.device)
+            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
             found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
             projections = found.projections
         students.append(

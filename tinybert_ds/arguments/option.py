@@ -42,6 +42,7 @@ class Option:
     below: float | None = None
     recipe: bool | None = None  # whether a recipe may set it, which says how to learn, not what or where; None: by kind
     identity: str | None = None  # the attribute that stands for it in the identity, such as "schedule"; None: itself
+    later: bool = False  # runs were begun before there was such a flag, as its default says: the identity is without it
     resolved: bool = False  # the identity holds what it comes to, which a stage knows once it has read the models
     hyper_parameter: bool | None = None  # TensorBoard lists it; None: if it decides the result or the data
     ds_key: tuple[str, ...] = ()  # dotted keys of the DeepSpeed JSON that are "auto" there and hold its value
@@ -208,6 +209,8 @@ def identity_of(arguments: Command, resolved: Mapping[str, Any] | None = None) -
     flags = [flag for flag in flags_of(type(arguments), decides="result") if flag.concerns(arguments.stage)]
     identity: dict[str, Any] = {}
     for flag in flags:
+        if flag.says.later and getattr(arguments, flag.name) == flag.default:
+            continue
         name = flag.says.identity or flag.name
         if not flag.says.resolved:
             identity[name] = getattr(arguments, name)

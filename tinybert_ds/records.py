@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar
 
 import xxhash
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import PydanticCustomError
-from typing_extensions import NotRequired, TypedDict  # what pydantic asks for before Python 3.12
+from typing_extensions import TypedDict  # what pydantic asks for before Python 3.12
 
 from tinybert_ds.errors import CheckpointError, UserError
 from tinybert_ds.strict_formats import parse_json

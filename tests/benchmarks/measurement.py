@@ -146,7 +146,7 @@ def environment() -> dict[str, str]:
         ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
         "machine": _processor(),
         "cores": str(os.cpu_count()),

@@ -195,7 +195,7 @@ def optimizer_step(
         for engine, mean in zip(engines, means, strict=True):
             with stopwatch.measure("student"):
                 seed_forward(seed, step.number, index, rank)
-                terms = engine(batch, teacher_output)
+                terms = engine(batch, teacher_output)  # `DistilledStudent.forward`: the encoder, then the objective
                 if engine is engines[-1]:
                     del teacher_output  # no backward needs it: the losses took their gradients in the forward
                 scalars = backward_and_step(engine, terms, need_norm=last)

@@ -78,7 +78,7 @@ def take_teacher_check(module: Any) -> Tensor | float:
 def finite_check(output: EncoderOutput) -> Tensor:
     """Return 0 for an output of finite numbers, else NaN: 0-dim float32, without waiting for the device.
 
-    The last state and layer are looked at: what is no number in one layer is none in those above it.
+    The last state and layer are looked at: what is non-finite in one layer is so in those above it.
     """
     last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:]]
     tensors = last if output.logits is None else [*last, output.logits]

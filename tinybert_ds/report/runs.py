@@ -83,7 +83,7 @@ class Run:
         return [(step, value) for step, value in found if isinstance(value, int | float) and abs(value) < _DRAWN_BELOW]
 
 
-_DRAWN_BELOW = 1e100  # which no number that is none is, and no infinite one
+_DRAWN_BELOW = 1e100  # which neither NaN nor an infinite value is
 _NO_CURVE = ("step", "clock", "seconds", "steps", "samples", "epoch")
 
 

@@ -15,8 +15,8 @@ DEFAULT_PORT = 29500
 class LaunchArguments(Command):
     """Run a training command on the hosts of a hostfile.
 
-    SIGTERM, SIGUSR1 and Ctrl-C are passed on to the ranks, which save and leave. Flags of this command come before the
-    stage, those of the stage behind it.
+    SIGTERM, SIGUSR1, SIGHUP and Ctrl-C are passed on to the ranks, which save and leave. Flags of this command come
+    before the stage, those of the stage behind it.
     """
 
     prog = "run_hostfile.sh or run_mpi.sh"

@@ -98,8 +98,8 @@ class TrainingArguments(Stage):
         metavar="auto|never|PATH",
     )
     preempt_grace_seconds: float = pace(
-        "Time from SIGTERM or SIGUSR1 to the end of the run, in which it finishes its step and saves; its exit code is "
-        "75 then. More than 30 is refused under DeepSpeed's launcher, which kills its ranks after that time.",
+        "Time from SIGTERM, SIGUSR1 or SIGHUP to the end of the run, in which it finishes its step and saves; its exit "
+        "code is 75 then. More than 30 is refused under DeepSpeed's launcher, which kills its ranks after that time.",
         25.0,
         above=0,
     )

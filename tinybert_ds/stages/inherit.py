@@ -89,6 +89,7 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
     arguments = session.arguments
     teacher_config = read_config(arguments.teacher_model, role="teacher")
     paths = [find_student(name, weights="random") for name in arguments.student_model]
+    teacher = model_fingerprint(arguments.teacher_model)
     candidates = []
     for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
         config = read_config(path, role="student")
@@ -107,7 +108,7 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
             raise type(error)(f"--student_model {path}: {error}") from error
         dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
         identity = {
-            "teacher": model_fingerprint(arguments.teacher_model),
+            "teacher": teacher,
             "student": model_fingerprint(path),
             **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from tests.support.models import config_directory
@@ -51,6 +54,18 @@ def test_everything_that_keeps_the_job_from_running_is_said_at_once(inputs, run,
     assert output.count("PROBLEM") == 3  # shards without a manifest, heads that differ, a batch that does not divide
     assert output.count("->") >= 1
     assert "3 problem(s)" in output
+
+
+def test_a_student_whose_padding_is_a_word_of_the_tokeniser_is_a_problem_although_its_teacher_says_the_same(
+    inputs, run, tmp_path
+):
+    teacher = shutil.copytree(inputs / "teacher", tmp_path / "teacher")
+    content = json.loads((teacher / "config.json").read_text()) | {"pad_token_id": 7}
+    (teacher / "config.json").write_text(json.dumps(content))
+    config_directory(tmp_path / "student", pad_token_id=7)
+    code, output = run("--teacher_model", teacher, "--student_model", tmp_path / "student")
+    assert code == 1
+    assert "pad_token_id" in output
 
 
 def test_an_input_that_is_not_there_is_one_problem(inputs, run, tmp_path):

@@ -52,9 +52,9 @@ class RowFlags(NamedTuple):
     """See `task_data.RowFlags`."""
 
     max_seq_length: int | None
+    allow_unknown: bool
     eval_batch_size: int = 32
     cache_dir: str | None = None
-    allow_unknown: bool = True
 
 
 class Candidate(NamedTuple):
@@ -83,7 +83,8 @@ def measure_metric(
     split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, RowFlags(arguments.max_seq_length), world)
+    flags = RowFlags(arguments.max_seq_length, arguments.allow_unknown)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, flags, world)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")

@@ -30,16 +30,19 @@ from tinybert_ds.data.task_files import content_files, read_labelled_blocks, spl
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.fingerprint import model_fingerprint
 
-RULE_VERSION = 3
+RULE_VERSION = 4
 """Raised whenever the same settings give another file than before."""
 
+_COUNTED_ROWS = 10_000  # at a time
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+"""What is computed together, which in half precision decides about near ties: part of what a file is made of."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,15 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_workers = options.num_workers or _default_workers(device, ranks)
     if ranks.rank == 0:
         augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
-        block_rows = files.begin(BLOCK_ROWS[device.type])
+        _judge_words(rows, settings, allow_unknown=options.allow_unknown)
+        files.begin()
         print(_description(spec, rows, settings, num_workers, ranks), flush=True)
     else:
-        joined = files.join()
-        if joined is None:
+        if not files.join():
             return
-        block_rows = joined
         augmenter = RowAugmenter(settings)
-    blocks = _Blocks(rows, block_rows)
+    blocks = _Blocks(rows, BLOCK_ROWS[device.type])
     missing = files.unfinished_blocks(blocks.count)
     own = [number for number in missing if number % ranks.size == ranks.rank]
     if num_workers > 1:
@@ -233,6 +235,7 @@ def _identity(
     }
     return {
         "rule": RULE_VERSION,
+        "rows of a block": BLOCK_ROWS[settings.device.type],
         "train file": rows.hashes[0] if len(rows.hashes) == 1 else rows.hashes,
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
@@ -240,6 +243,18 @@ def _identity(
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
         **{f"--{name}": value for name, value in identity_of(options, resolved).items()},
     }
+
+
+def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: bool) -> None:
+    """Say how much of the texts the masked language model does not know; raises DataError if it is most of them."""
+    splitter = SentenceSplitter(load_tokenizer(settings.model, settings.lower_case))
+    pieces = unknown = 0
+    for begin in range(0, len(rows.lines), _COUNTED_ROWS):
+        fields = [line.split("\t") for line in rows.lines[begin : begin + _COUNTED_ROWS]]
+        counts = splitter.count_unknown([row[column] for row in fields for column in rows.text_columns])
+        unknown, pieces = unknown + counts[0], pieces + counts[1]
+    warning = judge_unknown(unknown, pieces, text=str(rows.path), allowed=allow_unknown)
+    print(f"warning: {warning}" if warning else f"{rows.path}: {describe_unknown(unknown, pieces)}", flush=True)
 
 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:

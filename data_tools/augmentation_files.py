@@ -52,7 +52,7 @@ class AugmentationFiles:
             return None
         record = _read_json(self._record)
         if record is None:
-            if self._work()[0] == self._identity:
+            if self._work() == self._identity:
                 return None  # killed between the output and its record
             raise DataError(
                 f"{self.output} is there, but nothing says what it was made of; rename or remove it to augment anew"
@@ -66,32 +66,28 @@ class AugmentationFiles:
             )
         return Counter(record["counts"])
 
-    def begin(self, block_rows: int) -> int:
-        """Make the folder of blocks, or go on with the one that is there; return the number of rows of a block."""
-        identity, own_block_rows = self._work()
-        if identity == self._identity:
-            return own_block_rows
+    def begin(self) -> None:
+        """Make the folder of blocks, or go on with the one that is there."""
+        if self._work() == self._identity:
+            return
         if self.parts.exists():
             print(f"{self.parts} holds an unfinished augmentation with other settings; it is dropped.", flush=True)
             shutil.rmtree(self.parts)
         self.parts.mkdir(parents=True)
-        content = {"identity": self._identity, "block_rows": block_rows}
-        write_atomically(self.parts / _IDENTITY, json.dumps(content, indent=2) + "\n")
-        return block_rows
+        write_atomically(self.parts / _IDENTITY, json.dumps(self._identity, indent=2) + "\n")
 
-    def join(self) -> int | None:
-        """Wait until another rank has begun this augmentation; return the rows of a block, None if it is finished."""
+    def join(self) -> bool:
+        """Wait until another rank has begun this augmentation; return whether there is still something to do."""
 
         def settled() -> bool:
-            return self._work()[0] == self._identity or (self._record.exists() and self.finished_counts() is not None)
+            return self._work() == self._identity or (self._record.exists() and self.finished_counts() is not None)
 
         wait_until(
             settled,
             f"still waiting for rank 0 to begin in {self.parts}; all ranks need the same files and settings, and this "
             "folder on a disk that all hosts share",
         )
-        identity, block_rows = self._work()
-        return block_rows if identity == self._identity else None
+        return bool(self._work() == self._identity)
 
     def write_block(self, block: AugmentedBlock) -> None:
         """Keep a finished block; raises DataError if another augmentation has taken the blocks' folder."""
@@ -139,7 +135,7 @@ class AugmentationFiles:
         return counts
 
     def _require_own_blocks(self) -> None:
-        identity = self._work()[0]
+        identity = self._work()
         if identity not in (None, self._identity):  # None: no blocks at all, see `_require_finished`
             raise DataError(
                 f"another command with other settings ({'; '.join(_differences(self._identity, identity))}) has begun "
@@ -154,9 +150,9 @@ class AugmentationFiles:
             raise DataError(f"{self.parts} has gone while blocks were written to it; start the same command again")
         return counts
 
-    def _work(self) -> tuple[Any, int]:
-        content = _read_json(self.parts / _IDENTITY)
-        return (None, 0) if content is None else (content["identity"], content["block_rows"])
+    def _work(self) -> Any:
+        """The identity of the augmentation whose blocks are there; None where none are."""
+        return _read_json(self.parts / _IDENTITY)
 
 
 def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:

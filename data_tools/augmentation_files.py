@@ -17,13 +17,28 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from data_tools.augment_rows import AugmentedBlock
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory, write_atomically
-from tinybert_ds.records import parse_json
+from tinybert_ds.records import Count, Value, parse_record
+
+
+class _Record(TypedDict):
+    """What a finished output was made of, and what was counted."""
+
+    identity: dict[str, Any]
+    counts: dict[str, Count]
+    output: dict[str, Any]
+
 
 _IDENTITY = "identity.json"
+_IDENTITY_KIND = TypeAdapter(dict[str, Any])
+_COUNTS = TypeAdapter(dict[str, Count])
+_RECORD = TypeAdapter(_Record)
 _PART = re.compile(r"(\d+)\.part")
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 120.0
@@ -50,7 +65,7 @@ class AugmentationFiles:
         """
         if not self.output.exists():
             return None
-        record = _read_json(self._record)
+        record = _read(self._record, _RECORD)
         if record is None:
             if self._work() == self._identity:
                 return None  # killed between the output and its record
@@ -123,7 +138,7 @@ class AugmentationFiles:
                 file.write(f"{header}\n".encode())
             for number in range(num_blocks):
                 first, _, rest = (self.parts / f"{number}.part").read_bytes().partition(b"\n")
-                counts.update(json.loads(first))
+                counts.update(_counts(self.parts / f"{number}.part", first))
                 file.write(rest)
             file.flush()
             os.fsync(file.fileno())
@@ -150,9 +165,9 @@ class AugmentationFiles:
             raise DataError(f"{self.parts} has gone while blocks were written to it; start the same command again")
         return counts
 
-    def _work(self) -> Any:
+    def _work(self) -> dict[str, Any] | None:
         """The identity of the augmentation whose blocks are there; None where none are."""
-        return _read_json(self.parts / _IDENTITY)
+        return _read(self.parts / _IDENTITY, _IDENTITY_KIND)
 
 
 def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
@@ -169,10 +184,20 @@ def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _read_json(path: Path) -> Any:
+def _read(path: Path, kind: TypeAdapter[Value]) -> Value | None:
     with contextlib.suppress(OSError, ValueError):  # not there, or not ours
-        return parse_json(path.read_bytes())
+        return parse_record(path.read_bytes(), kind)
     return None
+
+
+def _counts(path: Path, line: bytes) -> dict[str, int]:
+    try:
+        return parse_record(line, _COUNTS)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, a finished block, is damaged: {error}; remove it and start the same command again, which makes "
+            "that block anew"
+        ) from error
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

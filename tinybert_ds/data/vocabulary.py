@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tinybert_ds.errors import DataError, ModelError
+from tinybert_ds.strict_formats import parse_json
 
 LARGEST_UNKNOWN_SHARE = 0.5
 NOTABLE_UNKNOWN_SHARE = 0.05
@@ -92,7 +93,7 @@ def _added_tokens(directory: Path) -> set[str]:
         ("tokenizer_config.json", lambda content: [t["content"] for t in content["added_tokens_decoder"].values()]),
     ):
         try:
-            found.update(read(json.loads((directory / name).read_text(encoding="utf-8"))))
+            found.update(read(parse_json((directory / name).read_bytes())))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or without any
             continue
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from tinybert_ds.models.config_values import config_problems, content_problems
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import output_names, set_labels
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def read_config(path: str | Path, *, role: Role) -> Any:
         raise ModelError(f"{role} {path} {what}; give a Hugging Face model directory")
     require_fetched([file])
     with foreign_code(f"{file} is not JSON", "give a Hugging Face model directory"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
     invalid = f"{file} is not a valid model config"

@@ -38,6 +38,7 @@ from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
@@ -255,7 +256,7 @@ def _is_foreign(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
             return not text.startswith(f"{TITLE}\n")
-        report = json.loads(text)
+        report = parse_json(text)
     except (OSError, ValueError):
         return True
     return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())

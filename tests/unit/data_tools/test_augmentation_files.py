@@ -30,6 +30,24 @@ def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path)
         slow.write_block(blocks[1])
 
 
+def test_damaged_records_and_blocks_are_named_instead_of_a_traceback(tmp_path):
+    files = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
+    block = AugmentedBlock(0, ["row\t1"], Counter(rows=1))
+    files.begin()
+    files.write_block(block)
+    part = tmp_path / "train_aug.tsv.parts" / "0.part"
+    for damaged in ("[1]\nrow\t1\n", '{"rows": "x"}\nrow\t1\n', "[" * 100_000, ""):
+        part.write_text(damaged)
+        with pytest.raises(DataError, match=r"0\.part, a finished block, is damaged: .*; remove it"):
+            files.finish("sentence\tlabel", 1)
+    files.write_block(block)
+    files.finish("sentence\tlabel", 1)
+    for damaged in ("[]", "{}", '{"identity": 1, "counts": {}, "output": {}}', "[" * 100_000):
+        (tmp_path / "train_aug.json").write_text(damaged)
+        with pytest.raises(DataError, match="nothing says what it was made of"):
+            files.finished_counts()
+
+
 def test_blocks_of_two_commands_with_different_settings_are_never_mixed(tmp_path):
     first, second = (AugmentationFiles(tmp_path / "train_aug.tsv", {"--seed": seed}) for seed in (1, 2))
     block = AugmentedBlock(0, ["row\t1"], Counter(rows=1))

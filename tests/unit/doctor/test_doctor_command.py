@@ -13,6 +13,7 @@ from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.doctor import __main__ as doctor
 from tinybert_ds.doctor.job import sequence_length
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.launch.remote import Answer
 
 
 @pytest.fixture
@@ -85,6 +86,15 @@ def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, mo
     assert "no-such-host.invalid cannot run" in output
     assert "password-less ssh" in output
     assert "localhost, 1 rank(s)" in output  # the others are looked at all the same
+
+
+@pytest.mark.parametrize("said", ["", "Welcome to node2", "[]", '{"paths": {}}', "[" * 100_000])
+def test_a_host_that_answers_something_else_is_a_problem_and_no_traceback(run, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(doctor, "run_everywhere", lambda hosts, *_, **__: [Answer(hosts[0].name, 0, said, "")])
+    (tmp_path / "hostfile").write_text("node2 slots=1\n")
+    code, output = run("--hostfile", tmp_path / "hostfile")
+    assert code == 1
+    assert "node2 was asked for its facts by ssh and says" in output
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class RowAugmenter:
         columns, confidence = self._settings.text_columns, self._settings.confidence
         flat = [fields for own in variants for fields in own]
         texts = tuple([fields[column] for fields in flat] for column in columns)
-        judgements = iter(judge.probabilities(texts, near=confidence) if flat else ())
+        judgements = iter(judge.probabilities(texts, near=confidence) if flat else [])
         kept: list[list[list[str]]] = []
         for own, label in zip(variants, block.labels, strict=True):
             name = self._settings.spec.label_names[label]

@@ -24,6 +24,7 @@ from data_tools.augment_rows import AugmentedBlock
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.foreign_text import shown
 from tinybert_ds.records import Count, Value, parse_record
 
 
@@ -205,4 +206,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         for name in dict.fromkeys([*found, *wanted]):
             yield name, found.get(name), wanted.get(name)
 
-    return [f"{name} was {old!r} and is {new!r} now" for name, old, new in pairs() if old != new]
+    return [
+        f"{name} was {shown(repr(old), 300)} and is {shown(repr(new), 300)} now"
+        for name, old, new in pairs()
+        if old != new
+    ]

@@ -143,7 +143,8 @@ def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
     if not re.fullmatch("[0-9]{1,5}", answer.result):
         raise ConfigError(
             f"host {answer.host} of {values.hostfile} was asked for a free port by ssh and says "
-            f"{quoted(answer.result)}; let its shell's start-up files print nothing where there is no terminal, or give --master_port"
+            f"{quoted(answer.result)}; let its shell's start-up files print nothing without a terminal, or give "
+            "--master_port"
         )
     return int(answer.result)
 

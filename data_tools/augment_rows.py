@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_tools.glove import open_cache
 from data_tools.masked_words import MaskedWordModel
@@ -134,7 +136,8 @@ class RowAugmenter:
         columns, confidence = self._settings.text_columns, self._settings.confidence
         flat = [fields for own in variants for fields in own]
         texts = tuple([fields[column] for fields in flat] for column in columns)
-        judgements = iter(judge.probabilities(texts, near=confidence) if flat else [])
+        judged: Iterable[NDArray[np.float32]] = judge.probabilities(texts, near=confidence) if flat else ()
+        judgements = iter(judged)
         kept: list[list[list[str]]] = []
         for own, label in zip(variants, block.labels, strict=True):
             name = self._settings.spec.label_names[label]

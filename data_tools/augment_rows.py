@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from data_tools.neighbours import Neighbours
 from data_tools.orphans import end_with_parent
 from data_tools.sentence_words import SentenceSplitter
 from data_tools.teacher_filter import TeacherJudge, is_sure
-from data_tools.text_variants import TextAugmenter
+from data_tools.text_variants import draw_variants, find_candidates
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.hardware import choose_float32_products
@@ -81,25 +81,16 @@ class RowAugmenter:
             choose_float32_products(settings.device, onednn=settings.onednn)
         self._settings = settings
         tokenizer = load_tokenizer(settings.model, settings.lower_case)
-        neighbours = None
+        self._neighbours = None
         if settings.vectors is not None:
-            neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
-        model = MaskedWordModel(
+            self._neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
+        self._splitter = SentenceSplitter(tokenizer)
+        self._model = MaskedWordModel(
             settings.model,
             tokenizer,
             dtype=settings.dtype,
             device=settings.device,
             batch_tokens=settings.batch_tokens,
-        )
-        self._texts = TextAugmenter(
-            SentenceSplitter(tokenizer),
-            model,
-            neighbours,
-            candidates=settings.candidates,
-            copies=settings.copies,
-            probability=settings.probability,
-            seed=settings.seed,
-            chinese=settings.chinese,
         )
         self._judge = None
         if settings.teacher is not None:
@@ -120,13 +111,33 @@ class RowAugmenter:
         columns = self._settings.text_columns
         texts = [row[column] for row in block.rows for column in columns]
         keys = [(number, side) for number in block.row_numbers for side in range(len(columns))]
-        found = iter(self._texts.variants(texts, keys))
+        found = iter(self._variants(texts, keys))
         variants = [[_with(row, column, text) for column in columns for text in next(found)] for row in block.rows]
         counts = Counter(rows=len(block.rows), variants=sum(map(len, variants)))
         if self._judge is not None:
             variants = self._filtered(self._judge, block, variants, counts)
         lines = ["\t".join(fields) for row, own in zip(block.rows, variants, strict=True) for fields in (row, *own)]
         return AugmentedBlock(block.number, lines, counts)
+
+    def _variants(self, texts: Sequence[str], keys: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Return the variants of each text; equal texts are looked at once and drawn from each by its own key."""
+        settings = self._settings
+        different = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        sentences = self._splitter.split(list(different))
+        candidates = find_candidates(
+            sentences, self._model, self._neighbours, count=settings.candidates, chinese=settings.chinese
+        )
+        return [
+            draw_variants(
+                sentences[different[text]],
+                candidates[different[text]],
+                count=settings.copies,
+                probability=settings.probability,
+                seed=(settings.seed, *key),
+                chinese=settings.chinese,
+            )
+            for text, key in zip(texts, keys, strict=True)
+        ]
 
     def _filtered(
         self, judge: TeacherJudge, block: Block, variants: list[list[list[str]]], counts: Counter[str]

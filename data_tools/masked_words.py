@@ -41,10 +41,7 @@ class MaskedWordModel:
     and the vocabulary head look at no other.
 
     Args:
-        directory: of the model.
-        tokenizer: of the same directory.
         dtype: of the encoder. The head stays in float32: half-precision scores of a vocabulary are full of ties.
-        device: where it runs.
         batch_tokens: most tokens of one forward, padding included, unless one input has more.
 
     Raises:
@@ -96,7 +93,6 @@ class MaskedWordModel:
         given together is batched by a fixed rule, so the same maskings give the same pieces.
 
         Args:
-            maskings: the places.
             count: how many of the best to take; those of them that begin with ## are then dropped. A place at the cut
                 or behind it has none.
         """

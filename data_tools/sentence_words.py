@@ -98,7 +98,6 @@ def eligible_words(sentence: Sentence, *, chinese: bool) -> list[int]:
     """Positions of the words that may be replaced: a-z only after lower-casing and no stop word.
 
     Args:
-        sentence: whose words.
         chinese: Chinese characters, each of which is a word, may be replaced as well.
     """
     return [

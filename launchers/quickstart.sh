@@ -68,7 +68,7 @@ stage finetune_teacher "${train[@]}" launchers/finetune_teacher.py \
 
 stage general_distillation "${train[@]}" launchers/general_distill.py \
     --pregenerated_data "$out/shards" --teacher_model "$out/data/teacher" --student_model 3L_192 \
-    --output_dir "$out/general" --init_embeddings svd --max_seq_length 64 --train_batch_size 16 \
+    --output_dir "$out/general" --init svd --max_seq_length 64 --train_batch_size 16 \
     --eval_fraction 0.01 --save_steps 200 --seed "$seed" --max_steps "$general_steps" --learning_rate 1e-3
 
 stage intermediate_distillation "${train[@]}" launchers/task_distill.py \

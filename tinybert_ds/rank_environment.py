@@ -92,7 +92,6 @@ def read_rank_environment(environment: Mapping[str, str], *, communicates: bool 
     relatives, srun, and PMIx with a size.
 
     Args:
-        environment: Variables by name.
         communicates: Whether the ranks will talk to each other; those that do not need no address.
 
     Raises:

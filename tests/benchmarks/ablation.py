@@ -166,7 +166,7 @@ class Work:
         self._run("prepare_corpus", [*words, "--output_dir", self.out / "shards", "--max_seq_len", 64], "shards")
         steps = self.budget.general_steps
         words = ["--pregenerated_data", self.out / "shards", "--teacher_model", self.encoder, "--max_seq_length", 64]
-        words += ["--student_model", inputs.STUDENT, "--init_embeddings", "svd", "--train_batch_size", BATCH_ROWS]
+        words += ["--student_model", inputs.STUDENT, "--init", "svd", "--train_batch_size", BATCH_ROWS]
         words += ["--eval_fraction", 0.01, "--max_steps", steps, "--save_steps", max(1, steps // 2)]
         words += ["--learning_rate", 1e-3, "--logging_steps", max(1, steps // 8), "--output_dir", folder]
         self._run("general_distill", words, "general")

@@ -43,7 +43,7 @@ def general(inputs):
         *("--pregenerated_data", inputs / "shards", "--teacher_model", inputs / "teacher"),
         *("--student_model", inputs / "student", "--max_seq_length", 64, "--train_batch_size", 12),
         *("--learning_rate", 1e-3, "--logging_steps", 1, "--max_steps", 40, "--eval_fraction", 0.1),
-        *("--save_steps", 7, "--teacher_dtype", "fp32"),
+        *("--save_steps", 7, "--teacher_dtype", "fp32", "--init", "random"),
     ]
 
 

@@ -17,6 +17,7 @@ from tinybert_ds.arguments.data_sets import ExportArguments, QuickstartDataArgum
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
+from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
 from tinybert_ds.arguments.launch import LaunchArguments, RunStageArguments
 from tinybert_ds.arguments.option import Command
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Command]] = {
     "task_distill": TaskDistillArguments,
     "finetune_teacher": FinetuneArguments,
     "evaluate_glue": EvaluateArguments,
+    "inherit_student": InheritArguments,
     "compare_models": CompareArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,

@@ -23,9 +23,6 @@ class CompareArguments(TaskPlace):
     allow_unknown: bool = like(ALLOW_UNKNOWN)
     split: str = data("Labelled split to measure on.", "test", metavar="NAME")
 
-    def problems(self) -> list[str]:
-        return super().problems() + self.task_problems()
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportArguments(Command):

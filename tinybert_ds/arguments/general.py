@@ -31,8 +31,13 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
         repeat=True,
     )
     continue_train: bool = data("Start from the weights in --student_model.", False, recipe=False)
-    init_embeddings: Literal["random", "svd"] = result(
-        "Embeddings of a student without weights: random, or the teacher's leading singular vectors.", "random"
+    init: Literal["auto", "teacher", "svd", "random"] = result(
+        "Weights of a student that has none. teacher: every layer in closed form from the teacher's, on 200,000 tokens "
+        "of the text, with the projections; svd: embeddings of the teacher's leading singular vectors, the rest "
+        "random; random: all of them; auto: teacher where the architectures have a closed form, else random.",
+        "auto",
+        resolved=True,
+        identity="init_embeddings",
     )
     max_seq_length: int | None = like(
         MAX_SEQ_LENGTH, help="Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made."
@@ -114,10 +119,16 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
                 f"--save_steps {self.save_steps} and --eval_step {self.eval_step} are two names of one setting here; "
                 "give one of them"
             )
-        if self.continue_train and self.init_embeddings != "random":
+        if self.continue_train and self.init in ("teacher", "svd"):
             found.append(
-                f"--init_embeddings {self.init_embeddings} and --continue_train contradict each other: the student's "
-                "embeddings are in --student_model; drop one of them"
+                f"--init {self.init} and --continue_train contradict each other: the student's weights are in "
+                "--student_model; drop one of them"
+            )
+        if self.init == "teacher" and self.teacher_engine == "zero3":
+            found.append(
+                "--init teacher has the whole teacher on every rank, which --teacher_engine zero3 is to avoid; start "
+                "the student with launchers/inherit_student.py where the teacher fits and give --continue_train, or "
+                "take --init svd"
             )
         if len(self.student_model) > 1 and self.resume not in ("auto", "never"):
             found.append(f"--resume {self.resume} names the checkpoint of one student; several students need auto")

@@ -27,8 +27,6 @@ def check_ids(tokenizer: Any, directory: Path, vocab_size: Any) -> None:
     no embedding at all.
 
     Args:
-        tokenizer: As transformers has loaded it.
-        directory: Of its files.
         vocab_size: What the config.json in the directory says, if it says anything.
 
     Raises:
@@ -128,7 +126,6 @@ def judge_unknown(unknown: int, tokens: int, *, text: str, allowed: bool) -> str
     """Judge how much of a text a tokeniser does not know.
 
     Args:
-        unknown: Unknown tokens.
         tokens: All tokens of the text, special ones not counted.
         text: What it is, for the message.
         allowed: Whether the user wants it so (`--allow_unknown`).

@@ -92,14 +92,7 @@ def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[st
 
 
 def launcher_command(values: LaunchArguments, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
-    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage.
-
-    Args:
-        values: The parsed command line.
-        hosts: Of the hostfile.
-        hostfile: With these hosts.
-        master_port: Where rank 0 will listen.
-    """
+    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage."""
     words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
     # Its own words about what it starts would hold all that is handed on.
     words += ["--master_port", str(master_port), "--no_ssh_check", "--log_level", "warning"]

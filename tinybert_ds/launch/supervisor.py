@@ -44,13 +44,9 @@ def supervise(
     """Run a launcher to its end and pass signals on to the ranks.
 
     Args:
-        command: The launcher's command line.
         environment: Its environment, with the launch's identifier.
-        hosts: Where the ranks are.
-        launch: Identifier of the launch.
         grace_seconds: How long the ranks may take to leave after the first signal; then everything is killed.
         directory: Where the launcher runs; None: here.
-        ssh_port: Of the hosts.
 
     Returns:
         The launcher's exit code, 128 + n if signal n ended it, 1 if the ranks had to be killed.

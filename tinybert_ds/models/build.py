@@ -220,8 +220,8 @@ def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     width = target.shape[1]
     if width > source.shape[1]:
         raise ModelError(
-            f"--init_embeddings svd needs a student whose embeddings ({width}) are no wider than the teacher's "
-            f"({source.shape[1]}); use --init_embeddings random"
+            f"--init svd needs a student whose embeddings ({width}) are no wider than the teacher's "
+            f"({source.shape[1]}); use --init random"
         )
     _, vectors = torch.linalg.eigh(source.double().T @ source.double())  # ascending
     basis = vectors.flip(1)[:, :width]
@@ -231,8 +231,8 @@ def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
         for name, table, own in pairs:
             if own.shape[0] > table.shape[0] or (name == "word" and own.shape[0] != table.shape[0]):
                 raise ModelError(
-                    f"--init_embeddings svd: the student has {own.shape[0]} {name} embeddings, the teacher "
-                    f"{table.shape[0]}; change the student's config.json or use --init_embeddings random"
+                    f"--init svd: the student has {own.shape[0]} {name} embeddings, the teacher "
+                    f"{table.shape[0]}; change the student's config.json or use --init random"
                 )
             own.copy_(table[: own.shape[0]].double() @ basis)
 

@@ -99,7 +99,7 @@ def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrai
     model, info = _load(AutoModel, Path(directory), config, role, seed)
     _check_encoder(model, info, directory, role)
     if _missing(info):
-        logger.info("%s %s: new pooler (%s)", role, directory, _some(sorted(_missing(info))))
+        logger.info("%s %s: new pooler (%s)", role, directory, listed(sorted(_missing(info))))
     _log_extras(model, info, directory, role)
     return model
 
@@ -139,7 +139,7 @@ def load_classifier(
         # A head for other classes, or for the same ones in another order, is worse than a new one.
         new = sorted({*new, *_renew_head(model, seed)})
     if new:
-        logger.info("%s %s: new classification head (%s)", role, directory, _some(new))
+        logger.info("%s %s: new classification head (%s)", role, directory, listed(new))
     _log_extras(model, info, directory, role)
     if pooler_relu or getattr(config, "pooler_relu", False):
         published.apply_pooler_relu(model)
@@ -158,7 +158,7 @@ def load_masked_lm(directory: str | Path) -> PreTrainedModel:
     missing = sorted(key for key in _missing(info) if "pooler" not in key)
     if missing:
         raise ModelError(
-            f"model {directory} has no head for masked words (missing: {_some(missing)}); give a directory that was "
+            f"model {directory} has no head for masked words (missing: {listed(missing)}); give a directory that was "
             "saved with it, as pre-trained BERTs are"
         )
     _log_extras(model, info, directory, "model")
@@ -168,7 +168,7 @@ def load_masked_lm(directory: str | Path) -> PreTrainedModel:
 def _check_head(new: list[str], names: Sequence[str], wanted: int, directory: str | Path, role: Role) -> None:
     if new:
         raise ModelError(
-            f"{role} {directory} has no fine-tuned classification head (missing: {_some(new)}); fine-tune it on the "
+            f"{role} {directory} has no fine-tuned classification head (missing: {listed(new)}); fine-tune it on the "
             "task first, with launchers/finetune_teacher.py"
         )
     if len(names) != wanted:
@@ -227,7 +227,7 @@ def _weights_of_other_names(directory: Path) -> str:
     if not names:
         return ""
     wanted = WEIGHT_FILES[0] if names[0].endswith("safetensors") else published.WEIGHTS_FILE
-    return f". It has {_some(names)}: if {names[0]} holds its weights, rename it to {wanted}"
+    return f". It has {listed(names)}: if {names[0]} holds its weights, rename it to {wanted}"
 
 
 def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, role: Role) -> None:
@@ -235,13 +235,13 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
     problems = []
     missing = sorted(key for key in info["missing_keys"] if _is_encoder_key(model, key))
     if missing:
-        problems.append(f"{len(missing)} weights of the encoder are missing: {_some(missing)}")
+        problems.append(f"{len(missing)} weights of the encoder are missing: {listed(missing)}")
     for key, found, wanted in sorted(info["mismatched_keys"]):
         if _is_encoder_key(model, key):
             problems.append(f"{key} has shape {list(found)}, its config asks for {list(wanted)}")
     left_over = sorted(key for key in info["unexpected_keys"] if _is_encoder_key(model, key))
     if left_over:
-        problems.append(f"{len(left_over)} weights have no place in its config's architecture: {_some(left_over)}")
+        problems.append(f"{len(left_over)} weights have no place in its config's architecture: {listed(left_over)}")
     if problems:
         raise ModelError(
             f"the weights of {role} {directory} do not fit its config.json ({type(model).__name__}): "
@@ -250,8 +250,8 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if broken:
         raise ModelError(
-            f"{len(broken)} weights of {role} {directory} hold numbers that are not finite: {_some(broken)}. They were "
-            "saved so, or damaged: fetch the model again, or give another one"
+            f"{len(broken)} weights of {role} {directory} hold numbers that are not finite: {listed(broken)}. They "
+            "were saved so, or damaged: fetch the model again, or give another one"
         )
 
 
@@ -309,11 +309,6 @@ def _log_extras(model: PreTrainedModel, info: dict, directory: str | Path, role:
 def _head_name(key: str) -> str:
     parts = key.split(".")
     return ".".join(parts[:2] if parts[0] in ("cls", "bert", "roberta", "fit_denses") else parts[:1])
-
-
-def _some(names: Sequence[str], count: int = 6) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 @contextmanager

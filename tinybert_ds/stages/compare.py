@@ -37,7 +37,7 @@ from tinybert_ds.models.student import DistilledStudent, count_parameters
 from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
-from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.types import Batch
 
@@ -47,15 +47,6 @@ LATENCY_BATCHES = {1: 32, 32: 3}
 ROUNDS = 5
 OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
-
-
-class RowFlags(NamedTuple):
-    """See `task_data.RowFlags`."""
-
-    max_seq_length: int | None
-    allow_unknown: bool
-    eval_batch_size: int = 32
-    cache_dir: str | None = None
 
 
 class Candidate(NamedTuple):
@@ -84,7 +75,7 @@ def measure_metric(
     split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    flags = RowFlags(arguments.max_seq_length, arguments.allow_unknown)
+    flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
     task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, flags, world)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)

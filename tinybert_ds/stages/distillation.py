@@ -15,8 +15,9 @@ from tinybert_ds.arguments import DistillationArguments, TrainingArguments
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.student import full_state
-from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
@@ -42,8 +43,9 @@ class Student(NamedTuple):
     model: PreTrainedModel
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
-    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init_embeddings svd`)
+    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     token_types: bool = True  # whether the tokeniser that it is exported with returns them
+    projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
 
 
 def build_intermediate(
@@ -59,7 +61,6 @@ def build_intermediate(
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
-        max_seq_length: Longest sequence of the run.
         token_types: Whether the teacher's tokeniser returns them.
 
     Returns:
@@ -76,7 +77,7 @@ def build_intermediate(
     )
     check_capture(teacher, sequence_length=max_seq_length)
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    dtype = inference_dtype(world.device, arguments.teacher_dtype)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
     for module in modules:
@@ -147,7 +148,7 @@ def _student_module(
     )
     if frozen:
         logger.info("not trained in this stage: %s", ", ".join(frozen))
-    _take_projections(objective, student.directory)
+    _take_projections(objective, student)
     part = TeacherPart.of(teacher, *_imitated(student, weights))
     return DistilledStudent(encoder, objective, part)
 
@@ -181,8 +182,9 @@ def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool |
     return own
 
 
-def _take_projections(objective: IntermediateObjective, directory: Path) -> None:
-    found = load_projections(directory) if directory.is_dir() else None
+def _take_projections(objective: IntermediateObjective, student: Student) -> None:
+    directory = student.directory
+    found = student.projections or (load_projections(directory) if directory.is_dir() else None)
     own = objective.projections.state_dict()
     if not own:
         return
@@ -191,10 +193,11 @@ def _take_projections(objective: IntermediateObjective, directory: Path) -> None
         return
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     if shapes != {name: tuple(value.shape) for name, value in own.items()}:
-        logger.warning("projections in %s do not fit this teacher, student or --projection; starting fresh", directory)
+        whose = "of the student's start" if student.projections else f"in {directory}"
+        logger.warning("projections %s do not fit this teacher, student or --projection; starting fresh", whose)
         return
     objective.projections.load_state_dict(found)
-    logger.info("projections taken over from %s", directory)
+    logger.info("projections taken over from %s", "the student's start" if student.projections else directory)
 
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

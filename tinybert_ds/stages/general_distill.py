@@ -9,24 +9,33 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from transformers import PreTrainedModel
+
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION_TOKENS = 200_000
+"""Of the text, on which `--init teacher` fits; launchers/inherit_student.py takes any number."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
     for candidate in candidates:
         files = model_files(candidate.path)
-        if candidate.weights == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
+        if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
             require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
     corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
     with open_run(
@@ -55,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ) as run:
         if run.finished:
             return
+        teacher_model = load_encoder(arguments.teacher_model, role="teacher")
         teacher, students = build_intermediate(
-            load_encoder(arguments.teacher_model, role="teacher"),
-            [_student(candidate, arguments, token_types=types) for candidate in candidates],
+            teacher_model,
+            _students(session, candidates, teacher_model, corpora.train, token_types=types),
             arguments,
             max_seq_length=corpora.longest,
             world=world,
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 class _Candidate(NamedTuple):
     path: Path
-    weights: Literal["load", "random"]
+    init: Literal["load", "teacher", "svd", "random"]
     layer_map: tuple[int, ...]
     directory: Path
     identity: dict[str, Any]  # without the data
@@ -89,35 +99,90 @@ def _candidates(
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
-    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
     candidates = []
     for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
+        config = read_config(path, role="student")
         try:
             layer_map = check_pair(
                 teacher_config,
-                read_config(path, role="student"),
+                config,
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
                 attention=bool(arguments.attention_weight),
                 padding_token=padding_token,
             )
+            init = _init(arguments, teacher_config, config, layer_map)
         except UserError as error:
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        resolved = identity_of(arguments, {"layer_map": layer_map, "teacher_dtype": dtype})
-        identity = {**resolved, **shared, "student": fingerprint}
-        candidates.append(_Candidate(path, weights, layer_map, directory, identity))
+        comes_to = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to["init_embeddings"] = "random" if init == "load" else init
+        identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
+        candidates.append(_Candidate(path, init, layer_map, directory, identity))
     return candidates
 
 
-def _student(candidate: _Candidate, arguments: GeneralDistillArguments, *, token_types: bool) -> Student:
-    model = build_student(candidate.path, weights=candidate.weights, head=None, seed=arguments.seed)
-    from_teacher = arguments.init_embeddings == "svd"
-    return Student(model, candidate.layer_map, candidate.path, from_teacher, token_types)
+def _init(
+    arguments: GeneralDistillArguments, teacher_config: Any, student_config: Any, layer_map: tuple[int, ...]
+) -> Literal["load", "teacher", "svd", "random"]:
+    """Say where a student's weights come from.
+
+    Raises:
+        ConfigError, ModelError: --init teacher for a student that has no closed form.
+    """
+    if arguments.continue_train:
+        return "load"
+    if arguments.init in ("svd", "random"):
+        return arguments.init
+    if arguments.init == "auto" and arguments.teacher_engine == "zero3":
+        logger.info("the student starts from random weights: --teacher_engine zero3 says that the teacher does not fit")
+        return "random"
+    try:
+        check_inheritance(teacher_config, student_config, layer_map)
+    except UserError as error:
+        if arguments.init == "teacher":
+            raise
+        logger.info("the student starts from random weights: %s", error)
+        return "random"
+    return "teacher"
+
+
+def _students(
+    session: Session[GeneralDistillArguments],
+    candidates: Sequence[_Candidate],
+    teacher: PreTrainedModel,
+    source: BatchSource,
+    *,
+    token_types: bool,
+) -> list[Student]:
+    """Make the students and give each the weights that it starts from."""
+    arguments, students = session.arguments, []
+    from_teacher = any(candidate.init == "teacher" for candidate in candidates)
+    text = calibration_blocks(source, CALIBRATION_TOKENS, token_types=token_types) if from_teacher else []
+    for candidate in candidates:
+        weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
+        model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
+        projections = None
+        if candidate.init == "teacher":
+            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
+            found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
+            projections = found.projections
+        students.append(
+            Student(
+                model,
+                candidate.layer_map,
+                candidate.path,
+                embeddings_from_teacher=candidate.init == "svd",
+                projections=projections,
+                token_types=token_types,
+            )
+        )
+    return students
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:

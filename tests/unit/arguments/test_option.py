@@ -56,7 +56,7 @@ def others(flag):
 
 
 def resolved(kind):
-    return {flag.name: "what it comes to" for flag in flags_of(kind) if flag.says.resolved}
+    return {(flag.says.identity or flag.name): "what it comes to" for flag in flags_of(kind) if flag.says.resolved}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -97,7 +97,7 @@ def test_every_flag_that_decides_the_result_is_in_the_identity_and_no_other_is(n
     identity = identity_of(usual, comes_to)
     for flag in flags_of(type(usual)):
         if flag.says.resolved:
-            assert (flag.name in identity) == flag.concerns(usual.stage)
+            assert ((flag.says.identity or flag.name) in identity) == flag.concerns(usual.stage)
             continue
         changed = [made(name, **{**stage, flag.name: value}) for value in others(flag)]
         if changed[0].stage != usual.stage:

@@ -158,11 +158,11 @@ def test_flags_that_a_stage_would_ignore_or_could_learn_nothing_from_are_refused
     assert said in problems[0]
 
 
-def test_embeddings_are_initialised_in_general_distillation_from_random_weights_alone():
-    _, problems = parse(GeneralDistillArguments, [*GENERAL, "--continue_train", "--init_embeddings", "svd"])
-    assert "--init_embeddings svd and --continue_train contradict" in problems[0]
-    _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", "--init_embeddings", "svd"])
-    assert "unknown argument '--init_embeddings'" in problems[0]
+def test_a_student_is_given_its_start_in_general_distillation_without_weights_of_its_own_alone():
+    _, problems = parse(GeneralDistillArguments, [*GENERAL, "--continue_train", "--init", "svd"])
+    assert "--init svd and --continue_train contradict" in problems[0]
+    _, problems = parse(TaskDistillArguments, [*TASK, "--teacher_model", "t", "--init", "svd"])
+    assert "unknown argument '--init'" in problems[0]
 
 
 @pytest.mark.parametrize(

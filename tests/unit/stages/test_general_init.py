@@ -1,0 +1,76 @@
+"""How students of general distillation get their first weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.fixtures import with_student
+from tests.support.models import config_directory
+from tests.support.runs import read_metrics, run_ranks
+from tinybert_ds.arguments import GeneralDistillArguments, parse_arguments
+
+
+@pytest.fixture(scope="module")
+def unsaid(general):
+    """Return the arguments of a general distillation of one step that do not say how its student starts."""
+    place = general.index("--init")
+    return [*general[:place], *general[place + 2 :], "--max_steps", 1]
+
+
+@pytest.fixture(scope="module")
+def started(unsaid, tmp_path_factory):
+    """Return the metrics of one step from the teacher's weights, and what was printed."""
+    folder = tmp_path_factory.mktemp("started")
+    run = run_ranks("general_distill", [*unsaid, "--output_dir", folder / "out"], log=folder / "log").check()
+    return read_metrics(folder / "out"), run.output
+
+
+def test_a_student_starts_from_its_teacher_unless_told_otherwise(started, one_rank):
+    metrics, output = started
+    assert metrics[0]["attention_loss"] < 0.5 * one_rank[0]["attention_loss"]
+    assert metrics[0]["hidden_loss"] < 0.5 * one_rank[0]["hidden_loss"]
+    assert "projections taken over from the student's start" in output
+
+
+def test_two_ranks_start_from_the_same_student_as_one(started, unsaid, tmp_path):
+    run_ranks(
+        "general_distill", [*unsaid, "--output_dir", tmp_path / "out"], world_size=2, log=tmp_path / "log"
+    ).check()
+    expected, found = started[0][0], read_metrics(tmp_path / "out")[0]
+    for name in ("attention_loss", "hidden_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=2e-5)
+
+
+def test_several_students_start_from_one_teacher(unsaid, inputs, tmp_path):
+    other = config_directory(tmp_path / "other", num_hidden_layers=1)
+    words = [*with_student(unsaid, inputs / "student", other), "--output_dir", tmp_path / "out"]
+    output = run_ranks("general_distill", words, log=tmp_path / "log").check().output
+    assert output.count("the student starts from its teacher") == 2
+
+
+def test_a_student_without_a_closed_form_starts_from_random_weights_and_is_told_why(unsaid, tmp_path):
+    wide = config_directory(tmp_path / "wide", hidden_size=96)
+    words = [*with_student(unsaid, wide), "--output_dir", tmp_path / "out"]
+    output = run_ranks("general_distill", words, log=tmp_path / "log").check().output
+    assert "starts from random weights: the student's hidden_size 96 is larger" in output
+
+
+def test_a_student_without_a_closed_form_is_refused_where_one_is_asked_for(unsaid, tmp_path):
+    wide = config_directory(tmp_path / "wide", hidden_size=96)
+    words = [*with_student(unsaid, wide), "--init", "teacher", "--output_dir", tmp_path / "out"]
+    finished = run_ranks("general_distill", words, log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert "the student's hidden_size 96 is larger" in finished.output
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--init", "teacher", "--continue_train"], "--init teacher and --continue_train contradict each other"),
+        (["--init", "teacher", "--teacher_engine", "zero3"], "--init teacher has the whole teacher on every rank"),
+    ],
+)
+def test_contradictions_about_the_start_are_refused(more, said):
+    basis = ["--pregenerated_data", "d", "--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
+    _, problems = parse_arguments(GeneralDistillArguments, [*basis, *more], "general_distill.py")
+    assert said in "\n".join(problems)

@@ -1,0 +1,161 @@
+"""The command that starts students from their teacher, on a tiny teacher with shards and a task."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.support.fixtures import with_student
+from tests.support.models import config_directory, model_directory
+from tests.support.runs import read_metrics, run_ranks
+from tinybert_ds.arguments.inherit import InheritArguments
+from tinybert_ds.arguments.parsing import parse_arguments
+from tinybert_ds.models.inherit import Inheritance
+from tinybert_ds.models.inherit.fit import LayerReport
+from tinybert_ds.models.pretrained import load_classifier, load_encoder
+from tinybert_ds.models.saving import load_projections
+from tinybert_ds.stages.inherit import RECORD_FILE
+from tinybert_ds.stages.inheritance import table
+
+
+def words(inputs, output, *more):
+    return ["--teacher_model", inputs / "teacher", "--student_model", inputs / "student", "--output_dir", output, *more]
+
+
+@pytest.fixture(scope="module")
+def started(inputs, tmp_path_factory):
+    """Return the directory of a student that was started on shards, its arguments and what the command printed."""
+    folder = tmp_path_factory.mktemp("started")
+    arguments = words(inputs, folder / "out", "--pregenerated_data", inputs / "shards", "--teacher_dtype", "fp32")
+    return folder / "out", arguments, run_ranks("inherit", arguments, log=folder / "log").check().output
+
+
+def test_a_student_directory_is_written_with_its_projections_and_a_table(started):
+    directory, _, output = started
+    assert load_encoder(directory, role="student").config.hidden_size == 24
+    projections = load_projections(directory)
+    assert sorted(projections) == [f"{state}.{kind}" for state in range(3) for kind in ("bias", "weight")]
+    record = json.loads((directory / RECORD_FILE).read_text())
+    assert record["finished"]
+    assert all(0.3 < share <= 1 for share in record["explained"]["states"])
+    assert f"{100 * record['explained']['states'][2]:.1f} %" in output
+
+
+def test_the_same_command_once_more_has_nothing_to_do(started, tmp_path):
+    directory, arguments, _ = started
+    before = (directory / "model.safetensors").stat().st_mtime_ns
+    assert "nothing to do" in run_ranks("inherit", arguments, log=tmp_path / "log").check().output
+    assert (directory / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_command_that_was_interrupted_makes_the_same_student_when_repeated(started, inputs, tmp_path):
+    directory, arguments, _ = started
+    place = arguments.index("--output_dir")
+    again = [*arguments[: place + 1], tmp_path / "out", *arguments[place + 2 :]]
+    (tmp_path / "out").mkdir()
+    record = json.loads((directory / RECORD_FILE).read_text())
+    unfinished = {"identity": record["identity"], "finished": False}
+    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(unfinished))
+    run_ranks("inherit", again, log=tmp_path / "log").check()
+    for name in ("model.safetensors", "projections.safetensors", RECORD_FILE):
+        assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '{"finished": true}'])
+def test_a_directory_with_a_record_that_is_none_is_refused(started, tmp_path, content):
+    _, arguments, _ = started
+    place = arguments.index("--output_dir")
+    (tmp_path / RECORD_FILE).write_text(content)
+    again = [*arguments[: place + 1], tmp_path, *arguments[place + 2 :]]
+    finished = run_ranks("inherit", again, log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert RECORD_FILE in finished.output
+
+
+def test_another_student_is_not_written_over_it(started, tmp_path):
+    _, arguments, _ = started
+    finished = run_ranks("inherit", [*arguments, "--calibration_tokens", 77], log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert "made with another calibration_tokens" in finished.output
+
+
+def test_general_distillation_begins_with_lower_losses(started, general, one_rank, tmp_path):
+    directory, *_ = started
+    arguments = [*with_student(general, directory), "--continue_train", "--max_steps", 1]
+    run_ranks("general_distill", [*arguments, "--output_dir", tmp_path / "out"], log=tmp_path / "log").check()
+    first = read_metrics(tmp_path / "out")[0]
+    assert first["attention_loss"] < 0.5 * one_rank[0]["attention_loss"]
+    assert first["hidden_loss"] < 0.5 * one_rank[0]["hidden_loss"]
+
+
+def test_two_ranks_write_the_bytes_of_one(started, tmp_path):
+    directory, arguments, _ = started
+    place = arguments.index("--output_dir")
+    again = [*arguments[: place + 1], tmp_path / "out", *arguments[place + 2 :]]
+    run_ranks("inherit", again, world_size=2, log=tmp_path / "log").check()
+    for name in ("model.safetensors", "projections.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_a_fine_tuned_teachers_student_has_its_head_in_the_order_of_the_tasks_labels(inputs, tmp_path):
+    teacher = model_directory(tmp_path / "teacher", labels=["positive", "negative"])
+    same = config_directory(tmp_path / "same", num_hidden_layers=4, hidden_size=48, intermediate_size=64)
+    arguments = ["--teacher_model", teacher, "--student_model", same, "--output_dir", tmp_path / "out"]
+    arguments += ["--data_dir", inputs / "task", "--task_name", "sst-2", "--teacher_dtype", "fp32"]
+    finished = run_ranks("inherit", arguments, log=tmp_path / "log").check()
+    assert "head   100.0 %" in finished.output
+    student = load_classifier(tmp_path / "out", label_names=["negative", "positive"], role="student", head="required")
+    own = load_classifier(teacher, label_names=["negative", "positive"], role="teacher", head="required")
+    ids = torch.randint(5, 60, (20, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = own(input_ids=ids).logits.flip(1)
+        torch.testing.assert_close(student(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_several_students_go_to_directories_of_their_names(inputs, tmp_path):
+    other = config_directory(tmp_path / "other", num_attention_heads=2, hidden_size=16)
+    arguments = words(inputs, tmp_path / "out", "--student_model", other, "--pregenerated_data", inputs / "shards")
+    output = run_ranks("inherit", arguments, log=tmp_path / "log").check().output
+    assert load_encoder(tmp_path / "out" / "student", role="student").config.hidden_size == 24
+    assert load_encoder(tmp_path / "out" / "other", role="student").config.hidden_size == 16
+    assert "its heads are the teacher's" in output
+
+
+def test_a_student_without_a_closed_form_is_refused_before_anything_is_written(inputs, tmp_path):
+    wide = config_directory(tmp_path / "wide", hidden_size=96)
+    arguments = ["--teacher_model", inputs / "teacher", "--student_model", wide, "--output_dir", tmp_path / "out"]
+    finished = run_ranks("inherit", [*arguments, "--pregenerated_data", inputs / "shards"], log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert "hidden_size 96 is larger than the teacher's 48" in finished.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "give either --pregenerated_data with shards, or --data_dir"),
+        (["--data_dir", "d"], "give either --pregenerated_data with shards, or --data_dir"),
+        (["--task_name", "t"], "give either --pregenerated_data with shards, or --data_dir"),
+        (["--pregenerated_data", "s", "--data_dir", "d", "--task_name", "t"], "give either --pregenerated_data"),
+        (["--pregenerated_data", "s", "--calibration_tokens", "0"], "--calibration_tokens is 0; it must be at least 1"),
+        (["--pregenerated_data", "s", "--seed", "-1"], "--seed is -1"),
+        (["--pregenerated_data", "s", "--teacher_labels", "a,b"], "--teacher_labels is for a fine-tuned teacher"),
+    ],
+)
+def test_flags_that_say_nothing_or_too_much_are_refused(more, said):
+    basis = ["--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
+    _, problems = parse_arguments(InheritArguments, [*basis, *more], "inherit_student.py")
+    assert said in "\n".join(problems)
+
+
+def test_the_table_says_what_each_layer_explains():
+    found = Inheritance({}, (0.8, 0.75), (LayerReport(0.9, 0.85, 0.7, (2, 0)),), 0.97)
+    assert table(found, (0, 3)) == [
+        "  state  of the teacher  projection  attention  neurons  layer",
+        "  0      0                   80.0 %",
+        "  1      3                   75.0 %     90.0 %   85.0 % 70.0 %",
+        "         its heads are the teacher's 2, 0",
+        "  head   97.0 %",
+    ]

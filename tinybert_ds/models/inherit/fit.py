@@ -1,0 +1,268 @@
+"""One layer of the student after the other, each fitted on what the student's own layers before it make of the text.
+
+T real tokens of a block, H hidden size of the teacher, h of the student, A heads, D head size, I intermediate size.
+A student's layer stands for a group of consecutive layers of the teacher: queries, keys, values and neurons are those
+of the group's last layer, the state after it is the group's last state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinybert_ds.models.inherit.blocks import Blocks
+from tinybert_ds.models.inherit.factors import choose_heads, choose_neurons, score_factors, value_factors
+from tinybert_ds.models.inherit.layers import EncoderLayer, attend, run_attention, run_forward, run_layer
+from tinybert_ds.models.inherit.sums import (
+    NORM_TOKENS,
+    LinearMap,
+    Regression,
+    Sums,
+    explained,
+    fit_norm,
+    norm_sums,
+    read_linear,
+    regression_sums,
+    solve,
+    with_one,
+    write_linear,
+)
+
+_STATES = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the fits of all layers read."""
+
+    teacher_layers: list[EncoderLayer]
+    student_layers: list[EncoderLayer]
+    layer_map: tuple[int, ...]
+    blocks: Blocks
+    basis: Tensor  # (H, h) of the student's coordinates
+    ridge: float
+
+    @property
+    def copied(self) -> bool:
+        """Whether the fits start from copied layers."""
+        return self.basis.shape[0] == self.basis.shape[1]
+
+    def group(self, layer: int) -> list[EncoderLayer]:
+        """The teacher's layers that a layer of the student stands for."""
+        return self.teacher_layers[self.layer_map[layer] : self.layer_map[layer + 1]]
+
+    def parts(self, layer: int) -> tuple[EncoderLayer, EncoderLayer]:
+        """The last layer of that group and the student's own layer."""
+        return self.group(layer)[-1], self.student_layers[layer]
+
+    def seen(self, states: Tensor) -> Tensor:
+        """The teacher's states (T, H) in the student's coordinates, float32 (T, h)."""
+        return states.float() @ self.basis.float()
+
+    def prior(self, linear: nn.Linear) -> LinearMap | None:
+        """What a fit keeps to: at equal widths the weights that were copied from the teacher."""
+        return read_linear(linear) if self.copied else None
+
+
+class LayerReport(NamedTuple):
+    """What a layer of the student explains of the teacher's variance, and which of its heads it has."""
+
+    attention: float  # of the state after the attention, in the student's coordinates
+    neurons: float  # of the chosen neurons' inputs
+    state: float  # of the state after the layer, in the student's coordinates
+    heads: tuple[int, ...]
+
+
+def fit_layer(task: Task, layer: int, group_sums: Sums) -> LayerReport:
+    """Fit a layer of the student; the states that go into it are kept by then.
+
+    Args:
+        task: The models and the text.
+        layer: From 0.
+        group_sums: Of `group_sums` for this layer.
+    """
+    heads = _fit_attention_inputs(task, layer, group_sums)
+    attention = _fit_attention_output(task, layer)
+    neurons = _fit_neurons(task, layer, group_sums["activity"])
+    state = _fit_output(task, layer)
+    return LayerReport(attention, neurons, state, heads)
+
+
+def group_sums(task: Task, layer: int) -> Sums:
+    """Run the teacher through the group of a layer, keep its states, and sum up what the layer is fitted from.
+
+    Before that the student's states are taken through its layer before this one.
+    """
+    *lower, last = task.group(layer)
+    blocks = task.blocks
+
+    def measure(number: int) -> Sums:
+        mask, teacher = blocks.mask(number), blocks.kept(number, "teacher")
+        student = advance(task, layer, number)
+        sums = state_sums(student, teacher)
+        for one in lower:
+            teacher = run_layer(one, teacher, mask)
+        attention = run_attention(last, teacher, mask)
+        forward = run_forward(last, attention.state)
+        blocks.keep(number, "attention_total", attention.total)
+        blocks.keep(number, "output_total", forward.total)
+        blocks.keep(number, "teacher", forward.state)
+        sums["products"] = with_one(student).T @ with_one(teacher)
+        for name in (*_STATES, "context"):
+            by_head = getattr(attention, name).double().unflatten(1, (last.num_heads, -1))
+            sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", by_head, by_head)
+        return {**sums, "activity": forward.activated.float().square().sum(0).double()}
+
+    return blocks.sum(measure)
+
+
+def advance(task: Task, layer: int, number: int) -> Tensor:
+    """Return the student's states (T, h) that go into a layer and keep them in the place of those before."""
+    state = task.blocks.kept(number, "student")
+    if layer:
+        state = run_layer(task.student_layers[layer - 1], state, task.blocks.mask(number))
+        task.blocks.keep(number, "student", state)
+    return state
+
+
+def state_sums(student: Tensor, teacher: Tensor) -> Sums:
+    """Return the sums of the regression from the student's states to the teacher's: the projection of a state."""
+    return {f"state_{name}": value for name, value in regression_sums(student, teacher).items()}
+
+
+def fit_projection(task: Task, sums: Sums) -> tuple[LinearMap, float]:
+    """Return the projection of a state from the sums of `state_sums`, and the share of variance that it explains."""
+    regression = Regression(*(sums[f"state_{name}"] for name in Regression._fields))
+    prior = LinearMap(task.basis, torch.zeros_like(task.basis[0])) if task.copied else None
+    fitted = solve(regression, ridge=task.ridge, prior=prior)
+    return fitted, explained(regression, fitted)
+
+
+def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]:
+    """Fit queries, keys and values to low-rank factors of the teacher's; return the teacher's head of each head."""
+    last, own = task.parts(layer)
+    moments = {name: sums[f"{name}_moments"] / task.blocks.tokens for name in (*_STATES, "context")}
+    outgoing = last.attention_output.weight.double().T.unflatten(0, (last.num_heads, -1)) @ task.basis  # (A, D, h)
+    contributions = torch.einsum("aij,aih,ajh->a", moments["context"], outgoing, outgoing)
+    chosen = choose_heads(contributions, own.num_heads)
+    columns: dict[str, list[Tensor]] = {name: [] for name in _STATES}
+    by_head = {name: _products_with(getattr(last, name), sums["products"], last.num_heads) for name in _STATES}
+    for head, turn in chosen:
+        scores = score_factors(moments["query"][head], moments["key"][head], own.head_dim)
+        skipped = turn * own.head_dim
+        value = value_factors(moments["value"][head], outgoing[head], own.head_dim, skipped=skipped)
+        for name, factor in zip(_STATES, (*scores, value), strict=True):
+            columns[name].append(by_head[name][:, head] @ factor)
+    for name, products in columns.items():
+        linear = getattr(own, name)
+        xy = torch.cat(products, dim=1)
+        regression = Regression(sums["state_xx"], xy, torch.zeros_like(xy[0]))
+        write_linear(linear, solve(regression, ridge=task.ridge, prior=task.prior(linear)))
+        task.blocks.agree(list(linear.parameters()))
+    return tuple(head for head, _ in chosen)
+
+
+def _products_with(linear: nn.Linear, products: Tensor, num_heads: int) -> Tensor:
+    """Return the products (P + 1, A, D) of features with what a linear layer makes of states.
+
+    Args:
+        products: (P + 1, H + 1) of the features with the states; a constant 1 stands behind both.
+    """
+    made = read_linear(linear)
+    return (products @ torch.cat([made.weight, made.bias[None]])).unflatten(1, (num_heads, -1))
+
+
+def _fit_attention_output(task: Task, layer: int) -> float:
+    """Fit the output matrix and the LayerNorm behind it; return the share of variance explained."""
+    last, own = task.parts(layer)
+    blocks = task.blocks
+
+    def totals(number: int) -> Sums:
+        state = blocks.kept(number, "student")
+        query, key, value = own.query(state), own.key(state), own.value(state)
+        context = attend(query, key, value, blocks.mask(number), own.num_heads)
+        target = blocks.kept(number, "attention_total")
+        return regression_sums(context, task.seen(target) - state, _certainty(target))
+
+    regression = Regression(**blocks.sum(totals))
+    write_linear(own.attention_output, solve(regression, ridge=task.ridge, prior=task.prior(own.attention_output)))
+    blocks.agree(list(own.attention_output.parameters()))
+    _reset(own.attention_norm)
+
+    def states(number: int) -> Sums:
+        normalised = run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
+        return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
+
+    return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
+
+
+def _fit_neurons(task: Task, layer: int, activity: Tensor) -> float:
+    """Fit the inputs of the neurons that matter most; return the share of their variance explained."""
+    last, own = task.parts(layer)
+    blocks, size = task.blocks, own.intermediate.out_features
+    outgoing = (task.basis.T @ last.output.weight.double()).square().sum(0)
+    chosen = choose_neurons(activity * outgoing, size)
+    weight, bias = last.intermediate.weight[chosen], last.intermediate.bias[chosen]
+
+    def inputs(number: int) -> Sums:
+        attended = last.attention_norm(blocks.kept(number, "attention_total"))
+        return regression_sums(_attended(task, layer, number), F.linear(attended, weight, bias))
+
+    regression = Regression(**blocks.sum(inputs))
+    prior = task.prior(own.intermediate)
+    if prior is not None:
+        prior = LinearMap(prior.weight[:, : len(chosen)], prior.bias[: len(chosen)])
+    fitted = solve(regression, ridge=task.ridge, prior=prior)
+    spare = (0, size - len(chosen))  # neurons that the teacher does not have stay at 0
+    write_linear(own.intermediate, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
+    blocks.agree(list(own.intermediate.parameters()))
+    return explained(regression, fitted)
+
+
+def _fit_output(task: Task, layer: int) -> float:
+    """Fit what the neurons put out and the LayerNorm behind it; return the share of variance explained."""
+    _, own = task.parts(layer)
+    blocks = task.blocks
+
+    def totals(number: int) -> Sums:
+        attended = _attended(task, layer, number)
+        target = blocks.kept(number, "output_total")
+        activated = own.activation(own.intermediate(attended))
+        return regression_sums(activated, task.seen(target) - attended, _certainty(target))
+
+    regression = Regression(**blocks.sum(totals))
+    write_linear(own.output, solve(regression, ridge=task.ridge, prior=task.prior(own.output)))
+    blocks.agree(list(own.output.parameters()))
+    _reset(own.output_norm)
+
+    def states(number: int) -> Sums:
+        normalised = run_forward(own, _attended(task, layer, number)).state
+        return norm_sums(normalised, task.seen(blocks.kept(number, "teacher")))
+
+    return _fit_norm(task, own.output_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
+
+
+def _attended(task: Task, layer: int, number: int) -> Tensor:
+    """The student's states (T, h) after the attention of a layer."""
+    own = task.student_layers[layer]
+    return run_attention(own, task.blocks.kept(number, "student"), task.blocks.mask(number)).state
+
+
+def _certainty(total: Tensor) -> Tensor:
+    """How much a token (T,) counts before a LayerNorm, which divides what it is off by the token's own deviation."""
+    return 1 / total.float().var(dim=1, unbiased=False).clamp_min(1e-12)
+
+
+def _reset(norm: nn.LayerNorm) -> None:
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+
+
+def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums) -> float:
+    share = fit_norm(norm, sums)
+    task.blocks.agree(list(norm.parameters()))
+    return share

@@ -1,0 +1,201 @@
+"""Students started in closed form from their teacher, as directories that distillation goes on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinybert_ds.arguments import identity_of, parse_arguments
+from tinybert_ds.arguments.inherit import InheritArguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.calibration import calibration_blocks
+from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.manifest import read_manifest
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
+from tinybert_ds.engine.run.run import Session
+from tinybert_ds.errors import ConfigError, UserError, raise_all
+from tinybert_ds.files import write_atomically
+from tinybert_ds.hardware import inference_dtype, precision_problems
+from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.inherit import Inheritance
+from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.pretrained import load_classifier, load_encoder, read_config
+from tinybert_ds.models.saving import save_student
+from tinybert_ds.stages.evaluate import task_columns
+from tinybert_ds.stages.general_distill import student_directories
+from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.start import begin_evaluation
+from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.strict_formats import read_json
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "inherit.json"
+"""Beside the student: what it was made of, and what its layers explain."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    arguments, problems = parse_arguments(InheritArguments, argv)
+    session = begin_evaluation(arguments, problems)
+    world = session.world
+    raise_all(precision_problems("teacher_dtype", arguments.teacher_dtype, world.device))
+    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
+    candidates = _candidates(session, tokenizer)
+    text = _text(session, tokenizer)
+    for candidate in candidates:
+        candidate.identity["data"] = text.fingerprint
+    waiting = run_on_main(world, lambda: [number for number, each in enumerate(candidates) if not _finished(each)])
+    if not waiting:
+        return
+    teacher = _load_teacher(arguments, text)
+    types = returns_token_types(tokenizer)
+    blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
+    for candidate in (candidates[number] for number in waiting):
+        head = None if text.columns is None else Head(text.label_names)
+        student = build_student(candidate.path, weights="random", head=head, seed=arguments.seed)
+        write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
+        found = start_from_teacher(
+            teacher,
+            student,
+            candidate.layer_map,
+            blocks,
+            dtype=inference_dtype(world.device, arguments.teacher_dtype),
+            world=world,
+            columns=text.columns,
+        )
+        write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
+        logger.info("student: %s", candidate.directory)
+
+
+class _Candidate(NamedTuple):
+    path: Path
+    layer_map: tuple[int, ...]
+    directory: Path
+    identity: dict[str, Any]
+
+
+def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> list[_Candidate]:
+    """Find the students and check that each has a closed form."""
+    arguments = session.arguments
+    teacher_config = read_config(arguments.teacher_model, role="teacher")
+    paths = [find_student(name, weights="random") for name in arguments.student_model]
+    candidates = []
+    for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
+        config = read_config(path, role="student")
+        try:
+            layer_map = check_pair(
+                teacher_config,
+                config,
+                layer_map=arguments.layer_map,
+                attention=False,
+                padding_token=tokenizer.pad_token_id,
+            )
+            check_inheritance(teacher_config, config, layer_map)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            raise type(error)(f"--student_model {path}: {error}") from error
+        dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
+        identity = {
+            "teacher": model_fingerprint(arguments.teacher_model),
+            "student": model_fingerprint(path),
+            **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
+        }
+        candidates.append(_Candidate(path, layer_map, directory, identity))
+    return candidates
+
+
+class _Text(NamedTuple):
+    source: BatchSource
+    fingerprint: str
+    columns: list[int] | None  # the teacher's output for each label of the task; None for a corpus
+    label_names: tuple[str, ...] | None
+
+
+def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> _Text:
+    """Open the shards or the task's training rows."""
+    arguments = session.arguments
+    config = read_config(arguments.teacher_model, role="teacher")
+    if arguments.data_dir is not None:
+        spec = find_task(arguments.task_name, arguments.task_file)
+        columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
+        task = load_task(spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world)
+        rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
+        return _Text(rows, rows.fingerprint, columns, tuple(spec.label_names) or None)
+    directories = arguments.pregenerated_data
+    lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}
+    length = arguments.max_seq_length or min(lengths.values())
+    corpus = CorpusSource(
+        directories,
+        split="train",
+        eval_fraction=0.0,
+        global_batch_size=32,
+        max_seq_length=length,
+        seed=arguments.seed,
+    )
+    if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
+        raise ConfigError(
+            f"the shards in {', '.join(directories)} were made with another tokeniser than that of --teacher_model "
+            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model}"
+        )
+    run_on_main(session.world, lambda: corpus.samples_in_epoch(0))  # the others find its counts beside the corpus
+    return _Text(corpus, f"{corpus.fingerprint} {length}", None, None)
+
+
+def _load_teacher(arguments: InheritArguments, text: _Text) -> PreTrainedModel:
+    if text.columns is None:
+        return load_encoder(arguments.teacher_model, role="teacher")
+    return load_classifier(arguments.teacher_model, label_names=text.label_names, role="teacher", head="required")
+
+
+def _finished(candidate: _Candidate) -> bool:
+    """Whether the student is there already.
+
+    Raises:
+        ConfigError: The directory holds another student, or files of something else.
+    """
+    directory, file = candidate.directory, candidate.directory / RECORD_FILE
+    if not file.is_file():
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(
+                f"--output_dir {directory} holds something that this command did not make; give an empty or new "
+                "directory (nothing was changed)"
+            )
+        return False
+    record = read_json(file, "the record of a started student", ConfigError)
+    if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
+        raise ConfigError(f"{file} was not written by this command; give an empty or new directory, or delete it")
+    differing = [name for name, value in candidate.identity.items() if record["identity"].get(name) != value]
+    if differing:
+        raise ConfigError(
+            f"--output_dir {directory} holds a student made with another {', '.join(differing)}; give an empty or new "
+            "directory (nothing was changed)"
+        )
+    finished = record.get("finished") is True
+    if finished:
+        logger.info("the student in %s is finished; nothing to do", directory)
+    return finished
+
+
+def _write(candidate: _Candidate, student: PreTrainedModel, tokenizer: Any, found: Inheritance) -> None:
+    save_student(student, tokenizer, candidate.directory, projections=found.projections)
+    _write_record(candidate, finished=True, found=found)
+
+
+def _write_record(candidate: _Candidate, *, finished: bool, found: Inheritance | None = None) -> None:
+    candidate.directory.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"identity": candidate.identity, "finished": finished}
+    if found is not None:
+        explained = {"states": found.states, "head": found.head}
+        record["explained"] = {**explained, "layers": [report._asdict() for report in found.layers]}
+    write_atomically(candidate.directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,76 @@
+"""A student's closed-form start on the ranks of a command: the teacher's copy, the files meanwhile, what is shown."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from tinybert_ds.engine.ranks.exchange import RankExchange
+from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
+from tinybert_ds.models.inherit.blocks import Blocks
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.types import Batch
+
+logger = logging.getLogger(__name__)
+
+
+def start_from_teacher(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    layer_map: tuple[int, ...],
+    blocks: Sequence[Batch],
+    *,
+    dtype: torch.dtype,
+    world: World,
+    columns: Sequence[int] | None = None,
+) -> Inheritance:
+    """Give a student the weights that its teacher's say it should have, and show what they explain.
+
+    Args:
+        teacher: Stays as it is; a copy of it runs.
+        student: On the CPU, before and after.
+        layer_map, columns: See `inherit`.
+        blocks: The calibration text, the same on all ranks.
+        dtype: What the teacher's copy runs in.
+        world: The ranks, all of which call this.
+    """
+    running = copy.deepcopy(teacher).to(world.device, dtype)
+    student.to(world.device)
+    total = count_measurements(len(layer_map) - 1) * len(blocks) // world.size
+    with (
+        tempfile.TemporaryDirectory(prefix="tinybert_inherit_") as directory,
+        progress_bar(total=total, desc="starting the student from its teacher", unit="block") as bar,
+    ):
+        exchange = RankExchange(world)
+        kept = Blocks(blocks, Path(directory), device=world.device, exchange=exchange, advance=bar.update)
+        found = inherit(running, student, layer_map, kept, columns=columns)
+        logger.info("the student starts from its teacher, by %d tokens of text", kept.tokens)
+    student.to("cpu")
+    for line in table(found, layer_map):
+        logger.info("%s", line)
+    return found
+
+
+def table(found: Inheritance, layer_map: tuple[int, ...]) -> list[str]:
+    """Return the lines of a table of what a student's layers explain of the teacher's variance."""
+    lines = ["  state  of the teacher  projection  attention  neurons  layer", _row(0, layer_map[0], found.states[0])]
+    for number, report in enumerate(found.layers, start=1):
+        shares = report.attention, report.neurons, report.state
+        lines.append(_row(number, layer_map[number], found.states[number], *shares))
+        if report.heads != tuple(range(len(report.heads))):
+            lines.append(f"         its heads are the teacher's {', '.join(map(str, report.heads))}")
+    if found.head is not None:
+        lines.append(f"  head   {100 * found.head:.1f} %")
+    return lines
+
+
+def _row(state: int, of_teacher: int, projection: float, *others: float) -> str:
+    shares = "".join(f"{100 * share:>{width}.1f} %" for share, width in zip(others, (9, 7, 5), strict=False))
+    return f"  {state:<5}  {of_teacher:<14}  {100 * projection:8.1f} %{shares}"

@@ -296,8 +296,8 @@ def _alone(values: Mapping[str, str]) -> RankEnvironment:
         )
     if (in_job or "SLURM_PROCID" in values) and tasks > 1 and not _in_step(values):
         warning = (
-            f"Slurm has given job {values.get('SLURM_JOB_ID', '?')[:20]} {tasks} tasks (SLURM_NTASKS), but srun has not "
-            f"started this process: it runs alone. For {tasks} ranks write srun before the command, or submit "
+            f"Slurm has given job {values.get('SLURM_JOB_ID', '?')[:20]} {tasks} tasks (SLURM_NTASKS), but srun has "
+            f"not started this process: it runs alone. For {tasks} ranks write srun before the command, or submit "
             "launchers/run_slurm.sbatch"
         )
     return RankEnvironment(0, 1, _optional_number(values, "LOCAL_RANK", 0) or 0, None, None, "", warning)

@@ -219,7 +219,7 @@ def test_any_number_of_workers_and_ranks_writes_the_same_bytes_in_every_precisio
 def test_what_is_computed_together_is_part_of_what_a_file_is_made_of(models, glue, monkeypatch):
     run(models, glue)
     monkeypatch.setitem(augment_task.BLOCK_ROWS, "cpu", 2)
-    with pytest.raises(DataError, match="rows of a block was 32 and is 2 now"):
+    with pytest.raises(DataError, match="rows of a block is 32 there and 2 now"):
         run(models, glue)
 
 

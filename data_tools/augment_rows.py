@@ -1,7 +1,7 @@
 """Blocks of a task's rows, augmented; what a worker process does.
 
-A row's result depends on the row and the settings alone on a CPU, and on the rows of its block on a GPU, in every
-precision, so that any number of workers writes the same file.
+In half precision a row's result depends on what is computed together with it. That is its block, and a file is cut into
+blocks by the kind of device alone, so that any number of workers and ranks writes the same file in every precision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_tools.glove import open_cache
 from data_tools.masked_words import MaskedWordModel
@@ -143,15 +145,16 @@ class RowAugmenter:
         """Drop variants of whose class the teacher is not sure enough; count them by the label of their row."""
         assert block.labels is not None
         columns, confidence = self._settings.text_columns, self._settings.confidence
+        flat = [fields for own in variants for fields in own]
+        texts = tuple([fields[column] for fields in flat] for column in columns)
+        judged: Iterable[NDArray[np.float32]] = judge.probabilities(texts, near=confidence) if flat else ()
+        judgements = iter(judged)
         kept: list[list[list[str]]] = []
         for own, label in zip(variants, block.labels, strict=True):
             name = self._settings.spec.label_names[label]
             kept.append([])
-            if not own:
-                continue
-            # The variants of one row are judged together: not those of a block, see `MaskedWordModel._batches`.
-            texts = tuple([fields[column] for fields in own] for column in columns)
-            for fields, probabilities in zip(own, judge.probabilities(texts, near=confidence), strict=True):
+            for fields in own:
+                probabilities = next(judgements)
                 counts[f"variants of {name}"] += 1
                 if not is_sure(probabilities, confidence):
                     counts["dropped"] += 1

@@ -31,17 +31,20 @@ from tinybert_ds.data.task_files import content_files, read_labelled_blocks, spl
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.rank_environment import device_of
 from tinybert_ds.shared_work.claims import POLL_SECONDS
 
-RULE_VERSION = 3
+RULE_VERSION = 4
 """Raised whenever the same settings give another file than before."""
 
+_COUNTED_ROWS = 10_000  # at a time
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+"""What is computed together, which in half precision decides about near ties: part of what a file is made of."""
 _PATIENCE_SECONDS = 120.0
 
 
@@ -62,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.glove_embs is not None:
         vectors = cache_directory(Path(options.glove_embs), options.glove_vocab_size, output.parent)
     settings = _settings(options, spec, rows, vectors, device)
-    block_rows = BLOCK_ROWS[device.type]
-    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks), block_rows)
+    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks))
     counts = files.finished_counts()
     if counts is not None:
         if ranks.rank == 0:
@@ -73,11 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin = time.monotonic()
     num_workers = options.num_workers or _default_workers(device, ranks)
     augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
+    if ranks.rank == 0:
+        _judge_words(rows, settings, allow_unknown=options.allow_unknown)
     if not files.begin():
         return
     if ranks.rank == 0:
         print(_description(spec, rows, settings, num_workers, ranks), flush=True)
-    blocks = _Blocks(rows, block_rows)
+    blocks = _Blocks(rows, BLOCK_ROWS[device.type])
     missing = files.unfinished_blocks(blocks.count)
     own = [number for number in missing if number % ranks.size == ranks.rank]
     if num_workers > 1:
@@ -241,6 +245,7 @@ def _identity(
     }
     return {
         "rule": RULE_VERSION,
+        "rows of a block": BLOCK_ROWS[settings.device.type],
         "train file": rows.hashes[0] if len(rows.hashes) == 1 else rows.hashes,
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
@@ -248,6 +253,18 @@ def _identity(
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
         **{f"--{name}": value for name, value in identity_of(options, resolved).items()},
     }
+
+
+def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: bool) -> None:
+    """Say how much of the texts the masked language model does not know; raises DataError if it is most of them."""
+    splitter = SentenceSplitter(load_tokenizer(settings.model, settings.lower_case))
+    pieces = unknown = 0
+    for begin in range(0, len(rows.lines), _COUNTED_ROWS):
+        fields = [line.split("\t") for line in rows.lines[begin : begin + _COUNTED_ROWS]]
+        counts = splitter.count_unknown([row[column] for row in fields for column in rows.text_columns])
+        unknown, pieces = unknown + counts[0], pieces + counts[1]
+    warning = judge_unknown(unknown, pieces, text=str(rows.path), allowed=allow_unknown)
+    print(f"warning: {warning}" if warning else f"{rows.path}: {describe_unknown(unknown, pieces)}", flush=True)
 
 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:

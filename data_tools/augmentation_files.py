@@ -17,14 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from data_tools.augment_rows import AugmentedBlock
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.records import Count, parse_record
 from tinybert_ds.shared_work.claims import describe_differences
-from tinybert_ds.strict_formats import parse_json
 
+
+class _Record(TypedDict):
+    """What a finished output was made of, and what was counted."""
+
+    identity: dict[str, Any]
+    counts: dict[str, Count]
+    output: dict[str, Any]
+
+
+_COUNTS = TypeAdapter(dict[str, Count])
+_RECORD = TypeAdapter(_Record)
 _PART = re.compile(r"(\d+)\.part")
 
 
@@ -35,10 +48,10 @@ class AugmentationFiles:
         identity: what decides about its content; two runs with the same one write the same file.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any], block_rows: int) -> None:
+    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
         self._identity = json.loads(json.dumps(identity))  # as it will be read
-        digest = xxhash.xxh3_64_hexdigest(json.dumps([self._identity, block_rows], sort_keys=True).encode())
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(self._identity, sort_keys=True).encode())
         self._all_parts = output.with_name(f"{output.name}.parts")
         self.parts = self._all_parts / digest
         self._record = output.with_suffix(".json")
@@ -53,7 +66,7 @@ class AugmentationFiles:
             return None
         record = None
         with contextlib.suppress(OSError, ValueError):  # not there, or not ours
-            record = parse_json(self._record.read_bytes())
+            record = parse_record(self._record.read_bytes(), _RECORD)
         if record is None:
             raise DataError(
                 f"{self.output} is there, but nothing says what it was made of; rename or remove it to augment anew"
@@ -105,7 +118,7 @@ class AugmentationFiles:
                 file.write(f"{header}\n".encode())
             for number in range(num_blocks):
                 first, _, rest = (self.parts / f"{number}.part").read_bytes().partition(b"\n")
-                counts.update(json.loads(first))
+                counts.update(_counts(self.parts / f"{number}.part", first))
                 file.write(rest)
             file.flush()
             os.fsync(file.fileno())
@@ -123,3 +136,13 @@ class AugmentationFiles:
         if counts is None:
             raise DataError(f"{self.parts} has gone while blocks were written to it; start the same command again")
         return counts
+
+
+def _counts(path: Path, line: bytes) -> dict[str, int]:
+    try:
+        return parse_record(line, _COUNTS)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, a finished block, is damaged: {error}; remove it and start the same command again, which makes "
+            "that block anew"
+        ) from error

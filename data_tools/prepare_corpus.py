@@ -110,6 +110,8 @@ def _prepare(
         EXTENDED: None if base is None else base.fingerprint,
         "the list of inputs": [item.name for item in inputs],
     }
+    if any(item.path.suffix == ".parquet" for item in inputs if item.path is not None):
+        named["what the parts of Parquet files are measured by"] = "all columns"  # once it was the text's alone
     part_bytes = work.begin(named, options.shard_bytes or _shard_bytes(inputs))
     if (directory / MANIFEST_NAME).is_file() and (base is None or open_corpus(directory).manifest != base):
         work.remove()  # another process has finished the corpus since

@@ -36,6 +36,7 @@ from tinybert_ds.arguments.data_sets import QuickstartDataArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.strict_formats import parse_json
 
 DATA_VERSION = 1
 """Raised whenever the same packages give other files than before, so that older folders are made anew."""
@@ -216,7 +217,7 @@ def is_finished(folder: Path, request: dict[str, Any]) -> bool:
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """The content of data.json; None where there is none, or one of something else."""
     try:
-        content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        content = parse_json((folder / RECORD_NAME).read_bytes())
         return {"request": dict(content["request"]), "files": dict(content["files"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -38,6 +38,7 @@ class AugmentArguments(groups.KnownOrOwnTask, groups.Casing, groups.StatedLabels
     teacher_confidence: float = result(
         "Variants whose likeliest label has a lower probability are dropped.", 0.9, resolved=True, least=0, most=1
     )
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
     local_rank: int = like(groups.LOCAL_RANK)
     glue_dir: str | None = like(groups.GLUE_DIR)
     num_workers: int | None = like(groups.NUM_WORKERS, None, help="Processes on CPU. Default: one for each core.")

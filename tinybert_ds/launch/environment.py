@@ -19,8 +19,8 @@ FORWARDED = re.compile(
     r"|(PYTHON|MV2|UCX|MLFLOW)\w*"
 )
 """What is handed on when it is set here."""
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-"""Names of what only `--forward` hands on."""
+SECRET = re.compile(r"TOKEN(?!IZERS_)|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""Names of what only `--forward` hands on; the settings of the library tokenizers (TOKENIZERS_PARALLELISM) are none."""
 
 _NOT_FORWARDED = ("DS_ENV_FILE", rank.VARIABLE, "CUDA_VISIBLE_DEVICES")  # the launcher's, and each host's own affair
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", VARIABLE)

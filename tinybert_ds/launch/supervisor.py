@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.foreign_text import quoted
 from tinybert_ds.launch.hostfile import Host
 from tinybert_ds.launch.remote import run_everywhere
 
@@ -112,10 +113,11 @@ def _signal_all(
     missed = []
     words = ["tinybert_ds.launch.processes", launch, number.name]
     for host, answer in zip(hosts, run_everywhere(hosts, words, ssh_port=ssh_port), strict=True):
-        if answer.returncode != 0:
-            say(f"{host.name}: could not send {number.name} ({answer.reason})")
+        if answer.returncode != 0 or not answer.result.isdecimal():
+            said = answer.reason if answer.returncode != 0 else f"its shell says {quoted(answer.result)}"
+            say(f"{host.name}: could not send {number.name} ({said})")
             continue
-        count = int(answer.output)
+        count = int(answer.result)
         if count < host.slots:
             missed.append(host)
         if count or not quiet:

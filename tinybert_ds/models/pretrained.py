@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tinybert_ds.errors import ModelError
-from tinybert_ds.foreign_text import listed
+from tinybert_ds.foreign_text import listed, shown
 from tinybert_ds.models import published
 from tinybert_ds.models.config_values import config_problems, content_problems
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import output_names, set_labels
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def read_config(path: str | Path, *, role: Role) -> Any:
         raise ModelError(f"{role} {path} {what}; give a Hugging Face model directory")
     require_fetched([file])
     with foreign_code(f"{file} is not JSON", "give a Hugging Face model directory"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
     invalid = f"{file} is not a valid model config"
@@ -173,7 +173,7 @@ def _check_head(new: list[str], names: Sequence[str], wanted: int, directory: st
         )
     if len(names) != wanted:
         raise ModelError(
-            f"{role} {directory} has {len(names)} outputs ({', '.join(names)}), the task has {wanted}; give a model "
+            f"{role} {directory} has {len(names)} outputs ({listed(names)}), the task has {wanted}; give a model "
             "that was fine-tuned on this task"
         )
 
@@ -182,7 +182,7 @@ def _hugging_face_config(content: dict[str, Any], file: Path) -> Any:
     model_type = content.get("model_type")
     if model_type not in CONFIG_MAPPING:
         remote = " (it asks for remote code, which is never run)" if "auto_map" in content else ""
-        found = f"model_type {model_type!r}" if model_type else "no model_type"
+        found = f"model_type {shown(repr(model_type))}" if model_type else "no model_type"
         raise ModelError(
             f"{file} has {found}, which the installed transformers does not know{remote}; use an architecture of "
             'transformers, such as "bert"'

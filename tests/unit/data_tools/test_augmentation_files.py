@@ -10,7 +10,7 @@ from tinybert_ds.errors import DataError
 
 
 def files_of(tmp_path, **identity):
-    return AugmentationFiles(tmp_path / "train_aug.tsv", identity, block_rows=1)
+    return AugmentationFiles(tmp_path / "train_aug.tsv", identity)
 
 
 def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path):
@@ -45,9 +45,21 @@ def test_blocks_of_two_commands_with_different_settings_are_never_mixed(tmp_path
             go_on()
 
 
-def test_blocks_of_other_sizes_are_other_blocks(tmp_path):
-    small, large = (AugmentationFiles(tmp_path / "train_aug.tsv", {}, block_rows=rows) for rows in (1, 2))
-    assert small.parts != large.parts
+def test_damaged_records_and_blocks_are_named_instead_of_a_traceback(tmp_path):
+    files = files_of(tmp_path, seed=1)
+    block = AugmentedBlock(0, ["row\t1"], Counter(rows=1))
+    assert files.begin()
+    files.write_block(block)
+    for damaged in ("[1]\nrow\t1\n", '{"rows": "x"}\nrow\t1\n', "[" * 100_000, ""):
+        (files.parts / "0.part").write_text(damaged)
+        with pytest.raises(DataError, match=r"0\.part, a finished block, is damaged: .*; remove it"):
+            files.finish("sentence\tlabel", 1)
+    files.write_block(block)
+    files.finish("sentence\tlabel", 1)
+    for damaged in ("[]", "{}", '{"identity": 1, "counts": {}, "output": {}}', "[" * 100_000):
+        (tmp_path / "train_aug.json").write_text(damaged)
+        with pytest.raises(DataError, match="nothing says what it was made of"):
+            files.finished_counts()
 
 
 def test_a_rank_that_comes_late_sees_a_finished_output(tmp_path):

@@ -204,7 +204,7 @@ def test_an_accumulation_that_is_none_is_left_to_the_arguments_own_check(accumul
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_numbers_that_are_none_are_refused(value):
+def test_non_finite_numbers_are_refused(value):
     assert f"--num_train_epochs is {value}; it must be a finite number" in arguments(num_train_epochs=value).problems()
     assert arguments(weight_decay=value).problems() == [f"--weight_decay is {value}; it must be a finite number"]
 

@@ -206,7 +206,7 @@ def test_each_teacher_data_length_and_precision_has_its_own(tmp_path):
     assert logits_directory(tmp_path, dict(reversed(KEY.items()))) == logits_directory(tmp_path, KEY)
 
 
-def test_logits_that_are_no_numbers_are_refused_and_not_kept(rows, encoder, tmp_path):
+def test_non_finite_logits_are_refused_and_not_kept(rows, encoder, tmp_path):
     def overflows(batch) -> EncoderOutput:
         output = encoder(batch)
         return output._replace(logits=torch.where(batch.sample_ids[:, None] == 5, torch.inf, output.logits))

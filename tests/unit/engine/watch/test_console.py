@@ -41,7 +41,7 @@ def test_a_single_loss_is_not_told_twice():
     assert "loss 2.5  lr" in line
 
 
-def test_a_step_that_was_left_out_for_a_loss_that_is_no_number_has_a_line_too():
+def test_a_step_that_was_left_out_for_a_non_finite_loss_has_a_line_too():
     line = step_line(1, 2, {"hidden_loss": 2.5, "learning_rate": 0.1, "skipped_steps": 1}, CLOCK, 0)
     assert line.startswith("step 1/2 (50%)  loss not finite, step left out  lr 0.1  41.3 samples/s")
 

@@ -36,7 +36,7 @@ def test_the_first_number_that_was_none_is_named_whatever_came_after_it():
 
 
 @pytest.mark.usefixtures("one_rank_group")
-def test_a_teacher_that_says_no_numbers_is_named_before_what_follows_from_it():
+def test_a_teacher_with_non_finite_output_is_named_before_what_follows_from_it():
     health = watched((4, "gradient norm", math.nan), (4, "loss", math.nan), (4, TEACHER, math.nan))
     with pytest.raises(TrainingError, match=r"the teacher's output at step 4 is nan\. .*--teacher_dtype") as caught:
         health.require_finite_so_far(last_good)
@@ -90,7 +90,7 @@ def test_finite_numbers_pass_and_so_does_nothing_at_all():
     watched((1, "loss", 0.0), (2, "loss", -1e300)).require_finite_so_far(last_good)
 
 
-def test_an_evaluation_that_gives_no_number_is_named():
+def test_a_non_finite_evaluation_is_named():
     require_finite({"eval_loss": 1.0}, 9, last_good)
     with pytest.raises(TrainingError, match=r"eval_hidden_loss at step 9 is nan\..*step-00000007"):
         require_finite({"eval_loss": 1.0, "eval_hidden_loss": math.nan}, 9, last_good)

@@ -57,7 +57,7 @@ def test_the_student_hands_its_output_the_teachers_and_the_batch_to_the_objectiv
 
 
 @pytest.mark.parametrize("broken", ["hidden_states", "queries", "keys", "logits"])
-def test_a_teacher_that_says_no_numbers_is_noted_until_somebody_looks(broken):
+def test_a_teacher_with_non_finite_output_is_noted_until_somebody_looks(broken):
     student = DistilledStudent(encoder(), FirstStates())
     teacher = CapturingEncoder(
         tiny_model(seed=5, labels=("a", "b")), states=(0, 2, 4), attention_layers=(1, 3), logits=True

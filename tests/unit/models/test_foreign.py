@@ -142,7 +142,7 @@ def test_weights_under_another_name_are_refused_with_the_name_that_is_looked_for
         load_encoder(tmp_path, role="teacher")
 
 
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
+def test_non_finite_weights_are_refused_by_name(tmp_path):
     model = load_encoder(model_directory(tmp_path), role="teacher")
     with torch.no_grad():
         model.get_input_embeddings().weight[7, 3] = float("nan")

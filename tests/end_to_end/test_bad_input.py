@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.fixtures import with_student
 from tests.support.models import VOCABULARY, config_directory, model_directory
-from tests.support.runs import free_port, run_command_line, run_ranks, write_documents, write_sentiment
+from tests.support.runs import run_command_line, run_ranks, write_documents, write_sentiment
+from tinybert_ds.launch.port import free_port
 
 
 def snapshot(directory):

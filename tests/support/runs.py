@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from tests.support.models import WORDS
 from tinybert_ds.command_line import run_command
+from tinybert_ds.launch.port import free_port
 from tinybert_ds.stages.entry import prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,13 +51,6 @@ class Finished:
         """Return itself, or fail the test with the output."""
         assert self.returncode == 0, self.output
         return self
-
-
-def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start_ranks(

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from tests.support.models import model_directory
-from tests.support.runs import ROOT, free_port
+from tests.support.runs import ROOT
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import UserError
+from tinybert_ds.launch.port import free_port
 
 FORBIDDEN = ("eval", "exec", "compile", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load")
 REQUIRED = {

@@ -12,9 +12,10 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from tests.support.runs import ROOT, free_port
+from tests.support.runs import ROOT
 from tinybert_ds.engine.ranks.rendezvous import PATIENCE_VARIABLE, rendezvous, stated_patience
 from tinybert_ds.errors import EXIT_FAULT, EXIT_USER_ERROR, ConfigError, FaultError, RankError
+from tinybert_ds.launch.port import free_port
 
 SHORTLY = timedelta(seconds=1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_tools.corpus_job import UNKNOWN
-from tinybert_ds.data.indexed import FileRecord, Shard, hash_file, open_shard
+from tinybert_ds.data.indexed import FileRecord, hash_file, open_shard
 from tinybert_ds.data.manifest import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
@@ -63,11 +63,10 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     unknown, unknown_token = 0, unknown_id(tokenizer.backend_tokenizer)
     with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
         for name in names:
-            records.append(_adopt(directory, name, dtypes[name], special))
-            tokens = open_shard(directory, name, dtypes[name]).tokens
-            pieces = (tokens[begin : begin + _AT_ONCE] for begin in range(0, len(tokens), _AT_ONCE))
-            unknown += sum(count_unknown(piece, unknown_token) for piece in pieces)
-            bar.update(records[-1].files[f"{name}.bin"].bytes)
+            record, count = _adopt(directory, name, dtypes[name], special, unknown_token)
+            records.append(record)
+            unknown += count
+            bar.update(record.files[f"{name}.bin"].bytes)
     write_atomically(directory / TOKENIZER_NAME, tokenizer_json(tokenizer))
     manifest = Manifest(
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
@@ -113,23 +112,21 @@ def _stated_dtype(path: Path, dtype_codes: str | None) -> TokenDtype | None:
     )
 
 
-def _adopt(directory: Path, name: str, dtype: TokenDtype | None, special: SpecialIds) -> ShardRecord:
-    shard = open_shard(directory, name, dtype)
-    if problem := _problem(shard, special.vocab_size):
-        raise DataError(
-            f"the shard {str(directory / name)!r} cannot be adopted: {problem}. Was it made with this --bert_model, "
-            "and are --dtype_codes right?"
-        )
-    files: dict[str, FileRecord] = {f"{name}{end}": hash_file(directory / f"{name}{end}") for end in (".bin", ".idx")}
-    counts = (shard.num_documents, len(shard.lengths), len(shard.tokens))
-    return ShardRecord(name, *counts, files, sources=(), dtype=dtype)
-
-
-def _problem(shard: Shard, vocab_size: int) -> str | None:
-    """What is wrong with the tokens of a shard; they are read once, in pieces."""
+def _adopt(
+    directory: Path, name: str, dtype: TokenDtype | None, special: SpecialIds, unknown_token: int | None
+) -> tuple[ShardRecord, int]:
+    """Check the tokens of a shard, which are read once, in pieces; return its record and how many are unknown."""
+    shard, unknown = open_shard(directory, name, dtype), 0
     for begin in range(0, len(shard.tokens), _AT_ONCE):
         tokens = shard.tokens[begin : begin + _AT_ONCE]
         low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= vocab_size:
-            return f"it holds ids from {low} to {high}, and the vocabulary has ids from 0 to {vocab_size - 1}"
-    return None
+        if low < 0 or high >= special.vocab_size:
+            raise DataError(
+                f"the shard {str(directory / name)!r} cannot be adopted: it holds ids from {low} to {high}, and the "
+                f"vocabulary has ids from 0 to {special.vocab_size - 1}. Was it made with this --bert_model, and are "
+                "--dtype_codes right?"
+            )
+        unknown += count_unknown(tokens, unknown_token)
+    files: dict[str, FileRecord] = {f"{name}{end}": hash_file(directory / f"{name}{end}") for end in (".bin", ".idx")}
+    counts = (shard.num_documents, len(shard.lengths), len(shard.tokens))
+    return ShardRecord(name, *counts, files, sources=(), dtype=dtype), unknown

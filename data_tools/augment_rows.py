@@ -1,20 +1,22 @@
 """Blocks of a task's rows, augmented; what a worker process does.
 
-A row's result depends on the row and the settings alone on a CPU, and on the rows of its block on a GPU, in every
-precision, so that any number of workers writes the same file.
+In half precision a row's result depends on what is computed together with it. That is its block, and a file is cut into
+blocks by the kind of device alone, so that any number of workers and ranks writes the same file in every precision.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_tools.glove import open_cache
 from data_tools.masked_words import MaskedWordModel
@@ -22,7 +24,7 @@ from data_tools.neighbours import Neighbours
 from data_tools.orphans import end_with_parent
 from data_tools.sentence_words import SentenceSplitter
 from data_tools.teacher_filter import TeacherJudge, is_sure
-from data_tools.text_variants import TextAugmenter
+from data_tools.text_variants import draw_variants, find_candidates
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.hardware import choose_float32_products
@@ -79,25 +81,16 @@ class RowAugmenter:
             choose_float32_products(settings.device, onednn=settings.onednn)
         self._settings = settings
         tokenizer = load_tokenizer(settings.model, settings.lower_case)
-        neighbours = None
+        self._neighbours = None
         if settings.vectors is not None:
-            neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
-        model = MaskedWordModel(
+            self._neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
+        self._splitter = SentenceSplitter(tokenizer)
+        self._model = MaskedWordModel(
             settings.model,
             tokenizer,
             dtype=settings.dtype,
             device=settings.device,
             batch_tokens=settings.batch_tokens,
-        )
-        self._texts = TextAugmenter(
-            SentenceSplitter(tokenizer),
-            model,
-            neighbours,
-            candidates=settings.candidates,
-            copies=settings.copies,
-            probability=settings.probability,
-            seed=settings.seed,
-            chinese=settings.chinese,
         )
         self._judge = None
         if settings.teacher is not None:
@@ -118,7 +111,7 @@ class RowAugmenter:
         columns = self._settings.text_columns
         texts = [row[column] for row in block.rows for column in columns]
         keys = [(number, side) for number in block.row_numbers for side in range(len(columns))]
-        found = iter(self._texts.variants(texts, keys))
+        found = iter(self._variants(texts, keys))
         variants = [[_with(row, column, text) for column in columns for text in next(found)] for row in block.rows]
         counts = Counter(rows=len(block.rows), variants=sum(map(len, variants)))
         if self._judge is not None:
@@ -126,21 +119,42 @@ class RowAugmenter:
         lines = ["\t".join(fields) for row, own in zip(block.rows, variants, strict=True) for fields in (row, *own)]
         return AugmentedBlock(block.number, lines, counts)
 
+    def _variants(self, texts: Sequence[str], keys: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Return the variants of each text; equal texts are looked at once and drawn from each by its own key."""
+        settings = self._settings
+        different = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        sentences = self._splitter.split(list(different))
+        candidates = find_candidates(
+            sentences, self._model, self._neighbours, count=settings.candidates, chinese=settings.chinese
+        )
+        return [
+            draw_variants(
+                sentences[different[text]],
+                candidates[different[text]],
+                count=settings.copies,
+                probability=settings.probability,
+                seed=(settings.seed, *key),
+                chinese=settings.chinese,
+            )
+            for text, key in zip(texts, keys, strict=True)
+        ]
+
     def _filtered(
         self, judge: TeacherJudge, block: Block, variants: list[list[list[str]]], counts: Counter[str]
     ) -> list[list[list[str]]]:
         """Drop variants of whose class the teacher is not sure enough; count them by the label of their row."""
         assert block.labels is not None
         columns, confidence = self._settings.text_columns, self._settings.confidence
+        flat = [fields for own in variants for fields in own]
+        texts = tuple([fields[column] for fields in flat] for column in columns)
+        judged: Iterable[NDArray[np.float32]] = judge.probabilities(texts, near=confidence) if flat else ()
+        judgements = iter(judged)
         kept: list[list[list[str]]] = []
         for own, label in zip(variants, block.labels, strict=True):
             name = self._settings.spec.label_names[label]
             kept.append([])
-            if not own:
-                continue
-            # The variants of one row are judged together: not those of a block, see `MaskedWordModel._batches`.
-            texts = tuple([fields[column] for fields in own] for column in columns)
-            for fields, probabilities in zip(own, judge.probabilities(texts, near=confidence), strict=True):
+            for fields in own:
+                probabilities = next(judgements)
                 counts[f"variants of {name}"] += 1
                 if not is_sure(probabilities, confidence):
                     counts["dropped"] += 1

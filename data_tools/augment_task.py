@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.augment_rows import AugmentationSettings, AugmentedBlock, Block, RowAugmenter, augment_in_workers
-from data_tools.augmentation_files import AugmentationFiles, wait_until
+from data_tools.augmentation_files import AugmentationFiles
 from data_tools.glove import build_cache, cache_directory
 from data_tools.ranks import Ranks, find_ranks
 from data_tools.sentence_words import SentenceSplitter
@@ -30,16 +31,21 @@ from tinybert_ds.data.task_files import content_files, read_labelled_blocks, spl
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import ConfigError, raise_all
-from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.rank_environment import device_of
+from tinybert_ds.shared_work.claims import POLL_SECONDS
 
-RULE_VERSION = 3
+RULE_VERSION = 4
 """Raised whenever the same settings give another file than before."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_COUNTED_ROWS = 10_000  # at a time
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+"""What is computed together, which in half precision decides about near ties: part of what a file is made of."""
+_PATIENCE_SECONDS = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,17 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     begin = time.monotonic()
     num_workers = options.num_workers or _default_workers(device, ranks)
+    augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
     if ranks.rank == 0:
-        augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
-        block_rows = files.begin(BLOCK_ROWS[device.type])
+        _judge_words(rows, settings, allow_unknown=options.allow_unknown)
+    if not files.begin():
+        return
+    if ranks.rank == 0:
         print(_description(spec, rows, settings, num_workers, ranks), flush=True)
-    else:
-        joined = files.join()
-        if joined is None:
-            return
-        block_rows = joined
-        augmenter = RowAugmenter(settings)
-    blocks = _Blocks(rows, block_rows)
+    blocks = _Blocks(rows, BLOCK_ROWS[device.type])
     missing = files.unfinished_blocks(blocks.count)
     own = [number for number in missing if number % ranks.size == ranks.rank]
     if num_workers > 1:
@@ -186,8 +189,17 @@ def _write(
             files.write_block(block)
             if ranks.rank == 0:
                 look()
-        if ranks.rank == 0:
-            wait_until(look)
+        reminder_at = time.monotonic() + _PATIENCE_SECONDS
+        while ranks.rank == 0 and not look():
+            if time.monotonic() > reminder_at:
+                print(
+                    f"still waiting for blocks of other ranks in {files.parts}; all ranks need the same files and "
+                    "settings, and this folder on a disk that all hosts share",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                reminder_at = math.inf
+            time.sleep(POLL_SECONDS)
 
 
 def _settings(
@@ -207,7 +219,7 @@ def _settings(
         teacher=options.teacher_filter,
         teacher_labels=tuple(options.stated_labels) if options.stated_labels else None,
         confidence=options.teacher_confidence,
-        dtype=inference_dtype(device) if options.dtype == "auto" else _DTYPES[options.dtype],
+        dtype=inference_dtype(device, options.dtype),
         device=device,
         batch_tokens=BATCH_TOKENS[device.type],
         onednn=not options.no_onednn_matmul,
@@ -233,6 +245,7 @@ def _identity(
     }
     return {
         "rule": RULE_VERSION,
+        "rows of a block": BLOCK_ROWS[settings.device.type],
         "train file": rows.hashes[0] if len(rows.hashes) == 1 else rows.hashes,
         "text columns": settings.text_columns,
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
@@ -240,6 +253,18 @@ def _identity(
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
         **{f"--{name}": value for name, value in identity_of(options, resolved).items()},
     }
+
+
+def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: bool) -> None:
+    """Say how much of the texts the masked language model does not know; raises DataError if it is most of them."""
+    splitter = SentenceSplitter(load_tokenizer(settings.model, settings.lower_case))
+    pieces = unknown = 0
+    for begin in range(0, len(rows.lines), _COUNTED_ROWS):
+        fields = [line.split("\t") for line in rows.lines[begin : begin + _COUNTED_ROWS]]
+        counts = splitter.count_unknown([row[column] for row in fields for column in rows.text_columns])
+        unknown, pieces = unknown + counts[0], pieces + counts[1]
+    warning = judge_unknown(unknown, pieces, text=str(rows.path), allowed=allow_unknown)
+    print(f"warning: {warning}" if warning else f"{rows.path}: {describe_unknown(unknown, pieces)}", flush=True)
 
 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
@@ -257,7 +282,7 @@ def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
 
 def _machine_problems(options: AugmentArguments, device: torch.device) -> list[str]:
     if device.type == "cpu":
-        return ["--dtype fp16 is not possible on a CPU; take auto, bf16 or fp32"] if options.dtype == "fp16" else []
+        return precision_problems("dtype", options.dtype, device)
     if options.num_workers is not None and options.num_workers > 1:
         return ["--num_workers is for CPUs; for several GPUs start the command with deepspeed --num_gpus N"]
     return []
@@ -266,12 +291,7 @@ def _machine_problems(options: AugmentArguments, device: torch.device) -> list[s
 def _device(options: AugmentArguments, ranks: Ranks) -> torch.device:
     if options.no_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
-    if ranks.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {ranks.local_rank} has no GPU of its own: this host has {torch.cuda.device_count()}; start as "
-            "many processes as there are GPUs, or add --no_cuda"
-        )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", device_of(ranks.local_rank, torch.cuda.device_count()))
 
 
 def _default_workers(device: torch.device, ranks: Ranks) -> int:

@@ -1,6 +1,7 @@
 """The files of an augmentation: finished blocks beside the output, and the output, which is whole or not there.
 
-`train_aug.tsv.parts/` holds the blocks of an unfinished run, `train_aug.json` says what a finished output was made of.
+`train_aug.tsv.parts/` holds the blocks of unfinished runs, in a folder for each of their settings; `train_aug.json`
+says what a finished output was made of.
 """
 
 from __future__ import annotations
@@ -10,23 +11,34 @@ import json
 import os
 import re
 import shutil
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import xxhash
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from data_tools.augment_rows import AugmentedBlock
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import fsync_directory, write_atomically
-from tinybert_ds.records import parse_json
+from tinybert_ds.records import Count, parse_record
+from tinybert_ds.shared_work.claims import describe_differences
 
-_IDENTITY = "identity.json"
+
+class _Record(TypedDict):
+    """What a finished output was made of, and what was counted."""
+
+    identity: dict[str, Any]
+    counts: dict[str, Count]
+    output: dict[str, Any]
+
+
+_COUNTS = TypeAdapter(dict[str, Count])
+_RECORD = TypeAdapter(_Record)
 _PART = re.compile(r"(\d+)\.part")
-_POLL_SECONDS = 0.2
-_PATIENCE_SECONDS = 120.0
 
 
 class AugmentationFiles:
@@ -38,9 +50,11 @@ class AugmentationFiles:
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
-        self.parts = output.with_name(f"{output.name}.parts")
-        self._record = output.with_suffix(".json")
         self._identity = json.loads(json.dumps(identity))  # as it will be read
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(self._identity, sort_keys=True).encode())
+        self._all_parts = output.with_name(f"{output.name}.parts")
+        self.parts = self._all_parts / digest
+        self._record = output.with_suffix(".json")
 
     def finished_counts(self) -> Counter[str] | None:
         """Return what was counted when the output was made, None if it is not finished.
@@ -50,52 +64,30 @@ class AugmentationFiles:
         """
         if not self.output.exists():
             return None
-        record = _read_json(self._record)
+        record = None
+        with contextlib.suppress(OSError, ValueError):  # not there, or not ours
+            record = parse_record(self._record.read_bytes(), _RECORD)
         if record is None:
-            if self._work()[0] == self._identity:
-                return None  # killed between the output and its record
             raise DataError(
                 f"{self.output} is there, but nothing says what it was made of; rename or remove it to augment anew"
             )
-        differences = _differences(record["identity"], self._identity)
+        differences = describe_differences(record["identity"], self._identity)
         if not differences and hash_file(self.output)._asdict() != record["output"]:
-            differences = ["its content has changed since it was written"]
+            differences = "its content has changed since it was written"
         if differences:
-            raise DataError(
-                f"{self.output} is there and differs: {'; '.join(differences)}. Rename or remove it to augment anew"
-            )
+            raise DataError(f"{self.output} is there and differs: {differences}. Rename or remove it to augment anew")
         return Counter(record["counts"])
 
-    def begin(self, block_rows: int) -> int:
-        """Make the folder of blocks, or go on with the one that is there; return the number of rows of a block."""
-        identity, own_block_rows = self._work()
-        if identity == self._identity:
-            return own_block_rows
-        if self.parts.exists():
-            print(f"{self.parts} holds an unfinished augmentation with other settings; it is dropped.", flush=True)
-            shutil.rmtree(self.parts)
-        self.parts.mkdir(parents=True)
-        content = {"identity": self._identity, "block_rows": block_rows}
-        write_atomically(self.parts / _IDENTITY, json.dumps(content, indent=2) + "\n")
-        return block_rows
-
-    def join(self) -> int | None:
-        """Wait until another rank has begun this augmentation; return the rows of a block, None if it is finished."""
-
-        def settled() -> bool:
-            return self._work()[0] == self._identity or (self._record.exists() and self.finished_counts() is not None)
-
-        wait_until(
-            settled,
-            f"still waiting for rank 0 to begin in {self.parts}; all ranks need the same files and settings, and this "
-            "folder on a disk that all hosts share",
-        )
-        identity, block_rows = self._work()
-        return block_rows if identity == self._identity else None
+    def begin(self) -> bool:
+        """Make the folder of blocks; False if all is finished, as another rank may have done it meanwhile."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        if self.finished_counts() is None:
+            return True
+        shutil.rmtree(self._all_parts, ignore_errors=True)
+        return False
 
     def write_block(self, block: AugmentedBlock) -> None:
-        """Keep a finished block; raises DataError if another augmentation has taken the blocks' folder."""
-        self._require_own_blocks()
+        """Keep a finished block; raises DataError if another augmentation has made the output meanwhile."""
         lines = [json.dumps(block.counts), *block.lines]
         try:
             write_atomically(self.parts / f"{block.number}.part", "\n".join(lines) + "\n")
@@ -112,8 +104,7 @@ class AugmentationFiles:
         return [number for number in range(num_blocks) if number not in finished]
 
     def finish(self, header: str | None, num_blocks: int) -> Counter[str]:
-        """Put all blocks together, note what the output was made of, and remove the blocks; return the counts."""
-        self._require_own_blocks()
+        """Put all blocks together, note what the output was made of, and remove all blocks; return the counts."""
         try:
             return self._finish(header, num_blocks)
         except FileNotFoundError:
@@ -127,25 +118,17 @@ class AugmentationFiles:
                 file.write(f"{header}\n".encode())
             for number in range(num_blocks):
                 first, _, rest = (self.parts / f"{number}.part").read_bytes().partition(b"\n")
-                counts.update(json.loads(first))
+                counts.update(_counts(self.parts / f"{number}.part", first))
                 file.write(rest)
             file.flush()
             os.fsync(file.fileno())
+        record = {"identity": self._identity, "counts": counts, "output": hash_file(temporary)._asdict()}
+        write_atomically(self._record, json.dumps(record, indent=2) + "\n")  # first: no output is without its record
         temporary.replace(self.output)
         fsync_directory(self.output.parent)
-        record = {"identity": self._identity, "counts": counts, "output": hash_file(self.output)._asdict()}
-        write_atomically(self._record, json.dumps(record, indent=2) + "\n")
-        shutil.rmtree(self.parts, ignore_errors=True)  # another command with the same settings may write there just now
+        # Those of other settings, too: the output is there now. Whoever still writes them is told so.
+        shutil.rmtree(self._all_parts, ignore_errors=True)
         return counts
-
-    def _require_own_blocks(self) -> None:
-        identity = self._work()[0]
-        if identity not in (None, self._identity):  # None: no blocks at all, see `_require_finished`
-            raise DataError(
-                f"another command with other settings ({'; '.join(_differences(self._identity, identity))}) has begun "
-                f"to augment {self.output} and has dropped the blocks of this one; run them one after the other, and "
-                "rename the output in between"
-            )
 
     def _require_finished(self) -> Counter[str]:
         """Return what another command counted that had the same settings, was faster and has removed the blocks."""
@@ -154,34 +137,12 @@ class AugmentationFiles:
             raise DataError(f"{self.parts} has gone while blocks were written to it; start the same command again")
         return counts
 
-    def _work(self) -> tuple[Any, int]:
-        content = _read_json(self.parts / _IDENTITY)
-        return (None, 0) if content is None else (content["identity"], content["block_rows"])
 
-
-def wait_until(condition: Callable[[], bool], reminder: str = "") -> None:
-    """Return when a condition holds; other processes, which a launcher ends together with this one, bring it about.
-
-    Args:
-        reminder: What to say, once, when it takes long.
-    """
-    patience_ends = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        if reminder and time.monotonic() > patience_ends:
-            print(reminder, file=sys.stderr, flush=True)
-            reminder = ""
-        time.sleep(_POLL_SECONDS)
-
-
-def _read_json(path: Path) -> Any:
-    with contextlib.suppress(OSError, ValueError):  # not there, or not ours
-        return parse_json(path.read_bytes())
-    return None
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    def pairs() -> Iterator[tuple[str, Any, Any]]:
-        for name in dict.fromkeys([*found, *wanted]):
-            yield name, found.get(name), wanted.get(name)
-
-    return [f"{name} was {old!r} and is {new!r} now" for name, old, new in pairs() if old != new]
+def _counts(path: Path, line: bytes) -> dict[str, int]:
+    try:
+        return parse_record(line, _COUNTS)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, a finished block, is damaged: {error}; remove it and start the same command again, which makes "
+            "that block anew"
+        ) from error

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from data_tools.claims import Claims, Record
 from data_tools.cleaning import save_hashes
-from data_tools.corpus_job import POLL_SECONDS, SHARD, SURVEY, UNKNOWN, Job, array_path, part_records
+from data_tools.corpus_job import SHARD, SURVEY, UNKNOWN, Job, array_path, part_records
 from data_tools.input_files import TextInput
 from data_tools.input_groups import Source
 from tinybert_ds.data.blocks import COUNTS_DIRECTORY
@@ -35,9 +33,11 @@ from tinybert_ds.data.manifest import (
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import DataError
-from tinybert_ds.files import write_atomically
+from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.foreign_text import listed
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.records import read_record
+from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
 
 WORK_DIRECTORY = "unfinished"
 IDENTITY_NAME = "identity.json"
@@ -97,22 +97,23 @@ class WorkDirectory:
         Raises:
             DataError: a file cannot be read.
         """
-        while pending := [n for n, source in enumerate(sources) if self._hashes(n, source) is None]:
-            did = False
-            for number in _with_bar(pending) if shown else pending:
-                source, name = sources[number], _hashes_name(number)
-                with self.claims.take(name, again=True) as claim:
-                    if claim is None or self._hashes(number, source) is not None:
-                        continue
-                    before = self.claims.record(name)
-                    states = _states(source)
-                    hashes = [_hash_input(item, skip_bad_input) for item in source]
-                    if before is not None and before["hashes"] != hashes:
-                        self._forget_results()
-                    claim.finish({"states": states, "hashes": hashes})
-                    did = True
-            if not did:
-                time.sleep(POLL_SECONDS)
+        named = {_hashes_name(number): number for number in range(len(sources))}
+
+        def hashes_of(name: str) -> Any:
+            return self._hashes(named[name], sources[named[name]])
+
+        def hash_source(name: str) -> Record:
+            source, before = sources[named[name]], self.claims.record(name)
+            states = _states(source)
+            hashes = [_hash_input(item, skip_bad_input) for item in source]
+            if before is not None and before["hashes"] != hashes:
+                self._forget_results()
+            bar.update()
+            return {"states": states, "hashes": hashes}
+
+        pending = sum(hashes_of(name) is None for name in named)
+        with progress_bar(total=pending, desc="hashing inputs", unit="input", shown=shown) as bar:
+            self.claims.share(named, hash_source, record=hashes_of)
         found = [self._hashes(number, source) or [] for number, source in enumerate(sources)]
         return [[None if record is None else FileRecord(*record) for record in hashes] for hashes in found]
 
@@ -120,10 +121,9 @@ class WorkDirectory:
         """Raise a `DataError` if a file was changed since it was hashed: shards may hold something else of it."""
         for number, source in enumerate(sources):
             if self._hashes(number, source) is None:
-                names = ", ".join(str(item.path) for item in source[:5]) + " ..." * (len(source) > 5)
                 raise DataError(
-                    f"an input was changed while it was read ({names}). Run the same command again when nothing "
-                    "writes to it any more: it begins anew."
+                    f"an input was changed while it was read ({listed(item.path for item in source)}). Run the same "
+                    "command again when nothing writes to it any more: it begins anew."
                 )
 
     def forget_lost_shards(self, corpus: Path) -> None:
@@ -189,23 +189,14 @@ def check_output_directory(directory: Path) -> None:
     """Refuse a directory into which shards must not be written.
 
     Raises:
-        DataError: not a directory, or it holds files of something else.
+        ConfigError: not a directory, or it holds files of something else.
     """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise DataError(f"the output {str(directory)!r} is a file; give a new or an empty directory.")
+    refuse_file(directory)
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
     known = {MANIFEST_NAME, TOKENIZER_NAME, COUNTS_DIRECTORY, WORK_DIRECTORY}
-    is_corpus = (directory / MANIFEST_NAME).is_file() or (directory / WORK_DIRECTORY).is_dir()
-    names = sorted(path.name for path in directory.iterdir())
-    foreign = [n for n in names if n not in known and not _OURS.fullmatch(n) and not _TEMPORARY.fullmatch(n)]
-    if not is_corpus:
-        foreign = names
-    if foreign:
-        raise DataError(
-            f"the output directory {str(directory)!r} holds files that are not of this corpus: "
-            f"{', '.join(foreign[:5])}{' ...' * (len(foreign) > 5)}. Give a new or an empty directory."
-        )
+    if (directory / MANIFEST_NAME).is_file() or (directory / WORK_DIRECTORY).is_dir():
+        names = [n for n in names if n not in known and not _OURS.fullmatch(n) and not _TEMPORARY.fullmatch(n)]
+    refuse_foreign_files(directory, names, "holds files that are not of this corpus")
 
 
 def finish_corpus(
@@ -295,15 +286,6 @@ def unused_name(name: str, taken: Mapping[str, Any]) -> str:
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
-def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What differs between two identities, in words; empty if nothing does."""
-    names = dict.fromkeys([*found, *wanted])
-    different = [name for name in names if found.get(name) != wanted.get(name)]
-    return "; ".join(
-        f"{name} is {_short(found.get(name))} there and {_short(wanted.get(name))} now" for name in different
-    )
-
-
 def describe_report(report: Mapping[str, int]) -> str:
     """What was left out, in words, with a semicolon in front."""
     left_out = {reason: count for reason, count in report.items() if reason not in ("documents", UNKNOWN) and count}
@@ -317,11 +299,6 @@ def unknown_words(manifest: Manifest) -> str | None:
     unknown, tokens = manifest.report[UNKNOWN], manifest.tokens
     warning = judge_unknown(unknown, tokens, text="warning", allowed=True)
     return warning or describe_unknown(unknown, tokens)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _shard_record(record: Record, names: Sequence[str]) -> ShardRecord:
@@ -351,13 +328,6 @@ def _states(source: Source) -> list[list[int]]:
     """What shows without reading them that files are still the same."""
     statuses = [item.path.stat() for item in source if item.path is not None]
     return [[status.st_size, status.st_mtime_ns] for status in statuses]
-
-
-def _with_bar(pending: Sequence[int]) -> Iterator[int]:
-    with progress_bar(total=len(pending), desc="hashing inputs", unit="input") as bar:
-        for number in pending:
-            yield number
-            bar.update()
 
 
 def _hash_input(item: TextInput, skip_bad_input: bool) -> list[Any] | None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.claims import Claims, Record
 from data_tools.cleaning import (
     DUPLICATES,
     DocumentPicker,
@@ -32,8 +31,8 @@ from data_tools.text_units import Problems, UnreadableInputError
 from data_tools.tokenise_text import TextOptions, TextTokeniser
 from tinybert_ds.data.indexed import ShardWriter
 from tinybert_ds.data.vocabulary import count_unknown, judge_unknown
+from tinybert_ds.shared_work.claims import POLL_SECONDS, Claims, Record
 
-POLL_SECONDS = 0.2
 SURVEY, SHARD = "survey", "shard"
 UNKNOWN = "unknown tokens"
 """The name of their count in records and in a manifest's report."""
@@ -243,20 +242,13 @@ class CorpusWorker:
         names = [f"{DUPLICATES}-{bucket:05d}" for bucket in range(buckets)]
         self._duplicates = [array_path(job, name) for name in names]
         surveys = [array_path(job, name) for name in self._surveys]
-        while not self._stopped():
-            missing = [bucket for bucket in range(buckets) if self._claims.record(names[bucket]) is None]
-            if not missing:
-                return
-            did = False
-            for bucket in missing:
-                with self._claims.take(names[bucket]) as claim:
-                    if claim is not None:
-                        path = self._duplicates[bucket]
-                        found = save_duplicates(path, surveys, job.earlier_hashes, bucket, buckets)
-                        claim.finish({"duplicates": found})
-                        did = True
-            if not did:
-                time.sleep(POLL_SECONDS)
+
+        def find(name: str) -> Record:
+            bucket = names.index(name)
+            path = self._duplicates[bucket]
+            return {"duplicates": save_duplicates(path, surveys, job.earlier_hashes, bucket, buckets)}
+
+        self._claims.share(names, find, stopped=self._stopped)
 
 
 class _Unreadable:

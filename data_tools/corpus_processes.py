@@ -10,13 +10,12 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
-from tqdm import tqdm
-
-from data_tools.claims import Claims
 from data_tools.corpus_job import SHARD, SURVEY, CorpusWorker, Job
 from data_tools.orphans import end_with_parent
 from data_tools.ranks import Ranks
 from tinybert_ds.errors import DataError
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.shared_work.claims import Claims
 
 _LOOK_SECONDS = 0.5
 
@@ -67,16 +66,9 @@ class _Bar:
     """Text bytes of the parts that all processes have finished."""
 
     def __init__(self, job: Job, *, shown: bool) -> None:
-        interval = 0.5 if sys.stderr.isatty() else 10.0
         total = job.num_phases * sum(item.text_bytes for source in job.sources for item in source)
-        self._bar = tqdm(
-            total=total or None,
-            desc="tokenising",
-            unit="B",
-            unit_scale=True,
-            mininterval=interval,
-            file=sys.stderr,
-            disable=not shown,
+        self._bar = progress_bar(
+            total=total or None, desc="tokenising", unit="B", unit_scale=True, leave=True, delay=0, shown=shown
         )
         self._claims = Claims(job.work_directory)
         self._seen: set[str] = set()

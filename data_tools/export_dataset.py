@@ -95,13 +95,10 @@ def export_task(spec: TaskSpec, splits: Mapping[str, Any], folder: Path) -> list
         own_layout = replace(layout, label_required=labelled)
         content = format_split(spec, own_layout, splits[name], place=f"split {name}")
         path = folder / layout.file
-        try:
-            if path.is_file() and path.read_bytes() != content.encode():
-                raise DataError(f"{path} is there and holds something else; give another --output_dir, or remove it")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content)
-        except OSError as error:
-            raise ConfigError(f"--output_dir: {path} cannot be written: {error.strerror}; give another one") from error
+        if path.is_file() and path.read_bytes() != content.encode():
+            raise DataError(f"{path} is there and holds something else; give another --output_dir, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
         written.append(path)
     return written
 

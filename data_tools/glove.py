@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import json
 import os
-import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -20,13 +19,14 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, obtain
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
-from tinybert_ds.records import parse_json
+from tinybert_ds.foreign_text import quoted
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, obtain
+from tinybert_ds.strict_formats import parse_json
 
 FORMAT_VERSION = 1
 _WORDS, _VECTORS, _RECORD = "words.txt", "vectors.f32", "vectors.json"
@@ -54,8 +54,6 @@ def build_cache(path: Path, vocab_size: int, directory: Path, *, first: bool = T
     Any number of processes may ask for it: one reads, the others wait.
 
     Args:
-        vocab_size: Words to read.
-        directory: From `cache_directory`.
         first: Whether this process is the one of its host that reads and reports, if there is something to read.
 
     Raises:
@@ -100,8 +98,7 @@ def _convert(path: Path, vocab_size: int, directory: Path) -> tuple[int, int]:
     """Write words and vectors; return (V, D)."""
     words: list[str] = []
     batch: list[NDArray[np.float32]] = []
-    interval = 0.5 if sys.stderr.isatty() else 10.0
-    bar = tqdm(total=vocab_size, desc=f"reading {path.name}", unit="word", mininterval=interval, delay=5)
+    bar = progress_bar(total=vocab_size, desc=f"reading {path.name}", unit="word")
     with (directory / _VECTORS).open("wb") as output, bar:
         for word, vector in _read(path):
             words.append(word)
@@ -168,10 +165,9 @@ def _parse(line: str, width: int, path: Path, number: int) -> tuple[str, NDArray
         word, *fields = line.rsplit(" ", width)  # a word with spaces
         vector = _numbers(" ".join(fields)) if len(fields) == width else None
     if vector is None or len(vector) != width or width < 2 or not np.isfinite(vector).all():
-        shown = line if len(line) <= 60 else f"{line[:60]}..."
         raise DataError(
-            f"{str(path)!r}, line {number}: not a word and {width} numbers: {shown!r}. Mend or remove the line, or "
-            "give a GloVe text file or a fastText .vec"
+            f"{str(path)!r}, line {number}: not a word and {width} numbers: {quoted(line, 60)}. Mend or remove the "
+            "line, or give a GloVe text file or a fastText .vec"
         )
     return " ".join(word.split()) or _UNKNOWN, vector
 

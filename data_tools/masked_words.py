@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from data_tools.sentence_words import Sentence
-from tinybert_ds.data.tokenizer import special_ids
+from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.pretrained import load_masked_lm
 
@@ -36,16 +36,13 @@ class Masking(NamedTuple):
 class MaskedWordModel:
     """A BERT that says which pieces fit best in the place of a masked one.
 
-    The input is `[CLS] masked sentence [SEP] sentence [SEP]`, token types 0 through the first [SEP] and 1 behind it,
-    cut at `MAX_LENGTH`. Only the masked place is of interest: the last layer and the vocabulary head look at no other.
+    The input is `[CLS] masked sentence [SEP] sentence [SEP]`, cut at `MAX_LENGTH`; token types are 0 through the first
+    [SEP] and 1 behind it, where the tokeniser gives its model any. Only the masked place is of interest: the last layer
+    and the vocabulary head look at no other.
 
     Args:
-        directory: of the model.
-        tokenizer: of the same directory.
         dtype: of the encoder. The head stays in float32: half-precision scores of a vocabulary are full of ties.
-        device: where it runs.
-        batch_tokens: most tokens of one forward, padding included, unless one input has more. On a CPU a forward takes
-            the places of one text only.
+        batch_tokens: most tokens of one forward, padding included, unless one input has more.
 
     Raises:
         ModelError: no BERT with a masked-LM head, or a tokeniser without the tokens it needs or with too many.
@@ -77,7 +74,7 @@ class MaskedWordModel:
         for piece, number in vocabulary.items():
             self._pieces[number] = piece
         self._limit = min(MAX_LENGTH, model.config.max_position_embeddings)
-        self._types = model.config.type_vocab_size
+        self._second_type = min(1, model.config.type_vocab_size - 1) if returns_token_types(tokenizer) else 0
         self._batch_tokens = batch_tokens
         self._device = device
         self._head = cast(Any, model.cls).to(device)
@@ -91,41 +88,24 @@ class MaskedWordModel:
     def candidates(self, maskings: Sequence[Masking], count: int) -> list[list[str]]:
         """Return the best pieces for each masked place, the best first.
 
+        In half precision a place's scores depend on what else is in its batch: other shapes and padding take other
+        paths through the libraries' products, sums are rounded elsewhere, and near ties fall the other way. What is
+        given together is batched by a fixed rule, so the same maskings give the same pieces.
+
         Args:
-            maskings: the places.
             count: how many of the best to take; those of them that begin with ## are then dropped. A place at the cut
                 or behind it has none.
         """
         found: list[list[str]] = [[] for _ in maskings]
         inside = [number for number, masking in enumerate(maskings) if masking.piece + 1 < self._limit]
         lengths = np.array([self._length(maskings[number].sentence) for number in inside], dtype=np.int64)
-        for batch in self._batches([maskings[number].sentence.text for number in inside], lengths):
+        for batch in _batches(lengths, self._batch_tokens):
             numbers = [inside[place] for place in batch]
             best = self._best([maskings[number] for number in numbers], count)
             for number, pieces in zip(numbers, best.tolist(), strict=True):
                 names = (self._pieces[piece] for piece in pieces)
                 found[number] = [name for name in names if not name.startswith("##")]
         return found
-
-    def _batches(self, texts: Sequence[str], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Yield the positions of inputs that are computed together.
-
-        In half precision an input's scores depend on what else is in its batch: other shapes and padding take other
-        paths through the libraries' products, sums are rounded elsewhere, and near ties fall the other way. So that
-        neither the number of workers nor the cut into blocks decides about the output, a batch is, on a CPU, made of
-        one text: all its inputs are equally long, and what they give is a function of the text. Such batches are too
-        small for a GPU. There they are made of all that the caller gives, a block of rows, which are the same blocks
-        for any number of ranks.
-        """
-        if self._device.type != "cpu":
-            yield from _batches(lengths, self._batch_tokens)
-            return
-        of_text: dict[str, list[int]] = {}
-        for number, text in enumerate(texts):
-            of_text.setdefault(text, []).append(number)
-        for numbers in map(np.array, of_text.values()):
-            for batch in _batches(lengths[numbers], self._batch_tokens):
-                yield numbers[batch]
 
     def _length(self, sentence: Sentence) -> int:
         return min(2 * len(sentence.piece_ids) + 3, self._limit)
@@ -141,7 +121,7 @@ class MaskedWordModel:
             tokens = [self._cls, *pieces, self._sep, *pieces, self._sep][:length]
             tokens[masking.piece + 1] = self._mask
             ids[row, : len(tokens)] = tokens
-            types[row, len(pieces) + 2 : len(tokens)] = min(1, self._types - 1)
+            types[row, len(pieces) + 2 : len(tokens)] = self._second_type
             mask[row, : len(tokens)] = True
         places = [masking.piece + 1 for masking in maskings]
         on_device = partial(torch.tensor, device=self._device)

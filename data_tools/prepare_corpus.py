@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,6 @@ from data_tools.corpus_directory import (
     CorpusIdentity,
     WorkDirectory,
     check_output_directory,
-    describe_differences,
     describe_report,
     earlier_hashes,
     finish_corpus,
@@ -33,6 +32,8 @@ from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError, UserError
+from tinybert_ds.foreign_text import listed
+from tinybert_ds.shared_work.claims import describe_differences
 
 SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
 _SHARDS = 64
@@ -98,8 +99,8 @@ def _prepare(
             return _Outcome(base, is_new=False, beyond=beyond)
         if not options.extend:
             raise DataError(
-                f"{str(directory)!r} holds a finished corpus that was made of other text: {_names(base.inputs)}, but "
-                f"not {_names([item.name for item in inputs])}. Give --extend to add it, or another --output_dir."
+                f"{str(directory)!r} holds a finished corpus that was made of other text: {listed(base.inputs)}, but "
+                f"not {listed(item.name for item in inputs)}. Give --extend to add it, or another --output_dir."
             )
     elif options.extend:
         raise DataError(f"--extend: {str(directory)!r} holds no finished corpus. Leave the flag away to make one.")
@@ -109,6 +110,8 @@ def _prepare(
         EXTENDED: None if base is None else base.fingerprint,
         "the list of inputs": [item.name for item in inputs],
     }
+    if any(item.path.suffix == ".parquet" for item in inputs if item.path is not None):
+        named["what the parts of Parquet files are measured by"] = "all columns"  # once it was the text's alone
     part_bytes = work.begin(named, options.shard_bytes or _shard_bytes(inputs))
     if (directory / MANIFEST_NAME).is_file() and (base is None or open_corpus(directory).manifest != base):
         work.remove()  # another process has finished the corpus since
@@ -225,11 +228,6 @@ def _compare_inputs(inputs: Sequence[TextInput], manifest: Manifest) -> tuple[li
     return missing, beyond
 
 
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:5]) + " ..." * (len(listed) > 5)
-
-
 def _say_what_is_ignored(options: PrepareArguments) -> None:
     if options.reduce_memory:
         print("note: --reduce_memory has no effect: shards are always memory-mapped.")
@@ -242,8 +240,8 @@ def _say_what_is_there(directory: Path, outcome: _Outcome) -> None:
     print(f"{directory} already holds {what}, finished; nothing to do.")
     if outcome.beyond:
         print(
-            f"note: the corpus was made of more than was asked for: {_names(outcome.beyond)}. For one without it give "
-            "another --output_dir."
+            f"note: the corpus was made of more than was asked for: {listed(outcome.beyond)}. For one without it "
+            "give another --output_dir."
         )
     if WorkDirectory(directory).is_extension_of(outcome.manifest.fingerprint):
         print("note: an extension of it was begun and is left alone; the command that began it finishes it.")

@@ -34,8 +34,9 @@ from typing import Any
 from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.data_sets import QuickstartDataArguments
 from tinybert_ds.command_line import run_command
-from tinybert_ds.errors import ConfigError, DataError
-from tinybert_ds.files import write_atomically
+from tinybert_ds.errors import DataError
+from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.strict_formats import parse_json
 
 DATA_VERSION = 1
 """Raised whenever the same packages give other files than before, so that older folders are made anew."""
@@ -199,11 +200,8 @@ def build(folder: Path, wheels: dict[str, Path], max_documents: int | None, max_
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_finished(folder: Path, request: dict[str, Any]) -> bool:
@@ -219,7 +217,7 @@ def is_finished(folder: Path, request: dict[str, Any]) -> bool:
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """The content of data.json; None where there is none, or one of something else."""
     try:
-        content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        content = parse_json((folder / RECORD_NAME).read_bytes())
         return {"request": dict(content["request"]), "files": dict(content["files"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -227,18 +225,6 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 def _write_record(folder: Path, request: dict[str, Any], files: dict[str, str]) -> None:
     write_atomically(folder / RECORD_NAME, json.dumps({"request": request, "files": files}, indent=2) + "\n")
-
-
-def refuse_foreign_files(folder: Path) -> None:
-    """Raise `ConfigError` if files would be replaced that an earlier call has not written."""
-    if _read_record(folder) is not None:
-        return
-    foreign = [name for name in (RECORD_NAME, *OUTPUTS) if os.path.lexists(folder / name)]
-    if foreign:
-        raise ConfigError(
-            f"{folder} holds files that this command has not written and would replace: {', '.join(foreign[:5])}"
-            f"{' ...' * (len(foreign) > 5)}. Give a new or an empty folder (nothing was changed)"
-        )
 
 
 def make_data(folder: Path, max_documents: int | None = None, max_rows: int | None = None) -> None:
@@ -253,7 +239,10 @@ def make_data(folder: Path, max_documents: int | None = None, max_rows: int | No
     if is_finished(folder, request):
         print(f"{folder}: complete, all hashes as written")
         return
-    refuse_foreign_files(folder)
+    if _read_record(folder) is None:
+        foreign = [name for name in (RECORD_NAME, *OUTPUTS) if os.path.lexists(folder / name)]
+        state = "holds files that this command has not written and would replace"
+        refuse_foreign_files(folder, foreign, state, "OUT_DIR")
     wheels = {role: fetch(package, folder / "packages") for role, package in packages.items()}
     _write_record(folder, request, files={})  # first: it says whose the files are, should this call be killed
     files = build(folder, wheels, max_documents, max_rows)
@@ -265,8 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parse(QuickstartDataArguments, arguments)
     folder = Path(options.out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; OUT_DIR is a folder to fill, new or made by an earlier call")
+    refuse_file(folder, "OUT_DIR")
     make_data(folder, options.max_documents, options.max_rows)
 
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tinybert_ds.data.vocabulary import count_unknown, unknown_id
 from tinybert_ds.errors import ModelError
 
 STOP_WORDS = frozenset(
@@ -62,11 +64,18 @@ class SentenceSplitter:
                 "of a BERT. Give a masked language model of that kind with --pretrained_bert_model"
             )
         self._backend: Tokenizer = backend
+        self._unknown_id = unknown_id(backend)
 
     def split(self, texts: Sequence[str]) -> list[Sentence]:
         """The sentences of texts, in their order."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [self._sentence(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
+        """Count the pieces of texts that are unknown to the tokeniser, and all their pieces."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = [np.array(encoding.ids) for encoding in encodings]
+        return sum(count_unknown(ids, self._unknown_id) for ids in found), sum(map(len, found))
 
     def _sentence(self, text: str, encoding: Encoding) -> Sentence:
         normalizer = self._backend.normalizer
@@ -89,7 +98,6 @@ def eligible_words(sentence: Sentence, *, chinese: bool) -> list[int]:
     """Positions of the words that may be replaced: a-z only after lower-casing and no stop word.
 
     Args:
-        sentence: whose words.
         chinese: Chinese characters, each of which is a word, may be replaced as well.
     """
     return [

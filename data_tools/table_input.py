@@ -25,14 +25,16 @@ class ParquetReader:
         self._path, self._field = path, field
         try:
             self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
             raise UnreadableInputError(
                 f"cannot read {str(path)!r} as Parquet: {shown(error, 300)}. Copy it again."
             ) from error
         names = self._file.schema_arrow.names
         if field not in names:
             raise ConfigError(f"{str(path)!r} has no column {field!r}; it has {listed(names)}. Give --text_field.")
-        self._groups = _runs([self._group_bytes(group) for group in range(self._file.num_row_groups)], part_bytes)
+        # All columns together: pyarrow ends the process where it reads a damaged description of a single one.
+        sizes = [self._file.metadata.row_group(group).total_byte_size for group in range(self._file.num_row_groups)]
+        self._groups = _runs(sizes, part_bytes)
         self.num_parts: int | None = max(1, len(self._groups))
         self.begin = self.end = 0
         self.ended = False
@@ -55,11 +57,6 @@ class ParquetReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _group_bytes(self, group: int) -> int:
-        metadata = self._file.metadata.row_group(group)
-        columns = (metadata.column(number) for number in range(metadata.num_columns))
-        return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == self._field)
 
 
 class DatasetName(NamedTuple):

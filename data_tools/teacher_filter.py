@@ -25,6 +25,7 @@ from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.probe import position_limit
+from tinybert_ds.types import move
 
 _BATCH_ROWS = 64
 NEAR = 0.5
@@ -39,11 +40,8 @@ class TeacherJudge:
 
     Args:
         directory: of the fine-tuned teacher, with its tokeniser. Rows are cut to what it can read.
-        spec: the task, a classification.
-        lower_case: forced casing, or None.
         stated_labels: names of the teacher's outputs in its order, where its config says nothing.
         dtype: of the teacher. Unless it is float32, a second copy in float32 decides about near ties.
-        device: where it runs.
 
     Raises:
         ModelError: no teacher of this task there.
@@ -104,12 +102,7 @@ class TeacherJudge:
         result = np.zeros((len(encoded), len(self._columns)), dtype=np.float32)
         for position in range(source.steps_in_epoch(0)):
             (batch,) = source.micro_batches(0, position, rank=0, world_size=1, accumulation=1)
-            moved = batch._replace(
-                input_ids=batch.input_ids.to(self._device),
-                attention_mask=batch.attention_mask.to(self._device),
-                token_type_ids=batch.token_type_ids.to(self._device),
-            )
-            logits = encoder(moved).logits[:, self._columns].float()
+            logits = encoder(move(batch, self._device)).logits[:, self._columns].float()
             result[batch.sample_ids.numpy()] = logits.softmax(dim=-1).cpu().numpy()
         return result
 

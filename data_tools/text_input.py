@@ -179,7 +179,6 @@ def decode_lines(path: Path, offset: int, data: bytes, problems: Problems) -> li
     """Lines of UTF-8 as stripped strings; one that is not UTF-8 is a problem, and left out.
 
     Args:
-        path: the input, for messages.
         offset: of `data` in the text.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_tools.masked_words import MaskedWordModel, Masking
 from data_tools.neighbours import Neighbours
-from data_tools.sentence_words import Sentence, SentenceSplitter, eligible_words, join_words
+from data_tools.sentence_words import Sentence, eligible_words, join_words
 
 Candidates = Mapping[int, list[str]]
 """Position of a word in its sentence -> what may stand in its place."""
@@ -85,47 +85,3 @@ def draw_variants(
     variants.pop(join_words(sentence.words, chinese=chinese), None)
     variants.pop(sentence.text, None)
     return list(variants)
-
-
-class TextAugmenter:
-    """Makes variants of texts.
-
-    Args:
-        splitter, model, neighbours: what words are split, predicted and looked up with.
-        chinese: whether Chinese characters may be replaced.
-    """
-
-    def __init__(
-        self,
-        splitter: SentenceSplitter,
-        model: MaskedWordModel,
-        neighbours: Neighbours | None,
-        *,
-        candidates: int,
-        copies: int,
-        probability: float,
-        seed: int,
-        chinese: bool,
-    ) -> None:
-        self._splitter, self._model, self._neighbours = splitter, model, neighbours
-        self._candidates, self._copies, self._probability = candidates, copies, probability
-        self._seed, self._chinese = seed, chinese
-
-    def variants(self, texts: Sequence[str], keys: Sequence[Sequence[int]]) -> list[list[str]]:
-        """Return the variants of each text; equal texts are looked at once and drawn from each by its own key."""
-        different = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        sentences = self._splitter.split(list(different))
-        candidates = find_candidates(
-            sentences, self._model, self._neighbours, count=self._candidates, chinese=self._chinese
-        )
-        return [
-            draw_variants(
-                sentences[different[text]],
-                candidates[different[text]],
-                count=self._copies,
-                probability=self._probability,
-                seed=(self._seed, *key),
-                chinese=self._chinese,
-            )
-            for text, key in zip(texts, keys, strict=True)
-        ]

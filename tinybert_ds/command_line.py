@@ -24,6 +24,8 @@ from tinybert_ds.errors import (
 )
 from tinybert_ds.files import file_error
 
+LONGEST_MESSAGE = 8_000
+"""Characters; what is longer has something of a file in it that should have been shortened."""
 SIBLING_DELAY_SECONDS = 10.0
 
 
@@ -78,11 +80,20 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _bounded(message: str) -> str:
+    """Cut the middle out of a message that nobody would read, whatever has got into it; what to do is at its end."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    left_out = len(message) - LONGEST_MESSAGE
+    begin, end = message[: LONGEST_MESSAGE // 2], message[-LONGEST_MESSAGE // 2 :]
+    return f"{begin} ... ({left_out:,} characters left out) ... {end}"
+
+
 def _leave(error: UserError) -> NoReturn:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not first and not isinstance(error, RankError):
         time.sleep(SIBLING_DELAY_SECONDS)
     if first or isinstance(error, FileError | RankError):
         where = "" if first else f"rank {os.environ.get('RANK', '?')}: "
-        print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        print(f"error: {where}{_bounded(str(error))}", file=sys.stderr, flush=True)
     sys.exit(EXIT_USER_ERROR)

@@ -13,6 +13,9 @@ EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
 """A run that was asked to stop has saved its state and wants to be started again (EX_TEMPFAIL of sysexits.h)."""
 
+MOST_LISTED = 50
+"""Of the problems of one message."""
+
 
 class UserError(Exception):
     """Base of all errors that the user can mend; the commands print them without a traceback."""
@@ -61,9 +64,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def raise_all(problems: Sequence[str], error: type[UserError] = ConfigError) -> None:
-    """Raise one `error` that lists every problem; do nothing when there is none."""
+    """Raise one `error` that lists every problem, `MOST_LISTED` of them in full; do nothing when there is none."""
     if not problems:
         return
     if len(problems) == 1:
         raise error(problems[0])
-    raise error(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    listed = [f"  - {problem}" for problem in problems[:MOST_LISTED]]
+    if len(problems) > MOST_LISTED:
+        listed.append(f"  - and {len(problems) - MOST_LISTED:,} more")
+    raise error(f"{len(problems):,} problems:\n" + "\n".join(listed))

@@ -107,34 +107,28 @@ def fsync_directory(directory: Path) -> None:
 
 
 def make_output_directory(directory: Path) -> None:
-    """Make a directory that results go to.
-
-    Raises:
-        ConfigError: A file, or a place where it cannot be made.
-    """
+    """Make a directory that results go to; raises ConfigError where it is a file."""
     refuse_file(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {directory} cannot be made: {error.strerror}; give another one") from error
+    directory.mkdir(parents=True, exist_ok=True)
 
 
-def refuse_file(directory: Path) -> None:
+def refuse_file(directory: Path, flag: str = "--output_dir") -> None:
     """Raise ConfigError where a file stands in the place of a directory for results."""
     if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"--output_dir {directory} is a file; give a directory")
+        raise ConfigError(f"{flag} {directory} is a file; give a directory")
 
 
-def refuse_foreign_files(directory: Path, names: Iterable[str], state: str) -> None:
+def refuse_foreign_files(directory: Path, names: Iterable[str], state: str, flag: str = "--output_dir") -> None:
     """Raise ConfigError that names the files of a directory for results which are somebody else's, if there are any.
 
     Args:
         state: What is said of the directory, such as "holds files that are no run of this program".
+        flag: What names it on the command line.
     """
     foreign = sorted(names)
     if foreign:
         raise ConfigError(
-            f"--output_dir {directory} {state}: {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an "
+            f"{flag} {directory} {state}: {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}; give an "
             "empty or new directory (nothing was changed)"
         )
 

@@ -123,9 +123,7 @@ def read_text(path: Path, what: str, error: type[UserError] = ConfigError) -> st
     """Read a small file of UTF-8 text, with or without a byte-order mark.
 
     Args:
-        path: The file.
         what: What it was given as, such as "--task_file", for messages.
-        error: Raised where it cannot be read.
 
     Raises:
         UserError: `error`: it cannot be read, is not UTF-8, or is too large to be what it was given as.

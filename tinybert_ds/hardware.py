@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -16,11 +17,24 @@ WORSE_BY = 2.0
 """How many times the default library's own error a probed product may be off; bfloat16 is off by 10,000 times."""
 
 
-def inference_dtype(device: torch.device) -> torch.dtype:
-    """Return what a frozen model runs in: fp16 on a GPU, bf16 on a CPU with bf16 instructions, fp32 elsewhere."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def inference_dtype(device: torch.device, choice: Precision = "auto") -> torch.dtype:
+    """Return what a frozen model runs in: auto is fp16 on a GPU, bf16 on a CPU with bf16 instructions, else fp32."""
+    if choice != "auto":
+        return _DTYPES[choice]
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if multiplies_fast(torch.bfloat16, device) else torch.float32
+
+
+def precision_problems(flag: str, choice: Precision, device: torch.device) -> list[str]:
+    """What is wrong with the precision of a frozen model that a flag asks for."""
+    if choice == "fp16" and device.type == "cpu":
+        return [f"--{flag} fp16 is not supported on a CPU; take auto, bf16 or fp32"]
+    return []
 
 
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:

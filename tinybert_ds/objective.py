@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinybert_ds.losses import attention_score_loss, hidden_state_loss, regression_loss, soft_cross_entropy
+from tinybert_ds.losses import (
+    attention_score_loss,
+    hidden_state_loss,
+    regression_loss,
+    relation_loss,
+    soft_cross_entropy,
+)
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Padding = Literal["valid", "reference"]
@@ -40,6 +46,21 @@ class LossWeights(NamedTuple):
         return tuple(range(num_layers)) if self.attention else ()
 
 
+class Relations(NamedTuple):
+    """Relations between tokens, compared in the place of attention scores (arXiv 2012.15828).
+
+    They ask for no equal number of attention heads. A layer's term is the sum of those of its queries, keys and
+    values, each times its factor; one of factor 0 is not computed.
+    """
+
+    layers: tuple[int, ...]  # of the student, 0-based
+    heads: int  # see `losses.choose_relation_heads`
+    form: Literal["scores", "kl"] = "kl"
+    queries: float = 1.0
+    keys: float = 1.0
+    values: float = 1.0
+
+
 class ProjectedHiddenLoss(nn.Module):
     """A projection from student to teacher width with the hidden-state loss that uses it."""
 
@@ -62,6 +83,7 @@ class IntermediateObjective(nn.Module):
     Args:
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
         projection: One for each state, one for all, or none where widths agree.
+        relations: What is compared instead of attention scores, with the weight of these.
     """
 
     def __init__(
@@ -73,11 +95,15 @@ class IntermediateObjective(nn.Module):
         projection: ProjectionKind,
         padding: Padding,
         weights: LossWeights | None = None,
+        relations: Relations | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights or LossWeights()
         self.states = self.weights.states(num_layers)
+        self.relations = relations
         self.attention_layers = self.weights.attention_layers(num_layers)
+        if relations is not None and self.weights.attention:
+            self.attention_layers = relations.layers
         assert self.states or self.attention_layers, "every term has weight 0"
         count = {"per_layer": num_layers + 1, "shared": 1, "none": 0}[projection]
         self.padding: Padding = padding
@@ -91,11 +117,14 @@ class IntermediateObjective(nn.Module):
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> LossTerms:
         """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" without their weights.
 
-        Losses of weight 0 are missing.
+        Losses of weight 0 are missing. With relations it is "relation_loss" instead of "attention_loss".
         """
         weights = self.weights
+        name, term = ("attention_loss", self._attention_term)
+        if self.relations is not None:
+            name, term = ("relation_loss", self._relation_term)
         attention = {
-            f"attention_loss/layer_{layer + 1}": self._attention_term(student, teacher, batch, place)
+            f"{name}/layer_{layer + 1}": term(student, teacher, batch, place)
             for place, layer in enumerate(self.attention_layers)
         }
         hidden = {
@@ -106,26 +135,52 @@ class IntermediateObjective(nn.Module):
         factors += [weights.hidden if state else weights.embedding for state in self.states]
         terms = [*attention.values(), *hidden.values()]
         total = torch.stack([term * factor for term, factor in zip(terms, factors, strict=True)]).sum()
-        sums = {"attention_loss": attention, "hidden_loss": hidden}
+        sums = {name: attention, "hidden_loss": hidden}
         return {
             "loss": total,
             **{name: torch.stack(list(parts.values())).detach().sum() for name, parts in sums.items() if parts},
             **{name: term.detach() for name, term in (attention | hidden).items()},
         }
 
-    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, layer: int) -> Tensor:
-        num_heads = student.queries[layer].shape[1]
+    def _attention_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, place: int) -> Tensor:
+        num_heads = student.queries[place].shape[1]
         return attention_score_loss(
-            student.queries[layer],
-            student.keys[layer],
-            teacher.queries[layer],
-            teacher.keys[layer],
+            student.queries[place],
+            student.keys[place],
+            teacher.queries[place],
+            teacher.keys[place],
             batch.attention_mask,
-            student_scaling=student.scalings[layer],
-            teacher_scaling=teacher.scalings[layer],
+            student_scaling=student.scalings[place],
+            teacher_scaling=teacher.scalings[place],
             padding=self.padding,
             denominator=num_heads * batch.counts.token_pairs,
         )
+
+    def _relation_term(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, place: int) -> Tensor:
+        relations = self.relations
+        assert relations is not None
+        rows = batch.counts.token_pairs if relations.form == "scores" else batch.counts.tokens
+        compared = (
+            (relations.queries, student.queries, teacher.queries),
+            (relations.keys, student.keys, teacher.keys),
+            (relations.values, student.values, teacher.values),
+        )
+        terms = [
+            factor
+            * relation_loss(
+                ours[place],
+                theirs[place],
+                batch.attention_mask,
+                relation_heads=relations.heads,
+                form=relations.form,
+                padding=self.padding,
+                denominator=relations.heads * rows,
+            )
+            for factor, ours, theirs in compared
+            if factor
+        ]
+        assert terms, "every relation has factor 0"
+        return torch.stack(terms).sum()
 
     def _hidden_term(
         self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch, place: int, state: int

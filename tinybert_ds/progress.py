@@ -22,6 +22,7 @@ def progress_bar(
     unit_scale: bool = False,
     leave: bool = False,
     delay: float = DELAY_SECONDS,
+    shown: bool = True,
 ) -> tqdm:
     """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
 
@@ -32,6 +33,7 @@ def progress_bar(
         unit_scale: Whether large counts are shown as 12.3M.
         leave: Whether the bar stays when it is full.
         delay: Seconds before it appears.
+        shown: False for a process whose progress another one shows.
     """
     return tqdm(
         total=total,
@@ -40,7 +42,7 @@ def progress_bar(
         unit_scale=unit_scale,
         leave=leave,
         delay=delay,
-        disable=is_quiet(),
+        disable=is_quiet() or not shown,
         file=sys.stderr,
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else _FILE_SECONDS,

@@ -92,7 +92,6 @@ def read_rank_environment(environment: Mapping[str, str], *, communicates: bool 
     relatives, srun, and PMIx with a size.
 
     Args:
-        environment: Variables by name.
         communicates: Whether the ranks will talk to each other; those that do not need no address.
 
     Raises:
@@ -289,10 +288,16 @@ def _alone(values: Mapping[str, str]) -> RankEnvironment:
             "export WORLD_SIZE to all"
         )
     tasks = _optional_number(values, "SLURM_NTASKS", 1) or 1
-    if in_job and tasks > 1 and not _in_step(values):
+    if not _in_step(values) and _optional_number(values, "SLURM_PROCID", 0):
+        raise RankError(
+            f"SLURM_PROCID is '{values['SLURM_PROCID'][:40]}', so srun has started this process beside others, but "
+            "SLURM_STEP_ID does not name a step, so it cannot find them. Hand all SLURM_* variables on, into "
+            "containers too, or unset SLURM_PROCID to run one process"
+        )
+    if (in_job or "SLURM_PROCID" in values) and tasks > 1 and not _in_step(values):
         warning = (
-            f"Slurm has given job {values['SLURM_JOB_ID'][:20]} {tasks} tasks (SLURM_NTASKS), but srun has not started "
-            f"this process: it runs alone. For {tasks} ranks write srun before the command, or submit "
+            f"Slurm has given job {values.get('SLURM_JOB_ID', '?')[:20]} {tasks} tasks (SLURM_NTASKS), but srun has "
+            f"not started this process: it runs alone. For {tasks} ranks write srun before the command, or submit "
             "launchers/run_slurm.sbatch"
         )
     return RankEnvironment(0, 1, _optional_number(values, "LOCAL_RANK", 0) or 0, None, None, "", warning)

@@ -131,10 +131,7 @@ def read_record(path: Path, kind: TypeAdapter[Value], remedy: str, error: type[U
     """Read a JSON file that this program has written.
 
     Args:
-        path: Of the file.
-        kind: What it holds.
         remedy: What the user can do when it is damaged, a clause.
-        error: What is raised then.
 
     Raises:
         UserError: `error`; the file is damaged, or another program's.

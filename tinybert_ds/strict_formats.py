@@ -64,9 +64,7 @@ def read_json(path: Path, what: str, error: type[UserError] = ConfigError) -> An
     """Return the value of a small JSON file.
 
     Args:
-        path: The file.
         what: What it was given as, such as "--deepspeed_config", for messages.
-        error: Raised where it cannot be read.
 
     Raises:
         UserError: `error`, with file, line and column: it cannot be read, or see `parse_json`.
@@ -83,7 +81,6 @@ def read_yaml(path: Path, what: str) -> Yaml:
     """Return the value of a YAML file: strings as they are written, lists and maps.
 
     Args:
-        path: The file.
         what: What it was given as, such as "--task_file", for messages.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 LossTerms = dict[str, Tensor]
@@ -46,3 +47,11 @@ class EncoderOutput(NamedTuple):
     keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
     scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
     logits: Tensor | None  # (B, C)
+    values: tuple[Tensor, ...] = ()  # each (B, A, S, D); of the layers of queries and keys, or none
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device."""
+    if device.type == "cpu":
+        return batch
+    return Batch._make(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)

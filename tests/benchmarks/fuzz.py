@@ -43,7 +43,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from tests.benchmarks.fuzz_targets import Target, digest, make_files, make_targets
+from tests.benchmarks.fuzz_targets import make_files, make_targets
+from tests.benchmarks.fuzzed_file import Target, digest
 from tests.benchmarks.measurement import RESULTS, replace_section, write_csv
 from tinybert_ds.errors import UserError, raise_all
 

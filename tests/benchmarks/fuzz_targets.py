@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -17,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tinybert_ds.comparison import read_stages
 
 from launchers.run_stage import read_stages as read_own_stages
 from tests.benchmarks.fault_campaign import make_inputs
+from tests.benchmarks.fuzz_tables import make_tables, table_targets
+from tests.benchmarks.fuzzed_file import Target
 from tests.benchmarks.mutations import damage_bytes, damage_json, damage_json_lines, damage_numbers, damage_words
 from tests.support.runs import run_ranks
 from tinybert_ds.arguments import GeneralDistillArguments, TaskDistillArguments, TrainingArguments, parse_arguments
@@ -35,14 +34,15 @@ from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.watch.monitor import truncate_metrics
 from tinybert_ds.errors import CheckpointError, raise_all
-from tinybert_ds.launch.environment import environment_file
+from tinybert_ds.launch import rank
+from tinybert_ds.launch.environment import read_own_environment_file
 from tinybert_ds.launch.hostfile import read_hostfile
 from tinybert_ds.launch.remote import errand_command
 from tinybert_ds.report.markdown import render_markdown
 from tinybert_ds.report.page import render_page
 from tinybert_ds.report.runs import read_runs
+from tinybert_ds.stages.compare import read_stages
 
-Damage = Callable[[bytes, random.Random], bytes]
 BYTES_AND_NUMBERS = (damage_bytes, damage_numbers)
 BYTES_AND_VALUES = (damage_bytes, damage_json)
 WORDS = (damage_bytes, damage_words)
@@ -71,36 +71,6 @@ aliases: {no: reject, yes: accept}
 metric: [accuracy, f1]
 max_seq_length: 64
 """
-
-
-@dataclasses.dataclass
-class Target:
-    """A file, its readers, and how it is damaged.
-
-    Args:
-        file: What is damaged; it lies beside everything else that is read.
-        read: Reads it as the commands do and returns what a run would depend on; raises UserError.
-        damages: Ways of damaging it, taken in turn.
-        unseen: Whether a run depends on it without anybody looking at it.
-        command: The command that reads it, for the sample that is run as commands.
-    """
-
-    file: Path
-    read: Callable[[], Any]
-    damages: Sequence[Damage]
-    unseen: bool = False
-    command: Sequence[object] = ()
-    whole: bytes = dataclasses.field(init=False)
-    expected: str = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        self.whole = self.file.read_bytes()
-        self.expected = digest(self.read())
-
-
-def digest(value: Any) -> str:
-    """Name a value by its content."""
-    return hashlib.blake2b(repr(value).encode(errors="backslashreplace")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +106,8 @@ def make_files(folder: Path) -> Files:
     )
     (folder / "environment").write_text("NCCL_DEBUG=INFO\nHF_HOME=/models\nOMP_NUM_THREADS=4\n", encoding="utf-8")
     (folder / "words").write_bytes("\0".join(REMOTE_WORDS).encode())
+    (folder / "rank").write_text(rank.pack(rank_of(REMOTE_WORDS)), encoding="ascii")
+    make_tables(folder / "tables")
     stages = [{"name": f"stage {n}", "seconds": 1.5, "finished": True, "command": ["python", "x.py"]} for n in (1, 2)]
     (folder / "stages.json").write_text(json.dumps(stages), encoding="utf-8")
     (folder / "python").write_text(ECHO, encoding="utf-8")
@@ -199,9 +171,11 @@ def make_targets(files: Files) -> Mapping[str, Callable[[], Target]]:
         "task YAML": lambda: Target(folder / "task.yaml", lambda: load_task_file(folder / "task.yaml"), WORDS),
         "hostfile": lambda: Target(folder / "hostfile", lambda: read_hostfile(folder / "hostfile"), WORDS),
         "environment file": lambda: Target(
-            folder / "environment", lambda: environment_file({"A": "b"}, folder / "environment"), WORDS
+            folder / "environment", lambda: read_own_environment_file(folder / "environment"), WORDS
         ),
         "launch words": lambda: Target(folder / "words", lambda: echo(files), WORDS, unseen=True),
+        "rank's command": lambda: Target(folder / "rank", lambda: read_rank(files), (damage_bytes,), unseen=True),
+        **table_targets(folder / "tables"),
     }
 
 
@@ -239,7 +213,8 @@ def read_run(files: Files, identity: Mapping[str, Any]) -> Any:
     directory = RunDirectory(files.run)
     pages = read_report(files)
     directory.verify(dict(identity), resume="auto", whole=False)
-    return pages, directory.record(), directory.settle("auto"), directory.finished_results(6)
+    stated = str(files.run / "checkpoints" / complete_tags(files.run / "checkpoints")[0])
+    return pages, directory.record(), directory.resolve_resume(stated), directory.finished_results(6)
 
 
 def read_report(files: Files) -> Any:
@@ -300,13 +275,29 @@ def _task_words(files: Files) -> list[str]:
 
 
 def echo(files: Files) -> str:
-    """Send words to another host and return how they arrive there: a shell parses them, and a stub prints them."""
+    """Send words to another host, as an errand and as a rank's command; return how they arrive: a shell parses them."""
     words = [os.fsdecode(word) for word in (files.folder / "words").read_bytes().split(b"\0")]
     here, sys.executable = sys.executable, str(files.folder / "python")
     try:
         command = errand_command("faraway", words)
     finally:
         sys.executable = here
-    done = subprocess.run(["sh", "-c", os.fsencode(command[-1])], capture_output=True, check=False)
-    arrived = [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
-    return "as they were given" if arrived == ["-m", *words] else f"{arrived} instead of {words}"
+    arrived = _as_a_shell_reads(os.fsencode(command[-1]))
+    (packed,) = _as_a_shell_reads(b"%b %b" % (os.fsencode(files.folder / "python"), rank.pack(rank_of(words)).encode()))
+    same = arrived == ["-m", *words] and rank.unpack(packed) == rank_of(words)
+    return "as they were given" if same else f"{arrived} and {rank.unpack(packed)} instead of {words}"
+
+
+def rank_of(words: Sequence[str]) -> rank.RankCommand:
+    """Return a rank's command whose arguments, directory and variables are these words."""
+    return rank.RankCommand(words, words[0], {str(number): word for number, word in enumerate(words)})
+
+
+def read_rank(files: Files) -> rank.RankCommand:
+    """Return the command that a rank's variable holds."""
+    return rank.unpack(os.fsdecode((files.folder / "rank").read_bytes()))
+
+
+def _as_a_shell_reads(command: bytes) -> list[str]:
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]

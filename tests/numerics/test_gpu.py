@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support.numerics import attention_case, mask_of, relative_error
+from tests.support.relations import kl_gradient_tolerance, kl_value_tolerance, relation_case
 from tinybert_ds.losses import hidden_state_loss
 
 pytestmark = pytest.mark.gpu
@@ -30,6 +31,26 @@ def test_attention_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype, bac
     tolerance = 1e-5 / math.sqrt(rho) + DTYPES[dtype]
     assert relative_error(found[0].cpu(), exact[0]) <= 2e-4
     assert relative_error([gradient.cpu() for gradient in found[1:]], exact[1:]) <= tolerance
+
+
+@pytest.mark.parametrize("distance", [2.0, 0.1])
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [(dtype, backend) for dtype in DTYPES for backend in ("tiled", "auto")]
+    + [(torch.bfloat16, "triton"), (torch.float16, "triton")],
+)
+def test_kl_of_relations_and_its_gradient_are_those_of_float64_on_the_cpu(dtype, backend, padding, distance):
+    shape = {"relation_heads": 24, "widths": (312, 768), "length": 300, "lengths": (300, 50, 0), "heads": (12, 12)}
+    case = relation_case(**shape, distance=distance).to(dtype)
+    expected, expected_gradient = case.to(torch.float64).loss_and_gradients(3e4, padding=padding, backend="reference")
+    moved = case._replace(**{name: getattr(case, name).detach().cuda() for name in case._fields[:3]}).to(dtype)
+    loss, gradient = moved.loss_and_gradients(3e4, padding=padding, backend=backend)
+    kl, largest = expected.item(), case.largest_score()
+    # A GPU's exp() is off by up to two bits more than a CPU's.
+    assert relative_error(loss.cpu(), expected) <= 4 * kl_value_tolerance(torch.float32, kl, largest)
+    tolerance = 4 * kl_gradient_tolerance(torch.float32, kl, largest) + DTYPES[dtype]
+    assert relative_error(gradient.cpu(), expected_gradient) <= tolerance
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

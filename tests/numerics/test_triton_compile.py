@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import subprocess
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 triton = pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402 - after the skip
-from triton.compiler import ASTSource  # noqa: E402
-
+from tests.support.compiled_kernels import Usage, compile_for  # noqa: E402 - after the skip
 from tinybert_ds.losses.triton_attention import MAX_HEAD, compile_options  # noqa: E402
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel  # noqa: E402
 
@@ -34,13 +28,6 @@ CAPABILITIES = (80, 90)
 CONFIGURATIONS = list(itertools.product(HEAD_SIZES, STEPS, CAPABILITIES))
 
 
-class Usage(NamedTuple):
-    """What a compiled kernel takes."""
-
-    stack_bytes: int  # of each thread: what does not fit into its registers
-    shared_bytes: int
-
-
 @pytest.fixture(scope="module")
 def usages(tmp_path_factory):
     """Return the usage of every configuration, compiled anew by two processes."""
@@ -54,10 +41,8 @@ def usages(tmp_path_factory):
             return dict(zip(CONFIGURATIONS, found, strict=True))
 
 
-def argument_type(name: str, constants: dict) -> str:
+def argument_type(name: str) -> str:
     """Return the type of a kernel's argument as `launch` passes it, for a bfloat16 student of a float16 teacher."""
-    if name in constants:
-        return "constexpr"
     by_name = {"real": "*i1", "coefficient": "*fp32", "statistics": "*fp64"}
     by_name |= {"query_gradient": "*fp32", "key_gradient": "*fp32"}
     by_name |= {f"student_{part}": "*bf16" for part in ("query", "key")}
@@ -71,23 +56,11 @@ def compile_kernel(head_sizes, needs, capability, **changes) -> Usage:
     options = compile_options(*head_sizes)
     num_warps = options.pop("num_warps")
     constants = {**options, **needs}
-    types = {name: argument_type(name, constants) for name in attention_loss_kernel.arg_names}
+    types = {name: argument_type(name) for name in attention_loss_kernel.arg_names if name not in constants}
     strides = {f"{model}_head_stride": size for model, size in zip(("student", "teacher"), head_sizes, strict=True)}
-    aligned = {
-        (index,): [["tt.divisibility", 16]]
-        for index, (name, kind) in enumerate(types.items())
-        if kind.startswith("*") or (name in strides and strides[name] % 16 == 0)
-    }
-    source = ASTSource(attention_loss_kernel, types, constants, aligned)
-    target = GPUTarget("cuda", capability, 32)
-    kernel = triton.compile(source, target=target, options={"num_warps": num_warps, **changes})
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(kernel.asm["cubin"])
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (figures,) = [line for line in usage.splitlines() if "REG:" in line]
-    fields = dict(field.split(":") for field in figures.split() if field.startswith(("STACK:", "LOCAL:")))
-    return Usage(int(fields["STACK"]) + int(fields["LOCAL"]), kernel.metadata.shared)
+    aligned = [name for name, size in strides.items() if size % 16 == 0]
+    changes = {"num_warps": num_warps, **changes}
+    return compile_for(attention_loss_kernel, types, constants, capability, aligned=aligned, **changes)
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)

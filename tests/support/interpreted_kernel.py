@@ -1,4 +1,4 @@
-"""The Triton kernel, interpreted on a CPU with the rounding of tensor cores, in a process of its own.
+"""The Triton kernels, interpreted on a CPU with the rounding of tensor cores, in a process of its own.
 
 Whether a kernel is interpreted is settled when Triton is imported: `start` sets the environment for a worker and takes
 it back. What runs inside the worker is `compute`.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.support.numerics import AttentionCase
+from tests.support.relations import RelationCase
 from tinybert_ds.losses import attention, gradients_only
 
 _VARIABLE = "TRITON_INTERPRET"
@@ -28,8 +29,8 @@ class Computed(NamedTuple):
     """What a loss call with backend="triton" gave."""
 
     loss: Tensor
-    gradients: tuple[Tensor, ...]  # by the student's query and key; empty where none was asked for
-    forms: tuple[str, ...]  # what else was computed beside the kernel: "gram", "tiled"
+    gradients: tuple[Tensor, ...]  # by the student's query and key, or its vectors; empty where none was asked for
+    forms: tuple[str, ...]  # what else was computed beside the attention kernel: "gram", "tiled"
 
 
 @contextmanager
@@ -48,9 +49,14 @@ def start() -> Iterator[ProcessPoolExecutor]:
 
 
 def compute(
-    case: AttentionCase, *, upstream: float = 1.0, gradients: bool = True, value: bool = True, **options: Any
+    case: AttentionCase | RelationCase,
+    *,
+    upstream: float = 1.0,
+    gradients: bool = True,
+    value: bool = True,
+    **options: Any,
 ) -> Computed:
-    """Return the attention loss by the kernel, and its gradients times `upstream`; without `value` these alone."""
+    """Return the loss of a case by its kernel, and its gradients times `upstream`; without `value` these alone."""
     forms = []
     terms = attention.attention_terms
 

@@ -28,6 +28,21 @@ def test_a_user_error_is_printed_and_ends_with_2(monkeypatch, capsys, local_rank
     assert capsys.readouterr().err == "error: no such file: 'x'\n"
 
 
+def test_a_message_without_end_is_cut_in_its_middle(monkeypatch, capsys):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+    def fail_at_length() -> None:
+        raise DataError(f"begin {'x' * 100_000} do this")
+
+    with pytest.raises(SystemExit):
+        run_command(fail_at_length)
+    said = capsys.readouterr().err
+    assert len(said) < 8_100
+    assert said.startswith("error: begin xxx")
+    assert "(92,014 characters left out)" in said
+    assert said.endswith("xxx do this\n")
+
+
 def test_other_local_ranks_wait_and_stay_silent(monkeypatch, capsys):
     waited = []
     monkeypatch.setenv("LOCAL_RANK", "1")

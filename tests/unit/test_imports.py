@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.preemption",
         "tinybert_ds.command_line",
     ),
-    ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses"),
+    ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses", "tinybert_ds.shared_work"),
     ("tinybert_ds.models", "tinybert_ds.data"),
     ("data_tools",),
     ("tinybert_ds.objective", "tinybert_ds.engine"),

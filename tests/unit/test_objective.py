@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.support.models import random_batch
-from tinybert_ds.losses import attention_score_loss, gradients_only, hidden_state_loss
-from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective
+from tinybert_ds.losses import attention_score_loss, gradients_only, hidden_state_loss, relation_loss
+from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective, Relations
 from tinybert_ds.types import Counts, EncoderOutput
 
 
@@ -26,6 +26,7 @@ def output(seed, *, states=3, layers=2, hidden=6, heads=2, head_dim=3, logits=No
         keys=tuple(draw(2, heads, 8, head_dim) for _ in range(layers)),
         scalings=(head_dim**-0.5,) * layers,
         logits=logits,
+        values=tuple(draw(2, heads, 8, head_dim) for _ in range(layers)),
     )
 
 
@@ -68,6 +69,50 @@ def test_the_intermediate_loss_is_the_sum_of_every_layers_and_every_states_term(
     assert float(terms["loss"]) == pytest.approx(float(sum(expected)), rel=1e-5)
     assert float(terms["attention_loss"]) == pytest.approx(float(sum(expected[:2])), rel=1e-5)
     assert float(terms["hidden_loss"]) == pytest.approx(float(sum(expected[2:])), rel=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("form", ["scores", "kl"])
+def test_relations_take_the_place_of_attention_scores_whatever_the_heads(form, padding, batch):
+    if padding == "reference":
+        batch = batch._replace(counts=Counts(rows=2, tokens=16, token_pairs=128))
+    student, teacher = output(1, layers=1, grad=True), output(2, layers=1, heads=3, head_dim=4)
+    relations = Relations(layers=(1,), heads=6, form=form, keys=0.0, values=3.0)
+    weights = LossWeights(attention=2.0, hidden=0.0, embedding=0.0)
+    objective = IntermediateObjective(
+        2, 6, 12, projection="none", padding=padding, weights=weights, relations=relations
+    )
+    terms = objective(student, teacher, batch)
+    queries, values = (
+        relation_loss(
+            getattr(student, name)[0],
+            getattr(teacher, name)[0],
+            batch.attention_mask,
+            relation_heads=6,
+            form=form,
+            padding=padding,
+            backend="reference",
+        ).item()
+        for name in ("queries", "values")
+    )
+    assert set(terms) == {"loss", "relation_loss", "relation_loss/layer_2"}
+    assert float(terms["relation_loss/layer_2"]) == pytest.approx(queries + 3 * values, rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(2 * (queries + 3 * values), rel=1e-5)
+    terms["loss"].backward()
+    assert student.queries[0].grad is not None
+    assert student.keys[0].grad is None
+
+
+def test_relations_stand_beside_hidden_states_and_are_left_out_with_the_weight_of_attention(batch):
+    relations = Relations(layers=(1,), heads=2)
+    named = {}
+    for attention in (0.0, 1.0):
+        objective = IntermediateObjective(
+            2, 6, 10, projection="shared", padding="valid", weights=LossWeights(attention), relations=relations
+        )
+        named[attention] = objective(output(1), output(2, hidden=10), batch)
+    assert set(named[1.0]) - set(named[0.0]) == {"relation_loss", "relation_loss/layer_2"}
+    assert float(named[1.0]["loss"]) > float(named[0.0]["hidden_loss"])
 
 
 def test_the_counts_of_the_batch_are_the_denominators(batch):

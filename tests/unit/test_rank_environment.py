@@ -118,6 +118,13 @@ def test_the_script_of_a_batch_job_runs_alone_and_says_how_to_get_ranks(step, mo
     assert "write srun before the command" in found.warning
 
 
+def test_a_task_of_slurm_that_has_lost_its_step_does_not_train_alone():
+    lost = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}  # a container that hands on some variables
+    with pytest.raises(ConfigError, match=r"SLURM_PROCID is '1'.*SLURM_STEP_ID does not name a step"):
+        read_rank_environment(lost)
+    assert "2 tasks (SLURM_NTASKS)" in read_rank_environment({**lost, "SLURM_PROCID": "0"}).warning
+
+
 def test_a_process_of_pmix_that_knows_of_no_others_says_that_it_runs_alone():
     found = read_rank_environment({"PMIX_RANK": "0"})
     assert found[:3] == (0, 1, 0)

@@ -10,7 +10,7 @@ from tinybert_ds.arguments.option import data, like, result
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentArguments(groups.TaskName, groups.Casing, groups.StatedLabels, groups.Machine):
+class AugmentArguments(groups.KnownOrOwnTask, groups.Casing, groups.StatedLabels, groups.Machine):
     """Write train_aug.tsv beside a task's train.tsv: each row, and behind it variants with other words in its texts.
 
     Words of one piece are replaced by what a masked language model expects in their place, others by near words of
@@ -38,6 +38,7 @@ class AugmentArguments(groups.TaskName, groups.Casing, groups.StatedLabels, grou
     teacher_confidence: float = result(
         "Variants whose likeliest label has a lower probability are dropped.", 0.9, resolved=True, least=0, most=1
     )
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
     local_rank: int = like(groups.LOCAL_RANK)
     glue_dir: str | None = like(groups.GLUE_DIR)
     num_workers: int | None = like(groups.NUM_WORKERS, None, help="Processes on CPU. Default: one for each core.")
@@ -46,7 +47,7 @@ class AugmentArguments(groups.TaskName, groups.Casing, groups.StatedLabels, grou
     )
 
     def problems(self) -> list[str]:
-        found = super().problems() + self.task_problems()
+        found = super().problems()
         if (self.glove_embs is None) == (not self.no_glove):
             found.append("give one of --glove_embs and --no_glove")
         if (self.glue_dir is None) == (self.data_dir is None):

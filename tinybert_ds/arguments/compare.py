@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinybert_ds.arguments.groups import MAX_SEQ_LENGTH, OUTPUT_DIR, STAGES_FILE, TaskPlace
+from tinybert_ds.arguments.groups import ALLOW_UNKNOWN, MAX_SEQ_LENGTH, OUTPUT_DIR, STAGES_FILE, TaskPlace
 from tinybert_ds.arguments.option import Command, data, like
 
 
@@ -23,10 +23,8 @@ class CompareArguments(TaskPlace):
     output_dir: str = like(OUTPUT_DIR)
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)
     stages_file: str | None = like(STAGES_FILE)
+    allow_unknown: bool = like(ALLOW_UNKNOWN)
     split: str = data("Labelled split to measure on.", "test", metavar="NAME")
-
-    def problems(self) -> list[str]:
-        return super().problems() + self.task_problems()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinybert_ds.arguments.groups import DATASET, DATASET_CONFIG, OUTPUT_DIR, TASK_NAME, TaskName
+from tinybert_ds.arguments.groups import DATASET, DATASET_CONFIG, OUTPUT_DIR, TASK_NAME, KnownOrOwnTask
 from tinybert_ds.arguments.option import MISSING, Command, data, like, place
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportArguments(TaskName):
+class ExportArguments(KnownOrOwnTask):
     """Write the files of a task from a data set of the `datasets` library, as GLUE or a task file has them."""
 
     prog = "export_dataset.py"
@@ -21,14 +21,9 @@ class ExportArguments(TaskName):
     task_name: str | None = like(TASK_NAME, help="A task of GLUE, several with commas, or all.")
     output_dir: str = like(OUTPUT_DIR, help="Directory for the files; each task of GLUE gets its folder in it.")
 
-    @property
-    def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
-        return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
-
     def problems(self) -> list[str]:
-        found = super().problems() + self.task_problems()
-        if self.dataset_config is not None and (len(self.task_names) > 1 or self.task_names == ["all"]):
+        found = super().problems()
+        if self.dataset_config is not None and self.several_tasks:
             found.append("--dataset_config is for one task; without it each task takes its own")
         return found
 

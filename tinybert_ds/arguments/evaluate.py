@@ -13,7 +13,7 @@ TASK_PLACE = "{task}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
+class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
     """Evaluate models on tasks of GLUE or one of your own: one table, and the files that the benchmark takes."""
 
     prog = "evaluate_glue.py"
@@ -30,8 +30,6 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
         groups.OUTPUT_DIR, help="Directory for glue_results.md, glue_results.json, predictions and submissions."
     )
     glue_dir: str | None = like(groups.GLUE_DIR)
-    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
-    cache_dir: str | None = like(groups.CACHE_DIR)
     task_name: str | None = like(
         groups.TASK_NAME,
         help="One task of GLUE, several with commas, or all: those for which there are files and models.",
@@ -44,12 +42,6 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
         groups.POOLER_RELU,
         help="The models apply a ReLU to their pooled output, as the published fine-tuned TinyBERTs do.",
     )
-    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
-
-    @property
-    def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
-        return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
     def models(self) -> dict[str, str]:
@@ -62,14 +54,13 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
             found.append(f"--model {' '.join(self.model)}: give each model a name of its own, such as student=DIR")
         if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in self.models):
             found.append(f"--model: names become file names; take letters, digits, . - and _, not {list(self.models)}")
-        several = len(self.task_names) > 1 or self.task_names == ["all"]
         fixed = [path for path in self.models.values() if TASK_PLACE not in path]
-        if several and fixed:
+        if self.several_tasks and fixed:
             found.append(
                 f"--model {' '.join(fixed)}: several tasks need several models; write {TASK_PLACE} where the task's "
                 "name stands"
             )
-        if several and self.teacher_labels:
+        if self.several_tasks and self.teacher_labels:
             found.append("--teacher_labels is for one task; give one --task_name at a time")
         return found
 

@@ -16,13 +16,6 @@ TASK_NAME = data("Name of a known task, such as sst-2.", None, recipe=False)
 DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_file says.", path=True)
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
-CACHE_DIR = machine(
-    "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
-    "files, or where that cannot be written ~/.cache/tinybert_ds.",
-    None,
-    path=True,
-    recipe=True,
-)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
 POOLER_RELU = result(
     "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
@@ -92,18 +85,48 @@ class TaskName(Command):
         "YAML file that describes a task of your own (README, 'Your own task').", None, path=True
     )
 
-    def task_problems(self) -> list[str]:
-        """What is wrong with the choice of the task, where it must be one."""
-        if (self.task_name is None) == (self.task_file is None):
-            return ["give one of --task_name and --task_file"]
-        return []
+    @property
+    def task_names(self) -> list[str]:
+        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
+        return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
+
+    @property
+    def several_tasks(self) -> bool:
+        """Whether more than one may be meant."""
+        return len(self.task_names) > 1 or self.task_names == ["all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskPlace(TaskName):
+class KnownOrOwnTask(TaskName):
+    """A known task, or one of the user's own."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if (self.task_name is None) == (self.task_file is None):
+            found.append("give one of --task_name and --task_file")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlace(KnownOrOwnTask):
     """Which task, and where its files are."""
 
     data_dir: str = like(DATA_DIR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRows(Stage):
+    """How the rows of a task are read."""
+
+    max_seq_length: int | None = like(MAX_SEQ_LENGTH)
+    cache_dir: str | None = machine(
+        "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
+        "files, or where that cannot be written ~/.cache/tinybert_ds.",
+        None,
+        path=True,
+        recipe=True,
+    )
+    allow_unknown: bool = like(ALLOW_UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)

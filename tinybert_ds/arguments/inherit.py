@@ -18,7 +18,7 @@ PRIOR_WEIGHT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class InheritArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
+class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
     """Start students from their teacher in closed form: from a pre-trained one on text, from a fine-tuned one on the
     training rows of its task. Writes student directories that distillation goes on from."""
 
@@ -57,12 +57,10 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.Stage):
     layer_map: str = like(groups.LayerLosses.__dataclass_fields__["layer_map"], stage=())
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = like(groups.Teacher.__dataclass_fields__["teacher_dtype"])
     seed: int = like(groups.SEED, help="Seed of the order of the text, and of weights that no teacher has.")
-    cache_dir: str | None = like(groups.CACHE_DIR)
-    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
 
     def problems(self) -> list[str]:
         found = super().problems()
-        of_task = self.data_dir is not None and not self.task_problems()
+        of_task = self.data_dir is not None and (self.task_name is None) != (self.task_file is None)
         named = any(value is not None for value in (self.data_dir, self.task_name, self.task_file))
         if bool(self.pregenerated_data) == named or (named and not of_task):
             found.append(

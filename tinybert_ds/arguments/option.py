@@ -204,7 +204,6 @@ def identity_of(arguments: Command, resolved: Mapping[str, Any] | None = None) -
     """Return what makes two runs the same, as far as the command line says it: every flag that decides the result.
 
     Args:
-        arguments: Of a training command.
         resolved: What the flags that are declared so come to, by name. None: it is not known yet, and they are missing.
     """
     flags = [flag for flag in flags_of(type(arguments), decides="result") if flag.concerns(arguments.stage)]

@@ -15,6 +15,7 @@ from tinybert_ds.arguments.groups import Stage
 from tinybert_ds.arguments.option import Command, Decides, Flag, flags_of, named_path
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
+from tinybert_ds.foreign_text import quoted
 
 Arguments = TypeVar("Arguments", bound=Stage)
 AnyCommand = TypeVar("AnyCommand", bound=Command)
@@ -28,7 +29,6 @@ _TITLES: dict[Decides, str] = {
 }
 _WORDS = {**dict.fromkeys(("true", "yes", "t", "y", "1"), True), **dict.fromkeys(("false", "no", "f", "n", "0"), False)}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-_LONGEST_WORD = 80
 
 
 def parse_arguments(
@@ -37,7 +37,6 @@ def parse_arguments(
     """Parse a command line into its dataclass.
 
     Args:
-        kind: The dataclass of the command.
         argv: The words after the command's name; None: those of this process.
         prog: The command's name, for its messages; by default what the dataclass says.
 
@@ -192,7 +191,7 @@ def _value(flag: Flag, word: str) -> Any:
     if flag.says.path:
         path = named_path(word)[1] if flag.says.path == "NAME=DIR" else word
         word = word.removesuffix(path) + os.path.expanduser(path)
-    shown = repr(word) if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]!r}... ({len(word)} characters)"
+    shown = quoted(word)
     if flag.choices and word not in flag.choices:
         near = did_you_mean(word, flag.choices)
         return _Bad(f"{flag.shown} is {shown}; it must be one of {', '.join(flag.choices)}{near}")

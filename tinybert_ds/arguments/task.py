@@ -19,14 +19,8 @@ SEARCH_SEEDS = [42, 43, 44]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TaskArguments(groups.TaskPlace, TrainingArguments):
-    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
+class _TaskArguments(groups.TaskPlace, TrainingArguments, groups.TaskRows):
     eval_step: int = like(groups.EVAL_STEP)
-    cache_dir: str | None = like(groups.CACHE_DIR)
-    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
-
-    def problems(self) -> list[str]:
-        return super().problems() + self.task_problems()
 
 
 @dataclass(frozen=True, kw_only=True)

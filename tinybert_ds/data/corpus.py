@@ -95,9 +95,7 @@ class CorpusSource:
         one_seq: no random second segments. This and the next five: None takes what the manifest says.
         full_sentences: samples are packed with sentences of one document after the other; there are no pairs.
         masked_lm_prob: share of tokens to mask; 0 changes nothing at all.
-        whole_word: mask whole words.
         short_seq_prob: share of documents cut into shorter samples; none in the eval split.
-        max_predictions_per_seq: most masked tokens of a sample.
         max_samples: an epoch ends after so many samples.
         verification: checks the files in the background; the first damaged one ends the run.
 

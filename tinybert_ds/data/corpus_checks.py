@@ -31,7 +31,6 @@ def check_one_sampling(corpora: Sequence[Corpus], stated: Mapping[str, Any]) -> 
     """Raise `ConfigError` where the manifests make samples in different ways and the run does not say which.
 
     Args:
-        corpora: of the run.
         stated: what the run says of the fields of `Sampling`; None: nothing.
     """
     first = corpora[0]

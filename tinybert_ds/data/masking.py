@@ -115,7 +115,7 @@ def _places(counts: Ints) -> NDArray[np.bool_]:
     return np.arange(max(1, counts.max())) < counts[:, None]
 
 
-def take_words(sizes: Ints, budget: Ints) -> NDArray[np.bool_]:
+def take_words(sizes: NDArray[np.integer], budget: Ints) -> NDArray[np.bool_]:
     """Which words are taken when each that still fits is, from left to right; sizes (n, G), 0 behind the last."""
     rows, words = np.arange(len(sizes)), sizes.shape[1]
     first = sizes[:, : int(budget.max()) + 1]  # words have a token at least: no more than these fit in a row, in order

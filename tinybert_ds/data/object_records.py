@@ -106,7 +106,6 @@ def field_text(value: Any, name: str, place: str, *, needed: bool) -> str:
 
     Args:
         value: A string or a number; one of another kind is empty.
-        name: Of the column.
         place: File and row, for the message.
         needed: Whether the task reads the column.
 

@@ -70,7 +70,6 @@ def read_records(path: Path, needed: Sequence[str], text_format: TextFormat) -> 
     Args:
         path: Its suffixes say the format; a directory is one of `datasets`.
         needed: Columns that no row may lack, if the file has them.
-        text_format: What the task says about it.
 
     Raises:
         OSError: The file cannot be read.

@@ -50,13 +50,7 @@ class _Quotes:
 
 
 class SplitAudit:
-    """Looks at a split block by block.
-
-    Args:
-        spec: The task.
-        split: The split's name.
-        layout: The split.
-    """
+    """Looks at a split block by block."""
 
     def __init__(self, spec: TaskSpec, split: str, layout: SplitFile) -> None:
         self._spec, self._split, self._layout = spec, split, layout

@@ -48,11 +48,6 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
 def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
     """Read one split of a task, some thousand rows after the other; a block may be empty.
 
-    Args:
-        spec: the task.
-        data_dir: the folder with its files.
-        split: a name in `spec.splits`.
-
     Raises:
         DataError: see `read_labelled_blocks`.
     """
@@ -63,11 +58,6 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
 
 def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[tuple[Table, Labels | None]]:
     """Read one split of a task with all its columns and its labels; what is odd about its rows is told at the end.
-
-    Args:
-        spec: the task.
-        data_dir: the folder with its files.
-        split: a name in `spec.splits`.
 
     Raises:
         DataError: see `read_table_in_blocks` and `SplitAudit`, or a label is none of the task's; names the file, line
@@ -90,11 +80,6 @@ def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:
 
 def read_table_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Table]:
     """Read one split of a task with all its columns, some thousand rows after the other; a block may be empty.
-
-    Args:
-        spec: the task.
-        data_dir: the folder with its files.
-        split: a name in `spec.splits`.
 
     Raises:
         DataError: a file is missing, empty or not UTF-8, or a row has missing or surplus fields; names file and line.
@@ -163,10 +148,6 @@ def without_tabs(table: Table, text_format: TextFormat) -> Table:
     """Return a table whose fields can be written tab-separated: tabs and line breaks inside them become spaces.
 
     A tab-separated file's own fields stay as they are.
-
-    Args:
-        table: Of one file.
-        text_format: What the task says about the file.
     """
     if file_format(table.path) == "tsv" and replace(text_format, encoding="", quotes=bool(text_format.quotes)) in (
         TextFormat(quotes=False),
@@ -197,4 +178,4 @@ def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return (", ".join(map(shown, names[:10])) or "nothing") + (" ..." if len(names) > 10 else "")
+    return listed(names) or "nothing"

@@ -38,8 +38,6 @@ def parse_label(text: str, spec: TaskSpec, known: dict[str, int], where: str) ->
     """Return the class id or the score that a field spells.
 
     Args:
-        text: The field.
-        spec: The task.
         known: From `label_ids`.
         where: File, row and column, for the message.
 

@@ -18,7 +18,6 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
@@ -29,6 +28,7 @@ from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_u
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
+from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,6 @@ def judge_rows(
     """Count the words of a split that the tokeniser does not know; see `judge_unknown`.
 
     Args:
-        rows: Of the split.
-        tokenizer: That made them.
-        path: Of the file, for the message.
         allow_unknown: Whether mostly unknown text is wanted.
     """
     unknown_token = unknown_id(tokenizer.backend_tokenizer)

@@ -102,14 +102,14 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
     if len(texts) not in (1, 2):
         problems.append(f"text: one or two columns are possible, found {len(texts)}")
     if "train" not in files or eval_split not in files:
-        problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {', '.join(files) or 'none'}")
+        problems.append(f"files: needs `train` and `{eval_split}` (eval_split), found {listed(files) or 'none'}")
     problems += _file_problems(files)
     problems += format_problems
     problems += _header_problems(header, named)
     if "labels" in content and (len(labels) < 2 or len({label.lower() for label in labels}) < len(labels)):
-        problems.append(f"labels: at least two different names (capitals do not count), found {labels}")
+        problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
     if not _is_length(max_seq_length):
-        problems.append(f"max_seq_length: a whole number from 8 up, found {max_seq_length!r}")
+        problems.append(f"max_seq_length: a whole number from 8 up, found {quoted(max_seq_length)}")
     problems += _column_problems(content, texts)
     problems += _alias_problems(aliases, labels)
     problems += _label_problems(labels, skip_labels, aliases)
@@ -152,7 +152,7 @@ def _file_problems(files: dict[str, Any]) -> list[str]:
 
 def _header_problems(header: str, named: dict[str, list[str]]) -> list[str]:
     if header not in ("true", "false"):
-        return [f"header: true or false, found {header!r}"]
+        return [f"header: true or false, found {shown(header)!r}"]
     return [
         f"header: {file} names its columns by itself; leave `header: false` out"
         for names in named.values()
@@ -219,9 +219,10 @@ def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
     label = content["label"]
     columns = [*texts, label]
     if not isinstance(label, str):
-        return [f"label: one column, found {label}"]
+        return [f"label: one column, found {shown(label)}"]
     return [
-        f"text, label: column {column!r} cannot be two of them; found text {', '.join(texts)} and label {label}"
+        f"text, label: column {quoted(column)} cannot be two of them; found text {listed(texts)} and label "
+        f"{shown(label)}"
         for column in dict.fromkeys(columns)
         if columns.count(column) > 1
     ]
@@ -239,15 +240,15 @@ def _score_range(value: Any, problems: list[str]) -> tuple[float, float] | None:
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not low < high or not (math.isfinite(low) and math.isfinite(high)):
-        problems.append(f"score_range: two numbers, the lower first, such as [0, 5]; found {value}")
+        problems.append(f"score_range: two numbers, the lower first, such as [0, 5]; found {shown(value)}")
     return low, high
 
 
 def _alias_problems(aliases: Any, labels: list[str]) -> list[str]:
     if not isinstance(aliases, dict):
-        return [f"aliases: `spelling: label name` pairs, found {aliases!r}"]
+        return [f"aliases: `spelling: label name` pairs, found {shown(aliases)}"]
     problems = [
-        f"aliases: {alias!r} stands for {name!r}, which is not in labels ({', '.join(labels) or 'none'})"
+        f"aliases: {shown(alias)!r} stands for {shown(name)!r}, which is not in labels ({listed(labels) or 'none'})"
         for alias, name in aliases.items()
         if name not in labels
     ]
@@ -255,7 +256,7 @@ def _alias_problems(aliases: Any, labels: list[str]) -> list[str]:
         (spelling.lower(), name) for spelling, name in [*((label, label) for label in labels), *aliases.items()]
     ]
     return problems + [
-        f"aliases: {alias!r} stands for {name!r} and for something else too (capitals do not count)"
+        f"aliases: {shown(alias)!r} stands for {shown(name)!r} and for something else too (capitals do not count)"
         for alias, name in aliases.items()
         if any(spelling == alias.lower() and other != name for spelling, other in meanings)
     ]
@@ -265,7 +266,7 @@ def _metric_problems(metrics: list[str], labels: list[str]) -> list[str]:
     allowed = CLASSIFICATION_METRICS if labels else REGRESSION_METRICS
     kind = "classification" if labels else "regression"
     problems = [
-        f"metric: {name!r} is no metric for {kind}; one of {', '.join(allowed)}"
+        f"metric: {quoted(name)} is no metric for {kind}; one of {', '.join(allowed)}"
         for name in metrics
         if name not in allowed
     ]

@@ -27,14 +27,10 @@ TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in GLUE_TASKS}
 
 
 def find_task(task_name: str | None, task_file: str | Path | None) -> TaskSpec:
-    """Return the task of `--task_name` or `--task_file`; raises ConfigError unless one is given and it is known."""
-    if (task_name is None) == (task_file is None):
-        raise ConfigError(
-            "give one of --task_name and --task_file (found " + ("neither)" if task_name is None else "both)")
-        )
+    """Return the task of `--task_name` or `--task_file`, one of which is given; raises ConfigError if it is unknown."""
     if task_file is not None:
         return load_task_file(task_file)
-    assert task_name is not None
+    assert task_name is not None, "neither --task_name nor --task_file"
     spec = TASKS.get(task_name.lower())
     if spec is None:
         raise ConfigError(

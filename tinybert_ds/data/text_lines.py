@@ -22,7 +22,6 @@ def read_lines(path: Path, line_end: str, encoding: str = "") -> Iterator[str]:
     """Yield the lines of a text file, decompressed, with their ends.
 
     Args:
-        path: The file.
         line_end: As `open` takes it for `newline`.
         encoding: "": UTF-8, with or without a byte-order mark, as which MRPC's begins.
 
@@ -88,13 +87,7 @@ def quoted_rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int
 
 
 def text_rows(path: Path, text_format: TextFormat, *, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a text file.
-
-    Args:
-        path: The file.
-        text_format: What the task says about it.
-        separator: Of files with this suffix.
-    """
+    """Yield the rows of a text file."""
     between = text_format.separator or separator
     rows = quoted_rows if is_quoted(text_format, separator) else unquoted_rows
     return rows(path, between, text_format.encoding)

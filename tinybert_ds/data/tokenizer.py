@@ -17,6 +17,7 @@ from tinybert_ds.data.vocabulary import check_ids
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import in_short
+from tinybert_ds.strict_formats import parse_json
 
 SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "sentencepiece.model")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
@@ -174,8 +175,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)!r} is not a JSON file: {in_short(error)}. Fetch the model again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{str(path)!r} holds a JSON {type(content).__name__}, not an object. Fetch the model again.")

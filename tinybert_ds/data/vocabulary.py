@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tinybert_ds.errors import DataError, ModelError
+from tinybert_ds.foreign_text import listed, quoted
+from tinybert_ds.strict_formats import parse_json
 
 LARGEST_UNKNOWN_SHARE = 0.5
 NOTABLE_UNKNOWN_SHARE = 0.05
@@ -25,8 +27,6 @@ def check_ids(tokenizer: Any, directory: Path, vocab_size: Any) -> None:
     no embedding at all.
 
     Args:
-        tokenizer: As transformers has loaded it.
-        directory: Of its files.
         vocab_size: What the config.json in the directory says, if it says anything.
 
     Raises:
@@ -41,8 +41,8 @@ def check_ids(tokenizer: Any, directory: Path, vocab_size: Any) -> None:
         other = owners.setdefault(number, token)
         if other != token:
             raise ModelError(
-                f"the tokeniser in {str(directory)!r} gives the id {number} to two tokens, {other!r} and {token!r}; "
-                "give each a line of its own in the vocabulary, or fetch the tokeniser files again"
+                f"the tokeniser in {str(directory)!r} gives the id {number} to two tokens, {quoted(other)} and "
+                f"{quoted(token)}; give each a line of its own in the vocabulary, or fetch the tokeniser files again"
             )
     token, highest = max(vocabulary.items(), key=lambda item: item[1])
     # Without a model beside it, a vocabulary with more gaps than tokens is taken for a damaged one.
@@ -50,7 +50,7 @@ def check_ids(tokenizer: Any, directory: Path, vocab_size: Any) -> None:
     if highest >= limit:
         known = f"holds {len(vocabulary)} tokens" if size is None else f"has embeddings for {size} (vocab_size)"
         raise ModelError(
-            f"the tokeniser in {str(directory)!r} gives the token {token!r} the id {highest}, but "
+            f"the tokeniser in {str(directory)!r} gives the token {quoted(token)} the id {highest}, but "
             f"{'its vocabulary' if size is None else 'the config.json beside it'} {known}; give the tokeniser files "
             "that belong to the model, or those of the model that they belong to"
         )
@@ -67,7 +67,7 @@ def _check_vocabulary_file(tokenizer: Any, file: Path, size: int | None) -> None
     if lines and lines[0].startswith(_BYTE_ORDER_MARK):
         raise ModelError(
             f"{str(file)!r} begins with a byte-order mark, which becomes a part of its first token "
-            f"{lines[0].removeprefix(_BYTE_ORDER_MARK)!r}; save the file as UTF-8 without one"
+            f"{quoted(lines[0].removeprefix(_BYTE_ORDER_MARK))}; save the file as UTF-8 without one"
         )
     if lines and not lines[-1].strip() and (size is None or len(lines) > size):
         raise ModelError(
@@ -78,7 +78,7 @@ def _check_vocabulary_file(tokenizer: Any, file: Path, size: int | None) -> None
     missing = [token for token in tokenizer.special_tokens_map.values() if token not in stated]
     if missing:
         raise ModelError(
-            f"{str(file)!r} lacks the special token{'s' * (len(missing) > 1)} {', '.join(missing)}, which would get "
+            f"{str(file)!r} lacks the special token{'s' * (len(missing) > 1)} {listed(missing)}, which would get "
             "numbers that the model's embeddings do not have for them; give the vocab.txt of the model, with each of "
             "them in its line, or its tokenizer.json"
         )
@@ -92,7 +92,7 @@ def _added_tokens(directory: Path) -> set[str]:
         ("tokenizer_config.json", lambda content: [t["content"] for t in content["added_tokens_decoder"].values()]),
     ):
         try:
-            found.update(read(json.loads((directory / name).read_text(encoding="utf-8"))))
+            found.update(read(parse_json((directory / name).read_bytes())))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or without any
             continue
     return found
@@ -126,7 +126,6 @@ def judge_unknown(unknown: int, tokens: int, *, text: str, allowed: bool) -> str
     """Judge how much of a text a tokeniser does not know.
 
     Args:
-        unknown: Unknown tokens.
         tokens: All tokens of the text, special ones not counted.
         text: What it is, for the message.
         allowed: Whether the user wants it so (`--allow_unknown`).

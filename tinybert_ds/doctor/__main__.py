@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from tinybert_ds.doctor.host_checks import check_differences, check_host, check_
 from tinybert_ds.doctor.machine import facts as facts_of_this_host
 from tinybert_ds.doctor.memory import precision_of
 from tinybert_ds.errors import raise_all
+from tinybert_ds.foreign_text import quoted
 from tinybert_ds.launch.hostfile import Host, read_hostfile
-from tinybert_ds.launch.remote import CHECKOUT, run_everywhere
-from tinybert_ds.strict_formats import parse_json
+from tinybert_ds.launch.remote import CHECKOUT, Answer, run_everywhere
+from tinybert_ds.strict_formats import NoJsonError, parse_json
 
 Section = tuple[str, list[Finding]]
 
@@ -67,15 +67,31 @@ def _facts_of(
     found: list[dict[str, Any] | None] = []
     silent = []
     for answer in run_everywhere(hosts, words, ssh_port=ssh_port, timeout=120):
-        if answer.returncode == 0:
-            facts = json.loads(answer.output.strip().splitlines()[-1])
+        facts = _facts_in(answer) if answer.returncode == 0 else None
+        if facts is not None:
             facts["paths"] = dict(zip(paths, (facts["paths"][path] for path in absolute), strict=True))
             found.append(facts)
             continue
         found.append(None)
+        if answer.returncode == 0:
+            problem = f"{answer.host} was asked for its facts by ssh and says {quoted(answer.result)}"
+            fix = (
+                "let its shell's start-up files print nothing where there is no terminal; the same checkout everywhere"
+            )
+            silent.append(Finding("problem", problem, fix))
+            continue
         fix = f"password-less ssh to it, the checkout with its .venv at {CHECKOUT}, then: bash launchers/install.sh"
         silent.append(Finding("problem", f"{answer.host} cannot run {sys.executable}: {answer.reason}", fix))
     return found, silent
+
+
+def _facts_in(answer: Answer) -> dict[str, Any] | None:
+    """What `doctor.machine` has printed on a host; None where it is something else."""
+    try:
+        facts = parse_json(answer.result)
+    except NoJsonError:
+        return None
+    return facts if isinstance(facts, dict) and facts.keys() >= {"paths", "accelerator"} else None
 
 
 def config_problem(path: Path) -> str | None:

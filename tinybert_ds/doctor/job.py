@@ -10,6 +10,7 @@ from typing import Any
 
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.data.manifest import open_corpus, read_manifest
+from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.doctor.findings import Finding
 from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
 from tinybert_ds.doctor.memory import Job
@@ -86,5 +87,6 @@ def _corpus(directory: str) -> str:
 def _pair(teacher_model: str, student_model: str) -> str:
     teacher = read_config(teacher_model, role="teacher")
     student = read_config(resolve_student(student_model), role="student")
-    layer_map = check_pair(teacher, student, layer_map="uniform", projection="per_layer")
+    padding = load_tokenizer(teacher_model, lower_case=False).pad_token_id  # the same in any casing
+    layer_map = check_pair(teacher, student, layer_map="uniform", projection="per_layer", padding_token=padding)
     return f"fit, with the uniform layer map {list(layer_map)}"

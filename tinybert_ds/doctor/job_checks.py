@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinybert_ds.doctor.findings import Finding, gib
-from tinybert_ds.doctor.memory import Estimate, Job, checkpoint_bytes, estimate, precision_of
+from tinybert_ds.doctor.memory import Estimate, Job, Precision, checkpoint_bytes, estimate, precision_of
 from tinybert_ds.errors import UserError
+from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
 PREFERRED = {
@@ -68,12 +68,12 @@ def check_memory(job: Job, room: Room | None, configs: Sequence[Path]) -> list[F
         return [Finding("note", "the free memory of this host is not known; no estimate is made")]
     findings, fitting = [], None
     for path in configs:
-        needed = estimate(job, precision_of(json.loads(path.read_text(encoding="utf-8"))))
+        needed = estimate(job, _precision(path))
         fits = _fits(needed, room)
         fitting = fitting or (path if fits else None)
         findings.append(Finding("ok" if fits else "note", f"{path.name}: {_describe(needed, room)}"))
     if fitting is not None:
-        largest = _largest_parts(estimate(job, precision_of(json.loads(fitting.read_text(encoding="utf-8")))))
+        largest = _largest_parts(estimate(job, _precision(fitting)))
         findings.append(Finding("ok", f"take --deepspeed_config {fitting}; most of it is {largest}"))
         return findings
     return [*findings, Finding("problem", "no config fits into the memory of a rank", _way_out(job, room, configs))]
@@ -96,6 +96,10 @@ def attempt(what: str, action: Callable[[], str]) -> Finding:
         return Finding("problem", f"{what}: {error}")
 
 
+def _precision(path: Path) -> Precision:
+    return precision_of(read_json(path, "--deepspeed_config"))
+
+
 def _fits(needed: Estimate, room: Room) -> bool:
     return needed.device_bytes <= room.device_bytes and needed.host_bytes <= max(room.host_bytes, 0)
 
@@ -114,7 +118,7 @@ def _largest_parts(needed: Estimate) -> str:
 
 def _way_out(job: Job, room: Room, configs: Sequence[Path]) -> str:
     """Name the least change that would fit."""
-    precisions = [precision_of(json.loads(path.read_text(encoding="utf-8"))) for path in configs]
+    precisions = [_precision(path) for path in configs]
 
     def fits(**changes: Any) -> bool:
         changed = dataclasses.replace(job, **changes)

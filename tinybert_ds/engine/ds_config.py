@@ -22,6 +22,7 @@ from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.arguments.option import ds_values_of, owners_of
 from tinybert_ds.engine.optimizer_check import optimizer_problems, scheduler_problems
 from tinybert_ds.errors import ConfigError, did_you_mean
+from tinybert_ds.foreign_text import shown
 from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -146,8 +147,8 @@ def resolve_config(
     autocast = config.get("torch_autocast", {})
     if autocast.get("enabled") and autocast.get("dtype") not in _BFLOAT16:  # float16 would hide its loss scaling
         problems.append(
-            f'torch_autocast.dtype is {autocast.get("dtype")!r} in the DeepSpeed config; only "bfloat16" is supported: '
-            "give it, or take a config with fp16"
+            f'torch_autocast.dtype is {_shown(autocast.get("dtype"))} in the DeepSpeed config; only "bfloat16" is '
+            "supported: give it, or take a config with fp16"
         )
     if arguments.fp16 and not fp16:
         problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
@@ -286,7 +287,11 @@ def _refused_by_deepspeed(config: dict[str, Any]) -> list[str]:
         for item in error.errors():
             key = ".".join(str(part) for part in (section, *item["loc"]))
             misspelt = item["type"] == "extra_forbidden"
-            problems.append(f"unknown key {key!r}; mend or remove it" if misspelt else f"{key}: {item['msg']}")
+            problems.append(
+                f"unknown key {_shown(key)}; mend or remove it"
+                if misspelt
+                else f"{shown(key)}: {shown(item['msg'], 300)}"
+            )
         return problems
     except Exception as error:  # it looks at nothing but the config, and raises whatever comes
         return [f"DeepSpeed refuses the config: {_shown(str(error), 500)}"]

@@ -21,7 +21,6 @@ def optimizer_problems(params: Mapping[str, Any], device_type: str) -> list[str]
 
     Args:
         params: As in the JSON; "auto" stands for a value of the command line.
-        device_type: "cpu" or "cuda".
     """
     wrong = [name for name in sorted(_CHOICES & set(params)) if not isinstance(params[name], bool)]
     if wrong:

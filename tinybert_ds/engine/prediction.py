@@ -13,9 +13,8 @@ from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.engine.ranks.consensus import read_together
 from tinybert_ds.engine.ranks.process_group import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms, move
 
 Model = Callable[[Batch, EncoderOutput | None], LossTerms]
 """A DistilledStudent in eval mode, or the engine around one."""

@@ -9,33 +9,11 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
 
 Teacher = Callable[[Batch], EncoderOutput]
-TeacherDtype = Literal["auto", "fp32", "bf16", "fp16"]
 TeacherEngine = Literal["inference", "zero3"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def teacher_dtype(choice: TeacherDtype, device: torch.device) -> torch.dtype:
-    """The dtype the teacher runs in.
-
-    Args:
-        choice: The user's; "auto" takes fp16 on a GPU, bf16 on a CPU with bf16 instructions, fp32 elsewhere.
-    """
-    if choice != "auto":
-        return _DTYPES[choice]
-    return inference_dtype(device)
-
-
-def dtype_problems(choice: TeacherDtype, device: torch.device) -> list[str]:
-    """What is wrong with a choice of `--teacher_dtype` on a device."""
-    if choice == "fp16" and device.type == "cpu":
-        return ["--teacher_dtype fp16 is not supported on a CPU; take auto, bf16 or fp32"]
-    return []
 
 
 def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:

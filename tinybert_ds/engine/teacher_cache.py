@@ -1,7 +1,7 @@
 """The teacher's logits of all rows of a task, computed once and mapped from then on.
 
 They do not change from epoch to epoch, from start to start, or from student to student. The ranks share the rows; each
-keeps what it has finished in files of its own, so that a run that was killed goes on; then one puts them together.
+part is kept when it is finished, so that a run that was killed goes on; then one puts them together.
 N rows, C outputs of the teacher.
 """
 
@@ -11,9 +11,9 @@ import io
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tinybert_ds.data.batching import BatchSource
-from tinybert_ds.data.cache import POLL_SECONDS, cannot_write, map_array, save_array, try_lock, write_whole
-from tinybert_ds.engine.ranks.process_group import World, gather_objects, place_in_directory
+from tinybert_ds.engine.ranks.process_group import World, gather_objects
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.engine.teacher_pass import move
 from tinybert_ds.errors import ModelError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.shared_work.claims import Claims, Record
+from tinybert_ds.shared_work.derived import map_array, obtain, save_array, writing
 from tinybert_ds.strict_formats import parse_json
-from tinybert_ds.types import Batch, EncoderOutput
+from tinybert_ds.types import Batch, EncoderOutput, move
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +78,7 @@ def logits_key(
 
 
 def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
-    """Where the logits of a teacher, data, tokeniser, length and precision are kept.
-
-    Args:
-        key: From `logits_key`.
-    """
+    """Where the logits of a teacher, data, tokeniser, length and precision are kept."""
     content = json.dumps({"version": FORMAT_VERSION, **key}, sort_keys=True)
     return home / f"teacher-{xxhash.xxh3_64_hexdigest(content.encode())}"
 
@@ -108,7 +104,7 @@ def compute_logits(
     """Let the teacher look at every row once and keep what it says; called on all ranks.
 
     The batches are the same for any number of ranks, and so are the bytes that are written. No rank waits in a
-    collective for another's work: each looks now and then whether the others have finished.
+    collective for another's work: whoever sees the folder takes parts that nobody else has, other runs included.
 
     Args:
         num_rows: N; sample ids are the row numbers 0..N-1.
@@ -122,31 +118,31 @@ def compute_logits(
     source = batches_of(batch_rows)
     # Parts of other batches are other parts.
     parts = directory.with_name(f"{directory.name}.parts-{batch_rows}")
-    paths = [parts / f"{number}.npy" for number in range(-(-source.steps_in_epoch(0) // STEPS_OF_A_PART))]
-    place = place_in_directory(directory.parent, world)
+    paths = {str(n): parts / f"{n}.npy" for n in range(-(-source.steps_in_epoch(0) // STEPS_OF_A_PART))}
     logger.info("the teacher's predictions for %s rows are computed once and kept in %s", f"{num_rows:,}", directory)
-    progress: Any = tqdm(
-        total=len(paths), desc="teacher's predictions", unit="part", delay=5, disable=not world.is_main
-    )
 
-    def look() -> Logits | None:
-        if world.is_main:
-            progress.update(sum(path.is_file() for path in paths) - progress.n)
-        return read_logits(directory, num_rows)
+    def is_done() -> bool:
+        progress.update(sum(path.is_file() for path in paths.values()) - progress.n)
+        return directory.is_dir() and read_logits(directory, num_rows) is not None
 
-    with progress:
-        for number in range(place.number, len(paths), place.size):
-            if look() is not None:
-                break  # another run was faster
-            if not paths[number].is_file():
-                _write_part(paths[number], teacher, _steps(source, number), world)
-        while (logits := look()) is None:
-            if place.number == 0 and all(path.is_file() for path in paths):
-                _put_together(directory, paths, num_rows)
-            else:
-                time.sleep(POLL_SECONDS)
-    if place.number == 0:
-        shutil.rmtree(parts, ignore_errors=True)
+    def work(name: str) -> Record:
+        _write_part(paths[name], teacher, _steps(source, int(name)), world)
+        return {}
+
+    def written(name: str) -> Path | None:
+        return paths[name] if paths[name].is_file() else None
+
+    # The folder of parts has gone when another run was faster.
+    with writing(parts), progress_bar(total=len(paths), desc="teacher's predictions", unit="part") as progress:
+        with suppress(FileNotFoundError):
+            parts.mkdir(exist_ok=True)
+            Claims(parts).share(paths, work, record=written, stopped=is_done)
+        logits = obtain(
+            directory,
+            partial(read_logits, num_rows=num_rows),
+            lambda target: _put_together(target, paths.values(), num_rows),
+        )
+    shutil.rmtree(parts, ignore_errors=True)
     return logits
 
 
@@ -184,36 +180,25 @@ def _write_part(path: Path, teacher: Teacher, batches: Iterator[Batch], world: W
     content = io.BytesIO()
     for array in (np.concatenate(ids), np.concatenate(found)):
         np.save(content, array, allow_pickle=False)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # another run has put all parts together and removed them
-            write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    write_atomically(path, content.getvalue())
 
 
-def _put_together(directory: Path, paths: Sequence[Path], num_rows: int) -> None:
-    """Write all logits in the order of the rows, and their record, unless somebody else does."""
-
-    def build(target: Path) -> None:
-        logits = np.zeros((0, 0), dtype=np.float32)
-        for path in paths:
-            with path.open("rb") as handle:
-                rows, found = (np.load(handle, allow_pickle=False) for _ in range(2))
-            if not len(logits):
-                logits = np.full((num_rows, found.shape[1]), np.nan, dtype=np.float32)
-            logits[rows] = found
-        if not np.isfinite(logits).all():
-            raise ModelError(
-                "the teacher gives logits that are no finite numbers; take a higher precision with --teacher_dtype, or "
-                "another teacher"
-            )
-        save_array(target / _LOGITS, logits)
-        write_atomically(target / _RECORD, json.dumps(_record(logits), sort_keys=True) + "\n")
-
-    with try_lock(directory) as locked:
-        if locked and read_logits(directory, num_rows) is None:
-            write_whole(directory, build)
+def _put_together(target: Path, paths: Iterable[Path], num_rows: int) -> None:
+    """Write all logits in the order of the rows, and their record."""
+    logits = np.zeros((0, 0), dtype=np.float32)
+    for path in paths:
+        with path.open("rb") as handle:
+            rows, found = (np.load(handle, allow_pickle=False) for _ in range(2))
+        if not len(logits):
+            logits = np.full((num_rows, found.shape[1]), np.nan, dtype=np.float32)
+        logits[rows] = found
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            "the teacher gives logits that are no finite numbers; take a higher precision with --teacher_dtype, or "
+            "another teacher"
+        )
+    save_array(target / _LOGITS, logits)
+    write_atomically(target / _RECORD, json.dumps(_record(logits), sort_keys=True) + "\n")
 
 
 def _record(logits: Logits) -> dict[str, Any]:

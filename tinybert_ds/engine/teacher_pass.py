@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.types import Batch, EncoderOutput
+from tinybert_ds.types import Batch, EncoderOutput, move
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +87,6 @@ def tensors_of(lesson: TaughtBatch) -> Iterator[Tensor]:
     """Yield every tensor in a lesson."""
     for value in (*lesson.batch, *(lesson.teacher_output or ())):
         yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, Tensor))
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on a device."""
-    if device.type == "cpu":
-        return batch
-    return Batch._make(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
 
 
 def pin(batch: Batch, device: torch.device) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from tinybert_ds.arguments.launch import DEFAULT_PORT, LaunchArguments
 from tinybert_ds.arguments.parsing import parse
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.foreign_text import quoted
 from tinybert_ds.launch import rank
 from tinybert_ds.launch.environment import (
     RankVariables,
@@ -90,14 +92,7 @@ def _missing_programs(values: LaunchArguments, hosts: Sequence[Host]) -> list[st
 
 
 def launcher_command(values: LaunchArguments, hosts: Sequence[Host], hostfile: Path, master_port: int) -> list[str]:
-    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage.
-
-    Args:
-        values: The parsed command line.
-        hosts: Of the hostfile.
-        hostfile: With these hosts.
-        master_port: Where rank 0 will listen.
-    """
+    """Return the command line of DeepSpeed's launcher, which starts `launch.rank` in the place of the stage."""
     words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
     # Its own words about what it starts would hold all that is handed on.
     words += ["--master_port", str(master_port), "--no_ssh_check", "--log_level", "warning"]
@@ -138,7 +133,13 @@ def choose_port(values: LaunchArguments, hosts: Sequence[Host]) -> int:
             f"host {answer.host} of {values.hostfile} cannot run {sys.executable} by ssh ({answer.reason}); it needs "
             f"password-less ssh and the checkout with its .venv at {CHECKOUT}"
         )
-    return int(answer.output)
+    if not re.fullmatch("[0-9]{1,5}", answer.result):
+        raise ConfigError(
+            f"host {answer.host} of {values.hostfile} was asked for a free port by ssh and says "
+            f"{quoted(answer.result)}; let its shell's start-up files print nothing without a terminal, or give "
+            "--master_port"
+        )
+    return int(answer.result)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,8 +19,8 @@ FORWARDED = re.compile(
     r"|(PYTHON|MV2|UCX|MLFLOW)\w*"
 )
 """What is handed on when it is set here."""
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-"""Names of what only `--forward` hands on."""
+SECRET = re.compile(r"TOKEN(?!IZERS_)|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""Names of what only `--forward` hands on; the settings of the library tokenizers (TOKENIZERS_PARALLELISM) are none."""
 
 _NOT_FORWARDED = ("DS_ENV_FILE", rank.VARIABLE, "CUDA_VISIBLE_DEVICES")  # the launcher's, and each host's own affair
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", VARIABLE)
@@ -33,7 +33,6 @@ class RankVariables(NamedTuple):
     """The variables of the ranks.
 
     Args:
-        values: By name.
         withheld: Names that would have been handed on if they did not look like secrets.
         exposed: Names of secrets that are handed on to other hosts, because the user has named them.
     """
@@ -55,9 +54,6 @@ def rank_variables(
     """Choose the variables for the ranks.
 
     Args:
-        environment: This process's.
-        own_file: Those of the user's DS_ENV_FILE.
-        launch: Identifier of the launch.
         master_port: Where rank 0 will listen, for ranks that find each other through MPI.
         forward: Names that the user wants handed on (`--forward`).
         all_here: Whether the launcher starts ranks on this host only; those keep its secrets.
@@ -92,10 +88,6 @@ def launcher_environment(environment: Mapping[str, str], ours: Mapping[str, str]
     """Return the environment of DeepSpeed's launcher, which hands on, and writes to its log, more than is good.
 
     Secrets are not in it, nor what it would quote wrongly: the ranks get all that by `rank_variables`.
-
-    Args:
-        environment: This process's.
-        ours: What is set for the launcher.
     """
     kept = {
         name: value

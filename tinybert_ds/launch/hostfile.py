@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinybert_ds.errors import ConfigError, raise_all
+from tinybert_ds.foreign_text import quoted
 
 MOST_SLOTS = 1024
 _LINE = re.compile(r"(\S+)\s+slots=([0-9]{1,9})\s*(?:#.*)?")
@@ -47,7 +48,7 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
         where = f"{path}, line {number}"
         match = _LINE.fullmatch(text)
         if match is None:
-            problems.append(f"{where}: {_shown(text)}; {_EXAMPLE}")
+            problems.append(f"{where}: {quoted(text)}; {_EXAMPLE}")
         elif problem := name_problem(match[1]):
             problems.append(f"{where}: {problem}")
         elif not 1 <= int(match[2]) <= MOST_SLOTS:
@@ -68,14 +69,14 @@ def name_problem(name: str) -> str:
     Names go into the command lines of ssh, pdsh and mpirun, which take some for options, lists or patterns.
     """
     if name.startswith("-"):
-        return f"{_shown(name)} begins with '-', which ssh takes for an option; write the host's name"
+        return f"{quoted(name)} begins with '-', which ssh takes for an option; write the host's name"
     if _NAME.fullmatch(name):
         return ""
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return (
-            f"{_shown(name)} is no name of a host: letters, digits, '.', '-' and '_', or an address. Give each host a "
+            f"{quoted(name)} is no name of a host: letters, digits, '.', '-' and '_', or an address. Give each host a "
             "line with its name, names beyond ASCII as ssh knows them (xn--...)"
         )
     return ""
@@ -95,10 +96,7 @@ def is_local(name: str) -> bool:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"--hostfile {path} is not a file; write one host a line, such as: node1 slots=8")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--hostfile {path} cannot be read: {error.strerror}; mend its permissions") from error
+    content = path.read_bytes()
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             raise ConfigError(
@@ -112,7 +110,3 @@ def _text(path: Path) -> str:
         raise ConfigError(
             f"--hostfile {path}, line {number}, is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
         ) from error
-
-
-def _shown(text: str) -> str:
-    return repr(text[:80]) + "..." * (len(text) > 80)

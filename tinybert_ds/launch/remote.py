@@ -29,6 +29,11 @@ class Answer(NamedTuple):
         lines = self.errors.strip().splitlines()
         return lines[-1] if lines else ("no answer" if self.returncode is None else f"exit code {self.returncode}")
 
+    @property
+    def result(self) -> str:
+        """What the errand has printed, its last line; before it is what start-up files of a shell may say."""
+        return (self.output.strip().splitlines() or [""])[-1]
+
 
 def errand_command(host: str, words: Sequence[str], *, ssh_port: int | None = None) -> list[str]:
     """Return the command that runs `python -m WORDS` in the checkout of a host.

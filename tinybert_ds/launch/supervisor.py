@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinybert_ds.foreign_text import quoted
 from tinybert_ds.launch.hostfile import Host
 from tinybert_ds.launch.remote import run_everywhere
 
@@ -43,13 +44,9 @@ def supervise(
     """Run a launcher to its end and pass signals on to the ranks.
 
     Args:
-        command: The launcher's command line.
         environment: Its environment, with the launch's identifier.
-        hosts: Where the ranks are.
-        launch: Identifier of the launch.
         grace_seconds: How long the ranks may take to leave after the first signal; then everything is killed.
         directory: Where the launcher runs; None: here.
-        ssh_port: Of the hosts.
 
     Returns:
         The launcher's exit code, 128 + n if signal n ended it, 1 if the ranks had to be killed.
@@ -116,10 +113,11 @@ def _signal_all(
     missed = []
     words = ["tinybert_ds.launch.processes", launch, number.name]
     for host, answer in zip(hosts, run_everywhere(hosts, words, ssh_port=ssh_port), strict=True):
-        if answer.returncode != 0:
-            say(f"{host.name}: could not send {number.name} ({answer.reason})")
+        if answer.returncode != 0 or not answer.result.isdecimal():
+            said = answer.reason if answer.returncode != 0 else f"its shell says {quoted(answer.result)}"
+            say(f"{host.name}: could not send {number.name} ({said})")
             continue
-        count = int(answer.output)
+        count = int(answer.result)
         if count < host.slots:
             missed.append(host)
         if count or not quiet:

@@ -1,6 +1,7 @@
 """The distillation losses, and the one place where it is decided which implementation computes them.
 
-B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes.
+B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes, R relation
+heads.
 
 What all of them share: the result is a float32 scalar (float64 if an input is float64); the inputs' dtypes may differ
 and each gradient has its input's dtype; gradients flow to the student side and the projection only; autocast is off
@@ -20,13 +21,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tinybert_ds.losses import attention, checks, hidden, reference
+from tinybert_ds.losses import attention, checks, hidden, reference, relations
 from tinybert_ds.losses.precomputed import gradients_only
 from tinybert_ds.losses.reference import Problem
+from tinybert_ds.losses.relation_heads import choose_relation_heads, relation_problem
 
-__all__ = ["attention_score_loss", "gradients_only", "hidden_state_loss", "regression_loss", "soft_cross_entropy"]
+__all__ = [
+    "attention_score_loss",
+    "choose_relation_heads",
+    "gradients_only",
+    "hidden_state_loss",
+    "regression_loss",
+    "relation_loss",
+    "soft_cross_entropy",
+]
 
 ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram", "triton")
+RELATION_FORMS = ("scores", "kl")
+KL_BACKENDS = ("auto", "reference", "tiled", "triton")
 HIDDEN_BACKENDS = ("auto", "reference", "chunked")
 
 
@@ -71,14 +83,74 @@ def attention_score_loss(
         teacher_scaling,
         padding,
     )
+    return compare_scores(problem, backend=backend, denominator=denominator)
+
+
+def compare_scores(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
+    """Return the loss of a checked problem; the arguments are those of `attention_score_loss`."""
     if backend == "auto":
         backend = attention.choose_form(problem)
     elif backend == "triton":
         attention.check_triton(problem)
-    with torch.amp.autocast(student_query.device.type, enabled=False):
+    with torch.amp.autocast(problem.real.device.type, enabled=False):
         if backend == "reference":
             return reference.attention_score_loss(problem, denominator=denominator)
         return attention.fused_attention_loss(problem, form=backend, denominator=denominator)
+
+
+def relation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    *,
+    relation_heads: int,
+    form: str = "scores",
+    padding: str = "valid",
+    backend: str = "auto",
+    denominator: float | None = None,
+) -> Tensor:
+    """Return how far the student's tokens are from standing to each other as the teacher's do (arXiv 2012.15828).
+
+    The vectors X of a model, its queries, keys or values of one layer, are cut into R relation heads X_a of width
+    d_r = A·D / R; token i stands to token j by X_a,i · X_a,j / √d_r. The models' attention heads need not agree in
+    number or size.
+
+    Args:
+        student: (B, A_student, S, D_student) as captured; the gradient goes here.
+        teacher: (B, A_teacher, S, D_teacher) as captured.
+        attention_mask: (B, S), 1 = real token.
+        relation_heads: R, a divisor of both models' A·D; `choose_relation_heads` has a default.
+        form: "scores" is the mean squared difference of these products, "kl" MiniLMv2's loss (eq. 3 to 5):
+            1/(R·rows) · Σ_a Σ_i KL(softmax_j of the teacher's row i ‖ softmax_j of the student's), padding no column.
+        padding: "valid" counts real tokens, own count R·Σlen² (scores) or R·Σlen (kl); "reference" also the rows of
+            padded tokens: B·R·S² as in `attention_score_loss`, or B·R·S.
+        backend: "auto", "reference" (whole relations), for "kl" "tiled" (some query rows at a time, O(S) memory) and
+            "triton" (two launches on a GPU), for "scores" those of `attention_score_loss`.
+
+    Raises:
+        ConfigError: `relation_heads` does not divide both widths, `form`, `padding` or `backend` is not known, or
+            "triton" was asked for and cannot take these tensors.
+    """
+    checks.check_option("form", form, RELATION_FORMS)
+    checks.check_option("padding", padding, checks.PADDINGS)
+    checks.check_option("backend", backend, ATTENTION_BACKENDS if form == "scores" else KL_BACKENDS)
+    checks.check_denominator(denominator)
+    checks.check_relations(student, teacher, attention_mask, relation_heads)
+    problem = relation_problem(student, teacher, attention_mask, relation_heads=relation_heads, padding=padding)
+    compute = compare_scores if form == "scores" else compare_relations
+    return compute(problem, backend=backend, denominator=denominator)
+
+
+def compare_relations(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
+    """Return the KL of a checked problem; the arguments are those of `relation_loss`."""
+    if backend == "auto":
+        backend = relations.choose_form(problem)
+    elif backend == "triton":
+        relations.check_triton(problem)
+    with torch.amp.autocast(problem.real.device.type, enabled=False):
+        if backend == "reference":
+            return reference.relation_kl_loss(problem, denominator=denominator)
+        return relations.fused_kl_loss(problem, form=backend, denominator=denominator)
 
 
 def hidden_state_loss(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.losses.relation_heads import choose_relation_heads
 
 PADDINGS = ("valid", "reference")
 
@@ -47,6 +48,17 @@ def check_attention(
     batch, _, length, _ = student_query.shape
     check_same_batch("queries", (batch, length), (teacher_query.shape[0], teacher_query.shape[2]))
     check_mask(attention_mask, batch, length)
+
+
+def check_relations(student: Tensor, teacher: Tensor, attention_mask: Tensor, relation_heads: int) -> None:
+    """Check queries, keys or values (B, A, S, D) of both models, the mask (B, S) and the number of relation heads."""
+    for name, states in (("student", student), ("teacher", teacher)):
+        assert states.dim() == 4, f"the {name}'s vectors have shape {tuple(states.shape)}; expected (B, A, S, D)"
+    batch, _, length, _ = student.shape
+    check_same_batch("vectors", (batch, length), (teacher.shape[0], teacher.shape[2]))
+    check_mask(attention_mask, batch, length)
+    student_width, teacher_width = (states.shape[1] * states.shape[3] for states in (student, teacher))
+    choose_relation_heads(student_width, teacher_width, relation_heads)
 
 
 def check_hidden(

@@ -4,7 +4,8 @@ B batch rows, S sequence length, A attention heads, D head size, H hidden size, 
 
 Everything is computed in the widest dtype among the inputs and float32, and only the student side and the projection
 receive gradients. A denominator of None is the call's own count; one of 0 or infinity gives a loss and gradients of 0.
-Source: arXiv 1909.10351v5, equations 7 to 10, and the normalisation of the published code of 2019-2020.
+Source: arXiv 1909.10351v5, equations 7 to 10, and the normalisation of the published code of 2019-2020;
+relations: arXiv 2012.15828.
 """
 
 from __future__ import annotations
@@ -63,6 +64,33 @@ def attention_score_loss(problem: Problem, *, denominator: float | None) -> Tens
     return divide(difference.square().sum(), denominator, count)
 
 
+def relation_kl_loss(problem: Problem, *, denominator: float | None) -> Tensor:
+    """KL(teacher ‖ student) of softmaxed relations (B, R, S, S), summed over query rows (arXiv 2012.15828, eq. 3 to 5).
+
+    A problem whose query and key are one tensor. Padded keys are no columns of a relation. "valid" counts the rows of
+    real tokens, "reference" all of them but those of a text without any real token.
+    """
+    student, teacher = problem.student[0], problem.teacher[0].detach()
+    dtype = compute_dtype(student, teacher)
+    padded = ~problem.real[:, None, None, :]
+    counted = (
+        problem.real if problem.padding == "valid" else problem.real.any(dim=1, keepdim=True).expand_as(problem.real)
+    )
+    left_out = padded | ~counted[:, None, :, None]
+
+    def log_relation(states: Tensor, scaling: float) -> Tensor:
+        states = states.to(dtype)
+        if problem.padding == "valid":
+            states = states.masked_fill(padded.transpose(2, 3), 0.0)
+        scores = states @ states.transpose(-1, -2) * scaling
+        return F.log_softmax(scores.masked_fill(padded, torch.finfo(dtype).min), dim=-1)
+
+    target = log_relation(teacher, problem.teacher_scaling)
+    terms = target.exp() * (target - log_relation(student, problem.student_scaling))
+    count = relation_row_count(problem.real, student.shape[1], problem.padding)
+    return divide(terms.masked_fill(left_out, 0.0).sum(), denominator, count)
+
+
 def hidden_state_loss(
     student_hidden: Tensor,
     teacher_hidden: Tensor,
@@ -114,6 +142,13 @@ def token_pair_count(real: Tensor, heads: int, padding: str) -> float | Tensor:
     if padding == "valid":
         return real.sum(dim=1).double().square().sum() * heads
     return float(real.numel() * real.shape[1] * heads)
+
+
+def relation_row_count(real: Tensor, heads: int, padding: str) -> float | Tensor:
+    """Return R·Σlen (valid; a tensor) or B·R·S (reference) for a bool mask (B, S)."""
+    if padding == "valid":
+        return real.sum().double() * heads
+    return float(real.numel() * heads)
 
 
 def hidden_count(real: Tensor, teacher_width: int, padding: str) -> float | Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers.activations import ACT2FN
 
 from tinybert_ds.errors import did_you_mean
+from tinybert_ds.foreign_text import quoted
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _ACTIVATIONS = ("hidden_act", "activation", "hidden_activation", "activation_function")
@@ -38,8 +39,8 @@ def config_problems(config: Any) -> list[str]:
     for name in _ACTIVATIONS:
         value = getattr(config, name, None)
         if isinstance(value, str) and value not in ACT2FN:
-            near = did_you_mean(value, ACT2FN)
-            problems.append(f"{name} is {value!r}{near}; transformers knows {', '.join(sorted(ACT2FN))}")
+            near = did_you_mean(value[:80], ACT2FN)
+            problems.append(f"{name} is {quoted(value)}{near}; transformers knows {', '.join(sorted(ACT2FN))}")
     for name, value in sorted(config.to_dict().items()):
         if not isinstance(value, float):
             continue

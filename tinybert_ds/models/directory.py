@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.strict_formats import parse_json
 
 _MODULES_FILE, _OLD_FOLDERS = "modules.json", ("0_Transformer", "0_BERT", "0_RoBERTa")
 _ADAPTER_FILE = "adapter_config.json"
@@ -66,9 +66,9 @@ def require_fetched(files: Iterable[Path]) -> None:
 def _first_module(directory: Path) -> list[str]:
     """The folder that modules.json names for the first module; the root itself, "", in the new layout."""
     try:
-        modules = json.loads((directory / _MODULES_FILE).read_text(encoding="utf-8"))
+        modules = parse_json((directory / _MODULES_FILE).read_bytes())
         folder = modules[0]["path"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # no such layout, or an unreadable list of it
+    except (OSError, ValueError, LookupError, TypeError):  # no such layout, or an unreadable list of it
         return []
     is_inside = isinstance(folder, str) and not Path(folder).is_absolute() and ".." not in Path(folder).parts
     return [folder] if is_inside else []
@@ -79,8 +79,8 @@ def _refuse_adapter(directory: Path) -> None:
     if not file.is_file():
         return
     try:
-        task_type = json.loads(file.read_text(encoding="utf-8")).get("task_type")
-    except (OSError, ValueError, RecursionError, AttributeError):
+        task_type = parse_json(file.read_bytes()).get("task_type")
+    except (OSError, ValueError, AttributeError):
         task_type = None
     name = _ADAPTER_CLASSES.get(str(task_type), "AutoPeftModel")
     merged = f"{directory}-merged"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.foreign_text import listed
 
 _GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
 
@@ -66,27 +67,26 @@ def match_labels(
     names = list(stated) if stated is not None else list(output_names(config))
     if len(names) != count:
         raise ModelError(
-            f"--teacher_labels names {len(names)} outputs ({', '.join(names)}); the {role} has {count}: name each of "
+            f"--teacher_labels names {len(names)} outputs ({listed(names)}); the {role} has {count}: name each of "
             "them once, in its order"
         )
     if count != len(label_names):
         raise ModelError(
-            f"the {role} has {count} outputs ({', '.join(names)}); the task has {len(label_names)} labels "
-            f"({', '.join(label_names)}): give a model that was fine-tuned on this task"
+            f"the {role} has {count} outputs ({listed(names)}); the task has {len(label_names)} labels "
+            f"({listed(label_names)}): give a model that was fine-tuned on this task"
         )
     if stated is None and has_generic_labels(config):
         raise ModelError(
-            f"the {role}'s config names its outputs {', '.join(names)}, which says nothing; state their order, such "
+            f"the {role}'s config names its outputs {listed(names)}, which says nothing; state their order, such "
             f"as --teacher_labels {','.join(label_names)}, or, if it never learned the task, fine-tune it first"
         )
     spellings = {_normal(alias): _normal(name) for alias, name in aliases.items()}
     labels = [_normal(name) for name in label_names]
     found = [spellings.get(word, word) if word not in labels else word for word in map(_normal, names)]
     if sorted(found) != sorted(labels):
-        allowed = ", ".join(label_names)
         raise ModelError(
-            f"the {role}'s outputs ({', '.join(names)}) are not the task's labels ({allowed}); state what they stand "
-            f"for, in the model's order, such as --teacher_labels {','.join(label_names)}"
+            f"the {role}'s outputs ({listed(names)}) are not the task's labels ({listed(label_names)}); state what "
+            f"they stand for, in the model's order, such as --teacher_labels {','.join(label_names)}"
         )
     return tuple(found.index(label) for label in labels)
 

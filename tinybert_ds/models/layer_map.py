@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.foreign_text import quoted
 
 _NAMES = "uniform, last, first or a list of teacher states such as 0,4,8,12"
 
@@ -62,7 +63,7 @@ def _uniform(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
 def _explicit(spec: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     words = [word.strip() for word in spec.split(",")]
     if not all(word.isascii() and word.isdigit() for word in words):
-        raise ConfigError(f"layer map {spec!r} is not known; it may be {_NAMES}")
+        raise ConfigError(f"layer map {quoted(spec)} is not known; it may be {_NAMES}")
     layer_map = tuple(int(word) for word in words)
     shown = f"layer map {list(layer_map)}"
     if len(layer_map) != student_layers + 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tinybert_ds.errors import ModelError
+from tinybert_ds.foreign_text import listed, shown
 from tinybert_ds.models import published
 from tinybert_ds.models.config_values import config_problems, content_problems
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import output_names, set_labels
+from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def read_config(path: str | Path, *, role: Role) -> Any:
         raise ModelError(f"{role} {path} {what}; give a Hugging Face model directory")
     require_fetched([file])
     with foreign_code(f"{file} is not JSON", "give a Hugging Face model directory"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object; give a Hugging Face model directory")
     invalid = f"{file} is not a valid model config"
@@ -98,7 +99,7 @@ def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrai
     model, info = _load(AutoModel, Path(directory), config, role, seed)
     _check_encoder(model, info, directory, role)
     if _missing(info):
-        logger.info("%s %s: new pooler (%s)", role, directory, _some(sorted(_missing(info))))
+        logger.info("%s %s: new pooler (%s)", role, directory, listed(sorted(_missing(info))))
     _log_extras(model, info, directory, role)
     return model
 
@@ -138,7 +139,7 @@ def load_classifier(
         # A head for other classes, or for the same ones in another order, is worse than a new one.
         new = sorted({*new, *_renew_head(model, seed)})
     if new:
-        logger.info("%s %s: new classification head (%s)", role, directory, _some(new))
+        logger.info("%s %s: new classification head (%s)", role, directory, listed(new))
     _log_extras(model, info, directory, role)
     if pooler_relu or getattr(config, "pooler_relu", False):
         published.apply_pooler_relu(model)
@@ -157,7 +158,7 @@ def load_masked_lm(directory: str | Path) -> PreTrainedModel:
     missing = sorted(key for key in _missing(info) if "pooler" not in key)
     if missing:
         raise ModelError(
-            f"model {directory} has no head for masked words (missing: {_some(missing)}); give a directory that was "
+            f"model {directory} has no head for masked words (missing: {listed(missing)}); give a directory that was "
             "saved with it, as pre-trained BERTs are"
         )
     _log_extras(model, info, directory, "model")
@@ -167,12 +168,12 @@ def load_masked_lm(directory: str | Path) -> PreTrainedModel:
 def _check_head(new: list[str], names: Sequence[str], wanted: int, directory: str | Path, role: Role) -> None:
     if new:
         raise ModelError(
-            f"{role} {directory} has no fine-tuned classification head (missing: {_some(new)}); fine-tune it on the "
+            f"{role} {directory} has no fine-tuned classification head (missing: {listed(new)}); fine-tune it on the "
             "task first, with launchers/finetune_teacher.py"
         )
     if len(names) != wanted:
         raise ModelError(
-            f"{role} {directory} has {len(names)} outputs ({', '.join(names)}), the task has {wanted}; give a model "
+            f"{role} {directory} has {len(names)} outputs ({listed(names)}), the task has {wanted}; give a model "
             "that was fine-tuned on this task"
         )
 
@@ -181,7 +182,7 @@ def _hugging_face_config(content: dict[str, Any], file: Path) -> Any:
     model_type = content.get("model_type")
     if model_type not in CONFIG_MAPPING:
         remote = " (it asks for remote code, which is never run)" if "auto_map" in content else ""
-        found = f"model_type {model_type!r}" if model_type else "no model_type"
+        found = f"model_type {shown(repr(model_type))}" if model_type else "no model_type"
         raise ModelError(
             f"{file} has {found}, which the installed transformers does not know{remote}; use an architecture of "
             'transformers, such as "bert"'
@@ -226,7 +227,7 @@ def _weights_of_other_names(directory: Path) -> str:
     if not names:
         return ""
     wanted = WEIGHT_FILES[0] if names[0].endswith("safetensors") else published.WEIGHTS_FILE
-    return f". It has {_some(names)}: if {names[0]} holds its weights, rename it to {wanted}"
+    return f". It has {listed(names)}: if {names[0]} holds its weights, rename it to {wanted}"
 
 
 def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, role: Role) -> None:
@@ -234,13 +235,13 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
     problems = []
     missing = sorted(key for key in info["missing_keys"] if _is_encoder_key(model, key))
     if missing:
-        problems.append(f"{len(missing)} weights of the encoder are missing: {_some(missing)}")
+        problems.append(f"{len(missing)} weights of the encoder are missing: {listed(missing)}")
     for key, found, wanted in sorted(info["mismatched_keys"]):
         if _is_encoder_key(model, key):
             problems.append(f"{key} has shape {list(found)}, its config asks for {list(wanted)}")
     left_over = sorted(key for key in info["unexpected_keys"] if _is_encoder_key(model, key))
     if left_over:
-        problems.append(f"{len(left_over)} weights have no place in its config's architecture: {_some(left_over)}")
+        problems.append(f"{len(left_over)} weights have no place in its config's architecture: {listed(left_over)}")
     if problems:
         raise ModelError(
             f"the weights of {role} {directory} do not fit its config.json ({type(model).__name__}): "
@@ -249,8 +250,8 @@ def _check_encoder(model: PreTrainedModel, info: dict, directory: str | Path, ro
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if broken:
         raise ModelError(
-            f"{len(broken)} weights of {role} {directory} hold numbers that are not finite: {_some(broken)}. They were "
-            "saved so, or damaged: fetch the model again, or give another one"
+            f"{len(broken)} weights of {role} {directory} hold numbers that are not finite: {listed(broken)}. They "
+            "were saved so, or damaged: fetch the model again, or give another one"
         )
 
 
@@ -308,11 +309,6 @@ def _log_extras(model: PreTrainedModel, info: dict, directory: str | Path, role:
 def _head_name(key: str) -> str:
     parts = key.split(".")
     return ".".join(parts[:2] if parts[0] in ("cls", "bert", "roberta", "fit_denses") else parts[:1])
-
-
-def _some(names: Sequence[str], count: int = 6) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 @contextmanager

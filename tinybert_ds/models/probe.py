@@ -5,6 +5,9 @@ B batch rows, S sequence length, A heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -35,6 +38,17 @@ def probe_batch(model: PreTrainedModel, *, sequence_length: int) -> Batch:
     )
 
 
+@contextmanager
+def in_eval_mode(encoder: CapturingEncoder) -> Iterator[None]:
+    """Put an encoder in eval mode inside the context."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)
+
+
 def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> None:
     """Refuse an encoder whose scores or states are not what the losses take them for.
 
@@ -56,14 +70,9 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
             f"{_describe(encoder)}; lower --max_seq_length to at most {limit}"
         )
     batch = probe_batch(encoder.model, sequence_length=sequence_length)
-    training = encoder.training
-    encoder.eval()
-    advice = "use another architecture, such as BERT"
-    try:
-        with torch.no_grad(), foreign_code(f"{_describe(encoder)} fails on {sequence_length} tokens", advice):
-            output, calls = encoder.run(batch)
-    finally:
-        encoder.train(training)
+    failed, advice = f"{_describe(encoder)} fails on {sequence_length} tokens", "use another architecture, such as BERT"
+    with in_eval_mode(encoder), torch.no_grad(), foreign_code(failed, advice):
+        output, calls = encoder.run(batch)
     states = len(output.hidden_states) if encoder.states else None
     raise_all(_problems(encoder, calls, batch.attention_mask, states), ModelError)
 

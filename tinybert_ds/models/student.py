@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.probe import probe_batch
+from tinybert_ds.models.probe import in_eval_mode, probe_batch
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 
@@ -98,19 +98,14 @@ def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
     Returns:
         The names of all parameters that do not train, in the names of `encoder.model`.
     """
-    training = encoder.training
     parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
-    encoder.eval()
-    try:
-        with torch.enable_grad():
-            output = encoder(probe_batch(encoder.model, sequence_length=8))
-            tensors = [*output.hidden_states, *output.queries, *output.keys]
-            if output.logits is not None:
-                tensors.append(output.logits)
-            total = torch.stack([tensor.float().sum() for tensor in tensors]).sum()
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    finally:
-        encoder.train(training)
+    with in_eval_mode(encoder), torch.enable_grad():
+        output = encoder(probe_batch(encoder.model, sequence_length=8))
+        tensors = [*output.hidden_states, *output.queries, *output.keys]
+        if output.logits is not None:
+            tensors.append(output.logits)
+        total = torch.stack([tensor.float().sum() for tensor in tensors]).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             parameter.requires_grad_(False)

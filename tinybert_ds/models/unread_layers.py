@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.probe import probe_batch
+from tinybert_ds.models.probe import in_eval_mode, probe_batch
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,6 @@ def drop_unread_layers(encoder: CapturingEncoder) -> int:
 
 
 def _probed(encoder: CapturingEncoder) -> list[Tensor]:
-    training = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            output = encoder(probe_batch(encoder.model, sequence_length=8))
-    finally:
-        encoder.train(training)
+    with in_eval_mode(encoder), torch.no_grad():
+        output = encoder(probe_batch(encoder.model, sequence_length=8))
     return [*output.hidden_states, *output.queries, *output.keys]

@@ -37,7 +37,8 @@ from tinybert_ds.models.student import DistilledStudent, count_parameters
 from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
-from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.stages.task_data import RowFlags, load_task
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
@@ -46,15 +47,6 @@ LATENCY_BATCHES = {1: 32, 32: 3}
 ROUNDS = 5
 OWN_STAGE = "compare_models"
 TITLE = "# The student beside its teacher"
-
-
-class RowFlags(NamedTuple):
-    """See `task_data.RowFlags`."""
-
-    max_seq_length: int | None
-    eval_batch_size: int = 32
-    cache_dir: str | None = None
-    allow_unknown: bool = True
 
 
 class Candidate(NamedTuple):
@@ -83,7 +75,8 @@ def measure_metric(
     split = arguments.split
     role: Role = "teacher" if name == "teacher" else "student"
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, RowFlags(arguments.max_seq_length), world)
+    flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, flags, world)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
@@ -254,7 +247,7 @@ def _is_foreign(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
             return not text.startswith(f"{TITLE}\n")
-        report = json.loads(text)
+        report = parse_json(text)
     except (OSError, ValueError):
         return True
     return not (isinstance(report, dict) and {"teacher", "student", "compression", "speedup"} <= report.keys())

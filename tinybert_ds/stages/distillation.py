@@ -15,8 +15,9 @@ from tinybert_ds.arguments import DistillationArguments, TrainingArguments
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.student import full_state
-from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
@@ -60,7 +61,6 @@ def build_intermediate(
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
-        max_seq_length: Longest sequence of the run.
         token_types: Whether the teacher's tokeniser returns them.
 
     Returns:
@@ -77,7 +77,7 @@ def build_intermediate(
     )
     check_capture(teacher, sequence_length=max_seq_length)
     modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
-    dtype = teacher_dtype(arguments.teacher_dtype, world.device)
+    dtype = inference_dtype(world.device, arguments.teacher_dtype)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
     for module in modules:

@@ -15,11 +15,7 @@ _TRUE = ("true", "yes", "t", "y", "1")
 
 
 def prepare(*, on_cpu: bool = False) -> None:
-    """Set up this process; DeepSpeed, and the stage with it, is imported only after this.
-
-    Args:
-        on_cpu: Whatever the command line says.
-    """
+    """Set up this process; DeepSpeed, and the stage with it, is imported only after this."""
     leave_when_asked()
     faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
     import torch  # noqa: PLC0415 - takes a second, in which a request to stop is answered already

@@ -91,8 +91,6 @@ def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool 
     """Wrap a classifier so that it returns its logits, after a look at whether it takes the task's longest row.
 
     Args:
-        model: A classifier.
-        task: What it is for.
         token_types: Whether the model's own tokeniser returns them; None: it is the task's.
     """
     types = task.token_types if token_types is None else token_types

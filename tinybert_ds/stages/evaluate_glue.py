@@ -68,11 +68,11 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
     """
     if arguments.task_file is not None:
         spec = find_task(None, arguments.task_file)
-        return [Entry(spec, Path(cast(str, arguments.data_dir)), _models(spec, arguments))]
+        return [_entry(spec, Path(cast(str, arguments.data_dir)), arguments)]
     glue_dir = cast(str, arguments.glue_dir)
     if arguments.task_names != ["all"]:
         specs = [find_task(name, None) for name in arguments.task_names]
-        return [_entry(spec, arguments) for spec in specs]
+        return [_entry(spec, find_task_folder(spec, glue_dir), arguments) for spec in specs]
     if not Path(glue_dir).is_dir():
         raise DataError(f"--glue_dir: {glue_dir} is not a directory; give the one with the tasks' folders")
     entries, missing = [], []
@@ -80,7 +80,7 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
         if spec.name == "mnli-mm":  # the same models and files as mnli, judged the other way round
             continue
         try:
-            entries.append(_entry(spec, arguments))
+            entries.append(_entry(spec, find_task_folder(spec, glue_dir), arguments))
         except (DataError, ModelError) as error:
             missing.append(spec.name)
             logger.info("left out: %s", error)
@@ -92,13 +92,8 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
     return entries
 
 
-def _entry(spec: TaskSpec, arguments: EvaluateArguments) -> Entry:
-    folder = find_task_folder(spec, cast(str, arguments.glue_dir))
-    return Entry(spec, folder, _models(spec, arguments))
-
-
-def _models(spec: TaskSpec, arguments: EvaluateArguments) -> dict[str, Path]:
-    return {name: _model_directory(spec, path) for name, path in arguments.models.items()}
+def _entry(spec: TaskSpec, folder: Path, arguments: EvaluateArguments) -> Entry:
+    return Entry(spec, folder, {name: _model_directory(spec, path) for name, path in arguments.models.items()})
 
 
 def _model_directory(spec: TaskSpec, path: str) -> Path:

@@ -20,10 +20,10 @@ from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -111,7 +111,7 @@ def _candidates(
     weights: Literal["load", "random"] = "load" if arguments.continue_train else "random"
     paths = [find_student(name, weights=weights) for name in arguments.student_model]
     fingerprints = [model_fingerprint(path) for path in paths]
-    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+    dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
@@ -201,7 +201,7 @@ def _students(
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
         projections = None
         if candidate.init == "teacher":
-            dtype = teacher_dtype(arguments.teacher_dtype, session.world.device)
+            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
             found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
             projections = found.projections
         students.append(

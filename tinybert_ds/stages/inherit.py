@@ -21,9 +21,9 @@ from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
-from tinybert_ds.engine.teacher import dtype_problems, teacher_dtype
 from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
+from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, problems = parse_arguments(InheritArguments, argv)
     session = begin_evaluation(arguments, problems)
     world = session.world
-    raise_all(dtype_problems(arguments.teacher_dtype, world.device))
+    raise_all(precision_problems("teacher_dtype", arguments.teacher_dtype, world.device))
     tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
     candidates = _candidates(session, tokenizer)
     text = _text(session, tokenizer)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             student,
             candidate.layer_map,
             blocks,
-            dtype=teacher_dtype(arguments.teacher_dtype, world.device),
+            dtype=inference_dtype(world.device, arguments.teacher_dtype),
             world=world,
             columns=text.columns,
             prior_weight=arguments.prior_weight if candidate.has_weights else None,
@@ -110,7 +110,7 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device))
+        dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype))
         identity = {
             "teacher": model_fingerprint(arguments.teacher_model),
             "student": model_fingerprint(path),

@@ -17,10 +17,9 @@ from tinybert_ds.engine.ds_config import default_config_path, read_config, resol
 from tinybert_ds.engine.ranks.process_group import World, init_distributed, run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session
-from tinybert_ds.engine.teacher import dtype_problems
 from tinybert_ds.engine.watch.console import set_up_console
 from tinybert_ds.errors import raise_all
-from tinybert_ds.hardware import choose_float32_products, multiplies_fast
+from tinybert_ds.hardware import choose_float32_products, multiplies_fast, precision_problems
 from tinybert_ds.preemption import grace_problems
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     world = join(arguments.log_level)
     config, more = _deepspeed_config(arguments, world)
     teacher_dtype = arguments.teacher_dtype if isinstance(arguments, DistillationArguments) else "auto"
-    raise_all([*problems, *more, *dtype_problems(teacher_dtype, world.device)])
+    raise_all([*problems, *more, *precision_problems("teacher_dtype", teacher_dtype, world.device)])
     resume = arguments.resume
     if single:
         resume = run_on_main(world, partial(_look, Path(arguments.output_dir), arguments))

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.cache import cache_home
+from tinybert_ds.arguments.groups import TaskRows
 from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
@@ -21,6 +21,7 @@ from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.shared_work.derived import cache_home
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,7 @@ class TaskData:
 
     Args:
         max_seq_length: What rows are cut to.
-        pad_id: Token id of padding.
         token_types: Whether the tokeniser returns token types to the model that it belongs to.
-        cache_home: The folder of derived data.
         world: The ranks, which share the work of an evaluation.
         batch_size: Rows of one forward of an evaluation over all ranks.
     """
@@ -92,17 +91,13 @@ class TaskData:
         return results
 
 
-class RowFlags(Protocol):
-    """What a command line says of the rows that are read."""
+class RowFlags(NamedTuple):
+    """`TaskRows` of a command that has no such flags."""
 
-    @property
-    def max_seq_length(self) -> int | None: ...
-    @property
-    def eval_batch_size(self) -> int: ...
-    @property
-    def cache_dir(self) -> str | None: ...
-    @property
-    def allow_unknown(self) -> bool: ...
+    max_seq_length: int | None
+    eval_batch_size: int = 32
+    cache_dir: str | None = None
+    allow_unknown: bool = True
 
 
 def load_task(
@@ -111,7 +106,7 @@ def load_task(
     splits: Sequence[str],
     tokenizer: PreTrainedTokenizerFast,
     model_config: Any,
-    flags: RowFlags,
+    flags: TaskRows | RowFlags,
     world: World,
 ) -> TaskData:
     """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.

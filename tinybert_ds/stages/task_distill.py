@@ -19,9 +19,9 @@ from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.teacher import teacher_dtype
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import Head, build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
@@ -237,7 +237,7 @@ def _identity(
     session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, source: TaskSource, *, asks_teacher: bool
 ) -> dict[str, Any]:
     arguments = session.arguments
-    dtype = str(teacher_dtype(arguments.teacher_dtype, session.world.device)) if asks_teacher else None
+    dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
     return {
         **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
         "stage": f"task_distill {arguments.stage}",

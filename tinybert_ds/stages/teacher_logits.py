@@ -8,7 +8,7 @@ from typing import cast
 
 from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.engine.run.plan import count_steps
-from tinybert_ds.engine.teacher import Teacher, build_teacher, teacher_dtype
+from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.engine.teacher_cache import (
     cached_teacher,
     compute_logits,
@@ -17,6 +17,7 @@ from tinybert_ds.engine.teacher_cache import (
     missing_anywhere,
     read_logits,
 )
+from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.pretrained import load_classifier, read_config
@@ -45,7 +46,7 @@ def logits_teacher(arguments: TaskDistillArguments, task: TaskData, fingerprint:
         teacher=fingerprint,
         data=rows.fingerprint,
         max_seq_length=task.max_seq_length,
-        dtype=str(teacher_dtype(arguments.teacher_dtype, world.device)),
+        dtype=str(inference_dtype(world.device, arguments.teacher_dtype)),
         types=token_types if rows.has_second_segments and has_token_types(config) else None,
         padding=(task.pad_id, config.pad_token_id),
     )
@@ -70,6 +71,6 @@ def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: 
     encoder = logits_encoder(model, task, token_types=token_types)
     if arguments.compile:
         compile_encoders((encoder,), device)
-    dtype = teacher_dtype(arguments.teacher_dtype, device)
+    dtype = inference_dtype(device, arguments.teacher_dtype)
     logger.info("teacher in %s", dtype)
     return build_teacher(encoder, dtype, arguments.teacher_engine)

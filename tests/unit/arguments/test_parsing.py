@@ -168,7 +168,7 @@ def test_what_stands_behind_a_stage_is_the_stages():
 
 def test_a_word_too_long_to_be_shown_is_cut():
     text = told(TaskDistillArguments, [*TASK, "--max_steps", "9" * 5000 + "x"])
-    assert "(5001 characters)" in text
+    assert "(5,001 characters)" in text
     assert len(text) < 250
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.benchmarks import fuzz
-from tests.benchmarks.fuzz_targets import Target
+from tests.benchmarks.fuzzed_file import Target
 from tests.benchmarks.mutations import damage_bytes, damage_json, damage_json_lines, damage_numbers, damage_words
 from tinybert_ds.errors import DataError
 

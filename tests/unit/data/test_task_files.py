@@ -113,9 +113,9 @@ def test_a_missing_file_names_what_is_there(tmp_path):
     (tmp_path / "training.tsv").write_text("x")
     with pytest.raises(DataError, match=r"cannot read .*train.tsv: No such file.* found there: training.tsv$"):
         read_split(SST2, tmp_path, "train")
-    for number in range(10):
+    for number in range(20):
         (tmp_path / f"part{number}").touch()
-    with pytest.raises(DataError, match=r"part8, part9 \.\.\.$"):
+    with pytest.raises(DataError, match=r"found there: part0, part1, part10, .* and 9 more$"):
         read_split(SST2, tmp_path, "train")
     with pytest.raises(DataError, match="no such folder"):
         read_split(SST2, tmp_path / "nowhere", "train")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -74,7 +76,8 @@ def published_candidates(folder, text: str, count: int) -> dict[int, list[str]]:
 def slow_prediction(model, tokenizer, pieces: list[str], place: int, count: int) -> list[str]:
     masked = [*pieces[:place], "[MASK]", *pieces[place + 1 :]]
     row = ["[CLS]", *masked, "[SEP]", *pieces, "[SEP]"][:LIMIT]
-    types = ([0] * (len(masked) + 2) + [1] * (len(pieces) + 1))[:LIMIT]
+    second = int("token_type_ids" in tokenizer.model_input_names)
+    types = ([0] * (len(masked) + 2) + [second] * (len(pieces) + 1))[:LIMIT]
     if place + 1 >= LIMIT:
         return []
     with torch.no_grad():
@@ -115,19 +118,15 @@ def test_candidates_are_those_of_the_published_rule(folder, count):
     assert {len(words) for sentence in found for words in sentence.values()} != {1} or count == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_candidates_of_a_text_do_not_depend_on_the_texts_beside_it_in_any_precision(folder, dtype):
-    rng = random.Random(3)
-    texts = [" ".join(rng.choices([*NEAR, *WORDS], k=rng.randint(1, 40))) for _ in range(30)]
-    splitter, model = load(folder, 2048, dtype)
-    sentences = splitter.split(texts)
-
-    def candidates(of):
-        return find_candidates(of, model, None, count=1000, chinese=False)
-
-    together = candidates(sentences)
-    assert candidates(sentences[::-1])[::-1] == together
-    assert [candidates([sentence])[0] for sentence in sentences] == together
+def test_a_model_whose_tokeniser_returns_no_token_types_sees_none(folder, tmp_path):
+    shutil.copytree(folder / "mlm", tmp_path / "mlm")
+    shutil.copy(folder / "glove.txt", tmp_path)
+    path = tmp_path / "mlm" / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}
+    path.write_text(json.dumps(content))
+    found = fast_candidates(tmp_path, SENTENCES[:2], 15, with_vectors=False)
+    assert found == [published_candidates(tmp_path, text, 15) for text in SENTENCES[:2]]
+    assert found != fast_candidates(folder, SENTENCES[:2], 15, with_vectors=False)
 
 
 @pytest.mark.slow

@@ -1,20 +1,23 @@
 """The blocks of an augmentation and its output, as several commands and ranks write them."""
 
-import threading
 from collections import Counter
 
 import pytest
 
-from data_tools import augmentation_files
 from data_tools.augment_rows import AugmentedBlock
 from data_tools.augmentation_files import AugmentationFiles
 from tinybert_ds.errors import DataError
 
 
+def files_of(tmp_path, **identity):
+    return AugmentationFiles(tmp_path / "train_aug.tsv", identity)
+
+
 def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path):
-    fast, slow = (AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1}) for _ in range(2))
+    fast, slow = (files_of(tmp_path, seed=1) for _ in range(2))
     blocks = [AugmentedBlock(number, [f"row {number}\t1"], Counter(rows=1)) for number in range(2)]
-    assert fast.begin(1) == slow.begin(1) == 1
+    assert fast.begin()
+    assert slow.begin()
     slow.write_block(blocks[0])
     for block in blocks:
         fast.write_block(block)
@@ -30,30 +33,39 @@ def test_two_commands_with_the_same_settings_do_not_disturb_each_other(tmp_path)
 
 
 def test_blocks_of_two_commands_with_different_settings_are_never_mixed(tmp_path):
-    first, second = (AugmentationFiles(tmp_path / "train_aug.tsv", {"--seed": seed}) for seed in (1, 2))
+    first, second = (files_of(tmp_path, seed=seed) for seed in (1, 2))
     block = AugmentedBlock(0, ["row\t1"], Counter(rows=1))
-    first.begin(1)
-    second.begin(1)
-    for go_on in (lambda: first.write_block(block), lambda: first.finish("sentence\tlabel", 0)):
-        with pytest.raises(DataError, match=r"with other settings \(--seed was 1 and is 2 now\) has begun to augment"):
-            go_on()
+    assert first.begin()
+    assert second.begin()
+    first.write_block(block)
     assert second.unfinished_blocks(1) == [0]
+    first.finish("sentence\tlabel", 1)
+    for go_on in (lambda: second.write_block(block), lambda: second.finish("sentence\tlabel", 1), second.begin):
+        with pytest.raises(DataError, match=r"is there and differs: seed is 1 there and 2 now\. Rename"):
+            go_on()
 
 
-def test_a_rank_waits_for_rank_0_and_sees_a_finished_output(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(augmentation_files, "_PATIENCE_SECONDS", 0.1)
-    first = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
-    AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 0}).begin(4)
-    joined = []
-    second = AugmentationFiles(tmp_path / "train_aug.tsv", {"seed": 1})
-    thread = threading.Thread(target=lambda: joined.append(second.join()))
-    thread.start()
-    thread.join(timeout=0.5)
-    assert thread.is_alive()  # the blocks that are there belong to another augmentation
-    assert capsys.readouterr().err.count("still waiting for rank 0 to begin in") == 1
-    first.begin(8)
-    thread.join(timeout=10)
-    assert joined == [8]
+def test_damaged_records_and_blocks_are_named_instead_of_a_traceback(tmp_path):
+    files = files_of(tmp_path, seed=1)
+    block = AugmentedBlock(0, ["row\t1"], Counter(rows=1))
+    assert files.begin()
+    files.write_block(block)
+    for damaged in ("[1]\nrow\t1\n", '{"rows": "x"}\nrow\t1\n', "[" * 100_000, ""):
+        (files.parts / "0.part").write_text(damaged)
+        with pytest.raises(DataError, match=r"0\.part, a finished block, is damaged: .*; remove it"):
+            files.finish("sentence\tlabel", 1)
+    files.write_block(block)
+    files.finish("sentence\tlabel", 1)
+    for damaged in ("[]", "{}", '{"identity": 1, "counts": {}, "output": {}}', "[" * 100_000):
+        (tmp_path / "train_aug.json").write_text(damaged)
+        with pytest.raises(DataError, match="nothing says what it was made of"):
+            files.finished_counts()
+
+
+def test_a_rank_that_comes_late_sees_a_finished_output(tmp_path):
+    first, late = (files_of(tmp_path, seed=1) for _ in range(2))
+    assert first.begin()
     first.finish("header", 0)
-    assert second.join() is None
-    assert second.unfinished_blocks(3) == []
+    assert not late.begin()
+    assert late.unfinished_blocks(3) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train_aug.json", "train_aug.tsv"]

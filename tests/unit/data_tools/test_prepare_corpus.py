@@ -181,7 +181,7 @@ def test_foreign_files_are_refused_and_left_alone(model, texts, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "shard-00000.bin").write_bytes(b"of another tool")
-    with pytest.raises(DataError, match=r"not of this corpus: shard-00000\.bin"):
+    with pytest.raises(ConfigError, match=r"not of this corpus: shard-00000\.bin"):
         main(arguments(model, texts, out))
     assert contents(out) == {"shard-00000.bin": b"of another tool"}
 

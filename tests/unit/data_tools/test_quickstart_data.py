@@ -164,7 +164,7 @@ def test_a_killed_call_goes_on_and_files_of_something_else_are_refused_and_kept(
         if content is not None:
             (packages / "data.json").write_text(content)
         before = {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()}
-        with pytest.raises(ConfigError, match=r"would replace: .*teacher/config\.json"):
+        with pytest.raises(ConfigError, match=r"would replace: .*sentiment/dev\.tsv"):
             make_data(packages)
         assert {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()} == before
         assert not (packages / "packages").exists()
@@ -214,5 +214,5 @@ def test_the_command_ends_with_exit_code_2_and_no_traceback(tmp_path):
         check=False,
     )
     assert result.returncode == 2
-    assert "is a file; OUT_DIR is a folder" in result.stderr
+    assert "is a file; give a directory" in result.stderr
     assert "Traceback" not in result.stderr

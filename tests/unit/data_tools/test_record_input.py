@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -107,6 +109,34 @@ def test_a_row_without_text_a_missing_column_and_a_damaged_file_are_named(tmp_pa
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UnreadableInputError, match=r"a\.parquet"):
         ParquetReader(path, 1000, "text")
+
+
+@pytest.mark.slow
+def test_no_damaged_description_of_a_column_ends_the_process(tmp_path):
+    """pyarrow aborts where it reads the sizes of a column whose list of levels has another length than is stated."""
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y"], "n": [[1], [2, 3]]}), path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    lists_of_numbers = [place for place in range(footer, len(whole)) if whole[place] & 0x0F == 6]  # in Thrift's form
+    assert lists_of_numbers
+    for number, place in enumerate(lists_of_numbers):
+        damaged = bytes([whole[place] + 0x10 & 0xFF])
+        (tmp_path / f"{number}.parquet").write_bytes(whole[:place] + damaged + whole[place + 1 :])
+    program = """
+import sys
+from pathlib import Path
+from data_tools.table_input import ParquetReader
+from tinybert_ds.errors import UserError
+for path in sorted(Path(sys.argv[1]).glob("*.parquet")):
+    try:
+        ParquetReader(path, 1000, "text")
+    except UserError:
+        print("told")
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "told" in done.stdout
 
 
 def test_a_row_that_is_not_utf8_is_shown_as_bytes(tmp_path):

@@ -21,7 +21,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data_tools.claims import Claims
 from data_tools.corpus_directory import WORK_DIRECTORY
 from data_tools.corpus_job import CorpusWorker, Job
 from data_tools.corpus_processes import run_job
@@ -31,6 +30,7 @@ from tests.support.models import WORDS, write_tokenizer
 from tests.support.runs import run_ranks, start_ranks
 from tinybert_ds.data.manifest import MANIFEST_NAME, open_corpus
 from tinybert_ds.errors import DataError
+from tinybert_ds.shared_work.claims import Claims
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "data_tools" / "pregenerate_training_data.py"

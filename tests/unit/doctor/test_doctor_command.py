@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from tests.support.models import config_directory
@@ -10,6 +13,7 @@ from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.doctor import __main__ as doctor
 from tinybert_ds.doctor.job import sequence_length
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.launch.remote import Answer
 
 
 @pytest.fixture
@@ -53,6 +57,18 @@ def test_everything_that_keeps_the_job_from_running_is_said_at_once(inputs, run,
     assert "3 problem(s)" in output
 
 
+def test_a_student_whose_padding_is_a_word_of_the_tokeniser_is_a_problem_although_its_teacher_says_the_same(
+    inputs, run, tmp_path
+):
+    teacher = shutil.copytree(inputs / "teacher", tmp_path / "teacher")
+    content = json.loads((teacher / "config.json").read_text()) | {"pad_token_id": 7}
+    (teacher / "config.json").write_text(json.dumps(content))
+    config_directory(tmp_path / "student", pad_token_id=7)
+    code, output = run("--teacher_model", teacher, "--student_model", tmp_path / "student")
+    assert code == 1
+    assert "pad_token_id" in output
+
+
 def test_an_input_that_is_not_there_is_one_problem(inputs, run, tmp_path):
     words = ["--teacher_model", tmp_path / "gone", "--student_model", inputs / "student"]
     code, output = run(*words, "--pregenerated_data", tmp_path / "no_shards")
@@ -70,6 +86,15 @@ def test_a_host_that_does_not_answer_is_a_problem_with_its_fix(run, tmp_path, mo
     assert "no-such-host.invalid cannot run" in output
     assert "password-less ssh" in output
     assert "localhost, 1 rank(s)" in output  # the others are looked at all the same
+
+
+@pytest.mark.parametrize("said", ["", "Welcome to node2", "[]", '{"paths": {}}', "[" * 100_000])
+def test_a_host_that_answers_something_else_is_a_problem_and_no_traceback(run, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(doctor, "run_everywhere", lambda hosts, *_, **__: [Answer(hosts[0].name, 0, said, "")])
+    (tmp_path / "hostfile").write_text("node2 slots=1\n")
+    code, output = run("--hostfile", tmp_path / "hostfile")
+    assert code == 1
+    assert "node2 was asked for its facts by ssh and says" in output
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_what_looks_like_a_secret_stays_here_and_is_named():
     assert chosen.exposed == []
 
 
+@pytest.mark.parametrize(("name", "is_secret"), [("TOKENIZERS_PARALLELISM", False), ("TOKENIZERS_API_KEY", True)])
+def test_the_settings_of_tokenizers_are_no_secrets_although_they_begin_with_token(name, is_secret):
+    chosen = choose({name: "x"})
+    assert (chosen.withheld == [name]) is (name not in chosen.values) is is_secret
+    assert (name in launcher_environment({name: "x"}, {})) is not is_secret
+
+
 def test_a_secret_that_is_named_is_handed_on_and_told_of():
     chosen = choose(SECRETS, forward=["HF_TOKEN", "AWS_SECRET_ACCESS_KEY"])
     assert chosen.values["HF_TOKEN"] == "s1"

@@ -4,9 +4,11 @@ import pytest
 
 from tinybert_ds.arguments import parse as parse_command
 from tinybert_ds.arguments.launch import LaunchArguments
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.launch import __main__ as launch
 from tinybert_ds.launch import rank
 from tinybert_ds.launch.hostfile import Host
+from tinybert_ds.launch.remote import Answer
 
 TWO = (Host("node1", 2), Host("node2", 2))
 HERE = (Host("localhost", 2),)
@@ -35,6 +37,18 @@ def test_deepspeeds_launcher_starts_what_becomes_the_stage_and_hears_nothing_of_
 def test_all_training_commands_are_stages_and_nothing_else_is():
     assert {"general_distill", "task_distill", "finetune_teacher"} <= set(launch.stages())
     assert "compare_models" not in launch.stages()
+
+
+def test_a_shell_that_talks_before_or_instead_of_the_answer_is_no_traceback(monkeypatch):
+    said = {}
+    monkeypatch.setattr(
+        launch, "run_everywhere", lambda hosts, *_, **__: [Answer(hosts[0].name, 0, said["output"], "")]
+    )
+    for said["output"] in ("Welcome!\n31234\n", "31234"):
+        assert launch.choose_port(parse("general_distill"), TWO) == 31234
+    for said["output"] in ("", "31234\nGood bye", "-1"):
+        with pytest.raises(ConfigError, match=r"host node1 of hosts was asked for a free port.*--master_port"):
+            launch.choose_port(parse("general_distill"), TWO)
 
 
 def test_one_local_host_needs_neither_ssh_nor_pdsh():

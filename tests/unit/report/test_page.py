@@ -100,7 +100,7 @@ def test_the_command_writes_into_the_first_run_or_where_it_is_told(tmp_path, cap
     assert (tmp_path / "there" / "deep" / "report.html").is_file()
     assert "report.html and report.md: two" in capsys.readouterr().out
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written to"):
+    with pytest.raises(ConfigError, match="is a file; give a directory"):
         main([str(second), "--output_dir", str(tmp_path / "file")])
 
 

@@ -101,6 +101,16 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     assert "report.md and report.json in" in problem
 
 
+@pytest.mark.slow
+def test_a_comparison_on_words_that_a_tokeniser_does_not_know_is_refused_unless_it_is_meant(setting):
+    rows = ["sentence\tlabel", *(f"фильм был хорош\t{label}" for label in (0, 1, 1))]
+    (setting / "test.tsv").write_text("\n".join([*rows, ""]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"9 of 9 tokens are unknown to the tokeniser.*--allow_unknown"):
+        main(command(setting))
+    main([*command(setting), "--allow_unknown"])
+    assert (setting / "out" / "report.json").is_file()
+
+
 class TimedModule(nn.Module):
     """Says what a forward costs by moving a clock."""
 

@@ -174,44 +174,25 @@ def write_on_main(world: World, path: Path, action: Callable[[], Value]) -> Valu
     return run_on_main(world, write)
 
 
-class Place(NamedTuple):
-    """A rank's place among those that see the same directory: its number, and how many they are."""
-
-    number: int
-    size: int
-
-
-def place_in_directory(directory: Path, world: World) -> Place:
-    """Return this rank's place among those that find each other's files in a directory; called on all ranks."""
-    seen = _visible_ranks(directory, world)
-    return Place(seen.index(world.rank), len(seen))
-
-
 def require_shared_directory(directory: Path, world: World) -> None:
     """Refuse a run whose ranks do not all see the output directory that rank 0 has made.
 
     Raises:
         ConfigError: Names the hosts that see another one, or none.
     """
-    found = gather_objects((0 in _visible_ranks(directory, world), os.uname().nodename))
+    mark = directory / f"{RANK_PREFIX}{broadcast_object(uuid.uuid4().hex)}"
+    if world.is_main:
+        mark.touch()
+    dist.barrier()
+    found = gather_objects((mark.exists(), os.uname().nodename))
+    if world.is_main:
+        mark.unlink(missing_ok=True)
     blind = sorted({host for sees_main, host in found if not sees_main})
     if blind:
         raise ConfigError(
             f"--output_dir {directory} is not the same directory on {', '.join(blind)} as on rank 0's host; "
             "put it on a file system that all hosts share"
         )
-
-
-def _visible_ranks(directory: Path, world: World) -> list[int]:
-    prefix = f"{RANK_PREFIX}{broadcast_object(uuid.uuid4().hex)}-"
-    own = directory / f"{prefix}{world.rank}"
-    if directory.is_dir():
-        own.touch()
-    dist.barrier()
-    names = os.listdir(directory) if directory.is_dir() else []
-    dist.barrier()
-    own.unlink(missing_ok=True)
-    return sorted(int(name.removeprefix(prefix)) for name in names if name.startswith(prefix))
 
 
 def require_same_everywhere(identity: Mapping[str, Any]) -> None:

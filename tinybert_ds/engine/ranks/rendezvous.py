@@ -142,7 +142,6 @@ def together(store: dist.Store, patience: timedelta) -> Iterator[None]:
     What they call there cannot be interrupted from outside, so a rank that others have failed leaves by `os._exit`.
 
     Args:
-        store: What the ranks met at.
         patience: The longest time that the inside may take.
 
     Raises:

@@ -17,6 +17,7 @@ from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY, complete_
 from tinybert_ds.engine.ranks.process_group import RANK_PREFIX
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
+from tinybert_ds.foreign_text import shown
 from tinybert_ds.records import read_run
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What `new` has otherwise; what it does not mention is not compared."""
     new = json.loads(json.dumps(new))  # tuples and lists are one thing in run.json
     return [
-        f"{name} was {old.get(name)!r}, now {value!r}" for name, value in sorted(new.items()) if old.get(name) != value
+        f"{name} was {shown(repr(old.get(name)), 300)}, now {shown(repr(value), 300)}"
+        for name, value in sorted(new.items())
+        if old.get(name) != value
     ]
 
 

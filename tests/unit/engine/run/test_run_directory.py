@@ -9,6 +9,7 @@ import pytest
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.watch.monitor import truncate_metrics
 from tinybert_ds.errors import CheckpointError, ConfigError
+from tinybert_ds.files import file_error
 
 IDENTITY = {"stage": "general_distill", "seed": 1, "layer_map": (0, 2)}
 
@@ -105,8 +106,11 @@ def test_a_file_as_output_dir_is_refused(tmp_path):
 
 def test_an_output_dir_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(NotADirectoryError) as refusal:
         RunDirectory(tmp_path / "file" / "out").open(IDENTITY, resume="auto")
+    assert "file/out' cannot be read or written: Not a directory; a part of the path is a file" in str(
+        file_error(refusal.value)
+    )
 
 
 def test_resume_never_refuses_a_directory_with_a_run(run):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from data_tools.claims import Claims
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.shared_work.claims import Claims, describe_differences
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_tools.claims import Claims
+from tinybert_ds.shared_work.claims import Claims
 with Claims(Path(sys.argv[1])).take("task") as claim:
     print("taken" if claim else "not taken", flush=True)
     time.sleep(60)
@@ -72,13 +77,59 @@ def test_a_directory_that_has_gone_is_told_apart(tmp_path):
 
 
 def test_a_task_whose_file_was_removed_while_waiting_is_not_given(tmp_path, monkeypatch):
-    def remove_first(self: Claims, descriptor: int) -> bool:
-        (tmp_path / "task.json").unlink()
-        return True
+    real = fcntl.flock
 
-    monkeypatch.setattr(Claims, "_lock", remove_first)
-    with pytest.raises(FileNotFoundError), Claims(tmp_path).take("task", again=True):
+    def remove_first(descriptor: int, operation: int) -> None:
+        (tmp_path / "task.json").unlink()  # between opening and locking, the owner before has finished
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with Claims(tmp_path).take("task", again=True) as claim:
+        assert claim is None
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(ConfigError, match=r"cannot lock .*Function not implemented.*-o flock"),
+        Claims(tmp_path).take("x"),
+    ):
         pass
+
+
+def test_shared_tasks_are_done_once_and_those_of_others_are_waited_for(tmp_path):
+    claims, done = Claims(tmp_path), []
+    names = [f"task-{number}" for number in range(20)]
+
+    def do(name: str) -> dict[str, str]:
+        done.append(name)
+        time.sleep(0.002)
+        return {"of": name}
+
+    threads = [threading.Thread(target=claims.share, args=(names, do)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(done) == sorted(names)
+    assert [claims.record(name) for name in names] == [{"of": name} for name in names]
+
+
+def test_sharing_ends_when_it_is_told_to_and_when_the_directory_has_gone(tmp_path):
+    done = []
+    Claims(tmp_path).share(["a", "b", "c"], lambda name: done.append(name) or {}, stopped=lambda: len(done) == 2)
+    assert done == ["a", "b"]
+    with pytest.raises(FileNotFoundError):
+        Claims(tmp_path / "gone").share(["a"], lambda name: {})
+
+
+def test_what_differs_is_told_in_words():
+    assert describe_differences({"seed": 1, "same": 0}, {"seed": 2, "same": 0}) == "seed is 1 there and 2 now"
+    assert describe_differences({"a": [1]}, {"a": [1]}) == ""
+    assert len(describe_differences({"a": "x" * 10_000}, {})) < 300
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b'{"a": 1, "a": 2}', b"\xff", b'{"a"'])

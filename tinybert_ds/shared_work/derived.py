@@ -5,13 +5,12 @@ They may be deleted at any moment; what needs them makes them anew.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import fsync_directory
+from tinybert_ds.shared_work.claims import POLL_SECONDS, lock_file
 
 logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
 
 CACHE_FOLDER = ".tinybert_cache"
-POLL_SECONDS = 0.2
 HEAD_START_SECONDS = 2.0
 
 
@@ -46,10 +45,8 @@ def cache_home(data_dir: str | Path | None, cache_dir: str | Path | None) -> Pat
         home = Path(data_dir) / CACHE_FOLDER
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinybert_ds"
-    try:
+    with writing(home):
         home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(home, error) from error
     if not os.access(home, os.W_OK | os.X_OK):
         raise ConfigError(f"the folder of derived data {home} cannot be written; give another one with --cache_dir")
     return home
@@ -77,67 +74,46 @@ def obtain(
         ConfigError: The directory cannot be written.
     """
     own_turn = time.monotonic() + head_start
-    while True:
-        content = read(directory)
-        if content is not None:
-            return content
+    while (content := read(directory)) is None:
         if time.monotonic() >= own_turn:
             with try_lock(directory) as locked:
-                if locked:
-                    return _make(directory, read, build)
+                content = read(directory) if locked else None  # somebody may have been faster
+                if locked and content is None:
+                    _write_whole(directory, build)
+                    content = read(directory)
+                    assert content is not None, f"{directory} cannot be read after it was written"
+            if content is not None:
+                break
         time.sleep(POLL_SECONDS)
+    return content
 
 
 @contextmanager
 def try_lock(directory: Path) -> Iterator[bool]:
-    """Hold the lock of a directory of derived data, if nobody else does; the kernel frees it when a process dies.
+    """Hold the lock of a directory of derived data, if nobody else does.
 
     Raises:
         ConfigError: The file of the lock cannot be made or locked.
     """
     path = directory.with_name(f"{directory.name}.lock")
+    with ExitStack() as stack:
+        with writing(directory):
+            locked = stack.enter_context(lock_file(path)) is not None
+        if locked:
+            stack.callback(path.unlink, missing_ok=True)
+        yield locked
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise ConfigError that says what to do where derived data cannot be written."""
     try:
-        handle = path.open("wb")
+        yield
     except OSError as error:
-        raise cannot_write(directory, error) from error
-    with handle:
-        locked = _lock(handle.fileno(), path)
-        try:
-            yield locked
-        finally:
-            if locked:
-                path.unlink(missing_ok=True)
-
-
-def write_whole(directory: Path, build: Callable[[Path], None]) -> None:
-    """Fill a directory under another name and move it into place; only with its lock.
-
-    Raises:
-        ConfigError: The disk is full or cannot be written.
-    """
-    temporary = directory.with_name(f"{directory.name}.tmp")
-    if directory.exists():  # and yet it is written: nobody could read it
-        logger.warning("%s is damaged or out of date and is made anew", directory)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        temporary.mkdir()
-        build(temporary)
-        fsync_directory(temporary)
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.replace(directory)
-        fsync_directory(directory.parent)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def cannot_write(path: Path, error: OSError) -> ConfigError:
-    """Return what to tell the user when derived data cannot be written."""
-    return ConfigError(
-        f"cannot write the derived data {path}: {error.strerror or error}; make room there, or give another folder "
-        "with --cache_dir, where the command takes it"
-    )
+        raise ConfigError(
+            f"cannot write the derived data {path}: {error.strerror or error}; make room there, or give another folder "
+            "with --cache_dir, where the command takes it"
+        ) from error
 
 
 def save_array(path: Path, array: NDArray) -> None:
@@ -163,21 +139,19 @@ def map_array(path: Path) -> NDArray:
         raise ValueError(f"{path} holds no array: {error}") from error
 
 
-def _make(directory: Path, read: Callable[[Path], Content | None], build: Callable[[Path], None]) -> Content:
-    content = read(directory)  # somebody may have been faster
-    if content is None:
-        write_whole(directory, build)
-        content = read(directory)
-        assert content is not None, f"{directory} cannot be read after it was written"
-    return content
-
-
-def _lock(descriptor: int, path: Path) -> bool:
+def _write_whole(directory: Path, build: Callable[[Path], None]) -> None:
+    """Fill a directory under another name and move it into place; only with its lock."""
+    temporary = directory.with_name(f"{directory.name}.tmp")
+    if directory.exists():  # and yet it is written: nobody could read it
+        logger.warning("%s is damaged or out of date and is made anew", directory)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Who had the lock removes its file: a lock on a removed file is none.
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(directory):
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+            temporary.mkdir()
+            build(temporary)
+            fsync_directory(temporary)
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.replace(directory)
+            fsync_directory(directory.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinybert_ds.data import cache
-from tinybert_ds.data.cache import cache_home, map_array, obtain, save_array, try_lock
 from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.shared_work import derived
+from tinybert_ds.shared_work.derived import cache_home, map_array, obtain, save_array, try_lock
 
 
 def read(directory: Path) -> str | None:
@@ -68,7 +68,7 @@ def test_a_process_that_dies_while_it_builds_leaves_the_work_to_the_next(tmp_pat
 
 
 def test_of_many_that_ask_at_once_one_builds(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(derived, "POLL_SECONDS", 0.005)
     builds, results = [], []
 
     def build(directory: Path) -> None:
@@ -86,7 +86,7 @@ def test_of_many_that_ask_at_once_one_builds(tmp_path, monkeypatch):
 
 
 def test_those_who_wait_take_over_when_the_head_start_is_over_and_nobody_builds(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(derived, "POLL_SECONDS", 0.005)
     begin = time.monotonic()
     assert obtain(tmp_path / "a", read, write("one"), head_start=0.1) == "one"
     assert time.monotonic() - begin >= 0.1

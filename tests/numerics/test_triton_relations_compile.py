@@ -1,0 +1,76 @@
+"""The Triton kernels of the KL of relations compiled for GPUs that are not there: none of the dispatch's may spill."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="needs triton: pip install triton")
+
+from tests.support.compiled_kernels import Usage, compile_for  # noqa: E402 - after the skip
+from tinybert_ds.losses import triton_relations  # noqa: E402
+from tinybert_ds.losses.triton_relation_kernel import log_sums_kernel, relation_loss_kernel  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not isinstance(relation_loss_kernel, triton.JITFunction), reason="TRITON_INTERPRET is set: nothing is compiled"
+)
+
+TYPES = {
+    **{"student": "*bf16", "teacher": "*fp16", "real": "*i1", "log_sums": "*fp32", "coefficient": "*fp32"},
+    **{"gradient": "*fp32", "values": "*fp64", "student_scaling": "fp32", "teacher_scaling": "fp32"},
+}
+PASSES = {
+    "log-sums": (log_sums_kernel, {"VALID": False}),
+    "logged": (relation_loss_kernel, {"VALID": False, "NEED_VALUE": True, "NEED_GRADIENT": True}),
+    "not logged": (relation_loss_kernel, {"VALID": True, "NEED_VALUE": False, "NEED_GRADIENT": True}),
+}
+HEAD_SIZES = list(itertools.product((8, 32, 64), (16, 32, 64, 128)))
+"""A student's and a teacher's head size for each pair of blocks."""
+EXTREMES = ((8, 16), (64, 128))
+CONFIGURATIONS = [
+    *itertools.product(HEAD_SIZES, ["logged"], (80, 90)),
+    *itertools.product(EXTREMES, ["log-sums", "not logged"], (80, 90)),
+]
+
+
+@pytest.fixture(scope="module")
+def usages(tmp_path_factory):
+    """Return the usage of every configuration, compiled anew by two processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found = pool.map(compile_pass, *zip(*CONFIGURATIONS, strict=True))
+            return dict(zip(CONFIGURATIONS, found, strict=True))
+
+
+def compile_pass(head_sizes, name, capability) -> Usage:
+    """Compile one kernel for relation heads of these sizes and for GPUs of a compute capability."""
+    kernel, needs = PASSES[name]
+    options = triton_relations.compile_options(*head_sizes)
+    num_warps = options.pop("num_warps")
+    constants = {**options, **needs}
+    types = {name: TYPES.get(name, "i32") for name in kernel.arg_names if name not in constants}
+    return compile_for(kernel, types, constants, capability, num_warps=num_warps)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+def test_no_configuration_spills_registers_or_exceeds_shared_memory(configuration, usages):
+    assert usages[configuration].stack_bytes == 0
+    assert usages[configuration].shared_bytes <= 163 * 1024  # of an A100; an H100 has 227 KiB
+
+
+def test_a_wider_student_would_spill(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert compile_pass((128, 128), "logged", 90).stack_bytes > 0
+
+
+def test_the_compiled_configurations_are_all_that_the_dispatch_knows():
+    def blocks(student, teacher):
+        return tuple(list(triton_relations.compile_options(student, teacher).items())[2:])
+
+    widest = triton_relations.MAX_STUDENT_HEAD, triton_relations.MAX_TEACHER_HEAD
+    known = {blocks(*pair) for pair in itertools.product(*(range(1, size + 1) for size in widest))}
+    assert known == {blocks(*pair) for pair in HEAD_SIZES}

@@ -1,0 +1,85 @@
+"""The KL of relations between tokens: the choice of its implementation, its value, its gradient.
+
+B batch rows, S sequence length, R relation heads, d_r their width. See `relation_tiles` for a CPU and
+`triton_relations` for a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.losses import reference
+from tinybert_ds.losses.attention import triton_is_installed
+from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
+from tinybert_ds.losses.reference import Problem
+from tinybert_ds.losses.relation_tiles import kl_terms
+
+logger = logging.getLogger(__name__)
+
+
+def fused_kl_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
+    """Return the KL of a problem's relations with its gradient by the student's vectors.
+
+    Args:
+        form: "tiled" or "triton".
+    """
+    student, teacher = problem.student[0], problem.teacher[0]
+    dtype = reference.compute_dtype(student, teacher)
+    count = reference.relation_row_count(problem.real, student.shape[1], problem.padding)
+    coefficient = reference.divide(problem.real.new_full((), 1.0, dtype=dtype), denominator, count)
+    needs = needs_of(student)
+    with torch.no_grad():
+        terms = triton_terms if form == "triton" else kl_terms
+        total, gradient = terms(problem, coefficient, needs)
+        if total is None:
+            value = torch.zeros_like(coefficient)
+        else:
+            value = reference.divide(total, denominator, count).to(dtype)
+    return value if gradient is None else attach_gradients(value, (student,), (gradient,))
+
+
+def triton_terms(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
+    """Return what `kl_terms` returns, from two launches on a GPU."""
+    from tinybert_ds.losses import triton_relations  # noqa: PLC0415 - optional, and a second to import
+
+    return triton_relations.launch(problem, coefficient, needs)
+
+
+def choose_form(problem: Problem) -> str:
+    """Return the form for the problem: the Triton kernels where they can take it, else tiles. Logs the choice once."""
+    if problem.real.device.type == "cpu":
+        return "tiled"
+    refusal = triton_refusal(problem)
+    announce_choice(*problem.head_sizes, refusal)
+    return "tiled" if refusal else "triton"
+
+
+def check_triton(problem: Problem) -> None:
+    """Raise ConfigError unless the Triton kernels can take the problem."""
+    refusal = triton_refusal(problem)
+    if refusal:
+        raise ConfigError(f"backend='triton' cannot compute this relation loss: {refusal}; use 'auto' or 'tiled'")
+
+
+def triton_refusal(problem: Problem) -> str | None:
+    """Return why the Triton kernels cannot take the problem, None where they can."""
+    if not triton_is_installed():
+        return "triton is not installed (pip install triton)"
+    from tinybert_ds.losses import triton_relations  # noqa: PLC0415 - optional, and a second to import
+
+    return triton_relations.refusal(problem)
+
+
+@functools.cache
+def announce_choice(student_head: int, teacher_head: int, refusal: str | None) -> None:
+    """Log, once for each pair of head sizes, which form "auto" takes on a GPU and why."""
+    sizes = f"relation heads of {student_head} and {teacher_head}"
+    if refusal:
+        logger.info("relation loss, %s: tiles by matrix products, no Triton kernel: %s", sizes, refusal)
+    else:
+        logger.info("relation loss, %s: tiles in two launches (triton)", sizes)

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Task distillation from end to end: augmentation, intermediate layers, predictions, evaluation.
+# Task distillation from end to end: augmentation, start, intermediate layers, predictions, evaluation.
 #
 #     bash launchers/distill_task.sh (TASK --glue_dir DIR | --task_file FILE --data_dir DIR) --teacher DIR \
 #         --student DIR --output_dir DIR (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] \
-#         [--num_gpus N] [--seed N] [-- FLAGS...]
+#         [--inherit] [--num_gpus N] [--seed N] [-- FLAGS...]
 #
 # TASK is one of GLUE, its files in its folder below --glue_dir; a task of your own is a YAML file (README), its files
-# are in --data_dir. --teacher is fine-tuned on it, --student comes from general distillation. --masked_lm is the model
-# that suggests words, --glove the file of word vectors (without it, words of several pieces stay). --recipe is a
+# are in --data_dir. --teacher is fine-tuned on it. --student comes from general distillation; or it is a config.json, a
+# directory with one, or a shipped name (4L_312, 6L_768, 3L_192): without weights it starts in closed form from the
+# teacher, on the task's training texts, the head included. --inherit moves a student with weights that way too, towards
+# the fine-tuned teacher, and keeps a part of what it has learnt. --masked_lm is the model that suggests words, --glove the file of word vectors (without it, words of several pieces stay). --recipe is a
 # shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own
 # has none: name one, such as paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores. --num_gpus
 # N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS go to both distillation stages and
@@ -48,13 +50,18 @@ case "${1:-}" in
         ;;
 esac
 glue_dir="" task_file="" data_dir="" teacher="" student="" out="" masked_lm="" glove="" seed=42
-augmentation=yes
+augmentation=yes inherit=auto
 launch=(python)
 flags=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --no_augmentation)
             augmentation=no
+            shift
+            continue
+            ;;
+        --inherit)
+            inherit=yes
             shift
             continue
             ;;
@@ -74,7 +81,10 @@ while [ $# -gt 0 ]; do
         --task_file) task_file="$(absolute "$2")" ;;
         --data_dir) data_dir="$(absolute "$2")" ;;
         --teacher) teacher="$(absolute "$2")" ;;
-        --student) student="$(absolute "$2")" ;;
+        --student)
+            student="$(absolute "$2")"
+            [ -e "$student" ] || [ ! -f "$here/tinybert_ds/students/$2.json" ] || student="$2"
+            ;;
         --output_dir) out="$(absolute "$2")" ;;
         --masked_lm) masked_lm="$(absolute "$2")" ;;
         --glove) glove="$(absolute "$2")" ;;
@@ -105,8 +115,12 @@ for path in "$glue_dir" "$data_dir" "$teacher" "$masked_lm"; do
     [ -z "$path" ] || [ -d "$path" ] || fail "$path is not a directory"
 done
 for path in "$task_file" "$student" "$glove"; do
-    [ -z "$path" ] || [ -e "$path" ] || fail "$path does not exist"
+    [ -z "$path" ] || [ -e "$path" ] || [ -f "$here/tinybert_ds/students/$path.json" ] || fail "$path does not exist"
 done
+if [ "$inherit" = auto ] && [ -d "$student" ]; then # general distillation leaves projections.safetensors beside weights
+    weights=(-name "*.safetensors" ! -name "projections.safetensors" -o -name "pytorch_model*.bin")
+    [ -z "$(find -L "$student" -maxdepth 2 \( "${weights[@]}" \) -print -quit)" ] || inherit=no
+fi
 if [ -n "$task" ]; then
     data_dir="$(find "$glue_dir" -mindepth 1 -maxdepth 1 -iname "${task%-mm}" | sort | head -n 1)"
     [ -n "$data_dir" ] || fail "--glue_dir $glue_dir has no folder ${task%-mm}; there are: $(ls "$glue_dir" | tr '\n' ' ')"
@@ -126,6 +140,8 @@ stage() {
 }
 distil=(--teacher_model "$teacher" "${files[@]}" --recipe "$recipe" --seed "$seed")
 [ "$augmentation" = yes ] || distil+=(--aug_train false)
+start=(--teacher_model "$teacher" --student_model "$student" "${files[@]}" --seed "$seed" --output_dir "$out/start")
+[ "$inherit" = no ] || student="$out/start"
 intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"})
 prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student"
     ${flags[@]+"${flags[@]}"})
@@ -141,18 +157,24 @@ evaluation=("${evaluated[@]}" --model "teacher=$teacher" "student=$out/student"
     --output_dir "$out/evaluation")
 hand_on evaluate_glue "${evaluation[@]}"
 evaluation+=(${more[@]+"${more[@]}"})
+hand_on inherit_student "${start[@]}"
+start+=(${more[@]+"${more[@]}"})
 vectors=(--no_glove)
 [ -z "$glove" ] || vectors=(--glove_embs "$glove")
 augmented=(--pretrained_bert_model "$masked_lm" "${vectors[@]}" "${files[@]}" --seed "$seed")
 hand_on data_augmentation "${augmented[@]}"
 augmented+=(${more[@]+"${more[@]}"})
 [ "$augmentation" = no ] || python -m tinybert_ds.arguments data_augmentation "${augmented[@]}"
+[ "$inherit" = no ] || python -m tinybert_ds.arguments inherit_student "${start[@]}"
 python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
 python -m tinybert_ds.arguments task_distill "${prediction[@]}"
 python -m tinybert_ds.arguments evaluate_glue "${evaluation[@]}"
 
 if [ "$augmentation" = yes ]; then
     stage augmentation "${launch[@]}" "$here/data_tools/data_augmentation.py" "${augmented[@]}"
+fi
+if [ "$inherit" != no ]; then
+    stage start "${launch[@]}" "$here/launchers/inherit_student.py" "${start[@]}"
 fi
 stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
 stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"

@@ -17,12 +17,13 @@ STAGES = [
     "prepare_corpus",
     "finetune_teacher",
     "general_distillation",
+    "start_student",
     "intermediate_distillation",
     "prediction_distillation",
     "student_from_labels_alone",
     "compare_models",
 ]
-MODELS = ["teacher", "student", "student_without_distillation"]
+MODELS = ["teacher", "student", "student_before_training", "student_without_distillation"]
 
 
 def start(out: Path) -> subprocess.Popen[str]:

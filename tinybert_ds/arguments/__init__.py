@@ -8,7 +8,7 @@ A flag is declared once, in its command or in a group that several share (`group
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.option import hyper_parameters_of, identity_of
-from tinybert_ds.arguments.parsing import Arguments, parse, parse_arguments
+from tinybert_ds.arguments.parsing import Arguments, parse, parse_arguments, renamed
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
 from tinybert_ds.arguments.training import DistillationArguments, TrainingArguments
@@ -26,4 +26,5 @@ __all__ = [
     "parse",
     "parse_arguments",
     "recipe_values",
+    "renamed",
 ]

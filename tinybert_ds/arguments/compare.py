@@ -16,6 +16,9 @@ class CompareArguments(TaskPlace):
 
     teacher: str = data("Directory of the fine-tuned teacher.", path=True)
     student: str = data("Directory of the distilled student.", path=True)
+    student_before_training: str | None = data(
+        "Directory that the student started from, if that predicts already.", None, path=True
+    )
     student_without_distillation: str | None = data("Directory of a student to compare with.", None, path=True)
     output_dir: str = like(OUTPUT_DIR)
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)

@@ -34,10 +34,12 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
     init: Literal["auto", "teacher", "svd", "random"] = result(
         "Weights of a student that has none. teacher: every layer in closed form from the teacher's, on 200,000 tokens "
         "of the text, with the projections; svd: embeddings of the teacher's leading singular vectors, the rest "
-        "random; random: all of them; auto: teacher where the architectures have a closed form, else random.",
+        "random; random: all of them; auto: as the run in --output_dir began; in a new one teacher where the "
+        "architectures have a closed form, else random.",
         "auto",
         resolved=True,
         identity="init_embeddings",
+        older="init_embeddings",
     )
     max_seq_length: int | None = like(
         MAX_SEQ_LENGTH, help="Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made."

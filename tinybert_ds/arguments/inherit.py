@@ -14,6 +14,8 @@ CALIBRATION_TOKENS = result(
     least=1,
 )
 
+PRIOR_WEIGHT = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
@@ -25,7 +27,8 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
     teacher_model: str = like(groups.TEACHER_MODEL, help="Hugging Face directory of the teacher.")
     student_model: list[str] = like(
         groups.STUDENT_MODEL,
-        help="The student: a config.json, a directory with one, or a shipped name (4L_312, 6L_768, 3L_192). Given "
+        help="The student: a config.json, a directory with one, or a shipped name (4L_312, 6L_768, 3L_192); or a "
+        "directory with weights that general distillation wrote, which are kept in part (--prior_weight). Given "
         "several times, each goes to a directory of its own name inside --output_dir.",
         repeat=True,
     )
@@ -41,6 +44,12 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
         groups.DATA_DIR, None, help="Instead of shards, for a fine-tuned teacher: directory of the task's files."
     )
     calibration_tokens: int = like(CALIBRATION_TOKENS)
+    prior_weight: float = result(
+        "How strongly a student that has weights keeps them: 0.001 takes over nearly all that the teacher says, 1 "
+        "hardly moves. Its embeddings and neurons stay, its head is made anew. A student without weights has none.",
+        PRIOR_WEIGHT,
+        above=0,
+    )
     max_seq_length: int | None = like(
         groups.MAX_SEQ_LENGTH,
         help="Longest row in tokens. Default: as the shards were made; 64 for single sentences, 128 for pairs.",

@@ -51,6 +51,7 @@ class Option:
     metavar: str | None = None  # what --help calls the value
     positional: bool = False  # given without its name
     repeat: bool = False  # a list that may be given several times; a positional one takes all that follows
+    older: str | None = None  # what it was called in earlier versions, which is understood still
 
     @property
     def in_recipes(self) -> bool:

@@ -87,6 +87,12 @@ def handed_on(kind: type[Command], own: Sequence[str], words: Sequence[str]) -> 
     return result
 
 
+def renamed(kind: type[Command], argv: Sequence[str] | None) -> list[str]:
+    """Return what to say of the flags of a command line that are called by the names of earlier versions."""
+    given = {_name(word) for word in (sys.argv[1:] if argv is None else argv) if word.startswith("--")}
+    return [f"--{f.says.older} is called {f.shown} now" for f in flags_of(kind) if f.says.older in given]
+
+
 class _Bad(NamedTuple):
     """What a word is that is no value of its flag."""
 
@@ -146,7 +152,8 @@ def _add(group: Any, flag: Flag, stages: Sequence[str], *, alone: bool) -> None:
         nargs = ("..." if flag.says.repeat else "+") if flag.is_list else None
         group.add_argument(flag.name, nargs=nargs, metavar=flag.says.metavar, **common).required = False
         return
-    names = dict.fromkeys((f"--{flag.name}", f"--{flag.name.replace('_', '-')}"))
+    spellings = [flag.name, *filter(None, [flag.says.older])]
+    names = dict.fromkeys(f"--{name}" for each in spellings for name in (each, each.replace("_", "-")))
     if flag.item is bool and alone:
         group.add_argument(*names, action="store_true", help=common["help"], default=argparse.SUPPRESS)
     elif flag.item is bool:

@@ -50,7 +50,7 @@ def recipe_values(arguments: Any) -> dict[str, str]:
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise ConfigError(f"--recipe {name}, section {section}: must hold `flag: value` lines")
     known = {flag.name for flag in flags.values() if flag.says.in_recipes}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(set(values) - known - {flag.says.older for flag in flags.values()})
     if unknown:
         named = listed(flag if flag in flags else f"{flag}{did_you_mean(flag[:80], known)}" for flag in unknown)
         raise ConfigError(

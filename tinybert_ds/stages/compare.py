@@ -225,7 +225,7 @@ def _cpu_name() -> str:
 
 def path_problems(arguments: CompareArguments) -> Iterator[str]:
     """Yield what is wrong with the paths that the command line names."""
-    for name in ("teacher", "student", "student_without_distillation", "data_dir"):
+    for name in ("teacher", "student", "student_before_training", "student_without_distillation", "data_dir"):
         path = getattr(arguments, name)
         if path is not None and not Path(path).is_dir():
             yield f"--{name}: {path} is not a directory; give an existing one"
@@ -274,8 +274,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     stages = read_stages(arguments.stages_file)
     train = read_split(spec, arguments.data_dir, "train")
     directories = {"teacher": arguments.teacher, "student": arguments.student}
-    if arguments.student_without_distillation is not None:
-        directories["student_without_distillation"] = arguments.student_without_distillation
+    for name in ("student_before_training", "student_without_distillation"):
+        if (path := getattr(arguments, name)) is not None:
+            directories[name] = path
     measured = [measure_metric(name, Path(path), spec, arguments, world) for name, path in directories.items()]
     candidates = [candidate for candidate, _ in measured]
     latencies_ms = {

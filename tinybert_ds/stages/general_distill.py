@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel
 
-from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments
+from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments, renamed
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
+from tinybert_ds.engine.ranks.process_group import run_on_main
+from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, problems = parse_arguments(GeneralDistillArguments, argv)
     session = begin_training(arguments, problems, single=len(arguments.student_model) == 1)
     world = session.world
+    for line in renamed(GeneralDistillArguments, argv):
+        logger.info("%s", line)
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
@@ -83,6 +87,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.finish()
 
 
+_STARTS: dict[str | None, Literal["teacher", "svd", "random"]] = {
+    "teacher": "teacher",
+    "svd": "svd",
+    "random": "random",
+}
+"""By what the identity of a run calls them."""
+
+
 class _Candidate(NamedTuple):
     path: Path
     init: Literal["load", "teacher", "svd", "random"]
@@ -103,8 +115,10 @@ def _candidates(
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
+    directories = student_directories(output_dir, paths)
+    begun = run_on_main(session.world, lambda: [_begun_with(directory) for directory in directories])
     candidates = []
-    for path, fingerprint, directory in zip(paths, fingerprints, student_directories(output_dir, paths), strict=True):
+    for path, fingerprint, directory, before in zip(paths, fingerprints, directories, begun, strict=True):
         config = read_config(path, role="student")
         try:
             layer_map = check_pair(
@@ -115,7 +129,7 @@ def _candidates(
                 attention=bool(arguments.attention_weight),
                 padding_token=padding_token,
             )
-            init = _init(arguments, teacher_config, config, layer_map)
+            init = _init(arguments, before, teacher_config, config, layer_map)
         except UserError as error:
             if len(paths) == 1:
                 raise
@@ -127,10 +141,26 @@ def _candidates(
     return candidates
 
 
+def _begun_with(directory: Path) -> str | None:
+    """Return how the student of the run in a directory started; None where there is no run."""
+    record = RunDirectory(directory).record()
+    return None if record is None else record["identity"].get("init_embeddings")
+
+
 def _init(
-    arguments: GeneralDistillArguments, teacher_config: Any, student_config: Any, layer_map: tuple[int, ...]
+    arguments: GeneralDistillArguments,
+    before: str | None,
+    teacher_config: Any,
+    student_config: Any,
+    layer_map: tuple[int, ...],
 ) -> Literal["load", "teacher", "svd", "random"]:
     """Say where a student's weights come from.
+
+    Args:
+        arguments: The command line.
+        before: How the student of the run that `--output_dir` holds started.
+        teacher_config, student_config: Their Hugging Face configs.
+        layer_map: The teacher's state for each state of the student.
 
     Raises:
         ConfigError, ModelError: --init teacher for a student that has no closed form.
@@ -139,6 +169,8 @@ def _init(
         return "load"
     if arguments.init in ("svd", "random"):
         return arguments.init
+    if arguments.init == "auto" and before in _STARTS:
+        return _STARTS[before]
     if arguments.init == "auto" and arguments.teacher_engine == "zero3":
         logger.info("the student starts from random weights: --teacher_engine zero3 says that the teacher does not fit")
         return "random"

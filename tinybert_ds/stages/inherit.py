@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -18,18 +18,20 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
-from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.checks import check_inheritance
-from tinybert_ds.models.pretrained import load_classifier, load_encoder, read_config
+from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config
 from tinybert_ds.models.saving import save_student
+from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
 from tinybert_ds.stages.inheritance import start_from_teacher
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
     for candidate in (candidates[number] for number in waiting):
         head = None if text.columns is None else Head(text.label_names)
-        student = build_student(candidate.path, weights="random", head=head, seed=arguments.seed)
+        weights: Literal["load", "random"] = "load" if candidate.has_weights else "random"
+        student = build_student(candidate.path, weights=weights, head=head, seed=arguments.seed)
         write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
         found = start_from_teacher(
             teacher,
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             dtype=inference_dtype(world.device, arguments.teacher_dtype),
             world=world,
             columns=text.columns,
+            prior_weight=arguments.prior_weight if candidate.has_weights else None,
         )
         write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
         logger.info("student: %s", candidate.directory)
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 class _Candidate(NamedTuple):
     path: Path
+    has_weights: bool
     layer_map: tuple[int, ...]
     directory: Path
     identity: dict[str, Any]
@@ -88,7 +93,7 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
     """Find the students and check that each has a closed form."""
     arguments = session.arguments
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    paths = [find_student(name, weights="random") for name in arguments.student_model]
+    paths = [resolve_student(name) for name in arguments.student_model]
     teacher = model_fingerprint(arguments.teacher_model)
     candidates = []
     for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
@@ -112,7 +117,10 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
             "student": model_fingerprint(path),
             **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
         }
-        candidates.append(_Candidate(path, layer_map, directory, identity))
+        trained = path.is_dir() and has_weights(path)
+        if trained and any((model_files(path) / name).is_file() for name in TOKENIZER_FILES):
+            require_same_tokenizer(path, arguments.teacher_model, arguments.lower_case)
+        candidates.append(_Candidate(path, trained, layer_map, directory, identity))
     return candidates
 
 

@@ -30,13 +30,14 @@ def start_from_teacher(
     dtype: torch.dtype,
     world: World,
     columns: Sequence[int] | None = None,
+    prior_weight: float | None = None,
 ) -> Inheritance:
     """Give a student the weights that its teacher's say it should have, and show what they explain.
 
     Args:
         teacher: Stays as it is; a copy of it runs.
         student: On the CPU, before and after.
-        layer_map, columns: See `inherit`.
+        layer_map, columns, prior_weight: See `inherit`.
         blocks: The calibration text, the same on all ranks.
         dtype: What the teacher's copy runs in.
         world: The ranks, all of which call this.
@@ -50,7 +51,7 @@ def start_from_teacher(
     ):
         exchange = RankExchange(world)
         kept = Blocks(blocks, Path(directory), device=world.device, exchange=exchange, advance=bar.update)
-        found = inherit(running, student, layer_map, kept, columns=columns)
+        found = inherit(running, student, layer_map, kept, columns=columns, prior_weight=prior_weight)
         logger.info("the student starts from its teacher, by %d tokens of text", kept.tokens)
     student.to("cpu")
     for line in table(found, layer_map):
@@ -68,9 +69,14 @@ def table(found: Inheritance, layer_map: tuple[int, ...]) -> list[str]:
             lines.append(f"         its heads are the teacher's {', '.join(map(str, report.heads))}")
     if found.head is not None:
         lines.append(f"  head   {100 * found.head:.1f} %")
+    if found.own is not None:
+        lines.append(f"  of its own states before, {100 * found.own:.1f} % were a linear map of its teacher's")
     return lines
 
 
-def _row(state: int, of_teacher: int, projection: float, *others: float) -> str:
-    shares = "".join(f"{100 * share:>{width}.1f} %" for share, width in zip(others, (9, 7, 5), strict=False))
+def _row(state: int, of_teacher: int, projection: float, *others: float | None) -> str:
+    shares = "".join(
+        f"{'own':>{width + 2}}" if share is None else f"{100 * share:>{width}.1f} %"
+        for share, width in zip(others, (9, 7, 5), strict=False)
+    )
     return f"  {state:<5}  {of_teacher:<14}  {100 * projection:8.1f} %{shares}"

@@ -112,8 +112,9 @@ def test_every_flag_that_decides_the_result_is_in_the_identity_and_no_other_is(n
 def test_a_run_that_was_begun_before_goes_on_and_another_one_is_refused(stage, tmp_path):
     before = BEGUN[stage]
     kind = COMMANDS[COMMAND_OF[stage]]
-    assert set(before["arguments"]) <= {flag.name for flag in flags_of(kind)}
-    arguments = kind(**before["arguments"])
+    names = {flag.says.older or flag.name: flag.name for flag in flags_of(kind)}
+    assert set(before["arguments"]) <= set(names)
+    arguments = kind(**{names[name]: value for name, value in before["arguments"].items()})
     assert arguments.stage == stage
     identity = before["identity"]
     own = identity_of(arguments, {name: identity.get(name) for name in resolved(kind)})

@@ -106,3 +106,12 @@ def test_run_json_holds_the_recipes_values_beside_those_that_were_used(inputs, t
     assert launch["recipe"] == {"learning_rate": "2e-3", "max_steps": "7"}
     assert (launch["arguments"]["learning_rate"], launch["arguments"]["max_steps"]) == (2e-3, 2)
     assert launch["arguments"]["recipe"] == str(tmp_path / "mine.yaml")
+
+
+def test_a_recipe_of_an_earlier_version_may_call_a_flag_by_its_older_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("general:\n  init_embeddings: svd\n")
+    basis = ["--pregenerated_data", "d", "--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
+    arguments, problems = parse_arguments(GeneralDistillArguments, [*basis, "--recipe", str(path)], "command.py")
+    assert problems == []
+    assert arguments.init == "svd"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinybert_ds.arguments import EvaluateArguments, TaskDistillArguments, parse_arguments
+from tinybert_ds.arguments.inherit import InheritArguments
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,7 @@ def chain(tmp_path):
     script = tmp_path / "checkout" / "launchers" / "distill_task.sh"
     script.parent.mkdir(parents=True)
     script.write_text((ROOT / "launchers" / "distill_task.sh").read_text())
+    (script.parents[1] / "tinybert_ds").symlink_to(ROOT / "tinybert_ds")
     (script.parent / "run_stage.py").symlink_to(ROOT / "launchers" / "run_stage.py")
     binaries = tmp_path / "bin"
     binaries.mkdir()
@@ -45,7 +47,8 @@ def chain(tmp_path):
     (binaries / "python").chmod(0o755)
     for name in ("glue/STS-B", "t", "s", "lm"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "vectors.txt").touch()
+    for name in ("vectors.txt", "s/model.safetensors"):
+        (tmp_path / name).touch()
 
     def run(*words, **environment):
         path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
@@ -124,6 +127,31 @@ def test_without_augmentation_the_stages_train_on_the_plain_file(chain, tmp_path
     assert len(commands(tmp_path)) == 3
     for words in commands(tmp_path)[:2]:
         assert not parse_arguments(TaskDistillArguments, words[1:], "task_distill.py")[0].aug_train
+
+
+@pytest.mark.parametrize("student", ["3L_192", "bare", "bare/config.json"])
+def test_a_student_without_weights_starts_from_its_fine_tuned_teacher(chain, tmp_path, student):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "projections.safetensors"):
+        (tmp_path / "bare" / name).touch()
+    flags = ["--max_seq_length", "40", "--learning_rate", "1e-3"]
+    finished = chain(*WORDS[:-4], "--student", student, "--no_augmentation", "--", *flags)
+    assert finished.returncode == 0, finished.stderr
+    start, intermediate, *_ = commands(tmp_path)
+    assert start[0] == "launchers/inherit_student.py"
+    arguments, problems = parse_arguments(InheritArguments, start[1:])
+    assert problems == []
+    assert arguments.student_model == [student if student == "3L_192" else str(tmp_path / student)]
+    assert arguments.data_dir == str(tmp_path / "glue" / "STS-B")
+    assert (arguments.max_seq_length, arguments.seed) == (40, 42)
+    assert intermediate[intermediate.index("--student_model") + 1] == str(tmp_path / "out" / "start")
+
+
+def test_a_student_with_weights_moves_towards_the_fine_tuned_teacher_on_demand(chain, tmp_path):
+    assert chain(*WORDS[:-4], "--no_augmentation", "--inherit").returncode == 0
+    start, intermediate, *_ = commands(tmp_path)
+    assert parse_arguments(InheritArguments, start[1:])[0].student_model == [str(tmp_path / "s")]
+    assert intermediate[intermediate.index("--student_model") + 1] == str(tmp_path / "out" / "start")
 
 
 def test_capitals_and_paths_relative_to_the_caller_are_understood(chain, tmp_path):

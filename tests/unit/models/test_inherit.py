@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -233,6 +235,67 @@ def test_a_narrow_student_of_a_fine_tuned_teacher_predicts_before_its_first_step
     assert float(torch.corrcoef(torch.stack(margins))[0, 1]) > 0.5
     assert inheritance.head is not None
     assert 0.3 < inheritance.head < 1
+
+
+def tuned(model):
+    """Return a model that has moved away from another, as fine-tuning moves it."""
+    moved = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in moved.encoder.layer:
+            for parameter in layer.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise * parameter.std(unbiased=False), alpha=0.5)
+    return moved
+
+
+@pytest.fixture
+def distilled(tmp_path):
+    """Return a teacher and a student that has learnt from it."""
+    teacher, student = lively(tiny_model()), tiny_model(**SMALL, seed=5)
+    inherit(teacher, student, (0, 2, 4), Blocks(text(12), tmp_path))
+    return teacher, lively(student, seed=2)
+
+
+def test_a_heavy_prior_leaves_a_student_what_it_has_learnt(distilled, tmp_path):
+    teacher, student = distilled
+    batch = random_batch([24, 3, 11], seed=99)
+    mask = batch.attention_mask.bool()
+    before = states(student, batch)
+    inherit(tuned(teacher), student, (0, 2, 4), Blocks(text(12), tmp_path), prior_weight=1e7)
+    for own, expected in zip(states(student, batch).hidden_states, before.hidden_states, strict=True):
+        torch.testing.assert_close(own[mask], expected[mask], rtol=1e-2, atol=5e-3)
+
+
+def test_the_lighter_the_prior_the_nearer_a_student_comes_to_another_teacher(distilled, tmp_path):
+    teacher, student = distilled
+    other = tuned(teacher)
+    found = []
+    for weight in (1e7, 0.1, 1e-4):
+        own = copy.deepcopy(student)
+        found.append(inherit(other, own, (0, 2, 4), Blocks(text(12), tmp_path), prior_weight=weight))
+        torch.testing.assert_close(own.embeddings.state_dict(), student.embeddings.state_dict(), rtol=0, atol=0)
+    last = [each.layers[1].state for each in found]
+    assert last[0] + 0.1 < last[1]
+    assert last[1] + 0.05 < last[2]
+    assert all(each.own == found[0].own for each in found)
+    assert 0.3 < found[0].own < 1
+
+
+def test_queries_and_keys_are_fitted_as_the_student_has_turned_them(tmp_path):
+    teacher, student = lively(tiny_model()), tiny_model(**SMALL, seed=5)
+    inherit(teacher, student, (0, 2, 4), Blocks(text(12), tmp_path))
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(4)))
+    turned = []
+    with torch.no_grad():
+        for layer in encoder_layers(student):
+            for linear in (layer.query, layer.key):  # their scores stay
+                linear.weight.copy_((turn @ linear.weight.unflatten(0, (4, 6))).flatten(0, 1))
+                linear.bias.copy_((linear.bias.unflatten(0, (4, 6)) @ turn.T).flatten())
+            turned.append(layer.query.weight.clone())
+    inherit(teacher, student, (0, 2, 4), Blocks(text(12), tmp_path), prior_weight=1e-3)
+    for layer, own in zip(encoder_layers(student), turned, strict=True):
+        assert float(torch.cosine_similarity(layer.query.weight.flatten(), own.flatten(), 0)) > 0.8
 
 
 REFUSED = [

@@ -69,12 +69,13 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
         {"name": "compare_models", "seconds": 5, "finished": False, "command": ["y"]},
     ]
     stages.write_text(json.dumps(recorded), encoding="utf-8")
-    main(command(setting, student_without_distillation=setting / "plain", stages_file=stages))
+    others = {"student_before_training": setting / "student", "student_without_distillation": setting / "plain"}
+    main(command(setting, **others, stages_file=stages))
     report = json.loads((setting / "out" / "report.json").read_text(encoding="utf-8"))
 
-    models = ["teacher", "student", "student_without_distillation"]
+    models = ["teacher", "student", *others]
     assert list(report) == [*models, "majority_class", "compression", "speedup", "stages"]
-    for name, folder, positive in zip(models, ("teacher", "student", "plain"), (1, 1, 0), strict=True):
+    for name, folder, positive in zip(models, ("teacher", "student", "student", "plain"), (1, 1, 1, 0), strict=True):
         weights = AutoModelForSequenceClassification.from_pretrained(setting / folder).parameters()
         assert set(report[name]) == {"parameters", "metric", "latency_ms"}
         assert report[name]["parameters"] == sum(weight.numel() for weight in weights)
@@ -88,6 +89,7 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     assert report["stages"][0]["seconds"] == 3
     table = (setting / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| teacher | {report['teacher']['parameters']:,} | {report['teacher']['metric']:.4f} |" in table
+    assert "Its accuracy is equal to that of the student before training." in table
     assert "| shards | 3.0 |" in table
     arguments, _ = parse_arguments(CompareArguments, command(setting))
     assert list(path_problems(arguments)) == []  # it may replace its own report

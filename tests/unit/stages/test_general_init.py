@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.fixtures import with_student
@@ -61,6 +63,21 @@ def test_a_student_without_a_closed_form_is_refused_where_one_is_asked_for(unsai
     finished = run_ranks("general_distill", words, log=tmp_path / "log")
     assert finished.returncode == 2
     assert "the student's hidden_size 96 is larger" in finished.output
+
+
+@pytest.mark.parametrize("start", ["random", "svd"])
+def test_a_run_goes_on_as_it_began_with_the_command_of_an_earlier_version(unsaid, tmp_path, start):
+    words = [*unsaid, "--output_dir", tmp_path / "out"]
+    begun = run_ranks("general_distill", [*words, "--init_embeddings", start], log=tmp_path / "log").check().output
+    assert begun.count("--init_embeddings is called --init now") == 1
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["identity"]["init_embeddings"] == start
+    again = run_ranks("general_distill", words, world_size=2, log=tmp_path / "again").check().output
+    assert "the student starts" not in again
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["identity"] == record["identity"]
+    other = run_ranks("general_distill", [*words, "--init", "teacher"], log=tmp_path / "other")
+    assert other.returncode == 2
+    assert f"init_embeddings was '{start}', now 'teacher'" in other.output
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,21 @@ def test_a_fine_tuned_teachers_student_has_its_head_in_the_order_of_the_tasks_la
         torch.testing.assert_close(student(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_student_with_weights_keeps_them_in_part_and_gets_the_head_of_a_fine_tuned_teacher(started, inputs, tmp_path):
+    directory, *_ = started
+    teacher = model_directory(tmp_path / "teacher", labels=["negative", "positive"], seed=7)
+    arguments = ["--teacher_model", teacher, "--student_model", directory, "--output_dir", tmp_path / "out"]
+    arguments += ["--data_dir", inputs / "task", "--task_name", "sst-2", "--prior_weight", 1e6]
+    finished = run_ranks("inherit", arguments, log=tmp_path / "log").check()
+    assert "of its own states before" in finished.output
+    own = load_classifier(tmp_path / "out", label_names=["negative", "positive"], role="student", head="required")
+    before = load_encoder(directory, role="student").state_dict()
+    for name, value in own.base_model.state_dict().items():
+        if "pooler" not in name and value.is_floating_point():
+            torch.testing.assert_close(value, before[name], rtol=1e-2, atol=1e-3)
+    assert json.loads((tmp_path / "out" / RECORD_FILE).read_text())["identity"]["prior_weight"] == 1e6
+
+
 def test_several_students_go_to_directories_of_their_names(inputs, tmp_path):
     other = config_directory(tmp_path / "other", num_attention_heads=2, hidden_size=16)
     arguments = words(inputs, tmp_path / "out", "--student_model", other, "--pregenerated_data", inputs / "shards")
@@ -141,6 +156,7 @@ def test_a_student_without_a_closed_form_is_refused_before_anything_is_written(i
         (["--pregenerated_data", "s", "--data_dir", "d", "--task_name", "t"], "give either --pregenerated_data"),
         (["--pregenerated_data", "s", "--calibration_tokens", "0"], "--calibration_tokens is 0; it must be at least 1"),
         (["--pregenerated_data", "s", "--seed", "-1"], "--seed is -1"),
+        (["--pregenerated_data", "s", "--prior_weight", "0"], "--prior_weight is 0.0; it must be above 0"),
         (["--pregenerated_data", "s", "--teacher_labels", "a,b"], "--teacher_labels is for a fine-tuned teacher"),
     ],
 )
@@ -148,6 +164,14 @@ def test_flags_that_say_nothing_or_too_much_are_refused(more, said):
     basis = ["--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
     _, problems = parse_arguments(InheritArguments, [*basis, *more], "inherit_student.py")
     assert said in "\n".join(problems)
+
+
+def test_the_table_says_what_a_student_with_weights_keeps():
+    found = Inheritance({}, (0.8, 0.75), (LayerReport(0.9, None, 0.7, (0, 1)),), None, 0.66)
+    assert table(found, (0, 3))[2:] == [
+        "  1      3                   75.0 %     90.0 %      own 70.0 %",
+        "  of its own states before, 66.0 % were a linear map of its teacher's",
+    ]
 
 
 def test_the_table_says_what_each_layer_explains():

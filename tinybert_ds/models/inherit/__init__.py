@@ -30,7 +30,7 @@ from tinybert_ds.models.inherit.fit import (
 )
 from tinybert_ds.models.inherit.heads import copy_head, fit_head
 from tinybert_ds.models.inherit.layers import EncoderLayer, embed, encoder_layers, first_state
-from tinybert_ds.models.inherit.start import start_embeddings, state_basis
+from tinybert_ds.models.inherit.start import own_basis, start_embeddings, state_basis
 from tinybert_ds.models.inherit.sums import LinearMap, Sums
 from tinybert_ds.models.wide_products import wide_products
 
@@ -45,6 +45,7 @@ class Inheritance(NamedTuple):
     states: tuple[float, ...]  # share of each teacher state's variance that its projection explains
     layers: tuple[LayerReport, ...]
     head: float | None  # share of the variance of the teacher's logits (or pooler inputs) that the head explains
+    own: float | None = None  # of a student that had weights: share of its states' variance that is its teacher's
 
 
 @torch.no_grad()
@@ -56,25 +57,35 @@ def inherit(
     *,
     ridge: float = RIDGE,
     columns: Sequence[int] | None = None,
+    prior_weight: float | None = None,
 ) -> Inheritance:
     """Write weights into a student that make it do what its teacher does, as well as its size allows.
 
     Args:
         teacher: In any precision, on the device of the blocks, in eval mode.
-        student: In float32, on the same device, in eval mode; its weights do not matter.
+        student: In float32, on the same device, in eval mode; its weights do not matter without `prior_weight`.
         layer_map: The teacher's state for each state of the student.
         blocks: The calibration text; call this on all of its ranks.
         ridge: What the fits hold against large weights, in relation to the features' mean variance.
         columns: For classifiers, the teacher's output for each of the student's; None: in the same order.
+        prior_weight: How strongly a student that has been distilled keeps what it has learnt: the ridge, in relation
+            to the features' mean variance, with which the fits hold on to its weights. It stays in its own
+            coordinates and keeps its embeddings and neurons, its head is fitted anew. 0 forgets, 1 hardly moves.
 
     Raises:
         ConfigError, ModelError: See `check_inheritance`.
     """
     check_inheritance(teacher.config, student.config, layer_map)
     with wide_products(teacher, blocks.device):
-        basis = state_basis(teacher, blocks, layer_map, student.config.hidden_size)
-        task = Task(encoder_layers(teacher), encoder_layers(student), layer_map, blocks, basis, ridge)
-        start_embeddings(teacher, student, blocks, basis, ridge=ridge)
+        models = encoder_layers(teacher), encoder_layers(student), layer_map, blocks
+        kept = None
+        if prior_weight is None:
+            basis = state_basis(teacher, blocks, layer_map, student.config.hidden_size)
+            task = Task(*models, basis, ridge)
+            start_embeddings(teacher, student, blocks, basis, ridge=ridge)
+        else:
+            (basis, offset), kept = own_basis(teacher, student, blocks, layer_map, ridge=ridge)
+            task = Task(*models, basis, ridge, offset, prior_weight)
         if task.copied:
             for layer, own in enumerate(task.student_layers):
                 _copy_layer(task.group(layer)[-1], own)
@@ -89,7 +100,7 @@ def inherit(
             reports.append(fit_layer(task, layer, sums))
         fitted, share = fit_projection(task, _last_state_sums(task))
         head = fit_head(task, teacher, student, columns)
-    return Inheritance(_projections([*maps, fitted]), (*shares, share), tuple(reports), head)
+    return Inheritance(_projections([*maps, fitted]), (*shares, share), tuple(reports), head, kept)
 
 
 def count_measurements(num_layers: int) -> int:

@@ -5,6 +5,7 @@ A heads, D the teacher's head size, R the student's, H hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -77,6 +78,17 @@ def value_factors(moments: Tensor, outgoing: Tensor, size: int, skipped: int = 0
     kept = slice(skipped, skipped + size)
     factors = halves.inverse @ u[:, kept] * singular[kept].clamp_min(_SMALLEST * singular[0]).sqrt()
     return torch.nn.functional.pad(factors, (0, size - factors.shape[1]))
+
+
+def turn_towards(factors: Sequence[Tensor], products: Sequence[Tensor]) -> list[Tensor]:
+    """Turn factors (D, R) together so that what they make is nearest to what a student has (Procrustes).
+
+    Args:
+        factors: A head's, between whose sides a rotation of the R directions makes no difference.
+        products: (D, R) of the teacher's head with the student's, for each.
+    """
+    u, _, vt = torch.linalg.svd(torch.stack([f.T @ p for f, p in zip(factors, products, strict=True)]).sum(0))
+    return [factor @ (u @ vt) for factor in factors]
 
 
 def choose_heads(contributions: Tensor, count: int) -> list[tuple[int, int]]:

@@ -15,11 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinybert_ds.models.inherit.blocks import Blocks
-from tinybert_ds.models.inherit.factors import choose_heads, choose_neurons, score_factors, value_factors
+from tinybert_ds.models.inherit.factors import (
+    Factors,
+    choose_heads,
+    choose_neurons,
+    score_factors,
+    turn_towards,
+    value_factors,
+)
 from tinybert_ds.models.inherit.layers import EncoderLayer, attend, run_attention, run_forward, run_layer
 from tinybert_ds.models.inherit.sums import (
     NORM_TOKENS,
     LinearMap,
+    NormPrior,
     Regression,
     Sums,
     explained,
@@ -45,11 +53,13 @@ class Task:
     blocks: Blocks
     basis: Tensor  # (H, h) of the student's coordinates
     ridge: float
+    offset: Tensor | float = 0.0  # (h,) of the student's coordinates
+    prior_weight: float | None = None  # how strongly the student keeps weights that it has; None: it has none
 
     @property
     def copied(self) -> bool:
         """Whether the fits start from copied layers."""
-        return self.basis.shape[0] == self.basis.shape[1]
+        return self.prior_weight is None and self.basis.shape[0] == self.basis.shape[1]
 
     def group(self, layer: int) -> list[EncoderLayer]:
         """The teacher's layers that a layer of the student stands for."""
@@ -61,18 +71,25 @@ class Task:
 
     def seen(self, states: Tensor) -> Tensor:
         """The teacher's states (T, H) in the student's coordinates, float32 (T, h)."""
-        return states.float() @ self.basis.float()
+        seen = states.float() @ self.basis.float()
+        return seen if self.prior_weight is None else seen + torch.as_tensor(self.offset).to(seen)
 
     def prior(self, linear: nn.Linear) -> LinearMap | None:
         """What a fit keeps to: at equal widths the weights that were copied from the teacher."""
         return read_linear(linear) if self.copied else None
+
+    def fit(self, regression: Regression, linear: nn.Linear) -> LinearMap:
+        """Return the map for a linear layer, near its weights where those are copied or the student's own."""
+        if self.prior_weight is None:
+            return solve(regression, ridge=self.ridge, prior=self.prior(linear))
+        return solve(regression, ridge=self.prior_weight, prior=read_linear(linear))
 
 
 class LayerReport(NamedTuple):
     """What a layer of the student explains of the teacher's variance, and which of its heads it has."""
 
     attention: float  # of the state after the attention, in the student's coordinates
-    neurons: float  # of the chosen neurons' inputs
+    neurons: float | None  # of the chosen neurons' inputs; None: they are the student's own
     state: float  # of the state after the layer, in the student's coordinates
     heads: tuple[int, ...]
 
@@ -87,7 +104,7 @@ def fit_layer(task: Task, layer: int, group_sums: Sums) -> LayerReport:
     """
     heads = _fit_attention_inputs(task, layer, group_sums)
     attention = _fit_attention_output(task, layer)
-    neurons = _fit_neurons(task, layer, group_sums["activity"])
+    neurons = None if task.prior_weight is not None else _fit_neurons(task, layer, group_sums["activity"])
     state = _fit_output(task, layer)
     return LayerReport(attention, neurons, state, heads)
 
@@ -151,17 +168,21 @@ def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]
     chosen = choose_heads(contributions, own.num_heads)
     columns: dict[str, list[Tensor]] = {name: [] for name in _STATES}
     by_head = {name: _products_with(getattr(last, name), sums["products"], last.num_heads) for name in _STATES}
-    for head, turn in chosen:
+    for place, (head, turn) in enumerate(chosen):
         scores = score_factors(moments["query"][head], moments["key"][head], own.head_dim)
         skipped = turn * own.head_dim
         value = value_factors(moments["value"][head], outgoing[head], own.head_dim, skipped=skipped)
+        if task.prior_weight is not None:
+            wanted = [_own_products(getattr(own, n), by_head[n][:, head], own.num_heads, place) for n in _STATES]
+            scores = Factors(*turn_towards(scores, wanted[:2]))
+            (value,) = turn_towards([value], wanted[2:])
         for name, factor in zip(_STATES, (*scores, value), strict=True):
             columns[name].append(by_head[name][:, head] @ factor)
     for name, products in columns.items():
         linear = getattr(own, name)
         xy = torch.cat(products, dim=1)
         regression = Regression(sums["state_xx"], xy, torch.zeros_like(xy[0]))
-        write_linear(linear, solve(regression, ridge=task.ridge, prior=task.prior(linear)))
+        write_linear(linear, task.fit(regression, linear))
         task.blocks.agree(list(linear.parameters()))
     return tuple(head for head, _ in chosen)
 
@@ -174,6 +195,17 @@ def _products_with(linear: nn.Linear, products: Tensor, num_heads: int) -> Tenso
     """
     made = read_linear(linear)
     return (products @ torch.cat([made.weight, made.bias[None]])).unflatten(1, (num_heads, -1))
+
+
+def _own_products(linear: nn.Linear, products: Tensor, num_heads: int, head: int) -> Tensor:
+    """Return the products (D, R) of a teacher's head with what a student's makes of its states at present.
+
+    Args:
+        products: (P + 1, D) of the student's states and a constant 1 with the teacher's head.
+    """
+    own = read_linear(linear)
+    weight = torch.cat([own.weight, own.bias[None]]).unflatten(1, (num_heads, -1))[:, head]
+    return products.T @ weight
 
 
 def _fit_attention_output(task: Task, layer: int) -> float:
@@ -189,15 +221,15 @@ def _fit_attention_output(task: Task, layer: int) -> float:
         return regression_sums(context, task.seen(target) - state, _certainty(target))
 
     regression = Regression(**blocks.sum(totals))
-    write_linear(own.attention_output, solve(regression, ridge=task.ridge, prior=task.prior(own.attention_output)))
+    write_linear(own.attention_output, task.fit(regression, own.attention_output))
     blocks.agree(list(own.attention_output.parameters()))
-    _reset(own.attention_norm)
+    prior = _reset(task, own.attention_norm)
 
     def states(number: int) -> Sums:
         normalised = run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
         return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
 
-    return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
+    return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
 
 
 def _fit_neurons(task: Task, layer: int, activity: Tensor) -> float:
@@ -235,15 +267,15 @@ def _fit_output(task: Task, layer: int) -> float:
         return regression_sums(activated, task.seen(target) - attended, _certainty(target))
 
     regression = Regression(**blocks.sum(totals))
-    write_linear(own.output, solve(regression, ridge=task.ridge, prior=task.prior(own.output)))
+    write_linear(own.output, task.fit(regression, own.output))
     blocks.agree(list(own.output.parameters()))
-    _reset(own.output_norm)
+    prior = _reset(task, own.output_norm)
 
     def states(number: int) -> Sums:
         normalised = run_forward(own, _attended(task, layer, number)).state
         return norm_sums(normalised, task.seen(blocks.kept(number, "teacher")))
 
-    return _fit_norm(task, own.output_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS))
+    return _fit_norm(task, own.output_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
 
 
 def _attended(task: Task, layer: int, number: int) -> Tensor:
@@ -257,12 +289,17 @@ def _certainty(total: Tensor) -> Tensor:
     return 1 / total.float().var(dim=1, unbiased=False).clamp_min(1e-12)
 
 
-def _reset(norm: nn.LayerNorm) -> None:
+def _reset(task: Task, norm: nn.LayerNorm) -> NormPrior | None:
+    """Take gain and bias out of a LayerNorm; return what its fit keeps to."""
+    prior = None
+    if task.prior_weight is not None:
+        prior = NormPrior(norm.weight.detach().double(), norm.bias.detach().double(), task.prior_weight)
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
+    return prior
 
 
-def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums) -> float:
-    share = fit_norm(norm, sums)
+def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums, prior: NormPrior | None) -> float:
+    share = fit_norm(norm, sums, prior)
     task.blocks.agree(list(norm.parameters()))
     return share

@@ -23,8 +23,10 @@ from tinybert_ds.models.inherit.layers import (
 )
 from tinybert_ds.models.inherit.sums import (
     NORM_TOKENS,
+    LinearMap,
     Regression,
     Sums,
+    explained,
     fit_norm,
     norm_sums,
     regression_sums,
@@ -62,6 +64,41 @@ def state_basis(teacher: PreTrainedModel, blocks: Blocks, layer_map: tuple[int, 
     basis = away_from_the_mean(leading_basis(moments, width))
     blocks.agree([basis])
     return basis
+
+
+def own_basis(
+    teacher: PreTrainedModel, student: PreTrainedModel, blocks: Blocks, layer_map: tuple[int, ...], *, ridge: float
+) -> tuple[LinearMap, float]:
+    """Return the coordinates in which a student that has weights keeps its teacher's states.
+
+    Returns:
+        The map (H, h) from the teacher's mapped states to the student's, one for all of them, each weighed equally;
+        and the share of the variance of the student's states that it explains.
+    """
+    sources, targets = encoder_layers(teacher), encoder_layers(student)
+
+    def measure(number: int) -> Sums:
+        batch, mask = blocks.batch(number), blocks.mask(number)
+        state, own = first_state(teacher, embed(teacher, batch)), first_state(student, embed(student, batch))
+        sums: Sums = {}
+        for depth, mapped in enumerate(layer_map):
+            if depth:
+                own = run_layer(targets[depth - 1], own, mask)
+                for layer in sources[layer_map[depth - 1] : mapped]:
+                    state = run_layer(layer, state, mask)
+            sums |= {f"{name}{depth}": value for name, value in regression_sums(state, own).items()}
+        return sums
+
+    sums = blocks.sum(measure, up_to_tokens=BASIS_TOKENS * teacher.config.hidden_size)
+    weights = [1 / sums[f"yy{depth}"].sum() for depth in range(len(layer_map))]
+    weighed = {
+        name: torch.stack([weight * sums[f"{name}{depth}"] for depth, weight in enumerate(weights)]).sum(0)
+        for name in Regression._fields
+    }
+    total = Regression(**weighed)
+    fitted = solve(total, ridge=ridge)
+    blocks.agree(list(fitted))
+    return fitted, explained(total, fitted)
 
 
 def start_embeddings(

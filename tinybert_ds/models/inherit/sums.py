@@ -97,19 +97,35 @@ def norm_sums(normalised: Tensor, targets: Tensor) -> Sums:
     return {**sums, "count": x.new_tensor(len(x))}
 
 
-def fit_norm(norm: nn.LayerNorm, sums: Sums) -> float:
+class NormPrior(NamedTuple):
+    """What the gain and bias of a LayerNorm are held to."""
+
+    gain: Tensor  # (H,)
+    bias: Tensor  # (H,)
+    weight: float  # of one part of its squared distance for each token, whose normalised values have variance 1
+
+
+def fit_norm(norm: nn.LayerNorm, sums: Sums, prior: NormPrior | None = None) -> float:
     """Write the gain and bias of least squared error into a LayerNorm; return the share of variance they explain."""
     count = sums["count"]
     mean, target_mean = sums["n"] / count, sums["y"] / count
     variance = sums["nn"] / count - mean.square()
     covariance = sums["ny"] / count - mean * target_mean
     target_variance = sums["yy"] / count - target_mean.square()
-    gain = torch.where(variance > 1e-12, covariance / variance.clamp_min(1e-12), torch.ones_like(variance))
-    bias = target_mean - gain * mean
+    if prior is None:
+        gain = torch.where(variance > 1e-12, covariance / variance.clamp_min(1e-12), torch.ones_like(variance))
+        bias = target_mean - gain * mean
+    else:
+        held = prior.weight
+        square, one = variance + mean.square() + held, 1 + held
+        right = covariance + mean * target_mean + held * prior.gain, target_mean + held * prior.bias
+        gain = (right[0] * one - mean * right[1]) / (square * one - mean.square())
+        bias = (right[1] - gain * mean) / one
     with torch.no_grad():
         norm.weight.copy_(gain)
         norm.bias.copy_(bias)
-    left = target_variance - 2 * gain * covariance + gain.square() * variance
+    off = gain * mean + bias - target_mean
+    left = target_variance - 2 * gain * covariance + gain.square() * variance + off.square()
     return float(1 - left.sum() / target_variance.sum().clamp_min(1e-30))
 
 

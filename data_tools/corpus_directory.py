@@ -34,7 +34,7 @@ from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
-from tinybert_ds.foreign_text import listed
+from tinybert_ds.foreign_text import listed_paths
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.records import read_record
 from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
@@ -122,8 +122,8 @@ class WorkDirectory:
         for number, source in enumerate(sources):
             if self._hashes(number, source) is None:
                 raise DataError(
-                    f"an input was changed while it was read ({listed(item.path for item in source)}). Run the same "
-                    "command again when nothing writes to it any more: it begins anew."
+                    f"an input was changed while it was read ({listed_paths(item.path for item in source)}). Run the "
+                    "same command again when nothing writes to it any more: it begins anew."
                 )
 
     def forget_lost_shards(self, corpus: Path) -> None:

@@ -32,7 +32,7 @@ from tinybert_ds.data.indexed import FileRecord, hash_file, token_dtype
 from tinybert_ds.data.manifest import MANIFEST_NAME, Manifest, Sampling, continuations, open_corpus
 from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.errors import ConfigError, DataError, UserError
-from tinybert_ds.foreign_text import listed
+from tinybert_ds.foreign_text import listed_paths
 from tinybert_ds.shared_work.claims import describe_differences
 
 SMALLEST_SHARD_BYTES, LARGEST_SHARD_BYTES = 1 << 22, 1 << 28
@@ -99,8 +99,9 @@ def _prepare(
             return _Outcome(base, is_new=False, beyond=beyond)
         if not options.extend:
             raise DataError(
-                f"{str(directory)!r} holds a finished corpus that was made of other text: {listed(base.inputs)}, but "
-                f"not {listed(item.name for item in inputs)}. Give --extend to add it, or another --output_dir."
+                f"{str(directory)!r} holds a finished corpus that was made of other text: {listed_paths(base.inputs)}, "
+                f"but not {listed_paths(item.name for item in inputs)}. Give --extend to add it, or another "
+                "--output_dir."
             )
     elif options.extend:
         raise DataError(f"--extend: {str(directory)!r} holds no finished corpus. Leave the flag away to make one.")
@@ -240,7 +241,7 @@ def _say_what_is_there(directory: Path, outcome: _Outcome) -> None:
     print(f"{directory} already holds {what}, finished; nothing to do.")
     if outcome.beyond:
         print(
-            f"note: the corpus was made of more than was asked for: {listed(outcome.beyond)}. For one without it "
+            f"note: the corpus was made of more than was asked for: {listed_paths(outcome.beyond)}. For one without it "
             "give another --output_dir."
         )
     if WorkDirectory(directory).is_extension_of(outcome.manifest.fingerprint):

@@ -27,6 +27,7 @@ DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdErro
 """What reading a damaged compressed file raises."""
 
 SHOWN_CHARACTERS = 80
+PATH_CHARACTERS = 400
 SHOWN_ITEMS = 12
 _CHUNK_BYTES = 1 << 16
 _SAMPLE_BYTES = 1 << 15
@@ -47,11 +48,16 @@ def quoted(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text):,} characters)"
 
 
-def listed(items: Iterable[object], limit: int = SHOWN_ITEMS) -> str:
+def listed(items: Iterable[object], limit: int = SHOWN_ITEMS, characters: int = SHOWN_CHARACTERS) -> str:
     """Return foreign names with commas: the first `limit` of them, each shortened, and how many more there are."""
     names = list(items)
     rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(shown(name) for name in names[:limit]) + rest
+    return ", ".join(shown(name, characters) for name in names[:limit]) + rest
+
+
+def listed_paths(paths: Iterable[object]) -> str:
+    """Return `listed` for paths, which are of use as a whole only."""
+    return listed(paths, characters=PATH_CHARACTERS)
 
 
 def without_compression(file: str | PurePath) -> PurePath:

@@ -8,6 +8,7 @@ from tinybert_ds.foreign_text import (
     find_undecodable,
     likely_encoding,
     listed,
+    listed_paths,
     open_decompressed,
     quoted,
     read_text,
@@ -101,3 +102,9 @@ def test_a_small_file_is_read_or_named_with_what_is_wrong(tmp_path):
         file.truncate(1 << 30)
     with pytest.raises(ConfigError, match=r"has more than 16,777,216 bytes; this cannot be meant"):
         read_text(path, "--task_file")
+
+
+def test_paths_are_listed_whole_where_names_are_shortened():
+    path = "/data/" + "corpora/" * 20 + "a.txt"
+    assert listed_paths([path, "b"]) == f"{path}, b"
+    assert listed([path]) == f"{path[:80]}... ({len(path)} characters)"

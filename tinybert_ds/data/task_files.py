@@ -17,7 +17,7 @@ from tinybert_ds.data.task_labels import Labels, parse_labels
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.errors import DataError
-from tinybert_ds.foreign_text import listed, shown
+from tinybert_ds.foreign_text import listed_paths, shown
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def split_files(spec: TaskSpec, data_dir: str | Path, split: str) -> list[Path]:
         found += matches
     twice = sorted({str(path) for path in found if found.count(path) > 1})
     if twice:
-        raise DataError(f"task {spec.name}, split {split}: {listed(twice)} would be read twice; name each file once")
+        raise DataError(
+            f"task {spec.name}, split {split}: {listed_paths(twice)} would be read twice; name each file once"
+        )
     return found
 
 
@@ -178,4 +180,4 @@ def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return listed(names) or "nothing"
+    return listed_paths(names) or "nothing"

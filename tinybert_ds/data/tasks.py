@@ -9,7 +9,7 @@ from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError, did_you_mean
-from tinybert_ds.foreign_text import listed, quoted
+from tinybert_ds.foreign_text import listed_paths, quoted
 
 __all__ = [
     "TASKS",
@@ -56,5 +56,6 @@ def find_task_folder(spec: TaskSpec, glue_dir: str | Path) -> Path:
             return folder
     raise DataError(
         f"--glue_dir: {root} has no folder {spec.directory or spec.name}; it has "
-        f"{listed(path.name for path in folders) or 'none'}. Give the right one, or the task's own with --data_dir"
+        f"{listed_paths(path.name for path in folders) or 'none'}. Give the right one, or the task's own with "
+        "--data_dir"
     )

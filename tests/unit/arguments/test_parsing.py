@@ -88,17 +88,17 @@ def test_the_help_of_every_command_has_every_flag_with_its_help(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_home_directory_is_found_in_every_flag_that_names_a_path(name, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/house/mine")
     kind = COMMANDS[name]
     for flag in flags_of(kind):
         if not flag.says.path:
             continue
         words = words_of(kind, **{flag.name: "~/x y"})
         if flag.name == "recipe":  # which is read at once
-            assert "--recipe /home/me/x y: no such file" in told(kind, words)
+            assert "--recipe /house/mine/x y: no such file" in told(kind, words)
             continue
         value = getattr(parse_arguments(kind, words)[0], flag.name)
-        assert (value[0] if flag.is_list else value) == "/home/me/x y", flag.name
+        assert (value[0] if flag.is_list else value) == "/house/mine/x y", flag.name
 
 
 def test_a_home_directory_that_is_not_there_is_told_and_no_directory_of_that_name_is_made():
@@ -115,12 +115,12 @@ def test_a_home_directory_that_is_not_there_is_told_and_no_directory_of_that_nam
         ("student=out/lr=3", {"student": "out/lr=3"}),
         ("out/lr=3/student", {"model": "out/lr=3/student"}),
         ("./lr=3", {"model": "./lr=3"}),
-        ("~/a=b", {"model": "/home/me/a=b"}),
-        ("student=~/a=b", {"student": "/home/me/a=b"}),
+        ("~/a=b", {"model": "/house/mine/a=b"}),
+        ("student=~/a=b", {"student": "/house/mine/a=b"}),
     ],
 )
 def test_a_model_has_a_name_or_none_whatever_is_in_its_path(word, models, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/house/mine")
     assert parse(EvaluateArguments, [*EVALUATE, "--model", word]).models == models
 
 

@@ -262,7 +262,7 @@ def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:
     assert batch.labels is not None
     if regression:
         return regression_loss(logits, batch.labels, denominator=batch.counts.rows)
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
+    return (F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows).float()
 
 
 def _hidden_loss(

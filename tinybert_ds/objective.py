@@ -118,6 +118,7 @@ class IntermediateObjective(nn.Module):
         Losses of weight 0 are missing. With relations it is "relation_loss" instead of "attention_loss".
         """
         weights = self.weights
+        batch = batch._replace(attention_mask=batch.attention_mask.bool())  # once, and not in every loss
         name, term = ("attention_loss", self._attention_term)
         if self.relations is not None:
             name, term = ("relation_loss", self._relation_term)
@@ -132,7 +133,8 @@ class IntermediateObjective(nn.Module):
         factors = [weights.attention] * len(attention)
         factors += [weights.hidden if state else weights.embedding for state in self.states]
         terms = [*attention.values(), *hidden.values()]
-        total = torch.stack([term * factor for term, factor in zip(terms, factors, strict=True)]).sum()
+        weighted = (term if factor == 1 else term * factor for term, factor in zip(terms, factors, strict=True))
+        total = torch.stack(list(weighted)).sum()
         sums = {name: attention, "hidden_loss": hidden}
         return {
             "loss": total,
@@ -219,7 +221,8 @@ class PredictionObjective(nn.Module):
         self.label_weight = label_weight
         self.temperature = temperature
         self.target = target
-        self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
+        columns = None if teacher_columns is None else torch.tensor(teacher_columns, dtype=torch.int64)
+        self.register_buffer("teacher_columns", columns, persistent=False)  # a list would be copied to the device
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
         """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
@@ -230,7 +233,7 @@ class PredictionObjective(nn.Module):
         assert logits is not None
         if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
-        total, terms = torch.zeros((), device=logits.device), {}
+        total, terms = logits.new_zeros((), dtype=torch.float32), {}
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
@@ -245,7 +248,7 @@ class PredictionObjective(nn.Module):
 
     def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
         columns = self.teacher_columns
-        outputs = teacher_logits if columns is None else teacher_logits[:, columns]
+        outputs = teacher_logits if columns is None else teacher_logits.index_select(1, columns)
         return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
 
 

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     labels: Tensor | None  # (B,) int64 class ids or float32 scores; None in a corpus
     sample_ids: Tensor  # (B,) int64; -1 marks the filler row of a rank that has no row of its own in this step
     counts: Counts
+    padded: bool = True
+    """Whether some row has padding, known where the batch is made: no device is asked. True where it is not known."""
 
 
 class EncoderOutput(NamedTuple):

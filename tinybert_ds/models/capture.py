@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.foreign import foreign_code
+from tinybert_ds.models.fused_attention import fused_sdpa, padding_mask
 from tinybert_ds.models.wide_products import wide_products
 from tinybert_ds.types import Batch, EncoderOutput
 
@@ -73,13 +72,13 @@ def capturing_sdpa(
             added = [name for name in _SCORE_ADDITIONS if kwargs.get(name) is not None]
             if added:
                 calls.additions[number] = ", ".join(added)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    return fused_sdpa(module, query, key, value, attention_mask, **kwargs)
 
 
 def register_capture() -> None:
     """Make the capturing attention known to transformers; doing it again changes nothing."""
     AttentionInterface.register(ATTENTION_NAME, capturing_sdpa)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, padding_mask)
 
 
 class CapturingEncoder(nn.Module):
@@ -115,8 +114,10 @@ class CapturingEncoder(nn.Module):
         self.attention_layers = tuple(attention_layers)
         self.logits = logits
         _check_request(self)
+        register_capture()
+        if not self.attention_layers and uses_plain_sdpa(model):
+            model.set_attn_implementation(ATTENTION_NAME)  # the same attention, fused for every head size
         if self.attention_layers:
-            register_capture()
             name = type(model).__name__
             with foreign_code(f"the attention of {name} cannot be replaced by one that shows it", LEAVE_ATTENTION_OUT):
                 if model._can_set_attn_implementation():
@@ -145,7 +146,8 @@ class CapturingEncoder(nn.Module):
 
     def run(self, batch: Batch) -> tuple[Any, AttentionCalls]:
         """Run the model on a batch; return its own output and what its attention calls handed out."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        mask = batch.attention_mask if batch.padded else None
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask}
         if self._takes_token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         if self.model.is_activation_checkpointing and getattr(self.config, "use_cache", False):
@@ -162,6 +164,11 @@ class CapturingEncoder(nn.Module):
         finally:
             _collector.reset(token)
         return output, calls
+
+
+def uses_plain_sdpa(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is transformers' SDPA, which ours can take the place of."""
+    return model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
 
 
 @contextmanager

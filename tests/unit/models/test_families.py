@@ -146,7 +146,7 @@ def test_probabilities_weigh_the_captured_values_and_belong_to_the_captured_quer
         if name == "squeezebert":
             eager = [scores.softmax(dim=-1) for scores in eager]  # it returns what it takes the softmax of
         for layer, probabilities in enumerate(eager):
-            assert probabilities.std() > 0.1 / 16  # far from uniform, or anything would match
+            assert probabilities.std() > 0.04 / 16  # far from uniform, or anything would match
             query, key, value = output.queries[layer], output.keys[layer], output.values[layer]
             assert query.shape == key.shape == value.shape
             result = results[layer].transpose(1, 2) if name == "squeezebert" else results[layer]

@@ -214,6 +214,11 @@ def _check_request(encoder: CapturingEncoder) -> None:
     name = type(encoder.model).__name__
     if (reason := BLIND_TO_PADDING.get(config.model_type)) is not None:
         raise ModelError(f"{name} {reason}, so its outputs cannot be distilled; use an architecture such as BERT")
+    if getattr(config, "num_landmarks", None) != getattr(config, "segment_means_seq_len", None):
+        raise ModelError(
+            f"{name} takes rows of {config.segment_means_seq_len} tokens alone, as its num_landmarks "
+            f"({config.num_landmarks}) are fewer, and rows of other lengths fail; use an architecture such as BERT"
+        )
     if (encoder.states or encoder.attention_layers) and (reason := CHANGING_LENGTHS.get(config.model_type)) is not None:
         raise ModelError(f"{name} {reason}; distil its predictions alone (--pred_distill), or use another teacher")
     if depth is None:

@@ -78,7 +78,7 @@ FAMILIES: Mapping[str, Family] = {
     "nystromformer": Family(_BERT, "puts landmarks in the place of scores"),
     "rembert": Family(_BERT),
     "megatron-bert": Family(_BERT),
-    "convbert": Family(_BERT),
+    "convbert": Family(_BERT, "makes a part of its heads by convolutions, which have no scores"),
     "ibert": Family(_BERT, read=_of_ibert),
     "luke": Family(_BERT),
     "squeezebert": Family(_BERT, read=_of_squeezebert),

@@ -5,8 +5,10 @@ B batch rows, S sequence length, A heads, D head size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, FunnelConfig
 from tests.support.models import ARCHITECTURES, random_batch, tiny_model
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.layer_map import full_attention_layers
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.projections import FAMILIES, VECTORS
 from tinybert_ds.types import Batch
@@ -85,7 +88,9 @@ INTERFACE: Mapping[str, Family] = {
     "qwen3, grouped": Family("qwen3", GROUPED, output="o_proj"),
     "gemma, grouped": Family("gemma", GROUPED, output="o_proj"),
     "gemma3, bidirectional": Family(
-        "gemma3_text", {**GROUPED, "sliding_window": 8, "use_bidirectional_attention": True}, output="o_proj"
+        "gemma3_text",
+        {**GROUPED, "sliding_window": 8, "use_bidirectional_attention": True, "sliding_window_pattern": 2},
+        output="o_proj",
     ),
 }
 ALL = {**INTERFACE, **HOOKED}
@@ -246,6 +251,12 @@ def test_an_architecture_without_attention_is_refused_for_predictions_too():
         CapturingEncoder(model, states=(), attention_layers=(), logits=True)
 
 
+def test_landmarks_that_allow_one_length_alone_are_refused():
+    model = tiny_model("nystromformer", num_landmarks=8, segment_means_seq_len=64)
+    with pytest.raises(ModelError, match="takes rows of 64 tokens alone"):
+        CapturingEncoder(model, states=(4,), attention_layers=(), logits=False)
+
+
 def test_states_of_changing_lengths_are_refused_and_predictions_are_not():
     sizes = {"block_sizes": [2, 2], "n_head": 4, "d_model": 48, "d_head": 12, "d_inner": 64, "vocab_size": 64}
     model = AutoModelForSequenceClassification.from_config(FunnelConfig(**sizes)).eval()
@@ -253,3 +264,41 @@ def test_states_of_changing_lengths_are_refused_and_predictions_are_not():
         with pytest.raises(ModelError, match="makes its rows shorter from block to block"):
             CapturingEncoder(model, states=states, attention_layers=layers, logits=False)
     CapturingEncoder(model, states=(), attention_layers=(), logits=True)
+
+
+def rows_of_the_readme() -> list[tuple[str, str, str]]:
+    """Return (model_type, scores, relations) of every architecture in the README's table of teachers."""
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("### Which teacher can I take?")[2].partition("###")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    return [(name, *cells[1:]) for cells in rows[1:] for name in re.findall(r"`([\w-]+)`", cells[0])]
+
+
+def captures(family: Family, **request: Any) -> bool:
+    """Whether a model can show what is asked for, at 32 tokens."""
+    request = {"states": (), "logits": False, **request}
+    try:
+        encoder = CapturingEncoder(model_of(family, labels=LABELS), **request)
+        check_capture(encoder, sequence_length=32)
+    except ModelError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("model_type", "scores", "relations"), rows_of_the_readme())
+def test_the_readmes_table_of_teachers_says_what_can_be_compared(model_type, scores, relations):
+    if model_type in ("funnel", "fnet"):  # the two tests above
+        assert (scores, relations) == ("no", "no: predictions alone" if model_type == "funnel" else "no")
+        return
+    family = next(family for family in ALL.values() if family.model_type == model_type)
+    assert relations == "yes"
+    assert captures(family, attention_layers=range(4), relations=VECTORS)
+    assert captures(family, attention_layers=range(4)) == (scores == "yes")
+    if scores.startswith("of layers"):
+        full = full_attention_layers(model_of(family).config, 32)
+        assert full
+        assert captures(family, attention_layers=[layer - 1 for layer in full])
+
+
+def test_the_readmes_table_has_every_family_that_is_tested():
+    assert {family.model_type for family in ALL.values()} <= {model_type for model_type, *_ in rows_of_the_readme()}

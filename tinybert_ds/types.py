@@ -45,8 +45,8 @@ class EncoderOutput(NamedTuple):
     """What distillation reads of a forward pass: only the states and layers that were asked for, in that order."""
 
     hidden_states: tuple[Tensor, ...]  # each (B, S, H); state 0 of a model is its embedding output
-    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
-    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
+    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none, where they are not compared
+    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none
     scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
     logits: Tensor | None  # (B, C)
     values: tuple[Tensor, ...] = ()  # each (B, A, S, D); of the layers of queries and keys, or none

@@ -29,8 +29,15 @@ from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
-from tinybert_ds.stages.corpora import open_corpora
-from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.corpora import open_corpora, with_length
+from tinybert_ds.stages.distillation import (
+    Student,
+    build_intermediate,
+    export_student,
+    relation_identity,
+    relation_layers,
+    require_same_tokenizer,
+)
 from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_training
 
@@ -99,6 +106,7 @@ class _Candidate(NamedTuple):
     path: Path
     init: Literal["load", "teacher", "svd", "random"]
     layer_map: tuple[int, ...]
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
     directory: Path
     identity: dict[str, Any]  # without the data
 
@@ -115,6 +123,7 @@ def _candidates(
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
+    longest = max(length for length, _ in with_length(arguments).phase_list)
     directories = student_directories(output_dir, paths)
     begun = run_on_main(session.world, lambda: [_begun_with(directory) for directory in directories])
     candidates = []
@@ -126,18 +135,21 @@ def _candidates(
                 config,
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
-                attention=bool(arguments.attention_weight),
+                attention=arguments.compares_scores,
                 padding_token=padding_token,
+                sequence_length=longest,
             )
+            relations = relation_layers(arguments, layer_map, teacher_config)
             init = _init(arguments, before, teacher_config, config, layer_map)
         except UserError as error:
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        comes_to = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to: dict[str, Any] = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to |= relation_identity(arguments, relations)
         comes_to["init_embeddings"] = "random" if init == "load" else init
         identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
-        candidates.append(_Candidate(path, init, layer_map, directory, identity))
+        candidates.append(_Candidate(path, init, layer_map, relations, directory, identity))
     return candidates
 
 
@@ -212,6 +224,7 @@ def _students(
                 embeddings_from_teacher=candidate.init == "svd",
                 projections=projections,
                 token_types=token_types,
+                relation_layers=candidate.relation_layers,
             )
         )
     return students

@@ -32,6 +32,8 @@ from tinybert_ds.stages.distillation import (
     build_intermediate,
     classifying_student,
     export_student,
+    relation_identity,
+    relation_layers,
     require_same_tokenizer,
 )
 from tinybert_ds.stages.evaluate import (
@@ -73,6 +75,7 @@ class _Pair(NamedTuple):
     student_config: Any
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
     columns: list[int]  # the teacher's output for each class of the task
     teacher_types: bool  # whether the teacher's tokeniser returns token types
     teacher: str  # its fingerprint
@@ -89,9 +92,11 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
-        attention=bool(arguments.attention_weight),
+        attention=arguments.compares_scores,
         padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        sequence_length=arguments.max_seq_length or spec.max_seq_length,
     )
+    relations = relation_layers(arguments, layer_map, teacher_config)
     tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
     raise_all(prediction_problems(arguments, spec))
     if arguments.squared_temperature:
@@ -99,7 +104,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
     teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -118,7 +123,15 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
             model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
             teacher, (student,) = build_intermediate(
                 _teacher_model(arguments, task.spec),
-                [Student(model, pair.layer_map, directory, token_types=task.token_types)],
+                [
+                    Student(
+                        model,
+                        pair.layer_map,
+                        directory,
+                        token_types=task.token_types,
+                        relation_layers=pair.relation_layers,
+                    )
+                ],
                 arguments,
                 max_seq_length=task.max_seq_length,
                 world=world,
@@ -242,8 +255,10 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
+    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
+    comes_to |= relation_identity(arguments, pair.relation_layers)
     return {
-        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        **identity_of(arguments, comes_to),
         "stage": f"task_distill {arguments.stage}",
         "teacher": pair.teacher,
         "student": pair.student,

@@ -8,7 +8,7 @@ B batch rows, S sequence length, H hidden size, C classes, M student layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -84,6 +84,8 @@ class IntermediateObjective(nn.Module):
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
         projection: One for each state, one for all, or none where widths agree.
         relations: What is compared instead of attention scores, with the weight of these.
+        variances: Name of a term -> what it is divided by in the sum, beside its weight: the variance of the teacher's
+            tensor, so that no term is large by its units alone. None: 1 for all.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class IntermediateObjective(nn.Module):
         padding: Padding,
         weights: LossWeights | None = None,
         relations: Relations | None = None,
+        variances: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights or LossWeights()
+        self.variances = dict(variances or {})
         self.states = self.weights.states(num_layers)
         self.relations = relations
         self.attention_layers = self.weights.attention_layers(num_layers)
@@ -114,8 +118,25 @@ class IntermediateObjective(nn.Module):
         for index, module in enumerate(self.projections):
             module.requires_grad_(index in used)  # or weight decay would shrink what no loss holds
 
+    @property
+    def attention_names(self) -> list[str]:
+        """The names of the attention terms, or of the relations', in the order of the layers."""
+        name = "attention_loss" if self.relations is None else "relation_loss"
+        return [f"{name}/layer_{layer + 1}" for layer in self.attention_layers]
+
+    @property
+    def hidden_names(self) -> list[str]:
+        """The names of the hidden-state terms in the order of the states."""
+        return [f"hidden_loss/state_{state}" for state in self.states]
+
+    @property
+    def term_names(self) -> list[str]:
+        """The names of all terms."""
+        return self.attention_names + self.hidden_names
+
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> LossTerms:
-        """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" without their weights.
+        """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" as they are, without
+        weights and variances.
 
         Losses of weight 0 are missing. With relations it is "relation_loss" instead of "attention_loss".
         """
@@ -123,18 +144,16 @@ class IntermediateObjective(nn.Module):
         name, term = ("attention_loss", self._attention_term)
         if self.relations is not None:
             name, term = ("relation_loss", self._relation_term)
-        attention = {
-            f"{name}/layer_{layer + 1}": term(student, teacher, batch, place)
-            for place, layer in enumerate(self.attention_layers)
-        }
+        attention = {each: term(student, teacher, batch, place) for place, each in enumerate(self.attention_names)}
         hidden = {
-            f"hidden_loss/state_{state}": self._hidden_term(student, teacher, batch, place, state)
-            for place, state in enumerate(self.states)
+            each: self._hidden_term(student, teacher, batch, place, state)
+            for place, (each, state) in enumerate(zip(self.hidden_names, self.states, strict=True))
         }
         factors = [weights.attention] * len(attention)
         factors += [weights.hidden if state else weights.embedding for state in self.states]
-        terms = [*attention.values(), *hidden.values()]
-        total = torch.stack([term * factor for term, factor in zip(terms, factors, strict=True)]).sum()
+        terms = attention | hidden
+        shares = zip(terms.items(), factors, strict=True)
+        total = torch.stack([term * (factor / self.variances.get(name, 1.0)) for (name, term), factor in shares]).sum()
         sums = {name: attention, "hidden_loss": hidden}
         return {
             "loss": total,

@@ -26,6 +26,7 @@ from tinybert_ds.models.build import Head, build_student, check_pair, find_stude
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.objective import PredictionObjective
+from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
@@ -125,8 +126,10 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
             )
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
             run.attach(
                 student,
+                measured=recorded(found),
                 evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
                 export=partial(export_student, tokenizer=pair.tokenizer, world=world),
             )

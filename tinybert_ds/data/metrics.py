@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 
 Values = NDArray[np.generic]
 
@@ -45,19 +45,6 @@ def official_metric_name(spec: TaskSpec) -> str:
     return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
 
 
-def predict(spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
-    """Return the (N,) predictions of (N, C) logits: the best class, or the score kept inside the task's range."""
-    if not spec.is_regression:
-        return np.asarray(logits.argmax(axis=-1))
-    scores = logits.reshape(len(logits))
-    return np.clip(scores, *spec.score_range) if spec.score_range else scores
-
-
-def majority_class(labels: Values) -> int:
-    """Return the commonest class id of (N,) labels, the lowest one of several."""
-    return int(np.bincount(labels.astype(np.int64)).argmax())
-
-
 def _accuracy(predictions: Values, references: Values) -> float:
     return float(sklearn_metrics.accuracy_score(references, predictions))
 
@@ -78,7 +65,8 @@ def _pearson(predictions: Values, references: Values) -> float:
     return 0.0 if _undefined(predictions, references) else float(stats.pearsonr(predictions, references).statistic)
 
 
-def _spearman(predictions: Values, references: Values) -> float:
+def spearman(predictions: Values, references: Values) -> float:
+    """Return the rank correlation of two columns (N,)."""
     return 0.0 if _undefined(predictions, references) else float(stats.spearmanr(predictions, references).statistic)
 
 
@@ -98,5 +86,5 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
-    "spearman": _spearman,
+    "spearman": spearman,
 }

@@ -9,7 +9,7 @@ B batch rows, S sequence length, H hidden size, C classes, M student layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -220,6 +220,9 @@ class PredictionObjective(nn.Module):
         target: Of the task.
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
+        form: Of the teacher's part, where the target has several: one of `--prediction_loss`.
+        mixes: Whether each row's teacher part is multiplied by the teacher's confidence in its label, and its label
+            part by the rest.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 
@@ -229,6 +232,8 @@ class PredictionObjective(nn.Module):
         weight: float = 1.0,
         label_weight: float = 0.0,
         temperature: float = 1.0,
+        form: str = "cross_entropy",
+        mixes: bool = False,
         target: Target = LABELS,
         teacher_columns: Sequence[int] | None = None,
     ) -> None:
@@ -237,6 +242,8 @@ class PredictionObjective(nn.Module):
         self.weight = weight
         self.label_weight = label_weight
         self.temperature = temperature
+        self.form = form
+        self.mixes = mixes
         self.target = target
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
@@ -250,22 +257,50 @@ class PredictionObjective(nn.Module):
         if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
         total, terms = torch.zeros((), device=logits.device), {}
+        trusted = None
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            prediction_loss = self._prediction_loss(logits, teacher.logits, batch)
+            outputs = teacher.logits if self.teacher_columns is None else teacher.logits[:, self.teacher_columns]
+            trusted = self.target.confidence(outputs, batch) if self.mixes else None
+            prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
             total = total + self.weight * prediction_loss
             terms["prediction_loss"] = prediction_loss.detach()
         if self.label_weight:
-            label_loss = self.target.label_loss(logits, batch)
+            if trusted is None:
+                label_loss = self.target.label_loss(logits, batch)
+            else:
+                label_loss = self.target.weighed_label_loss(logits, batch, 1 - trusted)
             total = total + self.label_weight * label_loss
             terms["label_loss"] = label_loss.detach()
         return {"loss": total, **terms, "logits": logits.detach()}
 
-    def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
-        columns = self.teacher_columns
-        outputs = teacher_logits if columns is None else teacher_logits[:, columns]
-        return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
+    def _prediction_loss(self, logits: Tensor, outputs: Tensor, batch: Batch, trusted: Tensor | None) -> Tensor:
+        if trusted is None and self.form == "cross_entropy":
+            return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
+        return self.target.formed_loss(
+            logits, outputs, batch, form=self.form, temperature=self.temperature, row_weights=trusted
+        )
+
+
+class JointObjective(IntermediateObjective):
+    """Hidden layers and predictions together: the sum of both objectives' losses.
+
+    Args:
+        predictions: What is learnt of the predictions; the rest are the arguments of `IntermediateObjective`.
+    """
+
+    def __init__(self, *arguments: Any, predictions: PredictionObjective, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.predictions = predictions
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
+        """Return the terms of both; without a teacher's output (evaluation) those of the predictions, the logits."""
+        predicted = self.predictions(student, teacher, batch)
+        if teacher is None:
+            return predicted
+        layers = super().forward(student, teacher, batch)
+        return {**layers, **predicted, "loss": layers["loss"] + predicted["loss"]}
 
 
 def _hidden_loss(

@@ -184,7 +184,7 @@ class Teacher(Command):
         return found
 
 
-_WITH_LAYERS = ("general", "intermediate")
+_WITH_LAYERS = ("general", "intermediate", "joint")
 _layer_weight = partial(result, default=1.0, identity="loss_weights", stage=_WITH_LAYERS, least=0)
 
 

@@ -195,6 +195,13 @@ class LayerLosses(AttentionLoss):
     attention_weight: float = _layer_weight("Factor of the attention losses; 0 leaves them out.")
     hidden_weight: float = _layer_weight("Factor of the losses of the layers' hidden states; 0 leaves them out.")
     embedding_weight: float = _layer_weight("Factor of the loss of the embeddings; 0 leaves it out.")
+    loss_balance: Literal["none", "variance"] = result(
+        "variance: each term of these losses is divided by the teacher's own variance of what it compares, measured at "
+        "the start and kept in run.json, so that none is large by its units alone; none: as published.",
+        "none",
+        stage=WITH_LAYERS,
+        later=True,
+    )
     layer_map: str = result(
         "Teacher states for the student states 0..M (0: embeddings): uniform (the nearest where depths do not divide), "
         "last, first, or a list such as 0,4,8,12.",

@@ -20,13 +20,16 @@ from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_headed, read_config
+from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
+from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
@@ -65,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = load_task(
         train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
     )
-    distil = _distil_predictions if arguments.pred_distill else _distil_layers
-    write_results(session.output_dir, distil(session, pair, task), session.world)
+    distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
+    write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
 
 
 class _Pair(NamedTuple):
@@ -120,34 +123,84 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
-            teacher, (student,) = build_intermediate(
-                _teacher_model(arguments, task.spec),
-                [
-                    Student(
-                        model,
-                        pair.layer_map,
-                        directory,
-                        token_types=task.token_types,
-                        relation_layers=pair.relation_layers,
-                    )
-                ],
-                arguments,
-                max_seq_length=task.max_seq_length,
-                world=world,
-                token_types=pair.teacher_types,
-            )
+            teacher, student = _layered_student(session, pair, task)
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
             )
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
             run.attach(
                 student,
+                measured=recorded(found),
                 evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
                 export=partial(export_student, tokenizer=pair.tokenizer, world=world),
             )
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
             run.finish()
         return run.results[0]
+
+
+def _distil_jointly(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's layers and predictions at once; return the metrics of its best state."""
+    arguments, world = session.arguments, session.world
+    source = _source(task, arguments)
+    with open_run(
+        session,
+        {session.output_dir: _identity(session, pair, task, source, asks_teacher=True)},
+        title="joint distillation",
+        source=source,
+        evaluation_steps=arguments.eval_step,
+    ) as run:
+        if not run.finished:
+            teacher, student = _layered_student(session, pair, task, _prediction_objective(arguments, pair, task))
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
+            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
+            measured = recorded(found)
+            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export, measured=measured)
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
+        return run.results[0]
+
+
+def _layered_student(
+    session: Session[TaskDistillArguments],
+    pair: _Pair,
+    task: TaskData,
+    predictions: PredictionObjective | None = None,
+) -> tuple[Teacher, DistilledStudent]:
+    """Return a teacher that shows its layers, and the student that imitates them."""
+    arguments = session.arguments
+    model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
+    teacher, (student,) = build_intermediate(
+        _teacher_model(arguments, task.spec),
+        [
+            Student(
+                model,
+                pair.layer_map,
+                directory,
+                token_types=task.token_types,
+                relation_layers=pair.relation_layers,
+            )
+        ],
+        arguments,
+        max_seq_length=task.max_seq_length,
+        world=session.world,
+        token_types=pair.teacher_types,
+        predictions=predictions,
+    )
+    return teacher, student
+
+
+def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
+    weights = prediction_weights(arguments, task.spec)
+    return PredictionObjective(
+        weight=weights.teacher,
+        label_weight=weights.labels,
+        temperature=arguments.temperature,
+        form=arguments.prediction_loss,
+        mixes=arguments.label_mixing == "confidence",
+        target=target_of(task.spec),
+        teacher_columns=pair.columns,
+    )
 
 
 def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -164,13 +217,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            objective = PredictionObjective(
-                weight=weights.teacher,
-                label_weight=weights.labels,
-                temperature=arguments.temperature,
-                target=target_of(task.spec),
-                teacher_columns=pair.columns,
-            )
+            objective = _prediction_objective(arguments, pair, task)
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
             if weights.teacher:
@@ -236,6 +283,17 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
             )
             if given
         ]
+    forms = ("cross_entropy", *target.other_forms)
+    if arguments.prediction_loss not in forms:
+        problems.append(
+            f"--prediction_loss {arguments.prediction_loss} is for labels; task {spec.name} has {what}, whose loss has "
+            "one form: leave it out"
+        )
+    if arguments.label_mixing != "constant" and not target.mixes:
+        problems.append(
+            f"--label_mixing {arguments.label_mixing} is for labels, which a teacher gives probabilities; task "
+            f"{spec.name} has {what}: leave it out"
+        )
     if target.learns_gold and arguments.regression_target == "gold" and arguments.label_weight:
         problems.append(
             f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "

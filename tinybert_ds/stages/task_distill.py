@@ -180,6 +180,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             if weights.teacher and pair.teacher is None:
                 teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
             elif weights.teacher:
+                assert pair.teacher is not None
                 teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
@@ -202,10 +203,10 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
-    results = task.evaluate_all(model.module, columns=model.columns)
+    results = task.evaluate_all(model.module, columns=model.columns, settings=model.settings)
     write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, columns=model.columns)
+        predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
         content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
         path = session.output_dir / f"predictions_{wanted}.tsv"
         write_on_main(world, path, lambda: write_atomically(path, content))

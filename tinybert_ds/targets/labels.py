@@ -17,7 +17,7 @@ from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.losses import soft_cross_entropy
 from tinybert_ds.models.labels import Head, match_labels
-from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Target
+from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings, Target
 from tinybert_ds.types import Batch
 
 _ROUNDED = 1e-2
@@ -32,6 +32,7 @@ class OneLabel(Target):
     kind = "classification"
     metrics = ("accuracy", "f1", "macro_f1", "matthews")
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False}
+    exclusive = True
     teacher_kinds = ("logits", "probabilities")
 
     def parser(self, spec: TaskSpec) -> Parser:
@@ -49,7 +50,7 @@ class OneLabel(Target):
 
         return parse
 
-    def as_labels(self, values: Sequence[Any]) -> Labels:
+    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
         return np.asarray(values, dtype=np.int64)
 
     def audit(self, spec: TaskSpec) -> LabelAudit:
@@ -91,7 +92,7 @@ class OneLabel(Target):
         assert batch.labels is not None
         return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
 
-    def predict(self, spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
+    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
         """The best class."""
         return np.asarray(logits.argmax(axis=-1))
 

@@ -92,7 +92,9 @@ class SeveralLabels(Target):
 
     def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
         """A probability is between 0 and 1."""
-        wrong = np.flatnonzero(((values < 0) | (values > 1)).any(axis=1)) if kind == "probabilities" else []
+        if kind != "probabilities":
+            return None
+        wrong = np.flatnonzero(((values < 0) | (values > 1)).any(axis=1))
         if not len(wrong):
             return None
         found = listed(f"{value:g}" for value in values[wrong[0]])

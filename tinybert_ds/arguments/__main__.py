@@ -15,6 +15,7 @@ from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.arguments.compare import CompareArguments, ReportArguments
 from tinybert_ds.arguments.data_sets import ExportArguments, QuickstartDataArguments
 from tinybert_ds.arguments.doctor import DoctorArguments
+from tinybert_ds.arguments.embed import EmbedDistillArguments, EmbedEvaluateArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
@@ -34,6 +35,8 @@ COMMANDS: dict[str, type[Command]] = {
     "finetune_teacher": FinetuneArguments,
     "evaluate_glue": EvaluateArguments,
     "inherit_student": InheritArguments,
+    "embed_distill": EmbedDistillArguments,
+    "embed_evaluate": EmbedEvaluateArguments,
     "compare_models": CompareArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,

@@ -25,6 +25,7 @@ STAGES = {
     "intermediate": "the intermediate stage",
     "prediction": "--pred_distill",
     "evaluation": "--do_eval",
+    "vectors": "distillation of vectors",
 }
 """The stages of the training commands, which are the sections of a recipe too, and what a message calls them."""
 

@@ -68,7 +68,8 @@ def _pearson(predictions: Values, references: Values) -> float:
     return 0.0 if _undefined(predictions, references) else float(stats.pearsonr(predictions, references).statistic)
 
 
-def _spearman(predictions: Values, references: Values) -> float:
+def spearman(predictions: Values, references: Values) -> float:
+    """Return the rank correlation of two columns (N,)."""
     return 0.0 if _undefined(predictions, references) else float(stats.spearmanr(predictions, references).statistic)
 
 
@@ -90,5 +91,5 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "subset_accuracy": _accuracy,
     "matthews": _matthews,
     "pearson": _pearson,
-    "spearman": _spearman,
+    "spearman": spearman,
 }

@@ -148,6 +148,7 @@ class TaskSource:
         seed: names the order, together with the epoch.
         padding: "valid" or "reference", see `batching.RowLayout`.
         shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
+        numbers: Those of the rows that are read; None: all.
     """
 
     def __init__(
@@ -160,11 +161,13 @@ class TaskSource:
         padding: Padding,
         pad_id: int,
         shuffle: bool = True,
+        numbers: Ints | None = None,
     ) -> None:
         assert global_batch_size > 0, global_batch_size
         assert encoded.lengths.max() <= max_seq_length, (encoded.lengths.max(), max_seq_length)
         self._encoded = encoded
         self._lengths = encoded.lengths
+        self._numbers = np.arange(len(encoded)) if numbers is None else numbers
         self._global_batch_size = global_batch_size
         self._layout = RowLayout(padding, max_seq_length, pad_id)
         self._seed = seed
@@ -179,16 +182,16 @@ class TaskSource:
 
     def samples_in_epoch(self, epoch: int) -> int:
         """Rows; the same in every epoch."""
-        return len(self._encoded)
+        return len(self._numbers)
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps; the last one may have fewer rows than the others."""
-        return -(-len(self._encoded) // self._global_batch_size)
+        return -(-len(self._numbers) // self._global_batch_size)
 
     def samples_in_step(self, epoch: int, position: int) -> int:
         """Rows of the global batch at step `position`."""
         assert 0 <= position < self.steps_in_epoch(epoch), position
-        return min(self._global_batch_size, len(self._encoded) - position * self._global_batch_size)
+        return min(self._global_batch_size, len(self._numbers) - position * self._global_batch_size)
 
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """Return the micro-batches that `rank` takes in step `position` of `epoch`, see `batching.BatchSource`."""
@@ -205,4 +208,5 @@ class TaskSource:
 
     def _plan_epoch(self, epoch: int) -> list[Ints]:
         key = make_key("task", self._seed, epoch) if self._shuffle else None
-        return plan_window(self._lengths, self._global_batch_size, key)
+        steps = plan_window(self._lengths[self._numbers], self._global_batch_size, key)
+        return [self._numbers[step] for step in steps]

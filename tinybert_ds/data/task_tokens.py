@@ -82,9 +82,9 @@ def load_rows(
             total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
             blocks = read_split_in_blocks(spec, data_dir, split)
-            _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
+            write_rows(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
 
-    return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
 
 def judge_rows(
@@ -130,7 +130,7 @@ def _digest(key: dict[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(key, sort_keys=True).encode())
 
 
-def _write(
+def write_rows(
     directory: Path,
     blocks: Iterable[Examples],
     encoder: Callable[[Examples], EncodedBlock],
@@ -163,7 +163,7 @@ def _write(
     write_atomically(directory / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
-def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
+def read_rows(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
     """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
     try:
         record = parse_json((directory / _RECORD).read_bytes())

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from tinybert_ds.arguments import Arguments, DistillationArguments, TrainingArguments, identity_of
+from tinybert_ds.arguments import Arguments, TrainingArguments, identity_of
+from tinybert_ds.arguments.groups import Teacher
 from tinybert_ds.engine.ds_config import default_config_path, read_config, resolve_config
 from tinybert_ds.engine.ranks.process_group import World, init_distributed, run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
@@ -53,7 +54,7 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     """
     world = join(arguments.log_level)
     config, more = _deepspeed_config(arguments, world)
-    teacher_dtype = arguments.teacher_dtype if isinstance(arguments, DistillationArguments) else "auto"
+    teacher_dtype = arguments.teacher_dtype if isinstance(arguments, Teacher) else "auto"
     raise_all([*problems, *more, *precision_problems("teacher_dtype", teacher_dtype, world.device)])
     resume = arguments.resume
     if single:

@@ -35,6 +35,7 @@ __all__ = [
     "logit_error",
     "regression_loss",
     "relation_loss",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]
 
@@ -271,6 +272,31 @@ def logit_error(
     checks.check_logits(student_logits, teacher_logits, 1.0)
     with torch.amp.autocast(student_logits.device.type, enabled=False):
         return reference.logit_error(student_logits, teacher_logits, denominator=denominator, row_weights=row_weights)
+
+
+def soft_binary_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    denominator: float | None = None,
+) -> Tensor:
+    """Return the binary cross-entropy of the two models' softened yes or no to each label, a mean over rows and labels.
+
+    Args:
+        student_logits, teacher_logits: (B, C); each has a sigmoid of its own.
+        temperature: divides both models' logits; the loss is not multiplied by its square.
+        denominator: see the module's docstring; the own count is B·C.
+
+    Raises:
+        ConfigError: the label counts differ, or the temperature is not above 0.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, temperature)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.soft_binary_cross_entropy(
+            student_logits, teacher_logits, temperature=temperature, denominator=denominator
+        )
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None = None) -> Tensor:

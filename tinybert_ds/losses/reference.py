@@ -162,6 +162,16 @@ def weighed(terms: Tensor, row_weights: Tensor | None) -> Tensor:
     return terms if row_weights is None else terms * row_weights.detach().to(terms.dtype)[:, None]
 
 
+def soft_binary_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+) -> Tensor:
+    """−p·log σ(student/T) − (1 − p)·log(1 − σ(student/T)), p = σ(teacher/T), summed and divided by rows · classes."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = torch.sigmoid(teacher_logits.detach().to(dtype) / temperature)
+    total = F.binary_cross_entropy_with_logits(student_logits.to(dtype) / temperature, target, reduction="sum")
+    return divide(total, denominator, student_logits.numel())
+
+
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:
     """Squared differences of scores (B,) or (B, 1), divided by the rows."""
     dtype = compute_dtype(student_scores, target_scores)

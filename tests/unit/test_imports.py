@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses", "tinybert_ds.shared_work"),
     ("tinybert_ds.models", "tinybert_ds.data"),
     ("data_tools",),
-    ("tinybert_ds.objective", "tinybert_ds.engine"),
+    ("tinybert_ds.objective", "tinybert_ds.vector_objective", "tinybert_ds.engine"),
     ("tinybert_ds.stages",),
     ("tinybert_ds.doctor", "tinybert_ds.report", "launchers"),
 )

@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinybert_ds.losses import (
     attention_score_loss,
     hidden_state_loss,
-    regression_loss,
     relation_loss,
-    soft_cross_entropy,
 )
+from tinybert_ds.targets import LABELS, Target
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Padding = Literal["valid", "reference"]
@@ -197,10 +195,10 @@ class IntermediateObjective(nn.Module):
 class PredictionObjective(nn.Module):
     """The teacher's predictions (arXiv 1909.10351, eq. 10), the gold labels, or both.
 
-    Of a classification the teacher's part is the soft cross-entropy, the labels' part the cross-entropy; of a
-    regression both are mean squared errors.
+    What either part is, the task's target says.
 
     Args:
+        target: Of the task.
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
@@ -212,7 +210,7 @@ class PredictionObjective(nn.Module):
         weight: float = 1.0,
         label_weight: float = 0.0,
         temperature: float = 1.0,
-        regression: bool = False,
+        target: Target = LABELS,
         teacher_columns: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -220,17 +218,17 @@ class PredictionObjective(nn.Module):
         self.weight = weight
         self.label_weight = label_weight
         self.temperature = temperature
-        self.regression = regression
+        self.target = target
         self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
         """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
 
-        For a batch without labels (evaluation) the logits alone.
+        Without a teacher's output and labels (evaluation) the logits alone.
         """
         logits = student.logits
         assert logits is not None
-        if batch.labels is None:
+        if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
         total, terms = torch.zeros((), device=logits.device), {}
         if self.weight:
@@ -240,26 +238,15 @@ class PredictionObjective(nn.Module):
             total = total + self.weight * prediction_loss
             terms["prediction_loss"] = prediction_loss.detach()
         if self.label_weight:
-            label_loss = _label_loss(logits, batch, regression=self.regression)
+            label_loss = self.target.label_loss(logits, batch)
             total = total + self.label_weight * label_loss
             terms["label_loss"] = label_loss.detach()
         return {"loss": total, **terms, "logits": logits.detach()}
 
     def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
         columns = self.teacher_columns
-        targets = teacher_logits if columns is None else teacher_logits[:, columns]
-        if self.regression:
-            return regression_loss(logits, targets, denominator=batch.counts.rows)
-        denominator = batch.counts.rows * logits.shape[-1]
-        return soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
-
-
-def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:
-    """Cross-entropy of logits (B, C), or the mean squared error of scores (B, 1), over the global batch's rows."""
-    assert batch.labels is not None
-    if regression:
-        return regression_loss(logits, batch.labels, denominator=batch.counts.rows)
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
+        outputs = teacher_logits if columns is None else teacher_logits[:, columns]
+        return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
 
 
 def _hidden_loss(

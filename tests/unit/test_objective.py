@@ -11,6 +11,7 @@ import torch
 from tests.support.models import random_batch
 from tinybert_ds.losses import attention_score_loss, gradients_only, hidden_state_loss, relation_loss
 from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective, Relations
+from tinybert_ds.targets import SCORES
 from tinybert_ds.types import Counts, EncoderOutput
 
 
@@ -176,9 +177,9 @@ def test_without_labels_the_prediction_objective_gives_logits_alone(batch):
 def test_regression_learns_from_the_gold_scores_or_from_the_teachers(batch):
     batch = batch._replace(labels=torch.tensor([1.0, 3.0]))
     student, teacher = output(1, logits=torch.tensor([[2.0], [5.0]])), output(2, logits=torch.tensor([[9.0], [6.0]]))
-    gold = PredictionObjective(regression=True, weight=0.0, label_weight=1.0)(student, None, batch)
+    gold = PredictionObjective(target=SCORES, weight=0.0, label_weight=1.0)(student, None, batch)
     assert float(gold["loss"]) == pytest.approx((1 + 4) / 2)
-    terms = PredictionObjective(regression=True, teacher_columns=[0])(student, teacher, batch)
+    terms = PredictionObjective(target=SCORES, teacher_columns=[0])(student, teacher, batch)
     assert float(terms["loss"]) == pytest.approx((49 + 1) / 2)
 
 

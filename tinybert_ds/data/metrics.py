@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 
 Values = NDArray[np.generic]
 
@@ -43,19 +43,6 @@ def official_metric(spec: TaskSpec, metrics: Mapping[str, float]) -> float:
 def official_metric_name(spec: TaskSpec) -> str:
     """Return what to call that scalar: `accuracy`, or `mean of accuracy and f1`."""
     return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
-
-
-def predict(spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
-    """Return the (N,) predictions of (N, C) logits: the best class, or the score kept inside the task's range."""
-    if not spec.is_regression:
-        return np.asarray(logits.argmax(axis=-1))
-    scores = logits.reshape(len(logits))
-    return np.clip(scores, *spec.score_range) if spec.score_range else scores
-
-
-def majority_class(labels: Values) -> int:
-    """Return the commonest class id of (N,) labels, the lowest one of several."""
-    return int(np.bincount(labels.astype(np.int64)).argmax())
 
 
 def _accuracy(predictions: Values, references: Values) -> float:

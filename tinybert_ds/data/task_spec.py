@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
-REGRESSION_METRICS = ("pearson", "spearman")
 SEQUENCE_LENGTHS = {1: 64, 2: 128}
 """Default `max_seq_length` by number of texts in a row (arXiv 1909.10351, section 4.2)."""
 
@@ -47,7 +45,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task. Classification has `label_names`; regression has none and a `score_range`."""
+    """A task. What its rows are answered with is its target (`tinybert_ds.targets`)."""
 
     name: str
     splits: Mapping[str, SplitFile]
@@ -62,11 +60,17 @@ class TaskSpec:
     skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
     directory: str = ""  # of a GLUE task: its folder below --glue_dir
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
+    target: str = ""  # what its rows are answered with; "": labels where it has names of them, else scores
+
+    @property
+    def kind(self) -> str:
+        """The name of its target."""
+        return self.target or ("labels" if self.label_names else "scores")
 
     @property
     def is_regression(self) -> bool:
         """Whether the labels are scores."""
-        return not self.label_names
+        return self.kind == "scores"
 
     @property
     def num_labels(self) -> int:

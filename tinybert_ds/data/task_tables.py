@@ -12,6 +12,7 @@ from tinybert_ds.data.table_formats import read_records
 from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, find_label, label_ids
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.targets import target_of
 
 BLOCK_ROWS = 8192
 """Rows that are read and tokenised at once: enough for all threads of the tokeniser, few enough for the memory."""
@@ -139,9 +140,7 @@ def _other_width(row: Row, width: int, path: Path, unit: str, line: int) -> Data
 
 def _are_hidden(rows: Sequence[Row], label: int, spec: TaskSpec) -> bool:
     """Whether the labels of a test file are only there in name: all are -1, which is none of the task's."""
-    if find_label(label_ids(spec), "-1") is not None:
-        return False
-    if spec.is_regression and (spec.score_range is None or spec.score_range[0] <= -1):
+    if not target_of(spec).may_be_hidden(spec):
         return False
     return bool(rows) and all(fields[label].strip() in _HIDDEN_LABELS for _, fields in rows)
 

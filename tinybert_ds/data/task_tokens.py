@@ -112,8 +112,9 @@ def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     unquoted = file_format(layout.file) == "tsv" and layout.text_format == TextFormat(quotes=False)
     if unquoted or layout.text_format == TextFormat():  # rows that were kept before it could be stated stay valid
         content["splits"].pop("text_format")
-    if not spec.skip_labels:
-        content.pop("skip_labels")
+    for name in ("skip_labels", "target"):  # which came later, and are kept out where they say nothing
+        if not content[name]:
+            content.pop(name)
     return dict(json.loads(json.dumps(content)))
 
 

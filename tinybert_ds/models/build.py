@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,19 +14,11 @@ import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
 from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT
 from tinybert_ds.models.foreign import foreign_code
-from tinybert_ds.models.labels import set_labels
+from tinybert_ds.models.labels import Head, set_labels
 from tinybert_ds.models.layer_map import parse_layer_map
 from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
 
 STUDENTS_DIR = Path(tinybert_ds.__file__).parent / "students"
-
-
-@dataclass(frozen=True)
-class Head:
-    """A classification head: the task's labels in the order of their ids, or None for regression."""
-
-    label_names: tuple[str, ...] | None
-    pooler_relu: bool = False
 
 
 def shipped_students() -> tuple[str, ...]:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.foreign_text import listed
 
 _GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classification head: the task's labels in the order of their ids, or None for regression."""
+
+    label_names: tuple[str, ...] | None
+    pooler_relu: bool = False
 
 
 def output_names(config: Any) -> tuple[str, ...]:

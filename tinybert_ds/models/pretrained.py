@@ -24,7 +24,7 @@ from tinybert_ds.models import published
 from tinybert_ds.models.config_values import config_problems, content_problems
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import foreign_code
-from tinybert_ds.models.labels import output_names, set_labels
+from tinybert_ds.models.labels import Head, output_names, set_labels
 from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
@@ -144,6 +144,17 @@ def load_classifier(
     if pooler_relu or getattr(config, "pooler_relu", False):
         published.apply_pooler_relu(model)
     return model
+
+
+def load_headed(directory: str | Path, head: Head, *, role: Role, pooler_relu: bool = False) -> PreTrainedModel:
+    """Load a fine-tuned model with the head that a task asks for; see `load_classifier`.
+
+    Raises:
+        ModelError: As for `load_classifier` with a required head.
+    """
+    return load_classifier(
+        directory, label_names=head.label_names, role=role, head="required", pooler_relu=pooler_relu or head.pooler_relu
+    )
 
 
 def load_masked_lm(directory: str | Path) -> PreTrainedModel:

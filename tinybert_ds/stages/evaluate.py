@@ -17,12 +17,12 @@ from tinybert_ds.engine.run.directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.labels import match_labels
-from tinybert_ds.models.pretrained import Role, load_classifier
+from tinybert_ds.models.pretrained import Role, load_headed
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.task_data import TaskData
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +59,15 @@ def load_fine_tuned(
     Raises:
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
-    model = load_classifier(
-        directory, label_names=task.spec.label_names or None, role=role, head="required", pooler_relu=pooler_relu
-    )
+    model = load_headed(directory, target_of(task.spec).head(task.spec), role=role, pooler_relu=pooler_relu)
     columns = task_columns(model.config, task.spec, stated_labels, role=role)
     module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
     return FineTuned(module.eval().to(task.world.device), columns)
 
 
 def label_objective(spec: TaskSpec) -> PredictionObjective:
-    """Return the loss against the gold labels, or scores, alone."""
-    return PredictionObjective(weight=0, label_weight=1, regression=spec.is_regression)
+    """Return the loss against the gold labels alone."""
+    return PredictionObjective(weight=0, label_weight=1, target=target_of(spec))
 
 
 def require_results_directory(directory: Path) -> None:
@@ -100,10 +98,8 @@ def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool 
 
 
 def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None, *, role: Role) -> list[int]:
-    """Return the model's output for each class of the task, matched by name; for a regression its only one."""
-    if spec.is_regression:
-        return [0]
-    return list(match_labels(model_config, spec.label_names, spec.label_aliases, stated, role=role))
+    """Return the model's output for each output of the task, see `Target.columns`."""
+    return target_of(spec).columns(spec, model_config, stated, role=role)
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.groups import TaskRows
-from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
+from tinybert_ds.data.metrics import Values, official_metric
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files
@@ -22,6 +22,7 @@ from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.shared_work.derived import cache_home
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +65,19 @@ class TaskData:
         )
 
     def predict(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> Values:
-        """Return the (N,) predictions for a split, class ids or scores, in the order of the file, on all ranks.
+        """Return the predictions for a split, as its labels are, in the order of the file, on all ranks.
 
         Args:
-            columns: The model's output for each class of the task; None where they are in the task's order.
+            columns: The model's output for each output of the task; None where they are in the task's order.
         """
         logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
-        return predict(self.spec, logits if columns is None else logits[:, list(columns)])
+        return target_of(self.spec).predict(self.spec, logits if columns is None else logits[:, list(columns)])
 
     def evaluate(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> dict[str, float]:
         """Return every metric of the task on a labelled split, "eval_..."; the same on all ranks. See `predict`."""
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
-        metrics = compute_metrics(self.spec, self.predict(model, split, columns=columns), labels)
+        metrics = target_of(self.spec).measure(self.spec, self.predict(model, split, columns=columns), labels)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,9 +23,9 @@ from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import load_headed, read_config
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.distillation import (
     Student,
@@ -43,6 +44,7 @@ from tinybert_ds.stages.evaluate import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
                 weight=weights.teacher,
                 label_weight=weights.labels,
                 temperature=arguments.temperature,
-                regression=task.spec.is_regression,
+                target=target_of(task.spec),
                 teacher_columns=pair.columns,
             )
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
@@ -199,29 +201,31 @@ class PredictionWeights(NamedTuple):
 
 
 def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
-    """Say what the prediction stage learns from: a regression learns the gold scores unless told otherwise."""
-    if spec.is_regression and arguments.regression_target == "gold":
+    """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
+    if target_of(spec).learns_gold and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
     return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
 
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """Flags of the prediction stage that do not fit the kind of task."""
-    if not spec.is_regression:
-        if arguments.regression_target == "gold":
-            return []
-        return [f"--regression_target is for scores; task {spec.name} has labels: see --label_weight"]
-    problems = [
-        f"--{name} is for labels; task {spec.name} has scores, which are learned by their squared error: leave it out"
-        for name, given in (
-            ("temperature", arguments.temperature != 1),
-            ("squared_temperature", arguments.squared_temperature),
-        )
-        if given
-    ]
-    if arguments.regression_target == "gold" and arguments.label_weight:
+    """Flags of the prediction stage that do not fit the task's target."""
+    target, problems = target_of(spec), []
+    what = target.noun
+    if not target.learns_gold and arguments.regression_target != "gold":
+        problems.append(f"--regression_target is for scores; task {spec.name} has {what}: see --label_weight")
+    if not target.softens:
+        problems += [
+            f"--{name} is for labels; task {spec.name} has {what}, which are learned by their squared error: leave it "
+            "out"
+            for name, given in (
+                ("temperature", arguments.temperature != 1),
+                ("squared_temperature", arguments.squared_temperature),
+            )
+            if given
+        ]
+    if target.learns_gold and arguments.regression_target == "gold" and arguments.label_weight:
         problems.append(
-            f"--label_weight beside --regression_target gold would count the gold scores of task {spec.name} twice; "
+            f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"
         )
     return problems
@@ -252,10 +256,9 @@ def _identity(
 
 
 def _teacher_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
-    directory = cast(str, arguments.teacher_model)
-    return load_classifier(directory, label_names=spec.label_names or None, role="teacher", head="required")
+    return load_headed(cast(str, arguments.teacher_model), target_of(spec).head(spec), role="teacher")
 
 
 def _student_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
-    head = Head(spec.label_names or None, pooler_relu=arguments.pooler_relu)
+    head = replace(target_of(spec).head(spec), pooler_relu=arguments.pooler_relu)
     return build_student(arguments.student_model, weights="load", head=head, seed=arguments.seed)

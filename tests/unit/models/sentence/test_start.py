@@ -37,17 +37,18 @@ def test_vectors_that_are_a_linear_map_of_the_students_are_met(encoder, tmp_path
     torch.testing.assert_close(new @ dense.weight.T + dense.bias, new @ wanted.T + bias, atol=1e-3, rtol=1e-3)
 
 
-def test_it_is_the_regression_that_numpy_finds(encoder, tmp_path):
-    text = blocks(tmp_path)
+def test_it_is_the_ridge_regression_that_numpy_finds(encoder, tmp_path):
+    text, ridge = blocks(tmp_path), 1e-2
     generator = torch.Generator().manual_seed(1)
     targets = [torch.randn(16, 3, generator=generator) for _ in text.batches]
     numbers = {id(batch.sample_ids): n for n, batch in enumerate(text.batches)}
-    dense, share = fit_projection(encoder, ("mean",), lambda b: targets[numbers[id(b.sample_ids)]], text, ridge=1e-9)
+    dense, share = fit_projection(encoder, ("mean",), lambda b: targets[numbers[id(b.sample_ids)]], text, ridge=ridge)
     x = torch.cat([pooled(encoder, batch) for batch in text.batches]).double().numpy()
-    x = np.hstack([x, np.ones((len(x), 1))])
     y = torch.cat(targets).double().numpy()
-    solution, residuals, *_ = np.linalg.lstsq(x, y, rcond=None)
-    # A LayerNorm makes features that are not independent: weights may differ, what they make may not.
-    made = x[:, :-1] @ dense.weight.T.double().numpy() + dense.bias.double().numpy()
-    np.testing.assert_allclose(made, x @ solution, atol=1e-3)
-    assert share == pytest.approx(1 - residuals.sum() / ((y - y.mean(0)) ** 2).sum(), abs=1e-6)
+    centred, wanted = x - x.mean(0), y - y.mean(0)
+    held = np.sqrt(ridge * centred.var(0).mean() * len(x)) * np.eye(8)  # rows that ask for weights of 0
+    solution, *_ = np.linalg.lstsq(np.vstack([centred, held]), np.vstack([wanted, np.zeros((8, 3))]), rcond=None)
+    np.testing.assert_allclose(dense.weight.T, solution, atol=1e-4)
+    np.testing.assert_allclose(dense.bias, y.mean(0) - x.mean(0) @ solution, atol=1e-4)
+    left = wanted - centred @ solution
+    assert share == pytest.approx(1 - (left**2).sum() / (wanted**2).sum(), abs=1e-6)

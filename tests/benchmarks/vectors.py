@@ -23,22 +23,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.measurement import RESULTS, environment
 from tinybert_ds.data.texts import read_texts
 from tinybert_ds.stages.evaluate import RESULTS_FILE
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "max_seq_length": 64,
     "train_batch_size": 32,
-    "max_steps": 400,
+    "max_steps": 300,
     "learning_rate": 3e-4,
-    "calibration_tokens": 60_000,
-    "eval_step": 200,
+    "calibration_tokens": 40_000,
+    "eval_step": 100,
 }
-PROSE_TEXTS = 5_000
+PROSE_TEXTS = 2_000
 WORDS = range(5, 61)
 """Of a paragraph that is taken: the others are headings, or would be cut."""
 

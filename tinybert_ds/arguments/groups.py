@@ -17,6 +17,13 @@ DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
+CACHE_DIR = machine(
+    "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
+    "files, or where that cannot be written ~/.cache/tinybert_ds.",
+    None,
+    path=True,
+    recipe=True,
+)
 POOLER_RELU = result(
     "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
 )
@@ -119,13 +126,7 @@ class TaskRows(Stage):
     """How the rows of a task are read."""
 
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)
-    cache_dir: str | None = machine(
-        "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
-        "files, or where that cannot be written ~/.cache/tinybert_ds.",
-        None,
-        path=True,
-        recipe=True,
-    )
+    cache_dir: str | None = like(CACHE_DIR)
     allow_unknown: bool = like(ALLOW_UNKNOWN)
 
 

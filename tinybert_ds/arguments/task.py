@@ -92,7 +92,9 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
 
     student_model: str = like(groups.STUDENT_MODEL)
     teacher_model: str | None = like(
-        groups.TEACHER_MODEL, None, help="Hugging Face directory of the fine-tuned teacher (not for --do_eval)."
+        groups.TEACHER_MODEL,
+        None,
+        help="Hugging Face directory of the fine-tuned teacher (not for --do_eval, nor with columns in the task file).",
     )
     pred_distill: bool = data("Distil the prediction layer instead of the intermediate layers.", False, recipe=False)
     do_eval: bool = place("Evaluate --student_model on the task; nothing is trained.", False)
@@ -139,7 +141,8 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         found = super().problems()
         if self.do_eval and self.pred_distill:
             found.append("--do_eval and --pred_distill contradict each other; run them one after the other")
-        if not self.do_eval and self.teacher_model is None:
+        in_columns = self.pred_distill and self.task_file is not None  # what a teacher said may be there; it is read
+        if not self.do_eval and not in_columns and self.teacher_model is None:
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if not (self.prediction_weight or self.label_weight):
             found.append("--prediction_weight and --label_weight are both 0: nothing is learned")

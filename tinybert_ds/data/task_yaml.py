@@ -10,6 +10,7 @@ from typing import Any
 
 from tinybert_ds.data.table_formats import names_its_columns
 from tinybert_ds.data.task_spec import SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.teacher_columns import read_teacher
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.strict_formats import read_yaml
@@ -32,6 +33,8 @@ _KEYS = {
     "labels": "list of the label names, in the order of the class ids",
     "aliases": "other spellings of labels in the files -> label name",
     "skip_labels": "list of labels whose rows are left out, such as - in SNLI",
+    "teacher": "columns of the training rows with what a teacher said of them: {columns: [...], kind: logits, "
+    "probabilities or scores}",
     "score_range": "lowest and highest score, for regression instead of labels",
     "metric": "one metric, or a list whose mean decides which checkpoint is best",
     "max_seq_length": "tokens a row is cut to",
@@ -135,7 +138,8 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
     problems += _label_problems(labels, skip_labels, aliases)
     problems += _metric_problems(metrics, labels, target)
     own, own_problems = target.read_keys(content)
-    problems += own_problems
+    teacher, teacher_problems = read_teacher(content.get("teacher"), target, labels)
+    problems += own_problems + teacher_problems
     spec = TaskSpec(
         name=str(content.get("name", default_name)),
         splits={
@@ -159,6 +163,7 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
         score_range=score_range,
         max_seq_length=int(max_seq_length) if _is_length(max_seq_length) else 64,
         skip_labels=tuple(skip_labels),
+        teacher=teacher,
         target="" if target in (LABELS, SCORES) else target.name,
     )
     return replace(spec, **own), problems

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,11 +109,14 @@ def load_task(
     model_config: Any,
     flags: TaskRows | RowFlags,
     world: World,
+    *,
+    unlabelled: Collection[str] = (),
 ) -> TaskData:
     """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.
 
     Args:
         model_config: Of the model that will read the batches.
+        unlabelled: Splits that may come without labels, because nobody reads them.
 
     Raises:
         ConfigError, DataError: A file is missing, a row does not fit, a split has no labels that training or
@@ -121,6 +124,8 @@ def load_task(
     """
     _require_vocabulary(tokenizer, model_config)
     max_seq_length = flags.max_seq_length or spec.max_seq_length
+    layouts = {split: replace(spec.splits[split], may_lack_label=True) for split in unlabelled if split in spec.splits}
+    spec = replace(spec, splits={**spec.splits, **layouts}) if layouts else spec
     for split in splits:  # before a folder of derived data is made in a directory without a task
         require_files(spec, data_dir, split)
     home = cache_home(data_dir, flags.cache_dir)
@@ -136,7 +141,7 @@ def load_task(
         if warning := judge_rows(encoded, tokenizer, path, allow_unknown=flags.allow_unknown):
             logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
-        if split in rows and rows[split].labels is None:
+        if split in rows and rows[split].labels is None and split not in unlabelled:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"

@@ -15,11 +15,13 @@ from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_argum
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.teacher_cache import cached_teacher
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -48,6 +50,8 @@ from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
+_WITHOUT_TEACHER = "only --do_eval, and --pred_distill with `teacher` in the task file, run without a teacher"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
@@ -59,9 +63,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = find_task(arguments.task_name, arguments.task_file)
     pair = _read_pair(arguments, spec)
     splits = ("train", *spec.eval_splits)
-    train_spec = augmented(spec) if arguments.aug_train else spec
+    train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
+    reads_labels = arguments.pred_distill and prediction_weights(arguments, spec).labels
+    unlabelled = [] if reads_labels else ["train"] if arguments.pred_distill else splits
     task = load_task(
-        train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
+        train_spec,
+        arguments.data_dir,
+        splits,
+        pair.tokenizer,
+        pair.student_config,
+        arguments,
+        session.world,
+        unlabelled=unlabelled,
     )
     distil = _distil_predictions if arguments.pred_distill else _distil_layers
     write_results(session.output_dir, distil(session, pair, task), session.world)
@@ -73,15 +86,20 @@ class _Pair(NamedTuple):
     student_config: Any
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
-    columns: list[int]  # the teacher's output for each class of the task
+    columns: list[int] | None  # the teacher's output for each output of the task; None: in its order
     teacher_types: bool  # whether the teacher's tokeniser returns token types
-    teacher: str  # its fingerprint
+    teacher: str | None  # its fingerprint; None: what it said is in the data
     student: str
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
-    teacher = cast(str, arguments.teacher_model)
+    raise_all([*teacher_problems(arguments, spec), *prediction_problems(arguments, spec)])
     find_student(arguments.student_model, weights="load")
+    if arguments.teacher_model is None:
+        student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
+        config = read_config(student, role="student")
+        return _Pair(config, tokenizer, (), None, False, None, model_fingerprint(student))
+    teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
     layer_map = check_pair(
@@ -93,7 +111,6 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
     )
     tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
-    raise_all(prediction_problems(arguments, spec))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
@@ -142,7 +159,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
     arguments, world = session.arguments, session.world
     weights = prediction_weights(arguments, task.spec)
     source = _source(task, arguments)
-    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher))
+    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher and pair.teacher))
     with open_run(
         session,
         {session.output_dir: identity},
@@ -160,7 +177,9 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             )
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
-            if weights.teacher:
+            if weights.teacher and pair.teacher is None:
+                teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
+            elif weights.teacher:
                 teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
@@ -202,7 +221,7 @@ class PredictionWeights(NamedTuple):
 
 def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
     """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
-    if target_of(spec).learns_gold and arguments.regression_target == "gold":
+    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
     return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
@@ -223,10 +242,28 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
             )
             if given
         ]
-    if target.learns_gold and arguments.regression_target == "gold" and arguments.label_weight:
+    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
         problems.append(
             f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"
+        )
+    return problems
+
+
+def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
+    """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
+    if not arguments.pred_distill or spec.teacher is None:
+        return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
+    problems = []
+    if arguments.teacher_model is not None:
+        problems.append(
+            f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "
+            "one that the student is not to learn from"
+        )
+    if arguments.aug_train:
+        problems.append(
+            "--aug_train: the columns of `teacher` in the task file are about the rows as they were; leave the flag "
+            "out, or let data_tools/label_rows.py write new ones"
         )
     return problems
 

@@ -20,6 +20,9 @@ from tinybert_ds.models.labels import Head, match_labels
 from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Target
 from tinybert_ds.types import Batch
 
+_ROUNDED = 1e-2
+_SMALLEST = np.float32(1e-12)
+
 
 class OneLabel(Target):
     """A class id, int64, for each row; the model has an output for each class."""
@@ -29,6 +32,7 @@ class OneLabel(Target):
     kind = "classification"
     metrics = ("accuracy", "f1", "macro_f1", "matthews")
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False}
+    teacher_kinds = ("logits", "probabilities")
 
     def parser(self, spec: TaskSpec) -> Parser:
         known = label_ids(spec)
@@ -59,6 +63,23 @@ class OneLabel(Target):
 
     def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
         return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role))
+
+    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+        """Probabilities of labels that exclude each other add up to 1, or to less where the unlikely are left out."""
+        if kind != "probabilities":
+            return None
+        sums = values.sum(axis=1)
+        wrong = np.flatnonzero((values < 0).any(axis=1) | (sums <= 0) | (sums > 1 + _ROUNDED))
+        if not len(wrong):
+            return None
+        return int(wrong[0]), (
+            f"probabilities {listed(f'{value:g}' for value in values[wrong[0]])} with the sum {sums[wrong[0]]:g}; they "
+            "are 0 or more and add up to at most 1. Say `kind: logits` if that is what they are"
+        )
+
+    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+        """Logits; of probabilities p softened by T they are T·log p, with a floor for those that are 0."""
+        return values if kind == "logits" else np.float32(temperature) * np.log(np.maximum(values, _SMALLEST))
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy (arXiv 1909.10351, eq. 10)."""

@@ -29,6 +29,8 @@ class Score(Target):
     metrics = ("pearson", "spearman")
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": False}
     softens = False
+    teacher_kinds = ("scores", "logits")
+    teacher_width = 1
     learns_gold = True
 
     def parser(self, spec: TaskSpec) -> Parser:

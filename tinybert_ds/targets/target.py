@@ -63,6 +63,10 @@ class Target(ABC):
     """Of the common keys that not every target has: whether this one needs them; others are refused."""
     softens: ClassVar[bool] = True
     """Whether predictions are probabilities, which a temperature softens and a confidence judges."""
+    teacher_kinds: ClassVar[tuple[str, ...]] = ()
+    """What columns with a teacher's answers may hold, the usual first; none: it learns from no columns."""
+    teacher_width: ClassVar[int | None] = None
+    """Values of a teacher for a row of a task without names of labels; None: as many as the rows have."""
     learns_gold: ClassVar[bool] = False
     """Whether the prediction stage learns what the files say, as published, unless it is told otherwise."""
 
@@ -117,6 +121,14 @@ class Target(ABC):
         Raises:
             ModelError: The model's outputs are not the task's.
         """
+
+    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+        """Return the first row of a teacher's values (n, W) that cannot be of their kind, and what is wrong with it."""
+        return None
+
+    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+        """Return a teacher's values (n, W), one of `teacher_kinds`, as `teacher_loss` takes them."""
+        return values
 
     @abstractmethod
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:

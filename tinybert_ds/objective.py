@@ -266,9 +266,7 @@ class PredictionObjective(nn.Module):
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            outputs = (
-                teacher.logits if self.teacher_columns is None else teacher.logits.index_select(1, self.teacher_columns)
-            )
+            outputs = self._answers(teacher.logits)
             trusted = self.target.confidence(outputs, batch) if self.mixes else None
             prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
             total = total + self.weight * prediction_loss
@@ -281,6 +279,11 @@ class PredictionObjective(nn.Module):
             total = total + self.label_weight * label_loss
             terms["label_loss"] = label_loss.detach()
         return {"loss": total, **terms, "logits": logits.detach()}
+
+    def _answers(self, logits: Tensor) -> Tensor:
+        """The teacher's logits (B, C) or (B, S, C) in the order of the task's classes."""
+        columns = self.teacher_columns
+        return logits.index_select(-1, columns) if isinstance(columns, Tensor) else logits
 
     def _prediction_loss(self, logits: Tensor, outputs: Tensor, batch: Batch, trusted: Tensor | None) -> Tensor:
         if trusted is None and self.form == "cross_entropy":

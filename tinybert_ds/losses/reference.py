@@ -129,7 +129,7 @@ def soft_cross_entropy(
     dtype = compute_dtype(student_logits, teacher_logits)
     target = F.softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
     log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    return divide(weighed(-(target * log_probability), row_weights).sum(), denominator, student_logits.numel())
+    return divide(weighed(-(target * log_probability), row_weights).sum(), denominator, student_logits.numel)
 
 
 def logit_divergence(
@@ -145,7 +145,7 @@ def logit_divergence(
     target = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
     log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
     terms = target.exp() * (target - log_probability) * temperature**2
-    return divide(weighed(terms, row_weights).sum(), denominator, len(student_logits))
+    return divide(weighed(terms, row_weights).sum(), denominator, lambda: len(student_logits))
 
 
 def logit_error(
@@ -154,7 +154,7 @@ def logit_error(
     """Squared differences of logits (B, C), divided by rows · classes."""
     dtype = compute_dtype(student_logits, teacher_logits)
     terms = (student_logits.to(dtype) - teacher_logits.detach().to(dtype)).square()
-    return divide(weighed(terms, row_weights).sum(), denominator, student_logits.numel())
+    return divide(weighed(terms, row_weights).sum(), denominator, student_logits.numel)
 
 
 def weighed(terms: Tensor, row_weights: Tensor | None) -> Tensor:
@@ -169,7 +169,7 @@ def soft_binary_cross_entropy(
     dtype = compute_dtype(student_logits, teacher_logits)
     target = torch.sigmoid(teacher_logits.detach().to(dtype) / temperature)
     total = F.binary_cross_entropy_with_logits(student_logits.to(dtype) / temperature, target, reduction="sum")
-    return divide(total, denominator, student_logits.numel())
+    return divide(total, denominator, student_logits.numel)
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:

@@ -22,7 +22,7 @@ from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.watch.console import set_up_console
 from tinybert_ds.errors import UserError, raise_all
-from tinybert_ds.hardware import choose_float32_products, multiplies_fast, precision_problems
+from tinybert_ds.hardware import Precision, choose_float32_products, multiplies_fast, precision_problems
 from tinybert_ds.preemption import grace_problems
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     """
     world = join(arguments.log_level)
     config, more = _deepspeed_config(arguments, world)
-    teacher_dtype = arguments.teacher_dtype if isinstance(arguments, Teacher) else "auto"
+    teacher_dtype: Precision = arguments.teacher_dtype if isinstance(arguments, Teacher) else "auto"
     raise_all([*problems, *more, *precision_problems("teacher_dtype", teacher_dtype, world.device)])
     resume = arguments.resume
     if single:

@@ -104,7 +104,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
     if arguments.teacher_model is None:
         student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
         config = read_config(student, role="student")
-        return _Pair(config, tokenizer, (), None, False, None, model_fingerprint(student))
+        return _Pair(config, tokenizer, (), (), None, False, None, model_fingerprint(student))
     teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")

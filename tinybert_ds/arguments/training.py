@@ -28,7 +28,7 @@ class TrainingArguments(Stage):
     recipe: str | None = place(
         "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.",
         None,
-        stage=("general", "finetune", "intermediate", "prediction", "joint"),
+        stage=("general", "finetune", "intermediate", "prediction", "joint", "vectors"),
         path=True,
         metavar="NAME|FILE",
     )

@@ -22,6 +22,12 @@ POOLER_RELU = result(
 )
 TEACHER_MODEL = data("Hugging Face directory of the pre-trained teacher.", path=True)
 STUDENT_MODEL = data("Hugging Face directory of the student (the previous stage's --output_dir).", path=True)
+STUDENT_TOKENIZER = data(
+    "Directory of the student's tokeniser where its vocabulary is a part of the teacher's, as "
+    "data_tools/trim_vocabulary.py writes it. Default: the teacher's.",
+    None,
+    path=True,
+)
 EVAL_STEP = pace("Steps between two evaluations on the task's evaluation split.", 50, least=1)
 DATASET = data("What datasets.load_dataset opens: a name on the hub, or a local copy.", None, path=True, metavar="NAME")
 DATASET_CONFIG = data("Its configuration.", None, metavar="NAME")

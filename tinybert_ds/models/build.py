@@ -119,6 +119,7 @@ def check_pair(
     projection: Literal["per_layer", "shared", "none"] = "per_layer",
     attention: bool = True,
     padding_token: int | None = None,
+    vocab_size: int | None = None,
 ) -> tuple[int, ...]:
     """Check that a student can be distilled from a teacher, and read the layer map.
 
@@ -127,6 +128,7 @@ def check_pair(
         projection: "none" needs hidden states of equal width.
         attention: Whether attention scores are compared, which needs equal numbers of heads.
         padding_token: What the tokeniser pads with; None takes the teacher's word for it.
+        vocab_size: Entries of the student's vocabulary; None: as many as the teacher's.
 
     Returns:
         The layer map, see `parse_layer_map`; empty for None.
@@ -136,11 +138,13 @@ def check_pair(
     """
     problems = []
     parsed: tuple[int, ...] = ()
-    if teacher_config.vocab_size != student_config.vocab_size:
+    wanted, whose = (
+        (teacher_config.vocab_size, "the teacher's") if vocab_size is None else (vocab_size, "its tokeniser")
+    )
+    if student_config.vocab_size != wanted:
         problems.append(
-            f"the student's vocabulary has {student_config.vocab_size} entries, the teacher's "
-            f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
-            "(copy a shipped one first)"
+            f'the student\'s vocabulary has {student_config.vocab_size} entries, {whose} {wanted}; set "vocab_size": '
+            f"{wanted} in the student's config.json (copy a shipped one first)"
         )
     problems += padding_problems(teacher_config, student_config, padding_token)
     if layer_map is not None:

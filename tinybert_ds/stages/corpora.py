@@ -60,13 +60,12 @@ class Corpora:
             logger.info("--verify_data: all files of the corpus are what was written")
 
 
-def open_corpora(
-    arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str, world: World
-) -> Corpora:
+def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str, world: World) -> Corpora:
     """Open what --pregenerated_data names.
 
     Args:
-        teacher_tokenizer: fingerprint of the tokeniser that must have made them.
+        vocab_size: entries of the vocabulary that they are read by.
+        tokenizer: fingerprint of the tokeniser that must have made them.
         world: the ranks; the first counts the samples of corpora that are new, for all.
 
     Raises:
@@ -78,14 +77,14 @@ def open_corpora(
     if arguments.verify_data and world.local_rank == 0:
         verification = Verification([directory for directory, _ in arguments.corpora])
     sources = [
-        _open(arguments, "train", length, arguments.phase_batch_size(length), teacher_config, verification)
+        _open(arguments, "train", length, arguments.phase_batch_size(length), verification)
         for length, _ in arguments.phase_list
     ]
-    _check_tokens(sources[0], arguments, teacher_config, teacher_tokenizer)
+    _check_tokens(sources[0], arguments, vocab_size, tokenizer)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None
     if arguments.eval_fraction:
-        held_out = _open(arguments, "eval", longest, arguments.eval_batch_size, teacher_config, None)
+        held_out = _open(arguments, "eval", longest, arguments.eval_batch_size, None)
 
     def count() -> int:
         steps = count_steps(sources[0], max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
@@ -145,22 +144,23 @@ def _check_batches(arguments: GeneralDistillArguments, world: World) -> None:
     raise_all(problems, ConfigError)
 
 
-def _check_tokens(
-    source: CorpusSource, arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str
-) -> None:
-    """Raise `ConfigError` unless the teacher, and so the student, reads every token as it was meant."""
+def _check_tokens(source: CorpusSource, arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str) -> None:
+    """Raise `ConfigError` unless teacher and student read every token as it was meant."""
     directories = ", ".join(directory for directory, _ in arguments.corpora)
-    if source.tokenizer_fingerprint != teacher_tokenizer:
+    flag, directory = "--student_tokenizer", arguments.student_tokenizer
+    if directory is None:
+        flag, directory = "--teacher_model", arguments.teacher_model
+    if source.tokenizer_fingerprint != tokenizer:
+        part = "" if arguments.student_tokenizer else ", or give the --student_tokenizer that they were made with"
         raise ConfigError(
-            f"the shards in {directories} were made with another tokeniser than that of --teacher_model "
-            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model} and the same "
-            "casing flags"
+            f"the shards in {directories} were made with another tokeniser than that of {flag} {directory}; make them "
+            f"anew with --bert_model {directory} and the same casing flags{part}"
         )
-    if source.vocab_size > teacher_config.vocab_size:
+    if source.vocab_size > vocab_size:
         raise ConfigError(
-            f"the shards in {directories} have token ids up to {source.vocab_size - 1}, but --teacher_model "
-            f"{arguments.teacher_model} has embeddings for {teacher_config.vocab_size} tokens: its tokeniser files do "
-            "not belong to its config.json. Restore the directory, and make the shards anew with its own tokeniser"
+            f"the shards in {directories} have token ids up to {source.vocab_size - 1}, but {flag} {directory} has "
+            f"embeddings for {vocab_size} tokens: its tokeniser files do not belong to its config.json. Restore the "
+            "directory, and make the shards anew with its own tokeniser"
         )
 
 
@@ -169,7 +169,6 @@ def _open(
     split: Literal["train", "eval"],
     length: int,
     batch_size: int,
-    teacher_config: Any,
     verification: Verification | None,
 ) -> CorpusSource:
     directories, weights = zip(*arguments.corpora, strict=True)

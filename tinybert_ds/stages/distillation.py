@@ -18,7 +18,6 @@ from tinybert_ds.engine.student import full_state
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
@@ -43,7 +42,6 @@ class Student(NamedTuple):
     model: PreTrainedModel
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
-    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     token_types: bool = True  # whether the tokeniser that it is exported with returns them
     projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
 
@@ -131,8 +129,6 @@ def _student_module(
         token_types=student.token_types,
     )
     check_capture(encoder, sequence_length=max_seq_length)
-    if student.embeddings_from_teacher:
-        svd_embeddings(teacher.model, student.model)
     frozen = freeze_unused(encoder)
     torch.manual_seed(arguments.seed)
     objective = IntermediateObjective(

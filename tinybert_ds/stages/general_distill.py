@@ -14,18 +14,20 @@ from transformers import PreTrainedModel
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments, renamed
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.build import build_student, check_pair, find_student, svd_embeddings
 from tinybert_ds.models.directory import model_files
+from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
@@ -33,6 +35,7 @@ from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
 from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_training
+from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
-    types = returns_token_types(tokenizer)
-    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
+    vocabulary = read_vocabulary(arguments.student_tokenizer, arguments.teacher_model, arguments.lower_case)
+    tokenizer = vocabulary.tokenizer
+    candidates = _candidates(session, teacher_config, vocabulary)
     for candidate in candidates:
         files = model_files(candidate.path)
         if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
-            require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
-    corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
+            require_same_tokenizer(candidate.path, vocabulary.directory, arguments.lower_case)
+    vocab_size = vocabulary.size or teacher_config.vocab_size
+    corpora = open_corpora(arguments, vocab_size, tokenizer_fingerprint(tokenizer), world)
     with open_run(
         session,
         {candidate.directory: {**candidate.identity, **corpora.identity} for candidate in candidates},
@@ -71,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher_model = load_encoder(arguments.teacher_model, role="teacher")
         teacher, students = build_intermediate(
             teacher_model,
-            _students(session, candidates, teacher_model, corpora.train, token_types=types),
+            _students(session, candidates, teacher_model, corpora.train, vocabulary),
             arguments,
             max_seq_length=corpora.longest,
             world=world,
-            token_types=types,
+            token_types=vocabulary.teacher_types,
         )
+        teacher = translated(teacher, vocabulary.teacher_ids, world.device)
         evaluate = None
         if corpora.held_out is not None:
             evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
@@ -104,7 +109,7 @@ class _Candidate(NamedTuple):
 
 
 def _candidates(
-    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+    session: Session[GeneralDistillArguments], teacher_config: Any, vocabulary: Vocabulary
 ) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
@@ -127,7 +132,8 @@ def _candidates(
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
                 attention=bool(arguments.attention_weight),
-                padding_token=padding_token,
+                padding_token=vocabulary.tokenizer.pad_token_id,
+                vocab_size=vocabulary.size,
             )
             init = _init(arguments, before, teacher_config, config, layer_map)
         except UserError as error:
@@ -189,27 +195,30 @@ def _students(
     candidates: Sequence[_Candidate],
     teacher: PreTrainedModel,
     source: BatchSource,
-    *,
-    token_types: bool,
+    vocabulary: Vocabulary,
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
     arguments, students = session.arguments, []
+    token_types = returns_token_types(vocabulary.tokenizer)
     from_teacher = any(candidate.init == "teacher" for candidate in candidates)
     text = calibration_blocks(source, CALIBRATION_TOKENS, token_types=token_types) if from_teacher else []
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
         projections = None
-        if candidate.init == "teacher":
-            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
-            found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
+        if candidate.init == "svd":
+            svd_embeddings(with_rows(teacher, vocabulary.teacher_ids), model)
+        elif candidate.init == "teacher":
+            dtype, own = inference_dtype(session.world.device, arguments.teacher_dtype), vocabulary.teacher_ids
+            found = start_from_teacher(
+                teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world, teacher_ids=own
+            )
             projections = found.projections
         students.append(
             Student(
                 model,
                 candidate.layer_map,
                 candidate.path,
-                embeddings_from_teacher=candidate.init == "svd",
                 projections=projections,
                 token_types=token_types,
             )

@@ -8,17 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -31,7 +34,6 @@ from tinybert_ds.stages.distillation import (
     build_intermediate,
     classifying_student,
     export_student,
-    require_same_tokenizer,
 )
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
@@ -43,6 +45,8 @@ from tinybert_ds.stages.evaluate import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.vocabulary import read_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +79,8 @@ class _Pair(NamedTuple):
     teacher_types: bool  # whether the teacher's tokeniser returns token types
     teacher: str  # its fingerprint
     student: str
+    teacher_tokenizer: PreTrainedTokenizerFast | None  # where the prediction stage's teacher reads the rows by its own
+    teacher_ids: NDArray[np.int64] | None  # the intermediate stage's teacher's id of each of the student's tokens
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
@@ -82,22 +88,30 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
     find_student(arguments.student_model, weights="load")
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    own, ids, vocab_size = None, None, None
+    if arguments.pred_distill:
+        own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        vocab_size = None if own is None else student_config.vocab_size
+    else:
+        _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)
     layer_map = check_pair(
         teacher_config,
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
         attention=bool(arguments.attention_weight),
-        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        padding_token=tokenizer.pad_token_id,
+        vocab_size=vocab_size,
     )
-    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
+    raise_all(length_problems(arguments, own))
     raise_all(prediction_problems(arguments, spec))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
-    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
+    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints, own, ids)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -122,6 +136,7 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
                 world=world,
                 token_types=pair.teacher_types,
             )
+            teacher = translated(teacher, pair.teacher_ids, world.device)
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
             )
@@ -159,7 +174,8 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
             if weights.teacher:
-                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
+                types, own = pair.teacher_types, pair.teacher_tokenizer
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
@@ -238,6 +254,7 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
+    own = pair.teacher_tokenizer if asks_teacher else None
     return {
         **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
         "stage": f"task_distill {arguments.stage}",
@@ -248,6 +265,7 @@ def _identity(
         "teacher_columns": pair.columns,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
+        **({} if own is None else {"teacher_tokenizer": tokenizer_fingerprint(own)}),
     }
 
 

@@ -93,13 +93,13 @@ class TaskName(Command):
 
     @property
     def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
+        """`--task_name` as a list; ["all"] for all of GLUE, ["clue"] for all of CLUE, empty with `--task_file`."""
         return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
     def several_tasks(self) -> bool:
         """Whether more than one may be meant."""
-        return len(self.task_names) > 1 or self.task_names == ["all"]
+        return len(self.task_names) > 1 or self.task_names in (["all"], ["clue"])
 
 
 @dataclass(frozen=True, kw_only=True)

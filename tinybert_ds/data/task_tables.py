@@ -81,7 +81,7 @@ def _width(table: Table) -> int:
 def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
     layout = spec.splits[split]
     needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
-    records = read_records(path, needed, layout.text_format)
+    records = read_records(path, needed, layout.text_format, spec.text_form)
     unit, header, rows = records.unit, records.names, records.rows
     first = next(rows, None)
     if first is None:

@@ -112,6 +112,8 @@ def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     unquoted = file_format(layout.file) == "tsv" and layout.text_format == TextFormat(quotes=False)
     if unquoted or layout.text_format == TextFormat():  # rows that were kept before it could be stated stay valid
         content["splits"].pop("text_format")
+    if not spec.text_form:
+        content.pop("text_form")
     if not spec.skip_labels:
         content.pop("skip_labels")
     return dict(json.loads(json.dumps(content)))

@@ -74,7 +74,6 @@ def read_for_teacher(
     path = task.spec.split_path(arguments.data_dir, "train")
     if warning := judge_rows(rows, tokenizer, path, allow_unknown=arguments.allow_unknown):
         logger.warning("the teacher: %s", warning)
-    padding = choose_padding(config, tokenizer, rows)
     cut = float((rows.lengths == length).mean())
     logger.info(
         "the teacher reads the rows by its own tokeniser: %.1f tokens a row, at most %d%s",
@@ -84,9 +83,9 @@ def read_for_teacher(
     )
     return replace(
         task,
-        splits={"train": without_empty_rows(rows, padding)},
+        splits={"train": rows},
         max_seq_length=length,
-        pad_id=padding,
+        pad_id=choose_padding(config, tokenizer, rows),
         token_types=returns_token_types(tokenizer),
     )
 
@@ -105,7 +104,7 @@ def choose_padding(config: Any, tokenizer: PreTrainedTokenizerFast, rows: Encode
     stated = config.get_text_config().pad_token_id
     if stated is not None:
         return int(stated)
-    last = set(np.unique(rows.tokens[rows.offsets[1:][rows.lengths > 0] - 1]).tolist())
+    last = set(np.unique(rows.tokens[rows.offsets[1:] - 1]).tolist())
     wanted = tokenizer.pad_token_id
     if wanted is not None and wanted not in last:
         return int(wanted)
@@ -119,21 +118,6 @@ def prepare_to_read(model: PreTrainedModel, padding: int) -> None:
         config.pad_token_id = padding
     if getattr(config, "use_cache", False):
         config.use_cache = False
-
-
-def without_empty_rows(rows: EncodedExamples, padding: int) -> EncodedExamples:
-    """Return rows each of which has a token: a text of none, by a tokeniser that adds none, is one of padding."""
-    empty = np.flatnonzero(rows.lengths == 0)
-    if not len(empty):
-        return rows
-    lengths = np.maximum(rows.lengths, 1)
-    return EncodedExamples(
-        np.insert(rows.tokens, rows.offsets[empty], padding).astype(rows.tokens.dtype),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        np.maximum(rows.segment_a_lengths, (rows.lengths == 0).astype(np.int32)),
-        rows.labels,
-        rows.skipped_rows,
-    )
 
 
 def length_problems(arguments: TaskDistillArguments, tokenizer: PreTrainedTokenizerFast | None) -> list[str]:

@@ -71,7 +71,7 @@ def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer:
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
     """
-    arguments = _with_length(arguments)
+    arguments = with_length(arguments)
     _check_batches(arguments, world)
     verification = None
     if arguments.verify_data and world.local_rank == 0:
@@ -80,7 +80,11 @@ def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer:
         _open(arguments, "train", length, arguments.phase_batch_size(length), verification)
         for length, _ in arguments.phase_list
     ]
-    _check_tokens(sources[0], arguments, vocab_size, tokenizer)
+    directories = [directory for directory, _ in arguments.corpora]
+    reader, flag = arguments.teacher_model, "--teacher_model"
+    if arguments.student_tokenizer is not None:
+        reader, flag = arguments.student_tokenizer, "--student_tokenizer"
+    check_tokens(sources[0], directories, reader, vocab_size, tokenizer, flag)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None
     if arguments.eval_fraction:
@@ -101,8 +105,8 @@ def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer:
     return Corpora(train, held_out, total_steps, identity, longest, verification)
 
 
-def _with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
-    """The arguments with the sample length that the corpora were made for, where the command line gives none.
+def with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
+    """Return the arguments with the sample length that the corpora were made for, where the command line gives none.
 
     Raises:
         ConfigError: the corpora were made for different lengths, or for one that is no length of a sample.
@@ -144,23 +148,34 @@ def _check_batches(arguments: GeneralDistillArguments, world: World) -> None:
     raise_all(problems, ConfigError)
 
 
-def _check_tokens(source: CorpusSource, arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str) -> None:
-    """Raise `ConfigError` unless teacher and student read every token as it was meant."""
-    directories = ", ".join(directory for directory, _ in arguments.corpora)
-    flag, directory = "--student_tokenizer", arguments.student_tokenizer
-    if directory is None:
-        flag, directory = "--teacher_model", arguments.teacher_model
+def check_tokens(
+    source: CorpusSource,
+    directories: Sequence[str],
+    reader: str,
+    vocab_size: int,
+    tokenizer: str,
+    flag: str = "--teacher_model",
+) -> None:
+    """Raise `ConfigError` unless teacher and student read every token as it was meant.
+
+    Args:
+        source: Of the shards in these directories.
+        reader: Directory of the tokeniser that must have made them.
+        vocab_size: Entries of the vocabulary that they are read by.
+        tokenizer: Fingerprint of the tokeniser.
+        flag: What names `reader` on the command line.
+    """
+    shards = ", ".join(directories)
     if source.tokenizer_fingerprint != tokenizer:
-        part = "" if arguments.student_tokenizer else ", or give the --student_tokenizer that they were made with"
         raise ConfigError(
-            f"the shards in {directories} were made with another tokeniser than that of {flag} {directory}; make them "
-            f"anew with --bert_model {directory} and the same casing flags{part}"
+            f"the shards in {shards} were made with another tokeniser than that of {flag} {reader}; make them anew "
+            f"with --bert_model {reader} and the same casing flags"
         )
     if source.vocab_size > vocab_size:
         raise ConfigError(
-            f"the shards in {directories} have token ids up to {source.vocab_size - 1}, but {flag} {directory} has "
-            f"embeddings for {vocab_size} tokens: its tokeniser files do not belong to its config.json. Restore the "
-            "directory, and make the shards anew with its own tokeniser"
+            f"the shards in {shards} have token ids up to {source.vocab_size - 1}, but {flag} {reader} has embeddings "
+            f"for {vocab_size} tokens: its tokeniser files do not belong to its config.json. Restore the directory, "
+            "and make the shards anew with its own tokeniser"
         )
 
 

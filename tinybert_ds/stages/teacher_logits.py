@@ -24,10 +24,11 @@ from tinybert_ds.engine.teacher_cache import (
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import load_headed, read_config
 from tinybert_ds.stages.evaluate import logits_encoder
 from tinybert_ds.stages.task_data import TaskData
 from tinybert_ds.stages.teacher_reading import prepare_to_read, read_for_teacher
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,8 @@ def logits_teacher(
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:
     device = task.world.device
-    model = load_classifier(
-        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
-    )
+    head = target_of(task.spec).head(task.spec)
+    model = load_headed(cast(str, arguments.teacher_model), head, role="teacher")
     prepare_to_read(model, task.pad_id)
     encoder = logits_encoder(model, task, token_types=token_types)
     if arguments.compile:

@@ -8,12 +8,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.engine.ranks.exchange import RankExchange
 from tinybert_ds.engine.ranks.process_group import World, run_on_main, write_on_main
+from tinybert_ds.models.embedding_rows import take_rows
 from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.kept import find_start, keep_start, take_start
@@ -65,6 +68,7 @@ def start_from_teacher(
     world: World,
     columns: Sequence[int] | None = None,
     prior_weight: float | None = None,
+    teacher_ids: NDArray[np.int64] | None = None,
 ) -> Inheritance:
     """Give a student the weights that its teacher's say it should have, and show what they explain.
 
@@ -75,8 +79,12 @@ def start_from_teacher(
         blocks: The calibration text, the same on all ranks.
         dtype: What the teacher's copy runs in.
         world: The ranks, all of which call this.
+        teacher_ids: (V,) the teacher's id of each of the student's tokens; None where both have one vocabulary.
     """
-    running = copy.deepcopy(teacher).to(world.device, dtype)
+    running = copy.deepcopy(teacher)
+    if teacher_ids is not None:
+        take_rows(running, teacher_ids)
+    running.to(world.device, dtype)
     student.to(world.device)
     total = count_measurements(len(layer_map) - 1) * len(blocks) // world.size
     with (

@@ -20,6 +20,7 @@ from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
+from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.arguments.launch import LaunchArguments, RunStageArguments
 from tinybert_ds.arguments.option import Command
 from tinybert_ds.arguments.parsing import handed_on, parse
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare_models": CompareArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,
+    "label_rows": LabelRowsArguments,
     "inspect_shards": InspectArguments,
     "export_dataset": ExportArguments,
     "quickstart_data": QuickstartDataArguments,

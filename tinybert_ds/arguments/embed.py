@@ -183,11 +183,6 @@ class EmbedEvaluateArguments(StsFiles, groups.Stage):
         None,
         path=True,
     )
-    cache_dir: str | None = like(
-        groups.TaskRows.__dataclass_fields__["cache_dir"],
-        help="Folder of tokenised documents. Default: .tinybert_cache in the data set's directory, or where that "
-        "cannot be written ~/.cache/tinybert_ds.",
-    )
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -18,6 +18,13 @@ DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
+CACHE_DIR = machine(
+    "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
+    "files, or where that cannot be written ~/.cache/tinybert_ds.",
+    None,
+    path=True,
+    recipe=True,
+)
 POOLER_RELU = result(
     "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
 )
@@ -120,13 +127,7 @@ class TaskRows(Stage):
     """How the rows of a task are read."""
 
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)
-    cache_dir: str | None = machine(
-        "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
-        "files, or where that cannot be written ~/.cache/tinybert_ds.",
-        None,
-        path=True,
-        recipe=True,
-    )
+    cache_dir: str | None = like(CACHE_DIR)
     allow_unknown: bool = like(ALLOW_UNKNOWN)
 
 
@@ -195,6 +196,13 @@ class LayerLosses(AttentionLoss):
     attention_weight: float = _layer_weight("Factor of the attention losses; 0 leaves them out.")
     hidden_weight: float = _layer_weight("Factor of the losses of the layers' hidden states; 0 leaves them out.")
     embedding_weight: float = _layer_weight("Factor of the loss of the embeddings; 0 leaves it out.")
+    loss_balance: Literal["none", "variance"] = result(
+        "variance: each term of these losses is divided by the teacher's own variance of what it compares, measured at "
+        "the start and kept in run.json, so that none is large by its units alone; none: as published.",
+        "none",
+        stage=WITH_LAYERS,
+        later=True,
+    )
     layer_map: str = result(
         "Teacher states for the student states 0..M (0: embeddings): uniform (the nearest where depths do not divide), "
         "last, first, or a list such as 0,4,8,12.",

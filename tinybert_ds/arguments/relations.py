@@ -10,7 +10,7 @@ from typing import Literal
 from tinybert_ds.arguments.option import Command, result
 from tinybert_ds.errors import ConfigError
 
-WITH_LAYERS = ("general", "intermediate")
+WITH_LAYERS = ("general", "intermediate", "joint")
 _relation = partial(result, stage=WITH_LAYERS, later=True)
 _COMPARED = {"qq": "queries", "kk": "keys", "vv": "values"}
 

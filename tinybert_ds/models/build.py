@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
@@ -17,7 +17,14 @@ from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import Head, set_labels
 from tinybert_ds.models.layer_map import full_attention_layers, parse_layer_map
-from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
+from tinybert_ds.models.pretrained import (
+    HEAD_CLASSES,
+    has_weights,
+    load_classifier,
+    load_encoder,
+    read_config,
+    seeded,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +98,17 @@ def build_student(
         return _random_student(path, head, seed)
     if head is None:
         return load_encoder(path, role="student", seed=seed)
-    return load_classifier(path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed)
+    return load_classifier(
+        path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed, kind=head.kind
+    )
 
 
 def _random_student(path: Path, head: Head | None, seed: int) -> PreTrainedModel:
     config = read_config(path, role="student")
     auto_class: Any = AutoModel
     if head is not None:
-        set_labels(config, head.label_names)
-        auto_class = AutoModelForSequenceClassification
+        set_labels(config, head.label_names, head.kind)
+        auto_class = HEAD_CLASSES[head.kind]
     advice = "correct it, or use an architecture such as BERT"
     with foreign_code(f"no model can be built from {path}", advice), seeded(seed):
         return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()

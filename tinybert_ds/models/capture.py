@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.foreign import foreign_code
+from tinybert_ds.models.fused_attention import fused_sdpa, padding_mask
 from tinybert_ds.models.projections import BLIND_TO_PADDING, CHANGING_LENGTHS, FAMILIES, VECTORS, show_projections
 from tinybert_ds.models.wide_products import wide_products
 from tinybert_ds.types import Batch, EncoderOutput
@@ -80,7 +79,7 @@ def capturing_sdpa(
             added = [name for name in _SCORE_ADDITIONS if kwargs.get(name) is not None]
             if added:
                 calls.additions[number] = ", ".join(added)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    return fused_sdpa(module, query, key, value, attention_mask, **kwargs)
 
 
 def _for_each_query_head(states: Tensor, query: Tensor) -> Tensor:
@@ -92,7 +91,7 @@ def _for_each_query_head(states: Tensor, query: Tensor) -> Tensor:
 def register_capture() -> None:
     """Make the capturing attention known to transformers; doing it again changes nothing."""
     AttentionInterface.register(ATTENTION_NAME, capturing_sdpa)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, padding_mask)
 
 
 class CapturingEncoder(nn.Module):
@@ -136,6 +135,9 @@ class CapturingEncoder(nn.Module):
         self.family = FAMILIES.get(model.config.model_type)
         """Where projections are read; None: at the AttentionInterface."""
         _check_request(self)
+        register_capture()
+        if not self.attention_layers and uses_plain_sdpa(model):
+            model.set_attn_implementation(ATTENTION_NAME)  # the same attention, fused for every head size
         if self.attention_layers:
             _show_attention(self)
         self._takes_token_types = token_types and takes_token_types(model)
@@ -164,7 +166,8 @@ class CapturingEncoder(nn.Module):
 
     def run(self, batch: Batch) -> tuple[Any, AttentionCalls]:
         """Run the model on a batch; return its own output and what its attention handed out."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        mask = batch.attention_mask if batch.padded else None
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask}
         if self._takes_token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         if self.model.is_activation_checkpointing and getattr(self.config, "use_cache", False):
@@ -181,6 +184,11 @@ class CapturingEncoder(nn.Module):
         finally:
             _collector.reset(token)
         return output, calls
+
+
+def uses_plain_sdpa(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is transformers' SDPA, which ours can take the place of."""
+    return model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
 
 
 @contextmanager
@@ -244,7 +252,6 @@ def _show_attention(encoder: CapturingEncoder) -> None:
             )
         show_projections(model, family, encoder.attention_layers, encoder.vectors, _collector.get)
         return
-    register_capture()
     name = type(model).__name__
     with foreign_code(f"the attention of {name} cannot be replaced by one that shows it", LEAVE_ATTENTION_OUT):
         if model._can_set_attn_implementation():

@@ -87,7 +87,7 @@ def finite_check(output: EncoderOutput) -> Tensor:
     """
     last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:], *output.values[-1:]]
     tensors = last if output.logits is None else [*last, output.logits]
-    return torch.stack([tensor.detach().sum(dtype=torch.float32) * 0 for tensor in tensors]).sum()
+    return torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).mul(0).sum()
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:

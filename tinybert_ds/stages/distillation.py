@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from tinybert_ds.models.relation_layers import choose_relation_layers
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
 from tinybert_ds.models.unread_layers import drop_unread_layers
-from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective, Relations
+from tinybert_ds.objective import IntermediateObjective, JointObjective, LossWeights, PredictionObjective, Relations
 from tinybert_ds.stages.evaluate import logits_encoder
 from tinybert_ds.stages.task_data import TaskData
 
@@ -77,11 +78,13 @@ def build_intermediate(
     max_seq_length: int,
     world: World,
     token_types: bool = True,
+    predictions: PredictionObjective | None = None,
 ) -> tuple[Teacher, list[DistilledStudent]]:
     """Put together the distillation of hidden states and of attention scores or relations.
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
+        predictions: What is learnt of the predictions in the same steps (`--joint`).
         token_types: Whether the teacher's tokeniser returns them.
 
     Returns:
@@ -93,14 +96,16 @@ def build_intermediate(
         teacher_model,
         states=sorted({state for states, _ in imitated for state in states}),
         attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
-        logits=False,
+        logits=predictions is not None,
         token_types=token_types,
         relations=_compared(arguments),
     )
     if teacher.family is not None and teacher.attention_layers:
         logger.info("the teacher's queries, keys and values are read behind its projections")
     check_capture(teacher, sequence_length=max_seq_length)
-    modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
+    modules = [
+        _student_module(teacher, student, arguments, weights, max_seq_length, predictions) for student in students
+    ]
     dtype = inference_dtype(world.device, arguments.teacher_dtype)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
@@ -173,6 +178,7 @@ def _student_module(
     arguments: DistillationArguments,
     weights: LossWeights,
     max_seq_length: int,
+    predictions: PredictionObjective | None,
 ) -> DistilledStudent:
     num_layers = len(student.layer_map) - 1
     own_layers = tuple(own - 1 for own, _ in student.relation_layers) or weights.attention_layers(num_layers)
@@ -180,7 +186,7 @@ def _student_module(
         student.model,
         states=weights.states(num_layers),
         attention_layers=own_layers,
-        logits=False,
+        logits=predictions is not None,
         token_types=student.token_types,
         relations=_compared(arguments),
     )
@@ -189,7 +195,8 @@ def _student_module(
         svd_embeddings(teacher.model, student.model)
     frozen = freeze_unused(encoder)
     torch.manual_seed(arguments.seed)
-    objective = IntermediateObjective(
+    objective_of = IntermediateObjective if predictions is None else partial(JointObjective, predictions=predictions)
+    objective = objective_of(
         num_layers,
         student.model.config.hidden_size,
         teacher.model.config.hidden_size,

@@ -14,7 +14,7 @@ from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.data.sts import StsPairs, read_sts
 from tinybert_ds.data.tokenizer import tokenizer_fingerprint
-from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.loop import evaluate, train
 from tinybert_ds.engine.prediction import Model, held_out_loss
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.run.run import Session, open_run
@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     export_sentence_student, tokenizer=candidate.tokenizer, modules=modules, world=session.world
                 ),
             )
+            if not run.students[0].state.step:
+                evaluate(run.students[0], session.world)  # the closed form alone
             train(run, taught, overlap_teacher=arguments.overlap_teacher)
             run.finish()
         write_results(session.output_dir, run.results[0], session.world)
@@ -166,7 +168,7 @@ def _evaluation(
     """Return what judges the student while it trains; None where there is nothing to judge it by."""
     arguments, held_out = session.arguments, data.held_out
 
-    def evaluate(model: Model) -> dict[str, float]:
+    def judge(model: Model) -> dict[str, float]:
         results = {} if held_out is None else held_out_loss(model, teacher, held_out, session.world)
         likeness = judge_likeness(
             model,
@@ -179,4 +181,4 @@ def _evaluation(
         )
         return results | likeness
 
-    return evaluate if pairs or held_out is not None else None
+    return judge if pairs or held_out is not None else None

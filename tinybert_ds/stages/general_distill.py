@@ -15,6 +15,7 @@ from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_ar
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
@@ -29,6 +30,7 @@ from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
+from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.corpora import open_corpora, with_length
 from tinybert_ds.stages.distillation import (
     Student,
@@ -38,7 +40,7 @@ from tinybert_ds.stages.distillation import (
     relation_layers,
     require_same_tokenizer,
 )
-from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.inheritance import start_from_teacher, started_once
 from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
@@ -87,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate = None
         if corpora.held_out is not None:
             evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
-        for student in students:
-            run.attach(student, evaluate=evaluate, export=partial(export_student, tokenizer=tokenizer, world=world))
+        variances = balance(run, teacher, students, corpora.train, token_types=types)
+        export = partial(export_student, tokenizer=tokenizer, world=world)
+        for student, found in zip(students, variances, strict=True):
+            run.attach(student, evaluate=evaluate, export=export, measured=recorded(found))
         train(run, teacher, overlap_teacher=arguments.overlap_teacher)
         corpora.finish_verification(run.stall.alive)
         run.finish()
@@ -206,16 +210,16 @@ def _students(
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
     arguments, students = session.arguments, []
-    from_teacher = any(candidate.init == "teacher" for candidate in candidates)
-    text = calibration_blocks(source, CALIBRATION_TOKENS, token_types=token_types) if from_teacher else []
+    dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
+    text = partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types)
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
         projections = None
         if candidate.init == "teacher":
-            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
-            found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
-            projections = found.projections
+            start = partial(start_from_teacher, teacher, layer_map=candidate.layer_map, dtype=dtype)
+            kept = candidate.directory / CHECKPOINT_DIRECTORY
+            projections = started_once(kept, model, text, start, world=session.world)
         students.append(
             Student(
                 model,

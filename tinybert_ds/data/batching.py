@@ -194,6 +194,7 @@ def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch
         labels=labels,
         sample_ids=torch.from_numpy(rows.sample_ids.astype(np.int64)),
         counts=counts,
+        padded=bool((rows.lengths < padded).any()),
     )
 
 

@@ -83,9 +83,8 @@ def dataset_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = (
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:  # of whatever kind: it reads three files that anybody may have changed
         raise DataError(f"{path} cannot be read by `datasets`: {shown(error, 200)}") from error
-    classes = {
-        name: feature.names for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
-    }
+    inner = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
+    classes = {name: feature.names for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     batches = dataset.with_format("arrow").iter(_ROWS_AT_ONCE)
     objects = _arrow_objects(path, "by `datasets`", dataset.column_names, batches)
     return _object_records(path, "row", objects, needed, classes, arrays)
@@ -275,7 +274,8 @@ def _stated_classes(schema: pyarrow.Schema) -> dict[str, Sequence[str]]:
     """What the numbers of columns stand for, as `datasets` writes it into the schema of its Parquet files."""
     try:
         features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())["info"]["features"]
-        stated = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        inner = {name: feature.get("feature", feature) for name, feature in features.items()}  # of lists
+        stated = {name: feature["names"] for name, feature in inner.items() if feature.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):  # of another writer: the numbers stand for themselves
         return {}
     return {

@@ -17,6 +17,9 @@ SEQUENCE_LENGTHS = {1: 64, 2: 128}
 
 _WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0+$")
 
+LABEL_COLUMNS = "labels"
+"""What the columns are called, among `SplitFile.more_columns`, that together hold the label: one for each name."""
+
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
 
@@ -72,6 +75,7 @@ class TaskSpec:
     skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
     directory: str = ""  # of a GLUE task: its folder below --glue_dir
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
+    label_separator: str = ""  # between the labels of a row that may have several; "": the usual one
     teacher: TeacherColumns | None = None  # of its training rows, where they come with a teacher's answers
     target: str = ""  # what its rows are answered with; "": labels where it has names of them, else scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from tinybert_ds.data.object_records import Records, find_column
 from tinybert_ds.data.table_formats import read_records
-from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, find_label, label_ids
+from tinybert_ds.data.task_spec import LABEL_COLUMNS, Column, SplitFile, TaskSpec, find_label, label_ids
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
 
 BLOCK_ROWS = 8192
@@ -89,7 +91,7 @@ def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
     layout = spec.splits[split]
     more_columns = [column for columns in layout.more_columns.values() for column in columns]
     needed = [str(column) for column in (*layout.texts, layout.label, *more_columns) if column is not None]
-    arrays = [str(column) for column in more_columns]
+    arrays = [str(column) for column in (*more_columns, *([layout.label] if target_of(spec).reads_arrays else []))]
     records = read_records(path, needed, layout.text_format, arrays=arrays)
     unit, header, rows = records.unit, records.names, records.rows
     first = next(rows, None)
@@ -174,7 +176,13 @@ def _class_namer(
                 f"{quoted(spec.label_names[stated])}; mend the task file's aliases or labels"
             )
     spellings = {str(number): name for number, name in enumerate(names)}
-    return lambda field: spellings.get(field, field)
+
+    def name_of(field: str) -> str:
+        if not field.startswith("["):
+            return spellings.get(field, field)
+        return json.dumps([spellings.get(str(item), item) for item in parse_json(field)])
+
+    return name_of
 
 
 def _find_columns(
@@ -194,7 +202,8 @@ def _find_columns(
         for name, columns in layout.more_columns.items()
     }
     for name, columns in layout.more_columns.items():
-        missing += [column for column, at in zip(columns, more[name], strict=True) if at is None]
+        if name != LABEL_COLUMNS or label is not None:
+            missing += [column for column, at in zip(columns, more[name], strict=True) if at is None]
     if layout.label is not None and label is None and layout.label_required and not layout.may_lack_label:
         missing.append(layout.label)
     if missing:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 """Raised whenever the same file, task, tokeniser and length give other bytes than before."""
 
-_LATER = {"skip_labels", "target", "more_columns"}
+_LATER = {"skip_labels", "target", "label_separator", "more_columns"}
 _ROWS, _SEGMENTS, _LABELS, _RECORD = "rows", "segments.npy", "labels.npy", "record.json"
 
 

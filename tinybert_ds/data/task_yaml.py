@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinybert_ds.data.table_formats import names_its_columns
-from tinybert_ds.data.task_spec import SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_spec import LABEL_COLUMNS, SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.teacher_columns import read_teacher
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
 from tinybert_ds.foreign_text import listed, quoted, shown
@@ -133,7 +133,9 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
         problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
     if not _is_length(max_seq_length):
         problems.append(f"max_seq_length: a whole number from 8 up, found {quoted(max_seq_length)}")
-    problems += _column_problems(content, texts)
+    label, label_columns, label_problems = _label_columns(content["label"], labels, target)
+    problems += label_problems
+    problems += _column_problems(texts, label_columns or (label,))
     problems += _alias_problems(aliases, labels)
     problems += _label_problems(labels, skip_labels, aliases)
     problems += _metric_problems(metrics, labels, target)
@@ -146,11 +148,12 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
             split: SplitFile(
                 names[0],
                 tuple(texts),
-                str(content["label"]),
+                label,
                 header == "true",
                 label_required=split != "test",
                 more_files=tuple(names[1:]),
                 text_format=text_format,
+                more_columns={LABEL_COLUMNS: label_columns} if label_columns else {},
             )
             for split, names in named.items()
             if names
@@ -243,14 +246,25 @@ def _label_problems(labels: list[str], skip_labels: list[str], aliases: Any) -> 
     return problems
 
 
-def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
-    label = content["label"]
-    columns = [*texts, label]
-    if not isinstance(label, str):
-        return [f"label: one column, found {shown(label)}"]
+def _label_columns(given: Any, labels: list[str], target: Target) -> tuple[str, tuple[str, ...], list[str]]:
+    """Return the column of the label, those of yes and no where there is one for each label, and what is wrong."""
+    if isinstance(given, str):
+        return given, (), []
+    if not target.several_columns or not isinstance(given, list | dict):
+        return "", (), [f"label: one column, found {shown(given)}"]
+    named = {str(name).lower(): str(column) for name, column in (given.items() if isinstance(given, dict) else ())}
+    columns = [str(column) for column in given] if isinstance(given, list) else list(named.values())
+    if len(columns) != len(labels) or (named and set(named) != {label.lower() for label in labels}):
+        return "", (), [f"label: one column, or one for each of {listed(labels)}; found {listed(map(str, given))}"]
+    ordered = tuple(named[label.lower()] for label in labels) if named else tuple(columns)
+    return ordered[0], ordered, []
+
+
+def _column_problems(texts: list[str], labels: Sequence[str]) -> list[str]:
+    columns = [*texts, *labels]
     return [
         f"text, label: column {quoted(column)} cannot be two of them; found text {listed(texts)} and label "
-        f"{shown(label)}"
+        f"{listed(labels)}"
         for column in dict.fromkeys(columns)
         if columns.count(column) > 1
     ]

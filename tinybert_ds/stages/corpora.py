@@ -72,7 +72,7 @@ def open_corpora(
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
     """
-    arguments = _with_length(arguments)
+    arguments = with_length(arguments)
     _check_batches(arguments, world)
     verification = None
     if arguments.verify_data and world.local_rank == 0:
@@ -103,8 +103,8 @@ def open_corpora(
     return Corpora(train, held_out, total_steps, identity, longest, verification)
 
 
-def _with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
-    """The arguments with the sample length that the corpora were made for, where the command line gives none.
+def with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
+    """Return the arguments with the sample length that the corpora were made for, where the command line gives none.
 
     Raises:
         ConfigError: the corpora were made for different lengths, or for one that is no length of a sample.

@@ -52,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.document_model is not None:
         directories.append(read_sentence_directory(arguments.document_model, arguments.lower_case, role="teacher"))
     _require_one_width(directories)
-    encoders = [
-        _load(directory, role, world) for directory, role in zip(directories, ("model", "teacher"), strict=False)
-    ]
+    roles: tuple[Role, ...] = ("model", "teacher")
+    encoders = [_load(directory, role, world) for directory, role in zip(directories, roles, strict=False)]
     queries, documents = encoders[0], encoders[-1]
     results = judge_likeness(
         queries.model,

@@ -144,7 +144,7 @@ def _read_chain(directory: Path, hidden_size: int) -> tuple[dict[str, Any], tupl
             "Transformer, then a Pooling, then any Dense and Normalize"
         )
     pooling = _read_pooling(chain[1][1], hidden_size)
-    width, layers = hidden_size * len(pooling["modes"]), []
+    width, layers = hidden_size * len(pooling["modes"]), list[Dense | Normalise]()
     for kind, folder in chain[2:]:
         if kind == "Dense":
             dense = _read_dense(folder, width)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.exchange import RankExchange, gather_rows
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.teacher import Teacher
@@ -76,27 +76,38 @@ def find_candidate(arguments: EmbedDistillArguments, teacher: SentenceDirectory 
         if not own and teacher is not None:
             check_pair(teacher.config, config, layer_map=None, padding_token=tokenizer.pad_token_id)
         return Candidate(path, config, tokenizer, "load", ())
-    if teacher is None:
+    if teacher is None or tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(teacher.tokenizer):
         raise_all(padding_problems(config, config, tokenizer.pad_token_id))
+        if teacher is not None and arguments.init != "random":
+            _refuse_or_tell(
+                arguments, ConfigError("its tokeniser is not the teacher's, whose words it cannot take over")
+            )
         return Candidate(path, config, tokenizer, "random", ())
     check_pair(teacher.config, config, layer_map=None, padding_token=tokenizer.pad_token_id)
+    return Candidate(path, config, tokenizer, *_start(arguments, teacher, config))
+
+
+def _start(
+    arguments: EmbedDistillArguments, teacher: SentenceDirectory, config: Any
+) -> tuple[Literal["teacher", "svd", "random"], tuple[int, ...]]:
+    """Say where the weights of a student come from that has none, and the layer map of a start by its teacher."""
     if arguments.init in ("svd", "random"):
-        return Candidate(path, config, tokenizer, arguments.init, ())
+        return arguments.init, ()
     if arguments.teacher_engine == "zero3":
         _refuse_or_tell(arguments, ConfigError("--teacher_engine zero3 says that the teacher does not fit in one rank"))
-        return Candidate(path, config, tokenizer, "random", ())
+        return "random", ()
     try:
         layer_map = check_pair(teacher.config, config, layer_map=arguments.layer_map, attention=False)
         check_inheritance(teacher.config, config, layer_map)
     except UserError as error:
         _refuse_or_tell(arguments, error)
-        return Candidate(path, config, tokenizer, "random", ())
-    return Candidate(path, config, tokenizer, "teacher", layer_map)
+        return "random", ()
+    return "teacher", layer_map
 
 
 def _refuse_or_tell(arguments: EmbedDistillArguments, error: UserError) -> None:
     """Raise what keeps a student from a start by its teacher where that was asked for; else say it."""
-    if arguments.init == "teacher":
+    if arguments.init in ("teacher", "svd"):
         raise error
     logger.info("the student starts from random weights: %s", error)
 

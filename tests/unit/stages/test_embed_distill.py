@@ -199,8 +199,8 @@ def test_a_column_of_vectors_teaches_as_the_teacher_that_it_was_written_by(embed
         eval_fraction=0.2,
         relation_weight=1,
         sts=None,
+        init=None,
     )
-    common += ["--relation_weight", 1]
     run([*common, "--no_teacher_cache"], tmp_path, "live").check()
     column = replaced(common, teacher_model=None, vector_column="vector", max_seq_length=32)
     run(column, tmp_path, "column").check()

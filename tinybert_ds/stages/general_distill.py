@@ -29,11 +29,12 @@ from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
-from tinybert_ds.stages.inheritance import start_from_teacher, started_once
+from tinybert_ds.stages.inheritance import started_once
 from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
@@ -197,28 +198,31 @@ def _students(
     token_types: bool,
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
-    arguments, students = session.arguments, []
-    dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
-    text = partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types)
+    arguments, models = session.arguments, []
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
-        model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
-        projections = None
-        if candidate.init == "teacher":
-            start = partial(start_from_teacher, teacher, layer_map=candidate.layer_map, dtype=dtype)
-            kept = candidate.directory / CHECKPOINT_DIRECTORY
-            projections = started_once(kept, model, text, start, world=session.world)
-        students.append(
-            Student(
-                model,
-                candidate.layer_map,
-                candidate.path,
-                embeddings_from_teacher=candidate.init == "svd",
-                projections=projections,
-                token_types=token_types,
-            )
+        models.append(build_student(candidate.path, weights=weights, head=None, seed=arguments.seed))
+    places = [number for number, candidate in enumerate(candidates) if candidate.init == "teacher"]
+    started = started_once(
+        teacher,
+        [Pupil(models[number], candidates[number].layer_map) for number in places],
+        [candidates[number].directory / CHECKPOINT_DIRECTORY for number in places],
+        partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types),
+        dtype=inference_dtype(session.world.device, arguments.teacher_dtype),
+        world=session.world,
+    )
+    projections = dict(zip(places, started, strict=True))
+    return [
+        Student(
+            model,
+            candidate.layer_map,
+            candidate.path,
+            embeddings_from_teacher=candidate.init == "svd",
+            projections=projections.get(number),
+            token_types=token_types,
         )
-    return students
+        for number, (candidate, model) in enumerate(zip(candidates, models, strict=True))
+    ]
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:

@@ -8,15 +8,15 @@ from typing import Any, Literal
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
 
-from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
 
 Teacher = Callable[[Batch], EncoderOutput]
 TeacherEngine = Literal["inference", "zero3"]
 
 
-def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:
+def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:
     """Freeze the teacher and hand it to DeepSpeed.
 
     Args:
@@ -32,7 +32,11 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEn
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     encoder.eval()
+    frequencies = _rotary_frequencies(encoder)
     engine = _zero3_engine(encoder, dtype) if kind == "zero3" else _inference_engine(encoder, dtype)
+    for name, value in frequencies.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), leaf, value.to(encoder.get_buffer(name).device))
 
     def teach(batch: Batch) -> EncoderOutput:
         with torch.no_grad():
@@ -41,11 +45,17 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEn
     return teach
 
 
-def _inference_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+def _rotary_frequencies(encoder: nn.Module) -> dict[str, Tensor]:
+    """The frequencies of rotary positions, by name: rounded to half precision they would turn far tokens elsewhere."""
+    found = (item for item in encoder.named_buffers() if item[0].endswith("inv_freq"))
+    return {name: buffer.detach().clone() for name, buffer in found}
+
+
+def _inference_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:
     return deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
 
 
-def _zero3_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+def _zero3_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # asked for, but of no meaning without an optimizer
         "zero_optimization": {"stage": 3},

@@ -118,13 +118,58 @@ def hidden_state_loss(
 
 
 def soft_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    denominator: float | None,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """−softmax(teacher/T)·log_softmax(student/T), summed and divided by rows · classes, as published (no T²)."""
     dtype = compute_dtype(student_logits, teacher_logits)
     target = F.softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
     log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    return divide(-(target * log_probability).sum(), denominator, student_logits.numel)
+    return divide(weighed(-(target * log_probability), row_weights).sum(), denominator, student_logits.numel)
+
+
+def logit_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    denominator: float | None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), summed and divided by rows (arXiv 1503.02531, section 2)."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
+    log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
+    terms = target.exp() * (target - log_probability) * temperature**2
+    return divide(weighed(terms, row_weights).sum(), denominator, lambda: len(student_logits))
+
+
+def logit_error(
+    student_logits: Tensor, teacher_logits: Tensor, *, denominator: float | None, row_weights: Tensor | None = None
+) -> Tensor:
+    """Squared differences of logits (B, C), divided by rows · classes."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    terms = (student_logits.to(dtype) - teacher_logits.detach().to(dtype)).square()
+    return divide(weighed(terms, row_weights).sum(), denominator, student_logits.numel)
+
+
+def weighed(terms: Tensor, row_weights: Tensor | None) -> Tensor:
+    """Return terms (B, C) times the weights (B,) of their rows."""
+    return terms if row_weights is None else terms * row_weights.detach().to(terms.dtype)[:, None]
+
+
+def soft_binary_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+) -> Tensor:
+    """−p·log σ(student/T) − (1 − p)·log(1 − σ(student/T)), p = σ(teacher/T), summed and divided by rows · classes."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = torch.sigmoid(teacher_logits.detach().to(dtype) / temperature)
+    total = F.binary_cross_entropy_with_logits(student_logits.to(dtype) / temperature, target, reduction="sum")
+    return divide(total, denominator, student_logits.numel)
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:

@@ -24,7 +24,7 @@ from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
-from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
+from tinybert_ds.data.metrics import official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
@@ -39,6 +39,7 @@ from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.strict_formats import parse_json
+from tinybert_ds.targets import target_of
 from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
@@ -81,7 +82,7 @@ def measure_metric(
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
     model = load_fine_tuned(directory, task, role=role)
-    metrics = task.evaluate(model.module, split, columns=model.columns)
+    metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
     return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)
@@ -115,10 +116,11 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
 
 
 def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray) -> float:
-    """Return what an answer that never looks at the text gets: the commonest label of train, or its mean score."""
+    """Return what the best answer that never looks at the text gets, see `Target.constant_answer`."""
     assert train.labels is not None
-    constant = float(train.labels.mean()) if spec.is_regression else majority_class(train.labels)
-    return official_metric(spec, compute_metrics(spec, np.full_like(references, constant), references))
+    target = target_of(spec)
+    constant = np.broadcast_to(target.constant_answer(train.labels), references.shape)
+    return official_metric(spec, target.measure(spec, constant, references))
 
 
 def build_report(

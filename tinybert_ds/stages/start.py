@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from tinybert_ds.arguments import Arguments, DistillationArguments, TrainingArguments, identity_of
+from tinybert_ds.arguments import Arguments, TrainingArguments, identity_of
+from tinybert_ds.arguments.groups import Teacher
 from tinybert_ds.engine.ds_config import default_config_path, read_config, resolve_config
 from tinybert_ds.engine.ds_defaults import costly_settings
 from tinybert_ds.engine.ranks.process_group import World, init_distributed, run_on_main
@@ -21,7 +22,7 @@ from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.watch.console import set_up_console
 from tinybert_ds.errors import UserError, raise_all
-from tinybert_ds.hardware import choose_float32_products, multiplies_fast, precision_problems
+from tinybert_ds.hardware import Precision, choose_float32_products, multiplies_fast, precision_problems
 from tinybert_ds.preemption import grace_problems
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     """
     world = join(arguments.log_level)
     config, more = _deepspeed_config(arguments, world)
-    teacher_dtype = arguments.teacher_dtype if isinstance(arguments, DistillationArguments) else "auto"
+    teacher_dtype: Precision = arguments.teacher_dtype if isinstance(arguments, Teacher) else "auto"
     raise_all([*problems, *more, *precision_problems("teacher_dtype", teacher_dtype, world.device)])
     resume = arguments.resume
     if single:

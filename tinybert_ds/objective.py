@@ -86,6 +86,8 @@ class IntermediateObjective(nn.Module):
             tensor, so that no term is large by its units alone. None: 1 for all.
     """
 
+    is_recordable = True  # nothing in it reads numbers of the device: see `engine.graphs`
+
     def __init__(
         self,
         num_layers: int,
@@ -229,6 +231,8 @@ class PredictionObjective(nn.Module):
             part by the rest.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
+
+    is_recordable = True
 
     def __init__(
         self,

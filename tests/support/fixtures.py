@@ -10,7 +10,6 @@ from tests.support.models import config_directory, model_directory
 from tests.support.runs import read_metrics, run_ranks, write_documents, write_sentiment
 from tests.support.sentences import random_texts, sentence_directory, write_sts
 from tinybert_ds.data import blocks, corpus
-from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 
 SMALL_BLOCK = 256
 
@@ -46,7 +45,6 @@ def general(inputs):
         *("--student_model", inputs / "student", "--max_seq_length", 64, "--train_batch_size", 12),
         *("--learning_rate", 1e-3, "--logging_steps", 1, "--max_steps", 40, "--eval_fraction", 0.1),
         *("--save_steps", 7, "--teacher_dtype", "fp32", "--init", "random"),
-        *("--deepspeed_config", CONFIG_DIRECTORY / "zero0_fp32.json"),  # the default depends on the machine
     ]
 
 

@@ -132,14 +132,13 @@ def _clip_without_asking(optimizer: Any, gradients: list[Tensor], total_norm: Te
     scale, most = optimizer.loss_scale, optimizer.clip_grad
     if not most and scale == 1.0:
         return
-    factor: float | Tensor = 1.0 / scale
+    factor: Any = 1.0 / scale
     if most:
         assert total_norm is not None
-        norm, known = getattr(optimizer, "_tinybert_ds_factor", (None, None))
+        norm, factor = getattr(optimizer, "_tinybert_ds_factor", (None, None))
         if norm is not total_norm:  # it is called for each group of parameters
-            known = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
-            optimizer._tinybert_ds_factor = (total_norm, known)
-        factor = known
+            factor = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
+            optimizer._tinybert_ds_factor = (total_norm, factor)
     for gradient in gradients:
         gradient.mul_(factor)
 

@@ -161,12 +161,7 @@ def resolve_config(
             "zero1_bf16.json or zero0_fp32.json"
         )
     problems += [f'{key} is "auto" in the DeepSpeed config, but no argument owns it; give it a value' for key in autos]
-    autocast = config.get("torch_autocast", {})
-    if autocast.get("enabled") and autocast.get("dtype") not in _BFLOAT16:  # float16 would hide its loss scaling
-        problems.append(
-            f'torch_autocast.dtype is {_shown(autocast.get("dtype"))} in the DeepSpeed config; only "bfloat16" is '
-            "supported: give it, or take a config with fp16"
-        )
+    problems += _autocast_problems(config.get("torch_autocast", {}))
     if arguments.fp16 and not fp16:
         problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
     config.setdefault("steps_per_print", 2**31 - 1)  # the loop reports by itself
@@ -178,6 +173,15 @@ def resolve_config(
     if not problems:
         problems += _refused_by_deepspeed(config)
     return config, problems
+
+
+def _autocast_problems(autocast: dict[str, Any]) -> list[str]:
+    if not autocast.get("enabled") or autocast.get("dtype") in _BFLOAT16:  # float16 would hide its loss scaling
+        return []
+    return [
+        f'torch_autocast.dtype is {_shown(autocast.get("dtype"))} in the DeepSpeed config; only "bfloat16" is '
+        "supported: give it, or take a config with fp16"
+    ]
 
 
 def fill_schedule(config: dict[str, Any], *, total_steps: int, warmup_steps: int) -> list[str]:

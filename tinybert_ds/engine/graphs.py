@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher import EngineTeacher, Teacher
 from tinybert_ds.losses import gradients_suffice
+from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder
 from tinybert_ds.types import Batch, Counts, EncoderOutput, LossTerms
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,17 @@ class Shapes:
         self._seen.add(shape)
         return False
 
+    def record(self, key: Hashable, record: Callable[..., Any], *arguments: Any) -> bool:
+        """Record under a key; False where that cannot be done, which is said, and not tried again."""
+        try:
+            self.recorded[key] = record(*arguments)
+        except RuntimeError as error:  # of CUDA, whatever in the models or losses it was that cannot be recorded
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("no CUDA graphs any more, steps are launched as they are: %s", first_line[:300])
+            self._most = 0
+            return False
+        return True
+
     def forget(self) -> None:
         """Drop all that is recorded; shapes count as never seen."""
         self._seen.clear()
@@ -139,9 +151,9 @@ class RecordedTeacher:
         """Return the teacher's output for a batch."""
         shape, inputs = shape_of(batch), tensors_of(batch)
         if shape not in self._shapes.recorded:
-            if not self._shapes.is_due(shape, self._recorder):
+            due = self._shapes.is_due(shape, self._recorder)
+            if not due or not self._shapes.record(shape, self._record, batch):
                 return self._teacher(batch)
-            self._shapes.recorded[shape] = self._record(batch)
         places, recorded, output = self._shapes.recorded[shape]
         places.fill(inputs)
         recorded.replay()
@@ -199,16 +211,17 @@ class RecordedStudent:
         self, compute: Callable[[Batch, EncoderOutput | None], LossTerms], batch: Batch, lesson: EncoderOutput | None
     ) -> LossTerms:
         """Return `compute(batch, lesson)`, or of a recorded step the loss alone."""
-        if not (self._module.training and torch.is_grad_enabled() and gradients_suffice()):
+        is_plain = self._module.training and torch.is_grad_enabled() and gradients_suffice()
+        if not is_plain or batch.units is not None:  # how many units there are is read
             return compute(batch, lesson)
         self._forget_what_moved()
         inputs = tensors_of((batch, lesson))
         places = tuple(id(tensor) if self._is_fixed(tensor) else 0 for tensor in inputs)
         key = (shape_of(batch), places)
         if key not in self._shapes.recorded:
-            if not self._shapes.is_due(shape_of(batch), self._recorder):
+            due = self._shapes.is_due(shape_of(batch), self._recorder)
+            if not due or not self._shapes.record(key, self._record, compute, batch, lesson):
                 return compute(batch, lesson)
-            self._shapes.recorded[key] = self._record(compute, batch, lesson)
         step: RecordedStep = self._shapes.recorded[key]
         step.inputs.fill(inputs)
         for place, count in zip(self._counts_on(batch.input_ids.device), batch.counts, strict=True):
@@ -231,24 +244,33 @@ class RecordedStudent:
             check = module.teacher_check
             return [losses[0].detach(), torch.zeros_like(losses[0]).detach() if check is None else check]
 
-        recorded_forward = self._recorder.record(forward)
-        upstream = torch.ones_like(recorded_forward.outputs[0])
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         used: list[nn.Parameter] = []
 
-        def backward() -> list[Tensor]:
-            found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
-            if not used:
-                used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
-            return [gradient for gradient in found if gradient is not None]
+        def backward(upstream: Tensor) -> Work:
+            def work() -> list[Tensor]:
+                found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
+                if not used:
+                    used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
+                return [gradient for gradient in found if gradient is not None]
 
-        recorded_backward = self._recorder.record(backward)
-        module.teacher_check = noted
+            return work
+
+        try:
+            recorded_forward, upstream, recorded_backward = self._record_both(forward, backward)
+        finally:
+            module.teacher_check = noted
         return RecordedStep(inputs, recorded_forward, upstream, recorded_backward, tuple(used))
+
+    def _record_both(self, forward: Work, backward: Callable[[Tensor], Work]) -> tuple[Recorded, Tensor, Recorded]:
+        recorded_forward = self._recorder.record(forward)
+        upstream = torch.ones_like(recorded_forward.outputs[0])
+        return recorded_forward, upstream, self._recorder.record(backward(upstream))
 
     def _counts_on(self, device: torch.device) -> Any:
         if self._counts is None:
-            self._counts = Counts(*(torch.ones((), dtype=torch.float64, device=device) for _ in Counts._fields))
+            ones: Any = [torch.ones((), dtype=torch.float64, device=device) for _ in Counts._fields]
+            self._counts = Counts(*ones)
         return self._counts
 
     def _is_fixed(self, tensor: Tensor) -> bool:
@@ -296,6 +318,9 @@ def graph_refusal(arguments: Any, engines: Sequence[Any], device: torch.device) 
         "--gradient_checkpointing reads the random generator": arguments.gradient_checkpointing,
         "--compile records by itself": arguments.compile,
         "--teacher_engine zero3 gathers parameters in every step": getattr(arguments, "teacher_engine", "") == "zero3",
+        "the student's attention or its losses may read numbers of the device": not all(
+            can_be_recorded(engine.module) for engine in engines
+        ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -314,7 +339,9 @@ def record_steps(
             logger.info("no CUDA graphs: %s", refusal)
         return teacher
     logger.info("CUDA graphs: steps are recorded for each shape of batch from its second one on (--cuda_graphs off)")
-    asked = RecordedTeacher(teacher, CudaRecorder(device)) if teacher is not None and not overlapped else None
+    asked = None
+    if isinstance(teacher, EngineTeacher) and has_plain_attention(teacher.encoder) and not overlapped:
+        asked = RecordedTeacher(teacher, CudaRecorder(device))
     recorder = CudaRecorder(device)
     for engine in engines:
         module = engine.module
@@ -324,9 +351,20 @@ def record_steps(
     return asked or teacher
 
 
+def can_be_recorded(module: nn.Module) -> bool:
+    """Whether nothing in a student's module reads numbers of the device in a step that nobody looks at."""
+    objective = getattr(module, "objective", None)
+    return getattr(objective, "is_recordable", False) and has_plain_attention(getattr(module, "encoder", None))
+
+
+def has_plain_attention(encoder: nn.Module | None) -> bool:
+    """Whether an encoder's attention is the one that is known to ask the device nothing."""
+    return isinstance(encoder, CapturingEncoder) and encoder.config._attn_implementation == ATTENTION_NAME
+
+
 def shape_of(batch: Batch) -> Hashable:
     """Return all that decides about what is launched for a batch."""
-    return (tuple(batch.input_ids.shape), batch.padded, batch.labels is None)
+    return (tuple(batch.input_ids.shape), batch.padded, batch.labels is None, batch.units is None)
 
 
 def tensors_of(tree: Any) -> list[Tensor]:

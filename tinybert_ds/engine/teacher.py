@@ -38,11 +38,24 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
         parent, _, leaf = name.rpartition(".")
         setattr(encoder.get_submodule(parent), leaf, value.to(encoder.get_buffer(name).device))
 
-    def teach(batch: Batch) -> EncoderOutput:
-        with torch.no_grad():
-            return engine(batch)
+    return EngineTeacher(engine, encoder)
 
-    return teach
+
+class EngineTeacher:
+    """A teacher's engine, asked under `no_grad`.
+
+    Args:
+        encoder: What the engine runs.
+    """
+
+    def __init__(self, engine: Any, encoder: nn.Module) -> None:
+        self._engine = engine
+        self.encoder = encoder
+
+    def __call__(self, batch: Batch) -> EncoderOutput:
+        """Return the states, queries, keys, values and logits that the encoder was asked to keep."""
+        with torch.no_grad():
+            return self._engine(batch)
 
 
 def _rotary_frequencies(encoder: nn.Module) -> dict[str, Tensor]:

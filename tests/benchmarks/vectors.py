@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "max_seq_length": 64,
     "train_batch_size": 32,
-    "max_steps": 300,
-    "learning_rate": 3e-4,
-    "calibration_tokens": 40_000,
-    "eval_step": 100,
+    "max_steps": 2000,
+    "learning_rate": 1e-4,
+    "calibration_tokens": 100_000,
+    "eval_step": 500,
 }
-PROSE_TEXTS = 2_000
+PROSE_TEXTS = 5_000
 WORDS = range(5, 61)
 """Of a paragraph that is taken: the others are headings, or would be cut."""
 

@@ -116,6 +116,11 @@ class TrainingArguments(Stage):
         False,
     )
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
+    cuda_graphs: Literal["auto", "off"] = machine(
+        "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
+        "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",
+        "auto",
+    )
     fp16: bool = machine("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property

@@ -275,7 +275,7 @@ def _open_shards(
         )
 
     train = opened("train", arguments.train_batch_size)
-    check_tokens(train, directories, teacher.path, teacher.config, tokenizer_fingerprint(teacher.tokenizer))
+    check_tokens(train, directories, teacher.path, teacher.config.vocab_size, tokenizer_fingerprint(teacher.tokenizer))
     held_out = opened("eval", arguments.eval_batch_size) if arguments.eval_fraction else None
 
     def count() -> None:

@@ -85,7 +85,12 @@ def test_vectors_that_are_kept_teach_as_those_that_are_asked_for(embedding, sent
 
 def test_shards_are_read_as_single_texts(embedding, sentence_inputs, tmp_path):
     arguments = replaced(
-        embedding, texts=None, sts=None, pregenerated_data=sentence_inputs / "shards", eval_fraction=0.1
+        embedding,
+        texts=None,
+        sts=None,
+        pregenerated_data=sentence_inputs / "shards",
+        eval_fraction=0.1,
+        learning_rate=1e-4,
     )
     run(arguments, tmp_path).check()
     evaluations = [line for line in read_metrics(tmp_path / "out") if "eval_l2_loss" in line]

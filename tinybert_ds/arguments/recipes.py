@@ -1,7 +1,8 @@
 """Recipes: settings of the training commands as YAML, a section for each stage.
 
 A recipe says how to learn and never what or where: models, data and directories stay on the command line, whose flags
-win over the recipe. The shipped ones are those of the paper, in one file: sections, and where a task differs.
+win over the recipe. The shipped ones are those of the paper, in one file: sections, and where a task differs; and one for
+small students.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tinybert_ds.foreign_text import listed
 from tinybert_ds.strict_formats import read_yaml
 
 PAPER = Path(tinybert_ds.__file__).parent / "recipes" / "paper.yaml"
+SMALL = PAPER.with_name("small.yaml")
 
 
 def shipped_recipes() -> dict[str, dict[str, Any]]:
@@ -27,7 +29,7 @@ def shipped_recipes() -> dict[str, dict[str, Any]]:
         f"paper/{task}": {stage: {**values, **own.get(stage, {})} for stage, values in sections.items()}
         for task, own in exceptions.items()
     }
-    return {"paper/general": general, **tasks}
+    return {"paper/general": general, **tasks, "small": _read(SMALL)}
 
 
 def recipe_values(arguments: Any) -> dict[str, str]:

@@ -139,6 +139,7 @@ class IntermediateObjective(nn.Module):
         Losses of weight 0 are missing. With relations it is "relation_loss" instead of "attention_loss".
         """
         weights = self.weights
+        batch = batch._replace(attention_mask=batch.attention_mask.bool())  # once, and not in every loss
         name, term = ("attention_loss", self._attention_term)
         if self.relations is not None:
             name, term = ("relation_loss", self._relation_term)
@@ -150,8 +151,11 @@ class IntermediateObjective(nn.Module):
         factors = [weights.attention] * len(attention)
         factors += [weights.hidden if state else weights.embedding for state in self.states]
         terms = attention | hidden
-        shares = zip(terms.items(), factors, strict=True)
-        total = torch.stack([term * (factor / self.variances.get(name, 1.0)) for (name, term), factor in shares]).sum()
+        weighed = (
+            (term, factor / self.variances.get(name, 1.0))
+            for (name, term), factor in zip(terms.items(), factors, strict=True)
+        )
+        total = torch.stack([term if factor == 1 else term * factor for term, factor in weighed]).sum()
         sums = {name: attention, "hidden_loss": hidden}
         return {
             "loss": total,
@@ -245,7 +249,8 @@ class PredictionObjective(nn.Module):
         self.form = form
         self.mixes = mixes
         self.target = target
-        self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
+        columns = None if teacher_columns is None else torch.tensor(teacher_columns, dtype=torch.int64)
+        self.register_buffer("teacher_columns", columns, persistent=False)  # a list would be copied to the device
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
         """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
@@ -256,12 +261,12 @@ class PredictionObjective(nn.Module):
         assert logits is not None
         if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
-        total, terms = torch.zeros((), device=logits.device), {}
+        total, terms = logits.new_zeros((), dtype=torch.float32), {}
         trusted = None
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            outputs = teacher.logits if self.teacher_columns is None else teacher.logits[:, self.teacher_columns]
+            outputs = self._answers(teacher.logits)
             trusted = self.target.confidence(outputs, batch) if self.mixes else None
             prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
             total = total + self.weight * prediction_loss
@@ -274,6 +279,11 @@ class PredictionObjective(nn.Module):
             total = total + self.label_weight * label_loss
             terms["label_loss"] = label_loss.detach()
         return {"loss": total, **terms, "logits": logits.detach()}
+
+    def _answers(self, logits: Tensor) -> Tensor:
+        """The teacher's logits (B, C) or (B, S, C) in the order of the task's classes."""
+        columns = self.teacher_columns
+        return logits.index_select(-1, columns) if isinstance(columns, Tensor) else logits
 
     def _prediction_loss(self, logits: Tensor, outputs: Tensor, batch: Batch, trusted: Tensor | None) -> Tensor:
         if trusted is None and self.form == "cross_entropy":

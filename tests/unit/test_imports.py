@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.progress",
         "tinybert_ds.preemption",
         "tinybert_ds.command_line",
+        "tinybert_ds.versions",
     ),
     ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses", "tinybert_ds.shared_work"),
     ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.targets"),

@@ -20,11 +20,13 @@ from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
+from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.arguments.launch import LaunchArguments, RunStageArguments
 from tinybert_ds.arguments.option import Command
 from tinybert_ds.arguments.parsing import handed_on, parse
 from tinybert_ds.arguments.prepare import PrepareArguments
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
+from tinybert_ds.arguments.trim import TrimArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, did_you_mean
 
@@ -39,7 +41,9 @@ COMMANDS: dict[str, type[Command]] = {
     "compare_models": CompareArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,
+    "label_rows": LabelRowsArguments,
     "inspect_shards": InspectArguments,
+    "trim_vocabulary": TrimArguments,
     "export_dataset": ExportArguments,
     "quickstart_data": QuickstartDataArguments,
     "doctor": DoctorArguments,

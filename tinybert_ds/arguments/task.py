@@ -93,7 +93,9 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
 
     student_model: str = like(groups.STUDENT_MODEL)
     teacher_model: str | None = like(
-        groups.TEACHER_MODEL, None, help="Hugging Face directory of the fine-tuned teacher (not for --do_eval)."
+        groups.TEACHER_MODEL,
+        None,
+        help="Hugging Face directory of the fine-tuned teacher (not for --do_eval, nor with columns in the task file).",
     )
     pred_distill: bool = data("Distil the prediction layer instead of the intermediate layers.", False, recipe=False)
     joint: bool = data(
@@ -130,6 +132,13 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         "For tasks with scores: learn the gold scores, as published (their loss is logged as label_loss), or the "
         "teacher's (prediction_loss).",
         "gold",
+    )
+    teacher_max_seq_length: int | None = result(
+        "Longest row in the teacher's tokens, where it has a tokeniser of its own. Default: --max_seq_length.",
+        None,
+        stage=("prediction",),
+        least=1,
+        later=True,
     )
     no_teacher_cache: bool = machine(
         "Ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it says of all rows in "
@@ -173,7 +182,8 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
                 "--label_mixing confidence divides rows between teacher and labels: give --label_weight and "
                 "--prediction_weight above 0, such as --label_weight 1"
             )
-        if not self.do_eval and self.teacher_model is None:
+        in_columns = self.pred_distill and self.task_file is not None  # what a teacher said may be there; it is read
+        if not self.do_eval and not in_columns and self.teacher_model is None:
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if not (self.prediction_weight or self.label_weight):
             found.append("--prediction_weight and --label_weight are both 0: nothing is learned")

@@ -22,15 +22,14 @@ def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> 
     """Return every metric of `spec` by name.
 
     Args:
-        predictions: (N,) class ids, or scores for regression.
-        references: (N,) class ids, or scores for regression.
+        predictions, references: (N,) class ids or scores, or (N, C) of each label whether a row has it.
 
     Returns:
         Name to value, as fractions (accuracy 0.836, not 83.6). A metric that is undefined is 0.0.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     assert predictions.shape == references.shape, f"{predictions.shape} predictions for {references.shape} references"
-    assert predictions.ndim == 1, f"predictions must be (N,), found {predictions.shape}"
+    assert predictions.ndim in (1, 2), f"predictions must be (N,) or (N, C), found {predictions.shape}"
     assert len(predictions), "no rows to compute metrics of"
     return {name: _METRICS[name](predictions, references) for name in spec.metrics}
 
@@ -55,6 +54,10 @@ def _f1(predictions: Values, references: Values) -> float:
 
 def _macro_f1(predictions: Values, references: Values) -> float:
     return float(sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0))
+
+
+def _micro_f1(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0.0))
 
 
 def _matthews(predictions: Values, references: Values) -> float:
@@ -84,6 +87,8 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
+    "subset_accuracy": _accuracy,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": spearman,

@@ -5,8 +5,8 @@ N rows, T tokens of all rows together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import chain
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, spans, step_batches
 from tinybert_ds.data.order import Ints, make_key
 from tinybert_ds.data.task_files import Examples, Labels
 from tinybert_ds.data.tokenizer import returns_token_types
@@ -34,6 +34,7 @@ class EncodedExamples:
     segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
     labels: Labels | None  # (N,) int64 class ids or float32 scores
     skipped_rows: int = 0  # rows of the file that lack fields and were left out
+    columns: Mapping[str, NDArray] = field(default_factory=dict)  # (N, ...) what else is known of each row, by name
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,6 +56,9 @@ class EncodedExamples:
         for part in (self.tokens, self.offsets, self.segment_a_lengths, self.labels):
             digest.update(b"none" if part is None else f"{part.dtype}{part.shape}".encode())
             digest.update(b"" if part is None else np.ascontiguousarray(part).data)
+        for name, column in sorted(self.columns.items()):
+            digest.update(f"{name}{column.dtype}{column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
 
@@ -69,7 +73,9 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
     """
     block = row_encoder(tokenizer, max_seq_length, pair=len(examples.texts) == 2)(examples)
     offsets = np.concatenate([[0], np.cumsum(block.lengths)])
-    return EncodedExamples(block.tokens, offsets, block.segment_a_lengths, examples.labels, examples.skipped_rows)
+    return EncodedExamples(
+        block.tokens, offsets, block.segment_a_lengths, examples.labels, examples.skipped_rows, examples.columns
+    )
 
 
 class EncodedBlock(NamedTuple):
@@ -87,6 +93,8 @@ def row_encoder(
     # A copy, because truncation is a setting of the tokeniser itself and the caller's must stay as it is.
     engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     special = engine.num_special_tokens_to_add(pair)
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    filler = next(int(token) for token in known if token is not None)
     if max_seq_length < special + 1 + pair:
         raise ConfigError(
             f"max_seq_length is {max_seq_length}, but {special} special tokens and a token of each text need "
@@ -104,9 +112,18 @@ def row_encoder(
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
         tokens = np.fromiter(ids, dtype=np.int32, count=int(lengths.sum()))
-        return EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+        block = EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+        return block if lengths.all() else _without_empty_rows(block, filler)
 
     return encode_block
+
+
+def _without_empty_rows(block: EncodedBlock, filler: int) -> EncodedBlock:
+    """Return rows each of which has a token: those of none, of a tokeniser that adds none, are one filler."""
+    empty = block.lengths == 0
+    begins = np.cumsum(block.lengths) - block.lengths
+    segments = np.where(empty, 1, block.segment_a_lengths).astype(np.int32)
+    return EncodedBlock(np.insert(block.tokens, begins[empty], filler), np.maximum(block.lengths, 1), segments)
 
 
 def _require_two_types(engine: Tokenizer, name: str) -> None:
@@ -124,8 +141,7 @@ def _require_two_types(engine: Tokenizer, name: str) -> None:
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
     """Return the rows of the given numbers, in that order, as `batching.collate` takes them."""
     lengths = encoded.offsets[rows + 1] - encoded.offsets[rows]
-    # The positions of all tokens at once: a row's start, repeated, plus 0, 1, 2, ... inside each row.
-    places = np.arange(lengths.sum()) + np.repeat(encoded.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    places = spans(encoded.offsets[rows], encoded.offsets[rows + 1])
     return Rows(
         tokens=encoded.tokens[places],
         lengths=lengths,

@@ -17,6 +17,9 @@ SEQUENCE_LENGTHS = {1: 64, 2: 128}
 
 _WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0+$")
 
+LABEL_COLUMNS = "labels"
+"""What the columns are called, among `SplitFile.more_columns`, that together hold the label: one for each name."""
+
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
 
@@ -41,6 +44,18 @@ class SplitFile:
     label_required: bool = True  # False: a file without the label column is read as unlabelled
     more_files: tuple[str, ...] = ()  # read behind the first one
     text_format: TextFormat = TextFormat()
+    more_columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)  # read beside texts and label
+    may_lack_label: bool = False  # a file without the label column is read as unlabelled although labels are usual
+
+
+@dataclass(frozen=True)
+class TeacherColumns:
+    """Columns that hold what a teacher said of each training row."""
+
+    columns: tuple[Column, ...]  # one for each value, or a single one of arrays
+    kind: str  # of the values, one of `Target.teacher_kinds`
+    temperature: float = 1.0  # what the logits were divided by before they became probabilities
+    order: tuple[int, ...] = ()  # the value of each output of the task; (): they are in its order
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,11 @@ class TaskSpec:
     max_seq_length: int = 64
     skip_short_rows: bool = False  # rows with missing fields are skipped and counted, not refused
     skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
-    directory: str = ""  # of a GLUE task: its folder below --glue_dir
+    directory: str = ""  # of a benchmark's task: its folder below --glue_dir
+    text_form: str = ""  # of `text_forms.FORMS`: how texts are put together of other values
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
+    label_separator: str = ""  # between the labels of a row that may have several; "": the usual one
+    teacher: TeacherColumns | None = None  # of its training rows, where they come with a teacher's answers
     target: str = ""  # what its rows are answered with; "": labels where it has names of them, else scores
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinybert_ds.data.table_formats import names_its_columns
-from tinybert_ds.data.task_spec import SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_spec import LABEL_COLUMNS, SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.teacher_columns import read_teacher
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.strict_formats import read_yaml
@@ -32,6 +33,8 @@ _KEYS = {
     "labels": "list of the label names, in the order of the class ids",
     "aliases": "other spellings of labels in the files -> label name",
     "skip_labels": "list of labels whose rows are left out, such as - in SNLI",
+    "teacher": "columns of the training rows with what a teacher said of them: {columns: [...], kind: logits, "
+    "probabilities or scores}",
     "score_range": "lowest and highest score, for regression instead of labels",
     "metric": "one metric, or a list whose mean decides which checkpoint is best",
     "max_seq_length": "tokens a row is cut to",
@@ -130,23 +133,27 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
         problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
     if not _is_length(max_seq_length):
         problems.append(f"max_seq_length: a whole number from 8 up, found {quoted(max_seq_length)}")
-    problems += _column_problems(content, texts)
+    label, label_columns, label_problems = _label_columns(content["label"], labels, target)
+    problems += label_problems
+    problems += _column_problems(texts, label_columns or (label,))
     problems += _alias_problems(aliases, labels)
     problems += _label_problems(labels, skip_labels, aliases)
     problems += _metric_problems(metrics, labels, target)
     own, own_problems = target.read_keys(content)
-    problems += own_problems
+    teacher, teacher_problems = read_teacher(content.get("teacher"), target, labels)
+    problems += own_problems + teacher_problems
     spec = TaskSpec(
         name=str(content.get("name", default_name)),
         splits={
             split: SplitFile(
                 names[0],
                 tuple(texts),
-                str(content["label"]),
+                label,
                 header == "true",
                 label_required=split != "test",
                 more_files=tuple(names[1:]),
                 text_format=text_format,
+                more_columns={LABEL_COLUMNS: label_columns} if label_columns else {},
             )
             for split, names in named.items()
             if names
@@ -159,6 +166,7 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
         score_range=score_range,
         max_seq_length=int(max_seq_length) if _is_length(max_seq_length) else 64,
         skip_labels=tuple(skip_labels),
+        teacher=teacher,
         target="" if target in (LABELS, SCORES) else target.name,
     )
     return replace(spec, **own), problems
@@ -238,14 +246,25 @@ def _label_problems(labels: list[str], skip_labels: list[str], aliases: Any) -> 
     return problems
 
 
-def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
-    label = content["label"]
-    columns = [*texts, label]
-    if not isinstance(label, str):
-        return [f"label: one column, found {shown(label)}"]
+def _label_columns(given: Any, labels: list[str], target: Target) -> tuple[str, tuple[str, ...], list[str]]:
+    """Return the column of the label, those of yes and no where there is one for each label, and what is wrong."""
+    if isinstance(given, str):
+        return given, (), []
+    if not target.several_columns or not isinstance(given, list | dict):
+        return "", (), [f"label: one column, found {shown(given)}"]
+    named = {str(name).lower(): str(column) for name, column in (given.items() if isinstance(given, dict) else ())}
+    columns = [str(column) for column in given] if isinstance(given, list) else list(named.values())
+    if len(columns) != len(labels) or (named and set(named) != {label.lower() for label in labels}):
+        return "", (), [f"label: one column, or one for each of {listed(labels)}; found {listed(map(str, given))}"]
+    ordered = tuple(named[label.lower()] for label in labels) if named else tuple(columns)
+    return ordered[0], ordered, []
+
+
+def _column_problems(texts: list[str], labels: Sequence[str]) -> list[str]:
+    columns = [*texts, *labels]
     return [
         f"text, label: column {quoted(column)} cannot be two of them; found text {listed(texts)} and label "
-        f"{shown(label)}"
+        f"{listed(labels)}"
         for column in dict.fromkeys(columns)
         if columns.count(column) > 1
     ]

@@ -13,7 +13,8 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from tinybert_ds.engine.deepspeed_private import float32_masters, forget_first_step
+from tinybert_ds.engine.deepspeed_private import clip_at_once, float32_masters, forget_first_step
+from tinybert_ds.engine.ds_defaults import fitted_buckets
 from tinybert_ds.models.student import decay_groups
 
 DECAY_SHARE = 0.2
@@ -64,11 +65,12 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=decay_groups(module, weight_decay),
-        config=config,
+        config=fitted_buckets(config, sum(p.numel() for p in module.parameters() if p.requires_grad)),
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )
     forget_first_step(engine.optimizer)
+    clip_at_once(engine)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 
@@ -78,9 +80,10 @@ def gradient_norm(engine: Any) -> Tensor | None:
 
     Returns:
         The norm, still on the device; None for an engine that computes it inside `step` (ask
-        `engine.get_global_grad_norm()` afterwards).
+        `engine.get_global_grad_norm()` afterwards), as every one does that clips.
     """
-    if engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled():
+    own = engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled()
+    if own or engine.gradient_clipping() > 0:
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)

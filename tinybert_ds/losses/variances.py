@@ -13,7 +13,7 @@ from torch import Tensor
 class Moments(NamedTuple):
     """Sums over what has been seen, which add up."""
 
-    total: Tensor  # 0-dim: how many values each of the sums has
+    values: Tensor  # 0-dim: how many values each of the sums has
     sums: Tensor  # of the values: (H,) for each dimension, (A,) for each head
     squares: Tensor  # of their squares
 
@@ -24,8 +24,8 @@ class Moments(NamedTuple):
     @property
     def variance(self) -> float:
         """The mean of the variances of all dimensions or heads."""
-        means = self.sums / self.total
-        return float((self.squares / self.total - means.square()).mean())
+        means = self.sums / self.values
+        return float((self.squares / self.values - means.square()).mean())
 
 
 def state_moments(states: Tensor, attention_mask: Tensor) -> Moments:

@@ -82,7 +82,7 @@ def measure_metric(
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
     model = load_fine_tuned(directory, task, role=role)
-    metrics = task.evaluate(model.module, split, columns=model.columns)
+    metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
     return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)

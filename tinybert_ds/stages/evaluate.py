@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.task_data import TaskData
+from tinybert_ds.stages.task_settings import read_settings, write_settings
 from tinybert_ds.targets import target_of
+from tinybert_ds.targets.target import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,20 @@ class FineTuned(NamedTuple):
 
     module: DistilledStudent
     columns: list[int]
+    settings: Settings | None = None  # what its predictions need to know, as its directory says it
 
 
 def evaluate_directory(directory: str | Path, task: TaskData, *, pooler_relu: bool = False) -> dict[str, float]:
-    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks."""
+    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks.
+
+    What its predictions need to know beside its logits is written into its config.json.
+    """
     model = load_fine_tuned(directory, task, pooler_relu=pooler_relu)
-    return task.evaluate_all(model.module, columns=model.columns)
+    settings = model.settings
+    if settings is None and target_of(task.spec).setting_names:
+        settings = task.settle(model.module, columns=model.columns)
+        write_on_main(task.world, Path(directory), partial(write_settings, directory, settings, model.columns))
+    return task.evaluate_all(model.module, columns=model.columns, settings=settings)
 
 
 def load_fine_tuned(
@@ -62,7 +73,8 @@ def load_fine_tuned(
     model = load_headed(directory, target_of(task.spec).head(task.spec), role=role, pooler_relu=pooler_relu)
     columns = task_columns(model.config, task.spec, stated_labels, role=role)
     module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
-    return FineTuned(module.eval().to(task.world.device), columns)
+    settings = read_settings(model.config, target_of(task.spec).setting_names, columns, role=role)
+    return FineTuned(module.eval().to(task.world.device), columns, settings)
 
 
 def label_objective(spec: TaskSpec) -> PredictionObjective:

@@ -82,7 +82,7 @@ def _fine_tune(
 def _load(arguments: FinetuneArguments, path: Path, head: Head) -> Any:
     if arguments.from_scratch:
         return build_student(path, weights="random", head=head, seed=arguments.seed)
-    return load_classifier(path, label_names=head.label_names, role="model", seed=arguments.seed)
+    return load_classifier(path, label_names=head.label_names, role="model", seed=arguments.seed, kind=head.kind)
 
 
 def find_model(arguments: FinetuneArguments) -> Path:

@@ -9,18 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
-from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
+from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_cache import cached_teacher
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -35,7 +40,8 @@ from tinybert_ds.stages.distillation import (
     build_intermediate,
     classifying_student,
     export_student,
-    require_same_tokenizer,
+    relation_identity,
+    relation_layers,
 )
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
@@ -47,9 +53,13 @@ from tinybert_ds.stages.evaluate import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.vocabulary import read_vocabulary
 from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
+
+_WITHOUT_TEACHER = "only --do_eval, and --pred_distill with `teacher` in the task file, run without a teacher"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,9 +72,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = find_task(arguments.task_name, arguments.task_file)
     pair = _read_pair(arguments, spec)
     splits = ("train", *spec.eval_splits)
-    train_spec = augmented(spec) if arguments.aug_train else spec
+    train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
+    judged = arguments.stage != "intermediate"
+    unlabelled = [] if judged and prediction_weights(arguments, spec).labels else ["train"] if judged else splits
     task = load_task(
-        train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
+        train_spec,
+        arguments.data_dir,
+        splits,
+        pair.tokenizer,
+        pair.student_config,
+        arguments,
+        session.world,
+        unlabelled=unlabelled,
     )
     distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
     write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
@@ -76,33 +95,50 @@ class _Pair(NamedTuple):
     student_config: Any
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
-    columns: list[int]  # the teacher's output for each class of the task
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
+    columns: list[int] | None  # the teacher's output for each output of the task; None: in its order
     teacher_types: bool  # whether the teacher's tokeniser returns token types
-    teacher: str  # its fingerprint
+    teacher: str | None  # its fingerprint; None: what it said is in the data
     student: str
+    teacher_tokenizer: PreTrainedTokenizerFast | None = None  # where a teacher of predictions reads rows by its own
+    teacher_ids: NDArray[np.int64] | None = None  # of a teacher of layers: its id of each of the student's tokens
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
-    teacher = cast(str, arguments.teacher_model)
+    raise_all([*teacher_problems(arguments, spec), *prediction_problems(arguments, spec)])
     find_student(arguments.student_model, weights="load")
+    if arguments.teacher_model is None:
+        student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
+        config = read_config(student, role="student")
+        return _Pair(config, tokenizer, (), (), None, False, None, model_fingerprint(student))
+    teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    own, ids, vocab_size = None, None, None
+    if arguments.stage == "prediction":
+        own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        vocab_size = None if own is None else student_config.vocab_size
+    else:
+        _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)
     layer_map = check_pair(
         teacher_config,
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
-        attention=bool(arguments.attention_weight),
-        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        attention=arguments.compares_scores,
+        padding_token=tokenizer.pad_token_id,
+        sequence_length=arguments.max_seq_length or spec.max_seq_length,
+        vocab_size=vocab_size,
     )
-    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
-    raise_all(prediction_problems(arguments, spec))
+    relations = relation_layers(arguments, layer_map, teacher_config)
+    raise_all(length_problems(arguments, own))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
-    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
+    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints, own, ids)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -167,14 +203,22 @@ def _layered_student(
     model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
     teacher, (student,) = build_intermediate(
         _teacher_model(arguments, task.spec),
-        [Student(model, pair.layer_map, directory, token_types=task.token_types)],
+        [
+            Student(
+                model,
+                pair.layer_map,
+                directory,
+                token_types=task.token_types,
+                relation_layers=pair.relation_layers,
+            )
+        ],
         arguments,
         max_seq_length=task.max_seq_length,
         world=session.world,
         token_types=pair.teacher_types,
         predictions=predictions,
     )
-    return teacher, student
+    return translated(teacher, pair.teacher_ids, session.world.device), student
 
 
 def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
@@ -195,7 +239,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
     arguments, world = session.arguments, session.world
     weights = prediction_weights(arguments, task.spec)
     source = _source(task, arguments)
-    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher))
+    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher and pair.teacher))
     with open_run(
         session,
         {session.output_dir: identity},
@@ -207,8 +251,12 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             objective = _prediction_objective(arguments, pair, task)
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
-            if weights.teacher:
-                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
+            if weights.teacher and pair.teacher is None:
+                teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
+            elif weights.teacher:
+                assert pair.teacher is not None
+                types, own = pair.teacher_types, pair.teacher_tokenizer
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
@@ -230,10 +278,10 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
-    results = task.evaluate_all(model.module, columns=model.columns)
+    results = task.evaluate_all(model.module, columns=model.columns, settings=model.settings)
     write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, columns=model.columns)
+        predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
         content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
         path = session.output_dir / f"predictions_{wanted}.tsv"
         write_on_main(world, path, lambda: write_atomically(path, content))
@@ -249,7 +297,7 @@ class PredictionWeights(NamedTuple):
 
 def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
     """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
-    if target_of(spec).learns_gold and arguments.regression_target == "gold":
+    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
     return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
@@ -281,10 +329,28 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
             f"--label_mixing {arguments.label_mixing} is for labels, which a teacher gives probabilities; task "
             f"{spec.name} has {what}: leave it out"
         )
-    if target.learns_gold and arguments.regression_target == "gold" and arguments.label_weight:
+    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
         problems.append(
             f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"
+        )
+    return problems
+
+
+def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
+    """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
+    if not arguments.pred_distill or spec.teacher is None:
+        return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
+    problems = []
+    if arguments.teacher_model is not None:
+        problems.append(
+            f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "
+            "one that the student is not to learn from"
+        )
+    if arguments.aug_train:
+        problems.append(
+            "--aug_train: the columns of `teacher` in the task file are about the rows as they were; leave the flag "
+            "out, or let data_tools/label_rows.py write new ones"
         )
     return problems
 
@@ -300,8 +366,11 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
+    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
+    comes_to |= relation_identity(arguments, pair.relation_layers)
+    own = pair.teacher_tokenizer if asks_teacher else None
     return {
-        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        **identity_of(arguments, comes_to),
         "stage": f"task_distill {arguments.stage}",
         "teacher": pair.teacher,
         "student": pair.student,
@@ -310,6 +379,7 @@ def _identity(
         "teacher_columns": pair.columns,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
+        **({} if own is None else {"teacher_tokenizer": tokenizer_fingerprint(own)}),
     }
 
 

@@ -17,8 +17,11 @@ from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.losses import logit_divergence, logit_error, soft_cross_entropy
 from tinybert_ds.models.labels import Head, match_labels
-from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Target
+from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings, Target
 from tinybert_ds.types import Batch
+
+_ROUNDED = 1e-2
+_SMALLEST = np.float32(1e-12)
 
 
 class OneLabel(Target):
@@ -31,6 +34,8 @@ class OneLabel(Target):
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False}
     other_forms = ("mse", "kl")
     mixes = True
+    exclusive = True
+    teacher_kinds = ("logits", "probabilities")
 
     def parser(self, spec: TaskSpec) -> Parser:
         known = label_ids(spec)
@@ -47,7 +52,7 @@ class OneLabel(Target):
 
         return parse
 
-    def as_labels(self, values: Sequence[Any]) -> Labels:
+    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
         return np.asarray(values, dtype=np.int64)
 
     def audit(self, spec: TaskSpec) -> LabelAudit:
@@ -61,6 +66,23 @@ class OneLabel(Target):
 
     def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
         return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role))
+
+    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+        """Probabilities of labels that exclude each other add up to 1, or to less where the unlikely are left out."""
+        if kind != "probabilities":
+            return None
+        sums = values.sum(axis=1)
+        wrong = np.flatnonzero((values < 0).any(axis=1) | (sums <= 0) | (sums > 1 + _ROUNDED))
+        if not len(wrong):
+            return None
+        return int(wrong[0]), (
+            f"probabilities {listed(f'{value:g}' for value in values[wrong[0]])} with the sum {sums[wrong[0]]:g}; they "
+            "are 0 or more and add up to at most 1. Say `kind: logits` if that is what they are"
+        )
+
+    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+        """Logits; of probabilities p softened by T they are T·log p, with a floor for those that are 0."""
+        return values if kind == "logits" else np.float32(temperature) * np.log(np.maximum(values, _SMALLEST))
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy (arXiv 1909.10351, eq. 10)."""
@@ -90,7 +112,7 @@ class OneLabel(Target):
         """Cross-entropy."""
         assert batch.labels is not None
         rows = F.cross_entropy(logits.float(), batch.labels, reduction="none")
-        return (rows * row_weights).sum() / batch.counts.rows
+        return ((rows * row_weights).sum() / batch.counts.rows).float()
 
     def confidence(self, teacher: Tensor, batch: Batch) -> Tensor:
         """The probability that it gives the label."""
@@ -100,9 +122,9 @@ class OneLabel(Target):
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy over the global batch's rows."""
         assert batch.labels is not None
-        return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
+        return (F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows).float()
 
-    def predict(self, spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
+    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
         """The best class."""
         return np.asarray(logits.argmax(axis=-1))
 

@@ -16,7 +16,7 @@ from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import quoted
 from tinybert_ds.losses import regression_loss
 from tinybert_ds.models.labels import Head
-from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Target
+from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings, Target
 from tinybert_ds.types import Batch
 
 
@@ -29,6 +29,8 @@ class Score(Target):
     metrics = ("pearson", "spearman")
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": False}
     softens = False
+    teacher_kinds = ("scores", "logits")
+    teacher_width = 1
     learns_gold = True
 
     def parser(self, spec: TaskSpec) -> Parser:
@@ -48,7 +50,7 @@ class Score(Target):
 
         return parse
 
-    def as_labels(self, values: Sequence[Any]) -> Labels:
+    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
         return np.asarray(values, dtype=np.float32)
 
     def audit(self, spec: TaskSpec) -> LabelAudit:
@@ -73,7 +75,7 @@ class Score(Target):
         assert batch.labels is not None
         return regression_loss(logits, batch.labels, denominator=batch.counts.rows)
 
-    def predict(self, spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
+    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
         """The scores, kept inside the task's range."""
         scores = logits.reshape(len(logits))
         return np.clip(scores, *spec.score_range) if spec.score_range else scores

@@ -18,9 +18,12 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.models.labels import Head
 from tinybert_ds.types import Batch
 
-Labels = NDArray[np.int64 | np.float32]
-"""What a file says of its rows: (N,) class ids, int64, or (N,) scores, float32."""
+Labels = NDArray[np.int64 | np.float32 | np.uint8]
+"""What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8."""
 
+
+Settings = Mapping[str, NDArray[np.floating]]
+"""What predictions need to know beside logits: name -> (C,), in the order of the task's outputs."""
 
 Parser = Callable[[str, str], Any]
 
@@ -67,6 +70,18 @@ class Target(ABC):
     """Of `--prediction_loss`, beside the form that `teacher_loss` has: what `formed_loss` takes."""
     mixes: ClassVar[bool] = False
     """Whether rows may be weighed by the teacher's confidence in their labels."""
+    teacher_kinds: ClassVar[tuple[str, ...]] = ()
+    """What columns with a teacher's answers may hold, the usual first; none: it learns from no columns."""
+    teacher_width: ClassVar[int | None] = None
+    """Values of a teacher for a row of a task without names of labels; None: as many as the rows have."""
+    exclusive: ClassVar[bool] = False
+    """Whether a row has one of several labels, whose probabilities add up to 1."""
+    several_columns: ClassVar[bool] = False
+    """Whether `label` of a task file may be a list: a column of yes and no for each label."""
+    reads_arrays: ClassVar[bool] = False
+    """Whether a field of the label column may be an array, which the parser is given as JSON."""
+    setting_names: ClassVar[tuple[str, ...]] = ()
+    """What `settle` returns."""
     learns_gold: ClassVar[bool] = False
     """Whether the prediction stage learns what the files say, as published, unless it is told otherwise."""
 
@@ -95,7 +110,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def as_labels(self, values: Sequence[Any]) -> Labels:
+    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
         """Return what the parser returned for some rows, as one array."""
 
     @abstractmethod
@@ -121,6 +136,14 @@ class Target(ABC):
         Raises:
             ModelError: The model's outputs are not the task's.
         """
+
+    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+        """Return the first row of a teacher's values (n, W) that cannot be of their kind, and what is wrong with it."""
+        return None
+
+    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+        """Return a teacher's values (n, W), one of `teacher_kinds`, as `teacher_loss` takes them."""
+        return values
 
     @abstractmethod
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
@@ -163,8 +186,20 @@ class Target(ABC):
         """Return the loss of logits (B, C) against the labels of a batch, divided by its counts."""
 
     @abstractmethod
-    def predict(self, spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
-        """Return the predictions of logits (N, C), as the labels are."""
+    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
+        """Return the predictions of logits (N, C), as the labels are.
+
+        Args:
+            settings: From `settle`; {} where nothing was settled.
+        """
+
+    def settle(self, spec: TaskSpec, logits: NDArray[np.floating], labels: Labels) -> Settings:
+        """Return what predictions need to know beside the logits (N, C), as an evaluation split says it best.
+
+        It is kept in the config.json of the model that a run ends with: a list for each name, with an entry for each
+        output.
+        """
+        return {}
 
     def measure(self, spec: TaskSpec, predictions: Values, labels: Labels) -> dict[str, float]:
         """Return every metric of the task by name; predictions and labels are those of one split, row by row."""

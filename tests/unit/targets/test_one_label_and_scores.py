@@ -24,8 +24,8 @@ def test_a_task_with_names_of_labels_has_labels_and_one_without_has_scores():
 
 
 def test_predictions_are_the_best_class_or_the_score_kept_in_range():
-    assert LABELS.predict(SENTIMENT, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
-    assert SCORES.predict(SIMILARITY, np.array([[-0.5], [2.5], [5.5]])).tolist() == [0.0, 2.5, 5.0]
+    assert LABELS.predict(SENTIMENT, np.array([[0.1, 0.2], [3.0, -1.0]]), {}).tolist() == [1, 0]
+    assert SCORES.predict(SIMILARITY, np.array([[-0.5], [2.5], [5.5]]), {}).tolist() == [0.0, 2.5, 5.0]
 
 
 def test_the_answer_that_never_looks_is_the_commonest_label_or_the_mean_score():

@@ -1,8 +1,8 @@
 """Recipes: settings of the training commands as YAML, a section for each stage.
 
 A recipe says how to learn and never what or where: models, data and directories stay on the command line, whose flags
-win over the recipe. The shipped ones are those of the paper and of CLUE, a file each (sections, and where a task differs),
-and one for small students.
+win over the recipe. The shipped ones are those of the paper and of CLUE, a file each (sections, and where a task
+differs), and one for small students.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tinybert_ds.losses import (
     relation_loss,
 )
 from tinybert_ds.targets import LABELS, Target
-from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms, unit_outputs
 
 Padding = Literal["valid", "reference"]
 ProjectionKind = Literal["per_layer", "shared", "none"]
@@ -226,8 +226,8 @@ class PredictionObjective(nn.Module):
 
         Without a teacher's output and labels (evaluation) the logits alone.
         """
-        logits = student.logits
-        assert logits is not None
+        assert student.logits is not None
+        logits = unit_outputs(student.logits, batch)
         if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
         total, terms = torch.zeros((), device=logits.device), {}
@@ -244,7 +244,7 @@ class PredictionObjective(nn.Module):
         return {"loss": total, **terms, "logits": logits.detach()}
 
     def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
-        columns = self.teacher_columns
+        columns, teacher_logits = self.teacher_columns, unit_outputs(teacher_logits, batch)
         outputs = teacher_logits if columns is None else teacher_logits[:, columns]
         return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
 

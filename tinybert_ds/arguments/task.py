@@ -116,6 +116,12 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         "teacher's (prediction_loss).",
         "gold",
     )
+    score_loss: Literal["mse", "margin_mse"] = _prediction(
+        "For tasks with scores, against the teacher: mean squared error, or that of the margins between the rows of a "
+        "query (`group` of the task file).",
+        "mse",
+        later=True,
+    )
     no_teacher_cache: bool = machine(
         "Ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it says of all rows in "
         "the folder of derived data (--cache_dir), for later epochs, starts and students.",

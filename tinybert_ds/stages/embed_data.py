@@ -282,5 +282,3 @@ def _require_same_rows(texts: TextRows, data: EmbedData) -> None:
             f"--texts were read twice, for two tokenisers, and held {own:,} and then {len(texts.rows):,} texts; they "
             "must stay as they are while they are read"
         )
-
-

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
+from tinybert_ds.data.task_files import split_files
+from tinybert_ds.data.task_spec import GROUPS
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
@@ -46,7 +48,7 @@ from tinybert_ds.stages.evaluate import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
-from tinybert_ds.targets import target_of
+from tinybert_ds.targets import MARGINS, SCORES, target_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     session = begin_training(arguments, problems)
     spec = find_task(arguments.task_name, arguments.task_file)
-    pair = _read_pair(arguments, spec)
+    pair = _read_pair(arguments, spec, session.world.size)
     splits = ("train", *spec.eval_splits)
     train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
     reads_labels = arguments.pred_distill and prediction_weights(arguments, spec).labels
@@ -92,8 +94,14 @@ class _Pair(NamedTuple):
     student: str
 
 
-def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
-    raise_all([*teacher_problems(arguments, spec), *prediction_problems(arguments, spec)])
+def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int) -> _Pair:
+    raise_all(
+        [
+            *teacher_problems(arguments, spec),
+            *prediction_problems(arguments, spec),
+            *margin_problems(arguments, spec, world_size),
+        ]
+    )
     find_student(arguments.student_model, weights="load")
     if arguments.teacher_model is None:
         student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
@@ -172,7 +180,7 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
                 weight=weights.teacher,
                 label_weight=weights.labels,
                 temperature=arguments.temperature,
-                target=target_of(task.spec),
+                target=MARGINS if arguments.score_loss == "margin_mse" else target_of(task.spec),
                 teacher_columns=pair.columns,
             )
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
@@ -207,8 +215,13 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     write_results(session.output_dir, results, world)
     if wanted is not None:
         predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
-        content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
-        path = session.output_dir / f"predictions_{wanted}.tsv"
+        paths = split_files(spec, arguments.data_dir, wanted)
+        own = target_of(spec).prediction_file(spec, wanted, paths, predictions, task.splits[wanted].groups)
+        suffix, content = own or (
+            ".tsv",
+            format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions),
+        )
+        path = session.output_dir / f"predictions_{wanted}{suffix}"
         write_on_main(world, path, lambda: write_atomically(path, content))
         logger.info("predictions: %s", path)
 
@@ -230,6 +243,8 @@ def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> Predi
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
     """Flags of the prediction stage that do not fit the task's target."""
     target, problems = target_of(spec), []
+    if arguments.aug_train and target.not_augmented:
+        problems.append(f"--aug_train: {target.not_augmented}")
     what = target.noun
     if not target.learns_gold and arguments.regression_target != "gold":
         problems.append(f"--regression_target is for scores; task {spec.name} has {what}: see --label_weight")
@@ -247,6 +262,27 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
         problems.append(
             f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"
+        )
+    return problems
+
+
+def margin_problems(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int) -> list[str]:
+    """What keeps the rows of a task from being compared in pairs."""
+    if arguments.score_loss != "margin_mse":
+        return []
+    problems = []
+    if target_of(spec) is not SCORES or GROUPS not in spec.splits["train"].more_columns:
+        problems.append(
+            f"--score_loss margin_mse compares rows of one query; task {spec.name} has no `group` column beside "
+            "`target: scores`"
+        )
+    elif not prediction_weights(arguments, spec).teacher:
+        problems.append("--score_loss margin_mse learns the teacher's margins: add --regression_target teacher")
+    parts = 2 * world_size * arguments.gradient_accumulation_steps
+    if arguments.train_batch_size % parts:
+        problems.append(
+            f"--train_batch_size {arguments.train_batch_size}: with --score_loss margin_mse ranks take whole pairs; "
+            f"give a multiple of {parts}"
         )
     return problems
 
@@ -271,7 +307,12 @@ def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[st
 
 def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
     return task.source(
-        "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
+        "train",
+        arguments.train_batch_size,
+        seed=arguments.seed,
+        padding=arguments.padding,
+        shuffle=True,
+        in_pairs=arguments.score_loss == "margin_mse",
     )
 
 

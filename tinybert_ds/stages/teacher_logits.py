@@ -52,16 +52,15 @@ def logits_teacher(arguments: TaskDistillArguments, task: TaskData, fingerprint:
         padding=(task.pad_id, config.pad_token_id),
     )
     directory = logits_directory(task.cache_home, key)
-    logits = read_logits(directory, len(rows))
+    logits = read_logits(directory, rows.num_units)
     if not missing_anywhere(logits):
         assert logits is not None
         logger.info("the teacher's predictions come from %s", directory)
-        return cached_teacher(logits, world.device)
+        return cached_teacher(logits, world.device, rows.unit_offsets)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    return cached_teacher(
-        compute_logits(directory, _live_teacher(arguments, task, token_types), len(rows), batches_of, world),
-        world.device,
-    )
+    teacher = _live_teacher(arguments, task, token_types)
+    logits = compute_logits(directory, teacher, rows.num_units, batches_of, world)
+    return cached_teacher(logits, world.device, rows.unit_offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

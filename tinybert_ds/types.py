@@ -38,6 +38,8 @@ class Batch(NamedTuple):
     labels: Tensor | None  # (B, ...) int64 or float32, as the task's target has them; None in a corpus
     sample_ids: Tensor  # (B,) int64; -1 marks the filler row of a rank that has no row of its own in this step
     counts: Counts
+    padded: bool = True
+    """Whether some row has padding, known where the batch is made: no device is asked. True where it is not known."""
     units: Tensor | None = None  # (B, S) bool: the tokens that are answered, each by itself; None: rows are
     groups: Tensor | None = None  # (B,) int64: rows of one group may be compared; None: nothing says so
 
@@ -46,8 +48,8 @@ class EncoderOutput(NamedTuple):
     """What distillation reads of a forward pass: only the states and layers that were asked for, in that order."""
 
     hidden_states: tuple[Tensor, ...]  # each (B, S, H); state 0 of a model is its embedding output
-    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
-    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
+    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none, where they are not compared
+    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none
     scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
     logits: Tensor | None  # (B, C), or (B, S, C) of a head for tokens
     values: tuple[Tensor, ...] = ()  # each (B, A, S, D); of the layers of queries and keys, or none

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
 DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task", "label_rows")
-STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue", "inherit")
+STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue", "inherit", "embed_distill", "embed_evaluate")
 SERIES, THEN = "series", "then"
 """Several general distillations in one process, in turn: SERIES as the stage, THEN between their arguments."""
 

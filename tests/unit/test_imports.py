@@ -24,11 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tinybert_ds.progress",
         "tinybert_ds.preemption",
         "tinybert_ds.command_line",
+        "tinybert_ds.versions",
     ),
     ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses", "tinybert_ds.shared_work"),
     ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.targets"),
     ("data_tools",),
-    ("tinybert_ds.objective", "tinybert_ds.engine"),
+    ("tinybert_ds.objective", "tinybert_ds.vector_objective", "tinybert_ds.engine"),
     ("tinybert_ds.stages",),
     ("tinybert_ds.doctor", "tinybert_ds.report", "launchers"),
 )

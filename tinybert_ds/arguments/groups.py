@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from tinybert_ds.arguments.option import Command, data, like, machine, pace, place, result
+from tinybert_ds.arguments.relations import WITH_LAYERS, AttentionLoss
 
 OUTPUT_DIR = place("Directory for what the command writes.", path=True)
 SEED = result("Seed of the order of the data, masking, dropout and new weights.", 42, least=0)
@@ -29,6 +30,12 @@ POOLER_RELU = result(
 )
 TEACHER_MODEL = data("Hugging Face directory of the pre-trained teacher.", path=True)
 STUDENT_MODEL = data("Hugging Face directory of the student (the previous stage's --output_dir).", path=True)
+STUDENT_TOKENIZER = data(
+    "Directory of the student's tokeniser where its vocabulary is a part of the teacher's, as "
+    "data_tools/trim_vocabulary.py writes it. Default: the teacher's.",
+    None,
+    path=True,
+)
 EVAL_STEP = pace("Steps between two evaluations on the task's evaluation split.", 50, least=1)
 DATASET = data("What datasets.load_dataset opens: a name on the hub, or a local copy.", None, path=True, metavar="NAME")
 DATASET_CONFIG = data("Its configuration.", None, metavar="NAME")
@@ -94,13 +101,13 @@ class TaskName(Command):
 
     @property
     def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
+        """`--task_name` as a list; ["all"] for all of GLUE, ["clue"] for all of CLUE, empty with `--task_file`."""
         return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
     def several_tasks(self) -> bool:
         """Whether more than one may be meant."""
-        return len(self.task_names) > 1 or self.task_names == ["all"]
+        return len(self.task_names) > 1 or self.task_names in (["all"], ["clue"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,27 +192,34 @@ class Teacher(Command):
         return found
 
 
-_WITH_LAYERS = ("general", "intermediate")
-_layer_weight = partial(result, default=1.0, identity="loss_weights", stage=_WITH_LAYERS, least=0)
+_layer_weight = partial(result, default=1.0, identity="loss_weights", stage=WITH_LAYERS, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerLosses(Command):
+class LayerLosses(AttentionLoss):
     """What a student learns of its teacher's layers."""
 
     attention_weight: float = _layer_weight("Factor of the attention losses; 0 leaves them out.")
     hidden_weight: float = _layer_weight("Factor of the losses of the layers' hidden states; 0 leaves them out.")
     embedding_weight: float = _layer_weight("Factor of the loss of the embeddings; 0 leaves it out.")
+    loss_balance: Literal["none", "variance"] = result(
+        "variance: each term of these losses is divided by the teacher's own variance of what it compares, measured at "
+        "the start and kept in run.json, so that none is large by its units alone; none: as published.",
+        "none",
+        stage=WITH_LAYERS,
+        later=True,
+    )
     layer_map: str = result(
-        "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",
+        "Teacher states for the student states 0..M (0: embeddings): uniform (the nearest where depths do not divide), "
+        "last, first, or a list such as 0,4,8,12.",
         "uniform",
         resolved=True,
-        stage=_WITH_LAYERS,
+        stage=WITH_LAYERS,
     )
     projection: Literal["per_layer", "shared", "none"] = result(
         "Linear maps from student to teacher states: one for each state, one for all, or none (equal widths).",
         "per_layer",
-        stage=_WITH_LAYERS,
+        stage=WITH_LAYERS,
     )
     padding: Literal["valid", "reference"] = result(
         "valid: losses count real tokens only, batches are padded to their own longest row; reference: the published "
@@ -218,10 +232,25 @@ class LayerLosses(Command):
         """Factors of the losses of hidden layers, by the names of `objective.LossWeights`."""
         return {"attention": self.attention_weight, "hidden": self.hidden_weight, "embedding": self.embedding_weight}
 
+    @property
+    def compares_scores(self) -> bool:
+        """Whether attention scores are compared, head by head."""
+        return bool(self.attention_weight) and self.attention_loss == "scores"
+
+    @property
+    def compares_relations(self) -> bool:
+        """Whether relations between tokens are."""
+        return bool(self.attention_weight) and self.attention_loss != "scores"
+
     def problems(self) -> list[str]:
         found = super().problems()
         if not any(self.loss_weights.values()):
             found.append("--attention_weight, --hidden_weight and --embedding_weight are all 0: nothing is learned")
+        if self.attention_loss != "scores" and not self.attention_weight:
+            found.append(
+                f"--attention_loss {self.attention_loss} and --attention_weight 0 contradict each other; drop one of "
+                "them"
+            )
         return found
 
 

@@ -24,6 +24,7 @@ STAGES = {
     "finetune": "fine-tuning",
     "intermediate": "the intermediate stage",
     "prediction": "--pred_distill",
+    "joint": "--joint",
     "evaluation": "--do_eval",
     "vectors": "distillation of vectors",
 }

@@ -28,7 +28,7 @@ class TrainingArguments(Stage):
     recipe: str | None = place(
         "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.",
         None,
-        stage=("general", "finetune", "intermediate", "prediction"),
+        stage=("general", "finetune", "intermediate", "prediction", "joint", "vectors"),
         path=True,
         metavar="NAME|FILE",
     )
@@ -66,8 +66,9 @@ class TrainingArguments(Stage):
         below=1,
         ds_follows=("scheduler.params.warmup_num_steps", "scheduler.params.warmup_min_lr"),
     )
-    lr_schedule: Literal["auto", "linear", "constant"] = result(
-        "After the warm-up: decay linearly to 0, or stay constant. auto: the scheduler of the DeepSpeed config if it "
+    lr_schedule: Literal["auto", "linear", "constant", "cosine", "warmup_stable_decay"] = result(
+        "After the warm-up: decay linearly to 0, stay constant, decay to 0 along a half cosine, or stay constant and "
+        "decay linearly to 0 over the last fifth of the steps. auto: the scheduler of the DeepSpeed config if it "
         "has one, else constant in the intermediate stage of task distillation and linear elsewhere, as published.",
         "auto",
         identity="schedule",
@@ -115,11 +116,16 @@ class TrainingArguments(Stage):
         False,
     )
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
+    cuda_graphs: Literal["auto", "off"] = machine(
+        "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
+        "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",
+        "auto",
+    )
     fp16: bool = machine("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property
     def schedule(self) -> str:
-        """Shape of the learning rate after the warm-up: "linear" or "constant"."""
+        """Shape of the learning rate after the warm-up: any of --lr_schedule but "auto"."""
         return "linear" if self.lr_schedule == "auto" else self.lr_schedule
 
     @property
@@ -127,7 +133,7 @@ class TrainingArguments(Stage):
         """Share of the steps that are warm-up."""
         if self.warmup_proportion is not None:
             return self.warmup_proportion
-        return 0.1 if self.schedule == "linear" else 0.0
+        return 0.0 if self.schedule == "constant" else 0.1
 
     @property
     def checkpoint_steps(self) -> int:

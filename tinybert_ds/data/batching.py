@@ -217,6 +217,7 @@ def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch
         labels=labels,
         sample_ids=torch.from_numpy(rows.sample_ids.astype(np.int64)),
         counts=counts,
+        padded=bool((rows.lengths < padded).any()),
         units=units,
         groups=None if rows.groups is None else torch.from_numpy(rows.groups.astype(np.int64)),
     )

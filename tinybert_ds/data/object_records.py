@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from pyarrow import parquet
 
+from tinybert_ds.data.text_forms import FORMS
 from tinybert_ds.data.text_lines import read_lines
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, shown, without_compression
@@ -39,7 +40,7 @@ class Objects(NamedTuple):
     """The rows of a file as they are, each an object; the file is read while they are taken."""
 
     unit: str  # what the file counts in, see `Records`
-    rows: Iterator[tuple[int, dict[str, Any]]]  # (1-based number, object)
+    rows: Iterator[tuple[int, Mapping[str, Any]]]  # (1-based number, object)
     class_names: Mapping[str, Sequence[str]] = {}  # column -> what its numbers stand for
 
 
@@ -49,23 +50,35 @@ def find_column(names: Sequence[str], wanted: str) -> list[int]:
     return exact or [at for at, name in enumerate(names) if name.strip().lower() == wanted.lower()]
 
 
-def json_records(path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = ()) -> Records:
+def json_records(
+    path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = (), form: str = ""
+) -> Records:
     """Read JSON lines; a `.json` file may also be one list of objects, or hold one under "data".
+
+    Args:
+        path, needed, encoding, arrays: See `read_records`.
+        form: Of `text_forms.FORMS`, how texts are put together.
 
     Raises:
         OSError, DataError: See `read_records`.
     """
-    return _object_records(path, json_objects(path, encoding), needed, arrays)
+    return _object_records(path, json_objects(path, encoding, form), needed, arrays)
 
 
-def json_objects(path: Path, encoding: str) -> Objects:
-    """Read the objects of JSON lines or of a JSON list."""
+def json_objects(path: Path, encoding: str, form: str = "") -> Objects:
+    """Read the objects of JSON lines or of a JSON list; `form` as in `json_records`."""
     document = None
     if without_compression(path).suffix.lower() == ".json":
         document = _document(path, encoding)
     if document is None:
-        return Objects("line", _objects_of_lines(path, encoding))
-    return Objects("record", _objects_of_list(path, document))
+        return Objects("line", _formed(path, "line", _objects_of_lines(path, encoding), form))
+    return Objects("record", _formed(path, "record", _objects_of_list(path, document), form))
+
+
+def _formed(
+    path: Path, unit: str, objects: Iterator[tuple[int, dict[str, Any]]], form: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    return ((number, FORMS[form](item, f"{path}, {unit} {number}") if form else item) for number, item in objects)
 
 
 def parquet_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Sentence(NamedTuple):
     tags: list[str] | None  # as the file spells them; None without them
     lines: list[int]  # of the words, in a text file
     tag_at: int | None = None  # the column of the tags there
-    item: dict[str, Any] | None = None  # what a file of objects has of it
+    item: Mapping[str, Any] | None = None  # what a file of objects has of it
 
 
 def sentence_blocks(path: Path, layout: SplitFile) -> Iterator[list[Sentence]]:

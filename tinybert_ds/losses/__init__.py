@@ -6,8 +6,9 @@ heads.
 What all of them share: the result is a float32 scalar (float64 if an input is float64); the inputs' dtypes may differ
 and each gradient has its input's dtype; gradients flow to the student side and the projection only; autocast is off
 inside. `denominator` is what the sum of all terms is divided by: None for the call's own count, otherwise the global
-batch's count / (world_size · gradient_accumulation_steps), so that any number of ranks and micro-batches gives the
-gradients of one. A denominator of 0 or infinity gives a loss and gradients of exactly 0.
+batch's count / (world_size · gradient_accumulation_steps), a number or a scalar tensor of it, so that any number of
+ranks and micro-batches gives the gradients of one. A denominator of 0 or infinity gives a loss and gradients of
+exactly 0.
 
 Half-precision inputs are taken as exact numbers, on every machine: nothing is rounded to half precision before models
 are compared, so that the value is that of float32 even where a student is close to its teacher. (Rounding projected
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses import attention, checks, hidden, reference, relations
-from tinybert_ds.losses.precomputed import gradients_only
+from tinybert_ds.losses.precomputed import gradients_only, gradients_suffice
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_heads import choose_relation_heads, relation_problem
 
@@ -30,7 +31,10 @@ __all__ = [
     "attention_score_loss",
     "choose_relation_heads",
     "gradients_only",
+    "gradients_suffice",
     "hidden_state_loss",
+    "logit_divergence",
+    "logit_error",
     "regression_loss",
     "relation_loss",
     "soft_binary_cross_entropy",
@@ -202,6 +206,7 @@ def soft_cross_entropy(
     *,
     temperature: float = 1.0,
     denominator: float | None = None,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of the two models' softened predictions, a mean over rows and classes (eq. 10).
 
@@ -209,6 +214,7 @@ def soft_cross_entropy(
         student_logits, teacher_logits: (B, C).
         temperature: divides both models' logits; the loss is not multiplied by its square, as published.
         denominator: see the module's docstring; the own count is B·C.
+        row_weights: (B,) what each row's term is multiplied by; None: 1.
 
     Raises:
         ConfigError: the class counts differ, or the temperature is not above 0.
@@ -217,8 +223,57 @@ def soft_cross_entropy(
     checks.check_logits(student_logits, teacher_logits, temperature)
     with torch.amp.autocast(student_logits.device.type, enabled=False):
         return reference.soft_cross_entropy(
-            student_logits, teacher_logits, temperature=temperature, denominator=denominator
+            student_logits,
+            teacher_logits,
+            temperature=temperature,
+            denominator=denominator,
+            row_weights=row_weights,
         )
+
+
+def logit_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    denominator: float | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the teacher's KL divergence from the student, both softened, times the squared temperature, a mean over
+    rows (arXiv 1503.02531, section 2); the arguments are those of `soft_cross_entropy`, the own count is B.
+
+    Raises:
+        ConfigError: See `soft_cross_entropy`.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, temperature)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.logit_divergence(
+            student_logits,
+            teacher_logits,
+            temperature=temperature,
+            denominator=denominator,
+            row_weights=row_weights,
+        )
+
+
+def logit_error(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    denominator: float | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the mean squared difference of the two models' logits (B, C), a mean over rows and classes; the arguments
+    are those of `soft_cross_entropy`.
+
+    Raises:
+        ConfigError: the class counts differ.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, 1.0)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.logit_error(student_logits, teacher_logits, denominator=denominator, row_weights=row_weights)
 
 
 def soft_binary_cross_entropy(

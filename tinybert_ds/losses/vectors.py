@@ -41,5 +41,5 @@ def vector_relations(
     """
     own = F.normalize(student, dim=-1) @ all_student.T
     wanted = F.normalize(teacher, dim=-1) @ all_teacher.T
-    half = (own - wanted).square().sum() / (len(all_student) * denominator)
+    half = (own - wanted).square().sum() / (max(1, len(all_student)) * denominator)
     return 2 * half - half.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,10 +13,10 @@ from transformers import AutoModel, PreTrainedModel
 
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
-from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT
+from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.labels import Head, set_labels
-from tinybert_ds.models.layer_map import parse_layer_map
+from tinybert_ds.models.layer_map import full_attention_layers, parse_layer_map
 from tinybert_ds.models.pretrained import (
     HEAD_CLASSES,
     has_weights,
@@ -24,6 +25,8 @@ from tinybert_ds.models.pretrained import (
     read_config,
     seeded,
 )
+
+logger = logging.getLogger(__name__)
 
 STUDENTS_DIR = Path(tinybert_ds.__file__).parent / "students"
 
@@ -119,6 +122,8 @@ def check_pair(
     projection: Literal["per_layer", "shared", "none"] = "per_layer",
     attention: bool = True,
     padding_token: int | None = None,
+    sequence_length: int = 0,
+    vocab_size: int | None = None,
 ) -> tuple[int, ...]:
     """Check that a student can be distilled from a teacher, and read the layer map.
 
@@ -127,6 +132,8 @@ def check_pair(
         projection: "none" needs hidden states of equal width.
         attention: Whether attention scores are compared, which needs equal numbers of heads.
         padding_token: What the tokeniser pads with; None takes the teacher's word for it.
+        sequence_length: Of the longest rows, which a teacher's sliding windows may not span.
+        vocab_size: Entries of the student's vocabulary; None: as many as the teacher's.
 
     Returns:
         The layer map, see `parse_layer_map`; empty for None.
@@ -136,11 +143,13 @@ def check_pair(
     """
     problems = []
     parsed: tuple[int, ...] = ()
-    if teacher_config.vocab_size != student_config.vocab_size:
+    wanted, whose = (
+        (teacher_config.vocab_size, "the teacher's") if vocab_size is None else (vocab_size, "its tokeniser")
+    )
+    if student_config.vocab_size != wanted:
         problems.append(
-            f"the student's vocabulary has {student_config.vocab_size} entries, the teacher's "
-            f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
-            "(copy a shipped one first)"
+            f'the student\'s vocabulary has {student_config.vocab_size} entries, {whose} {wanted}; set "vocab_size": '
+            f"{wanted} in the student's config.json (copy a shipped one first)"
         )
     problems += padding_problems(teacher_config, student_config, padding_token)
     if layer_map is not None:
@@ -149,7 +158,7 @@ def check_pair(
             problems.append(
                 f"the student has {student.heads} attention heads, the teacher {teacher.heads}; attention scores are "
                 f'compared head by head: set "num_attention_heads": {teacher.heads} in the student\'s config.json, and '
-                f'a "hidden_size" that is a multiple of {teacher.heads}, or {LEAVE_ATTENTION_OUT}'
+                f'a "hidden_size" that is a multiple of {teacher.heads}, or {COMPARE_RELATIONS}'
             )
         if projection == "none" and teacher.width != student.width:
             problems.append(
@@ -157,11 +166,26 @@ def check_pair(
                 f"{teacher.width}: use --projection per_layer or shared"
             )
         try:
-            parsed = parse_layer_map(layer_map, teacher.layers, student.layers)
+            full = full_attention_layers(teacher_config, sequence_length) if attention else None
+            parsed = parse_layer_map(layer_map, teacher.layers, student.layers, full)
+            _say_what_is_not_uniform(layer_map, parsed, teacher.layers)
         except ConfigError as error:
             problems.append(str(error))
     raise_all(problems)
     return parsed
+
+
+def _say_what_is_not_uniform(spec: str, layer_map: tuple[int, ...], teacher_layers: int) -> None:
+    """Tell which teacher states stand for those that a uniform map would have, where it cannot have them."""
+    student_layers = len(layer_map) - 1
+    exact = [state * student_layers == i * teacher_layers for i, state in enumerate(layer_map)]
+    if spec.strip().lower() == "uniform" and not all(exact):
+        logger.info(
+            "%d teacher layers for %d student layers: the layer map is %s, the nearest that can be imitated",
+            teacher_layers,
+            student_layers,
+            ",".join(map(str, layer_map)),
+        )
 
 
 def padding_problems(teacher_config: Any, student_config: Any, padding_token: int | None) -> list[str]:

@@ -5,7 +5,7 @@ One engine then owns every trained parameter, and every use of one is inside its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,11 +34,16 @@ class TeacherPart(NamedTuple):
         """Return the output with this part alone."""
         return EncoderOutput(
             hidden_states=tuple(output.hidden_states[state] for state in self.states),
-            queries=tuple(output.queries[layer] for layer in self.layers),
-            keys=tuple(output.keys[layer] for layer in self.layers),
+            queries=self._own(output.queries),
+            keys=self._own(output.keys),
             scalings=tuple(output.scalings[layer] for layer in self.layers),
             logits=output.logits,
+            values=self._own(output.values),
         )
+
+    def _own(self, captured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The layers of this part, of queries, keys or values; nothing where they were not asked for."""
+        return tuple(captured[layer] for layer in self.layers) if captured else ()
 
 
 class DistilledStudent(nn.Module):
@@ -56,11 +61,19 @@ class DistilledStudent(nn.Module):
         self.encoder = encoder
         self.objective = objective
         self.teacher_part = teacher_part
+        self.runner: Callable[..., LossTerms] | None = None
+        """Called with what computes the terms, a batch and the teacher's output, it may do so in its own way."""
         self.teacher_check: Tensor | None = None
         """0 while all that the teacher has said since it was last taken is finite, else NaN; on the device, 0-dim."""
 
     def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
         """Return the objective's terms for a batch."""
+        if self.runner is not None:
+            return self.runner(self.compute, batch, teacher_output)
+        return self.compute(batch, teacher_output)
+
+    def compute(self, batch: Batch, teacher_output: EncoderOutput | None) -> LossTerms:
+        """Return what `forward` does, by the encoder and the objective."""
         if teacher_output is not None:
             check = finite_check(teacher_output)
             self.teacher_check = check if self.teacher_check is None else self.teacher_check + check
@@ -80,9 +93,9 @@ def finite_check(output: EncoderOutput) -> Tensor:
 
     The last state and layer are looked at: what is non-finite in one layer is so in those above it.
     """
-    last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:]]
+    last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:], *output.values[-1:]]
     tensors = last if output.logits is None else [*last, output.logits]
-    return torch.stack([tensor.detach().sum(dtype=torch.float32) * 0 for tensor in tensors]).sum()
+    return torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).mul(0).sum()
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
@@ -101,7 +114,7 @@ def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
     parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
     with in_eval_mode(encoder), torch.enable_grad():
         output = encoder(probe_batch(encoder.model, sequence_length=8))
-        tensors = [*output.hidden_states, *output.queries, *output.keys]
+        tensors = [*output.hidden_states, *output.queries, *output.keys, *output.values]
         if output.logits is not None:
             tensors.append(output.logits)
         total = torch.stack([tensor.float().sum() for tensor in tensors]).sum()

@@ -9,34 +9,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.task_files import split_files
-from tinybert_ds.data.task_spec import GROUPS
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
-from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_headed, read_config
+from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
+from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
     classifying_student,
     export_student,
-    require_same_tokenizer,
+    relation_identity,
+    relation_layers,
 )
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
@@ -45,14 +51,20 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
+from tinybert_ds.stages.prediction_choice import (
+    margin_problems,
+    prediction_problems,
+    prediction_weights,
+    teacher_problems,
+)
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
-from tinybert_ds.targets import MARGINS, SCORES, target_of
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.vocabulary import read_vocabulary
+from tinybert_ds.targets import MARGINS, target_of
 
 logger = logging.getLogger(__name__)
-
-_WITHOUT_TEACHER = "only --do_eval, and --pred_distill with `teacher` in the task file, run without a teacher"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pair = _read_pair(arguments, spec, session.world.size)
     splits = ("train", *spec.eval_splits)
     train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
-    reads_labels = arguments.pred_distill and prediction_weights(arguments, spec).labels
-    unlabelled = [] if reads_labels else ["train"] if arguments.pred_distill else splits
+    judged = arguments.stage != "intermediate"
+    unlabelled = [] if judged and prediction_weights(arguments, spec).labels else ["train"] if judged else splits
     task = load_task(
         train_spec,
         arguments.data_dir,
@@ -78,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         session.world,
         unlabelled=unlabelled,
     )
-    distil = _distil_predictions if arguments.pred_distill else _distil_layers
-    write_results(session.output_dir, distil(session, pair, task), session.world)
+    distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
+    write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
 
 
 class _Pair(NamedTuple):
@@ -88,10 +100,13 @@ class _Pair(NamedTuple):
     student_config: Any
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
     columns: list[int] | None  # the teacher's output for each output of the task; None: in its order
     teacher_types: bool  # whether the teacher's tokeniser returns token types
     teacher: str | None  # its fingerprint; None: what it said is in the data
     student: str
+    teacher_tokenizer: PreTrainedTokenizerFast | None = None  # where a teacher of predictions reads rows by its own
+    teacher_ids: NDArray[np.int64] | None = None  # of a teacher of layers: its id of each of the student's tokens
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int) -> _Pair:
@@ -106,25 +121,35 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     if arguments.teacher_model is None:
         student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
         config = read_config(student, role="student")
-        return _Pair(config, tokenizer, (), None, False, None, model_fingerprint(student))
+        return _Pair(config, tokenizer, (), (), None, False, None, model_fingerprint(student))
     teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    own, ids, vocab_size = None, None, None
+    if arguments.stage == "prediction":
+        own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        vocab_size = None if own is None else student_config.vocab_size
+    else:
+        _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)
     layer_map = check_pair(
         teacher_config,
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
-        attention=bool(arguments.attention_weight),
-        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        attention=arguments.compares_scores,
+        padding_token=tokenizer.pad_token_id,
+        sequence_length=arguments.max_seq_length or spec.max_seq_length,
+        vocab_size=vocab_size,
     )
-    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
+    relations = relation_layers(arguments, layer_map, teacher_config)
+    raise_all(length_problems(arguments, own))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
-    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
+    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints, own, ids)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -140,26 +165,84 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
-            teacher, (student,) = build_intermediate(
-                _teacher_model(arguments, task.spec),
-                [Student(model, pair.layer_map, directory, token_types=task.token_types)],
-                arguments,
-                max_seq_length=task.max_seq_length,
-                world=world,
-                token_types=pair.teacher_types,
-            )
+            teacher, student = _layered_student(session, pair, task)
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
             )
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
             run.attach(
                 student,
+                measured=recorded(found),
                 evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
                 export=partial(export_student, tokenizer=pair.tokenizer, world=world),
             )
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
             run.finish()
         return run.results[0]
+
+
+def _distil_jointly(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's layers and predictions at once; return the metrics of its best state."""
+    arguments, world = session.arguments, session.world
+    source = _source(task, arguments)
+    with open_run(
+        session,
+        {session.output_dir: _identity(session, pair, task, source, asks_teacher=True)},
+        title="joint distillation",
+        source=source,
+        evaluation_steps=arguments.eval_step,
+    ) as run:
+        if not run.finished:
+            teacher, student = _layered_student(session, pair, task, _prediction_objective(arguments, pair, task))
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
+            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
+            measured = recorded(found)
+            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export, measured=measured)
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
+        return run.results[0]
+
+
+def _layered_student(
+    session: Session[TaskDistillArguments],
+    pair: _Pair,
+    task: TaskData,
+    predictions: PredictionObjective | None = None,
+) -> tuple[Teacher, DistilledStudent]:
+    """Return a teacher that shows its layers, and the student that imitates them."""
+    arguments = session.arguments
+    model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
+    teacher, (student,) = build_intermediate(
+        _teacher_model(arguments, task.spec),
+        [
+            Student(
+                model,
+                pair.layer_map,
+                directory,
+                token_types=task.token_types,
+                relation_layers=pair.relation_layers,
+            )
+        ],
+        arguments,
+        max_seq_length=task.max_seq_length,
+        world=session.world,
+        token_types=pair.teacher_types,
+        predictions=predictions,
+    )
+    return translated(teacher, pair.teacher_ids, session.world.device), student
+
+
+def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
+    weights = prediction_weights(arguments, task.spec)
+    return PredictionObjective(
+        weight=weights.teacher,
+        label_weight=weights.labels,
+        temperature=arguments.temperature,
+        form=arguments.prediction_loss,
+        mixes=arguments.label_mixing == "confidence",
+        target=MARGINS if arguments.score_loss == "margin_mse" else target_of(task.spec),
+        teacher_columns=pair.columns,
+    )
 
 
 def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -176,20 +259,15 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            objective = PredictionObjective(
-                weight=weights.teacher,
-                label_weight=weights.labels,
-                temperature=arguments.temperature,
-                target=MARGINS if arguments.score_loss == "margin_mse" else target_of(task.spec),
-                teacher_columns=pair.columns,
-            )
+            objective = _prediction_objective(arguments, pair, task)
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
             if weights.teacher and pair.teacher is None:
                 teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
             elif weights.teacher:
                 assert pair.teacher is not None
-                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
+                types, own = pair.teacher_types, pair.teacher_tokenizer
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
@@ -226,85 +304,6 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
         logger.info("predictions: %s", path)
 
 
-class PredictionWeights(NamedTuple):
-    """Factors of the losses of the prediction stage."""
-
-    teacher: float
-    labels: float
-
-
-def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
-    """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
-    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
-        return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
-    return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
-
-
-def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """Flags of the prediction stage that do not fit the task's target."""
-    target, problems = target_of(spec), []
-    if arguments.aug_train and target.not_augmented:
-        problems.append(f"--aug_train: {target.not_augmented}")
-    what = target.noun
-    if not target.learns_gold and arguments.regression_target != "gold":
-        problems.append(f"--regression_target is for scores; task {spec.name} has {what}: see --label_weight")
-    if not target.softens:
-        problems += [
-            f"--{name} is for labels; task {spec.name} has {what}, which are learned by their squared error: leave it "
-            "out"
-            for name, given in (
-                ("temperature", arguments.temperature != 1),
-                ("squared_temperature", arguments.squared_temperature),
-            )
-            if given
-        ]
-    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
-        problems.append(
-            f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
-            "take --regression_target teacher, or leave it out"
-        )
-    return problems
-
-
-def margin_problems(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int) -> list[str]:
-    """What keeps the rows of a task from being compared in pairs."""
-    if arguments.score_loss != "margin_mse":
-        return []
-    problems = []
-    if target_of(spec) is not SCORES or GROUPS not in spec.splits["train"].more_columns:
-        problems.append(
-            f"--score_loss margin_mse compares rows of one query; task {spec.name} has no `group` column beside "
-            "`target: scores`"
-        )
-    elif not prediction_weights(arguments, spec).teacher:
-        problems.append("--score_loss margin_mse learns the teacher's margins: add --regression_target teacher")
-    parts = 2 * world_size * arguments.gradient_accumulation_steps
-    if arguments.train_batch_size % parts:
-        problems.append(
-            f"--train_batch_size {arguments.train_batch_size}: with --score_loss margin_mse ranks take whole pairs; "
-            f"give a multiple of {parts}"
-        )
-    return problems
-
-
-def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
-    if not arguments.pred_distill or spec.teacher is None:
-        return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
-    problems = []
-    if arguments.teacher_model is not None:
-        problems.append(
-            f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "
-            "one that the student is not to learn from"
-        )
-    if arguments.aug_train:
-        problems.append(
-            "--aug_train: the columns of `teacher` in the task file are about the rows as they were; leave the flag "
-            "out, or let data_tools/label_rows.py write new ones"
-        )
-    return problems
-
-
 def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
     return task.source(
         "train",
@@ -321,8 +320,11 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
+    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
+    comes_to |= relation_identity(arguments, pair.relation_layers)
+    own = pair.teacher_tokenizer if asks_teacher else None
     return {
-        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        **identity_of(arguments, comes_to),
         "stage": f"task_distill {arguments.stage}",
         "teacher": pair.teacher,
         "student": pair.student,
@@ -331,6 +333,7 @@ def _identity(
         "teacher_columns": pair.columns,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
+        **({} if own is None else {"teacher_tokenizer": tokenizer_fingerprint(own)}),
     }
 
 

@@ -67,6 +67,10 @@ class Target(ABC):
     """Of the common keys that not every target has: whether this one needs them; others are refused."""
     softens: ClassVar[bool] = True
     """Whether predictions are probabilities, which a temperature softens."""
+    other_forms: ClassVar[tuple[str, ...]] = ()
+    """Of `--prediction_loss`, beside the form that `teacher_loss` has: what `formed_loss` takes."""
+    mixes: ClassVar[bool] = False
+    """Whether rows may be weighed by the teacher's confidence in their labels."""
     teacher_kinds: ClassVar[tuple[str, ...]] = ()
     """What columns with a teacher's answers may hold, the usual first; none: it learns from no columns."""
     teacher_width: ClassVar[int | None] = None
@@ -158,6 +162,33 @@ class Target(ABC):
             logits: (B, C) of the student.
             teacher: (B, C), in the order of the task's outputs.
         """
+
+    def formed_loss(
+        self,
+        logits: Tensor,
+        teacher: Tensor,
+        batch: Batch,
+        *,
+        form: str,
+        temperature: float,
+        row_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss against a teacher's outputs in one of `other_forms` or the usual one, each row weighed.
+
+        Args:
+            logits, teacher: As in `teacher_loss`.
+            form: One of `--prediction_loss`.
+            row_weights: (B,), where the target `mixes`.
+        """
+        raise AssertionError(f"targets {self.name} have one form of loss")
+
+    def weighed_label_loss(self, logits: Tensor, batch: Batch, row_weights: Tensor) -> Tensor:
+        """Return the loss against the labels, each row times its weight (B,), where the target `mixes`."""
+        raise AssertionError(f"targets {self.name} are not mixed by confidence")
+
+    def confidence(self, teacher: Tensor, batch: Batch) -> Tensor:
+        """Return how sure the teacher (B, C) is of each label (B,), from 0 to 1, where the target `mixes`."""
+        raise AssertionError(f"targets {self.name} are not mixed by confidence")
 
     @abstractmethod
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -63,6 +63,13 @@ def read_modules(directory: str | Path, hidden_size: int) -> SentenceModules:
         ModelError: Files that cannot be read, a module that is not understood, or widths that do not fit.
     """
     directory = Path(directory)
+    if not has_modules(directory):
+        logger.warning(
+            "%s has no %s: its vectors are the mean of its last states, as sentence-transformers takes them",
+            directory,
+            MODULES_FILE,
+        )
+        return SentenceModules(("mean",))
     model = _object(directory / MODEL_FILE) if (directory / MODEL_FILE).is_file() else {}
     _require_kind(model, directory)
     transformer = _transformer_values(model_files(directory))
@@ -80,13 +87,6 @@ def read_modules(directory: str | Path, hidden_size: int) -> SentenceModules:
             f"{directory / MODEL_FILE}: default_prompt_name {shown(how_texts_come['default_prompt'])} is none of its "
             f"prompts {listed(prompts) or '(none)'}; correct it"
         )
-    if not has_modules(directory):
-        logger.warning(
-            "%s has no %s: its vectors are the mean of its last states, as sentence-transformers takes them",
-            directory,
-            MODULES_FILE,
-        )
-        return SentenceModules(("mean",), **how_texts_come)
     pooling, layers = _read_chain(directory, hidden_size)
     return SentenceModules(pooling["modes"], layers, include_prompt=pooling["include_prompt"], **how_texts_come)
 
@@ -144,7 +144,7 @@ def _read_chain(directory: Path, hidden_size: int) -> tuple[dict[str, Any], tupl
             "Transformer, then a Pooling, then any Dense and Normalize"
         )
     pooling = _read_pooling(chain[1][1], hidden_size)
-    width, layers = hidden_size * len(pooling["modes"]), []
+    width, layers = hidden_size * len(pooling["modes"]), list[Dense | Normalise]()
     for kind, folder in chain[2:]:
         if kind == "Dense":
             dense = _read_dense(folder, width)
@@ -179,7 +179,7 @@ def _require_kind(model: Mapping[str, Any], directory: Path) -> None:
     kind = model.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ModelError(
-            f"{directory} holds a {shown(kind)} of sentence-transformers, which gives no sentence vectors; give a "
+            f"{directory / MODEL_FILE} says that the model is a {shown(kind)}, which gives no sentence vectors; give a "
             "SentenceTransformer"
         )
 
@@ -193,7 +193,9 @@ def _transformer_values(directory: Path) -> dict[str, Any]:
 def _length(value: Any, directory: Path) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
-    raise ModelError(f"{directory}: max_seq_length is {shown(repr(value))}; it must be a number of tokens")
+    raise ModelError(
+        f"{directory / _TRANSFORMER_FILE}: max_seq_length is {shown(repr(value))}; it must be a number of tokens"
+    )
 
 
 def _read_pooling(folder: Path, hidden_size: int) -> dict[str, Any]:

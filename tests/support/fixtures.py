@@ -10,6 +10,7 @@ from tests.support.models import config_directory, model_directory
 from tests.support.runs import read_metrics, run_ranks, write_documents, write_sentiment
 from tests.support.sentences import random_texts, sentence_directory, write_sts
 from tinybert_ds.data import blocks, corpus
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 
 SMALL_BLOCK = 256
 

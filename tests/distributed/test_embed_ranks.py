@@ -27,9 +27,11 @@ def figures(directory, name):
 def test_two_ranks_have_the_losses_and_the_vectors_of_one(embedding, alone, tmp_path):
     arguments = [*embedding, *ALL_LOSSES, "--output_dir", tmp_path / "two"]
     run_ranks("embed_distill", arguments, world_size=2, log=tmp_path / "log").check()
-    for name in ("loss", "l2_loss", "cosine_loss", "relation_loss", "eval_relation_loss", "eval_dev_spearman"):
+    for name in ("loss", "l2_loss", "cosine_loss", "relation_loss", "eval_relation_loss"):
         assert figures(tmp_path / "two", name) == pytest.approx(figures(alone, name), rel=2e-4, abs=2e-5), name
     assert len(figures(alone, "loss")) == 16
+    likeness = figures(tmp_path / "two", "eval_dev_spearman")
+    assert likeness == pytest.approx(figures(alone, "eval_dev_spearman"), abs=0.02)  # ranks of near ties
 
 
 def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit(embedding, tmp_path):

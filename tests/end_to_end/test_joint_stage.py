@@ -42,7 +42,9 @@ def test_two_ranks_learn_what_one_does(joint, tmp_path):
     words, directory = joint
     words = [*words, "--output_dir", tmp_path / "out"]
     run_ranks("task_distill", words, world_size=2, log=tmp_path / "log").check()
-    for found, expected in zip(read_metrics(tmp_path / "out"), read_metrics(directory), strict=True):
+    pairs = zip(read_metrics(tmp_path / "out"), read_metrics(directory), strict=True)
+    steps = [(found, expected) for found, expected in pairs if "loss" in expected]
+    for place, (found, expected) in enumerate(steps):
+        rounding = 2e-3 if place else 2e-5  # the optimizer's first updates have the gradients' signs alone
         for name in ("loss", "prediction_loss", "label_loss", "hidden_loss", "attention_loss"):
-            if name in expected:
-                assert found[name] == pytest.approx(expected[name], rel=1e-4)
+            assert found[name] == pytest.approx(expected[name], rel=rounding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -80,40 +81,51 @@ def measure_variances(
     Raises:
         DataError: One of them is 0.
     """
-    totals: list[dict[str, Moments]] = [{} for _ in students]
+    totals: list[dict[_Part, Moments]] = [{} for _ in students]
     for block in blocks:
         batch = move(block, device)
         output = teacher(batch)
         for student, total in zip(students, totals, strict=True):
             own = output if student.teacher_part is None else student.teacher_part.read(output)
-            for name, moments in _moments(_objective(student), own, batch).items():
-                total[name] = total[name] + moments if name in total else moments
+            for part, moments in _moments(_objective(student), own, batch).items():
+                total[part] = total[part] + moments if part in total else moments
     found = []
     for student, total in zip(students, totals, strict=True):
-        variances = {name: total[name].variance if name in total else 1.0 for name in _objective(student).term_names}
+        variances: Variances = {}
+        for part, moments in total.items():
+            variances[part.term] = variances.get(part.term, 0.0) + part.factor * moments.variance
         if flat := [name for name, variance in variances.items() if not variance > 0]:
             raise DataError(
                 f"--loss_balance variance: the teacher's tensors of {', '.join(flat)} do not vary over the text; "
                 "give more text, or --loss_balance none"
             )
-        found.append(variances)
+        found.append({name: variances.get(name, 1.0) for name in _objective(student).term_names})
     return found
 
 
-def _moments(objective: IntermediateObjective, teacher: EncoderOutput, batch: Batch) -> dict[str, Moments]:
+class _Part(NamedTuple):
+    """A part of a term: the term of an attention layer or a state has one, that of relations one for each kind."""
+
+    term: str
+    kind: str
+    factor: float
+
+
+def _moments(objective: IntermediateObjective, teacher: EncoderOutput, batch: Batch) -> dict[_Part, Moments]:
     """Return the moments of what each term compares; divergences (relations by KL) have no units and none."""
     mask, relations = batch.attention_mask, objective.relations
-    attention, hidden = objective.attention_names, objective.hidden_names
-    found = {name: state_moments(states, mask) for name, states in zip(hidden, teacher.hidden_states, strict=True)}
-    layers = zip(attention, teacher.queries, teacher.keys, teacher.scalings, strict=True)
+    states = zip(objective.hidden_names, teacher.hidden_states, strict=True)
+    found = {_Part(name, "states", 1.0): state_moments(state, mask) for name, state in states}
     if relations is None:
-        return found | {name: score_moments(query, key, mask, scaling) for name, query, key, scaling in layers}
-    if relations.form == "scores":
-        for place, name in enumerate(attention):
-            for states in (teacher.queries[place], teacher.keys[place], teacher.values[place]):
-                cut = split_relation_heads(states, relations.heads)
-                moments = score_moments(cut, cut, mask, cut.shape[3] ** -0.5)
-                found[name] = found[name] + moments if name in found else moments
+        layers = zip(objective.attention_names, teacher.queries, teacher.keys, teacher.scalings, strict=True)
+        for name, query, key, scaling in layers:
+            found[_Part(name, "scores", 1.0)] = score_moments(query, key, mask, scaling)
+    elif relations.form == "scores":
+        factors = {kind: getattr(relations, kind) for kind in ("queries", "keys", "values")}
+        for kind, factor in ((kind, factor) for kind, factor in factors.items() if factor):
+            for name, vectors in zip(objective.attention_names, getattr(teacher, kind), strict=True):
+                cut = split_relation_heads(vectors, relations.heads)
+                found[_Part(name, kind, factor)] = score_moments(cut, cut, mask, cut.shape[3] ** -0.5)
     return found
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
-from tests.support.models import config_directory
+from tests.support.models import config_directory, random_batch
 from tests.support.runs import read_metrics, run_ranks
+from tinybert_ds.models.student import DistilledStudent
+from tinybert_ds.objective import IntermediateObjective, LossWeights, Relations
+from tinybert_ds.stages.balance import measure_variances
+from tinybert_ds.types import EncoderOutput
 
 
 def records(directory):
@@ -96,3 +101,34 @@ def test_the_intermediate_stage_of_a_task_is_balanced_too(inputs, tmp_path):
     run_ranks("task_distill", words, log=tmp_path / "log").check()
     variances, line = records(tmp_path / "out")["loss_variances"], read_metrics(tmp_path / "out")[0]
     assert line["loss"] == pytest.approx(sum(line[name] / value for name, value in variances.items()), rel=1e-5)
+
+
+def test_a_term_of_relations_is_divided_by_the_weighed_sum_of_its_kinds_variances(batch_of_rows):
+    batch = batch_of_rows
+    generator = torch.Generator().manual_seed(0)
+    shown = {kind: (torch.randn(2, 2, 8, 3, generator=generator),) for kind in ("queries", "values")}
+    teacher = EncoderOutput((), shown["queries"], (), (1.0,), None, shown["values"])
+    relations = Relations(layers=(1,), heads=3, form="scores", queries=2.0, keys=0.0, values=0.5)
+    weights = LossWeights(hidden=0.0, embedding=0.0)
+    objective = IntermediateObjective(2, 6, 6, projection="none", padding="valid", weights=weights, relations=relations)
+    student = DistilledStudent(torch.nn.Identity(), objective)
+    (found,) = measure_variances(lambda _: teacher, [student], [batch], torch.device("cpu"))
+    expected = 0.0
+    for kind, factor in (("queries", 2.0), ("values", 0.5)):
+        rows = shown[kind][0].transpose(1, 2).reshape(2, 8, 3, 2)  # three heads of width 2, cut anew
+        scores = [
+            torch.cat(
+                [
+                    (row[:n, head].double() @ row[:n, head].double().T).flatten()
+                    for row, n in zip(rows, (8, 5), strict=True)
+                ]
+            )
+            for head in range(3)
+        ]
+        expected += factor * float(sum(each.var(unbiased=False) for each in scores)) / 3 / 2
+    assert found == {"relation_loss/layer_2": pytest.approx(expected, rel=1e-6)}
+
+
+@pytest.fixture
+def batch_of_rows():
+    return random_batch((8, 5))

@@ -276,10 +276,12 @@ def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
     """The task and the folder of its files."""
     spec = find_task(options.task_name, options.task_file)
+    if reason := target_of(spec).not_augmented:
+        raise ConfigError(f"task {spec.name} has {target_of(spec).noun}: {reason}")
     if options.teacher_filter is not None and not target_of(spec).exclusive:
         raise ConfigError(
-            f"--teacher_filter: task {spec.name} is a regression, whose teacher gives scores and no confidence; leave "
-            "the flag out"
+            f"--teacher_filter: task {spec.name} is a {target_of(spec).kind}, whose teacher gives no confidence in "
+            "one label of several; leave the flag out"
         )
     if options.data_dir is not None:
         return spec, Path(options.data_dir)

@@ -28,7 +28,7 @@ class TrainingArguments(Stage):
     recipe: str | None = place(
         "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.",
         None,
-        stage=("general", "finetune", "intermediate", "prediction", "joint"),
+        stage=("general", "finetune", "intermediate", "prediction", "joint", "vectors"),
         path=True,
         metavar="NAME|FILE",
     )
@@ -116,6 +116,11 @@ class TrainingArguments(Stage):
         False,
     )
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
+    cuda_graphs: Literal["auto", "off"] = machine(
+        "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
+        "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",
+        "auto",
+    )
     fp16: bool = machine("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property

@@ -31,6 +31,7 @@ from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.corpora import open_corpora, with_length
@@ -42,7 +43,7 @@ from tinybert_ds.stages.distillation import (
     relation_layers,
     require_same_tokenizer,
 )
-from tinybert_ds.stages.inheritance import start_from_teacher, started_once
+from tinybert_ds.stages.inheritance import started_once
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
 
@@ -215,37 +216,35 @@ def _students(
     vocabulary: Vocabulary,
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
-    arguments, students = session.arguments, []
-    dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
+    arguments, models = session.arguments, []
     token_types = returns_token_types(vocabulary.tokenizer)
-    text = partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types)
+    reading = with_rows(teacher, vocabulary.teacher_ids)
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
-        model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
-        projections = None
+        models.append(build_student(candidate.path, weights=weights, head=None, seed=arguments.seed))
         if candidate.init == "svd":
-            svd_embeddings(with_rows(teacher, vocabulary.teacher_ids), model)
-        elif candidate.init == "teacher":
-            start = partial(
-                start_from_teacher,
-                teacher,
-                layer_map=candidate.layer_map,
-                dtype=dtype,
-                teacher_ids=vocabulary.teacher_ids,
-            )
-            kept = candidate.directory / CHECKPOINT_DIRECTORY
-            projections = started_once(kept, model, text, start, world=session.world)
-        students.append(
-            Student(
-                model,
-                candidate.layer_map,
-                candidate.path,
-                projections=projections,
-                token_types=token_types,
-                relation_layers=candidate.relation_layers,
-            )
+            svd_embeddings(reading, models[-1])
+    places = [number for number, candidate in enumerate(candidates) if candidate.init == "teacher"]
+    started = started_once(
+        reading,
+        [Pupil(models[number], candidates[number].layer_map) for number in places],
+        [candidates[number].directory / CHECKPOINT_DIRECTORY for number in places],
+        partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types),
+        dtype=inference_dtype(session.world.device, arguments.teacher_dtype),
+        world=session.world,
+    )
+    projections = dict(zip(places, started, strict=True))
+    return [
+        Student(
+            model,
+            candidate.layer_map,
+            candidate.path,
+            projections=projections.get(number),
+            token_types=token_types,
+            relation_layers=candidate.relation_layers,
         )
-    return students
+        for number, (candidate, model) in enumerate(zip(candidates, models, strict=True))
+    ]
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:

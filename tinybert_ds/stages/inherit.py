@@ -26,15 +26,17 @@ from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
 from tinybert_ds.models.directory import model_files
+from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
-from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.inheritance import start_all_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
 from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
@@ -65,22 +67,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = _load_teacher(arguments, text)
     types = returns_token_types(tokenizer)
     blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
-    for candidate in (candidates[number] for number in waiting):
+    chosen = [candidates[number] for number in waiting]
+    pupils = []
+    for candidate in chosen:
         weights: Literal["load", "random"] = "load" if candidate.has_weights else "random"
         student = build_student(candidate.path, weights=weights, head=text.head, seed=arguments.seed)
         write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
-        found = start_from_teacher(
-            teacher,
-            student,
-            candidate.layer_map,
-            blocks,
-            dtype=inference_dtype(world.device, arguments.teacher_dtype),
-            world=world,
-            columns=text.columns,
-            prior_weight=arguments.prior_weight if candidate.has_weights else None,
-            teacher_ids=vocabulary.teacher_ids,
-        )
-        write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
+        prior_weight = arguments.prior_weight if candidate.has_weights else None
+        pupils.append(Pupil(student, candidate.layer_map, text.columns, prior_weight))
+    dtype = inference_dtype(world.device, arguments.teacher_dtype)
+    reading = with_rows(teacher, vocabulary.teacher_ids)
+    made = start_all_from_teacher(reading, pupils, blocks, dtype=dtype, world=world)
+    for candidate, pupil, found in zip(chosen, pupils, made, strict=True):
+        write_on_main(world, candidate.directory, partial(_write, candidate, pupil.student, tokenizer, found))
         logger.info("student: %s", candidate.directory)
 
 

@@ -20,6 +20,7 @@ from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.student import DistilledStudent, TeacherPart
 from tinybert_ds.objective import IntermediateObjective, PredictionObjective, Relations
+from tinybert_ds.targets import SCORES
 from tinybert_ds.types import move
 
 LENGTHS = ((11, 16, 5), (16, 16, 16))
@@ -82,9 +83,9 @@ def test_teacher_student_losses_and_backward_wait_for_nothing(encoders, lengths,
     assert len(trained) >= 5 + 2 * 16 - 2
 
 
-@pytest.mark.parametrize("weights", [{}, {"label_weight": 0.5}, {"regression": True}])
+@pytest.mark.parametrize("weights", [{}, {"label_weight": 0.5}, {"target": SCORES}])
 def test_predictions_and_labels_wait_for_nothing(weights):
-    labels = ("score",) if "regression" in weights else ("bad", "good")
+    labels = ("score",) if "target" in weights else ("bad", "good")
     models = [tiny_model(labels=labels), tiny_model(labels=labels, num_hidden_layers=2, hidden_size=24, **DROPOUT)]
     teacher, student = (
         on_device(CapturingEncoder(model, states=(), attention_layers=(), logits=True), torch.bfloat16)

@@ -80,6 +80,7 @@ def test_batches_that_are_no_whole_number_of_longer_samples_are_refused_with_one
         (["--max_train_samples", "0"], "--max_train_samples is 0"),
         (["--full_sentences", "--one_seq"], "--full_sentences and --one_seq contradict"),
         (["--full_sentences", "--short_seq_prob", "0.1"], "it has no --short_seq_prob"),
+        (["--word_list", "words.txt"], "--word_list says which characters are masked together"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(words, message):

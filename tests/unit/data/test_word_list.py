@@ -9,7 +9,10 @@ import random
 import numpy as np
 import pytest
 
+from data_tools import prepare_corpus
+from tests.support.models import write_tokenizer
 from tinybert_ds.data import word_list
+from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.masking import Masking, mask_tokens
 from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.errors import ConfigError, DataError
@@ -83,6 +86,26 @@ def test_whole_words_of_the_list_are_masked_or_left_together(table):
     alone = mask_tokens(7, np.arange(200), tokens, np.full(200, 8), Masking(0.4, 20, 4, nothing, np.array([4]), None))
     apart = alone.reshape(200, 4, 2) == 4
     assert (apart[..., 0] == apart[..., 1]).mean() < 0.75
+
+
+def test_a_chinese_corpus_is_masked_by_the_words_of_a_list_and_is_another_one_by_it(tmp_path):
+    write_tokenizer(tmp_path / "model", vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS])
+    (tmp_path / "text.txt").write_text("中国人民\n大学生活\n\n" * 40, encoding="utf-8")
+    (tmp_path / "words.txt").write_text(LIST, encoding="utf-8")
+    words = ["--train_corpus", tmp_path / "text.txt", "--bert_model", tmp_path / "model", "--max_seq_len", 32]
+    prepare_corpus.main([str(word) for word in [*words, "--output_dir", tmp_path / "shards", "--one_seq"]])
+    how = {"split": "train", "eval_fraction": 0.0, "global_batch_size": 40, "max_seq_length": 32, "seed": 1}
+    how |= {"masked_lm_prob": 0.3, "whole_word": True}
+    with pytest.raises(DataError, match="with a --word_list"):
+        CorpusSource(tmp_path / "shards", **how)
+    source = CorpusSource(tmp_path / "shards", **how, word_list=str(tmp_path / "words.txt"))
+    assert len(source.identity["word_list"]) == 16
+    assert "word_list" not in CorpusSource(tmp_path / "shards", **{**how, "whole_word": False}).identity
+    (batch,) = source.micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
+    masked = (batch.input_ids == 4)[:, 1:]  # behind [CLS] the rows are words of two characters, [SEP] in their midst
+    firsts, seconds = masked[:, [0, 2]], masked[:, [1, 3]]
+    assert masked.any()
+    assert (firsts == seconds).float().mean() > 0.85
 
 
 def test_lists_that_cannot_be_used_are_refused(tmp_path, monkeypatch):

@@ -102,6 +102,11 @@ class _Job:
 def _prepare(options: LabelRowsArguments, device: torch.device, ranks: Ranks) -> _Job:
     """Read everything but the model's weights."""
     spec = _unlabelled(find_task(options.task_name, options.task_file), options.split)
+    if not target_of(spec).teacher_kinds:
+        raise ConfigError(
+            f"task {spec.name} is a {target_of(spec).kind}, which learns from no columns; give --teacher_model to the "
+            "prediction stage instead"
+        )
     config = read_config(options.model, role="model")
     columns = target_of(spec).columns(spec, config, options.stated_labels, role="model")
     tokenizer = load_tokenizer(options.model, options.lower_case)

@@ -104,3 +104,13 @@ def test_what_does_not_go_with_columns_is_refused_before_any_work(folder, labell
     assert finished.returncode == 2, finished.output
     assert said.replace("\\", "") in finished.output
     assert "Traceback" not in finished.output
+
+
+def test_answers_for_words_are_refused_with_what_to_do_instead(folder, tmp_path):
+    (tmp_path / "task.yaml").write_text(
+        "target: tags\nfiles: {train: t.txt, dev: t.txt}\ntext: 0\nlabel: 1\nlabels: [O, X]\nmetric: tag_accuracy\n"
+    )
+    words = ["--model", folder / "teacher", "--task_file", tmp_path / "task.yaml", "--data_dir", tmp_path]
+    finished = run_ranks("label_rows", [*words, "--output", tmp_path / "out.jsonl"], log=tmp_path / "log")
+    assert finished.returncode == 2
+    assert "is a tagging of words, which learns from no columns" in finished.output

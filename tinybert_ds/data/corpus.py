@@ -219,7 +219,7 @@ class CorpusSource:
             self._verification.check()
         number, step = divmod(position, self._epoch(epoch).window_steps)
         window = self._window(epoch, number)
-        who = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
+        who: dict[str, Any] = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
         share = self._share(window, number, step, **who)
 
         def fetch(rows: Ints) -> Rows:

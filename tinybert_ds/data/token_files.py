@@ -68,8 +68,8 @@ def with_tags(path: Path, layout: SplitFile, tags: Iterator[list[str]]) -> Itera
     found: dict[int, tuple[int | None, str]] = {}
     for block in sentence_blocks(path, layout):
         for sentence in block:
-            for line, tag in zip(sentence.lines, next(tags), strict=True):
-                found[line] = (sentence.tag_at, tag)
+            for place, tag in zip(sentence.lines, next(tags), strict=True):
+                found[place] = (sentence.tag_at, tag)
     for number, line in enumerate(read_lines(path, "\n", layout.text_format.encoding), start=1):
         yield _replaced(line, layout, *found[number]) if number in found else line
 

@@ -138,6 +138,7 @@ def _pieces(engine: Tokenizer, words: list[str], unknown: int | None) -> list[li
     encoding = engine.encode(words, is_pretokenized=True, add_special_tokens=False)
     pieces: list[list[int]] = [[] for _ in words]
     for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
+        assert word is not None, "a special token that was not asked for"
         pieces[word].append(token)
     for word, piece in enumerate(pieces):
         if not piece:

@@ -127,6 +127,15 @@ def test_a_missing_task_file_and_an_unknown_task_are_refused(tmp_path):
         find_task("sst2", None)
 
 
+def test_the_task_files_of_other_targets_in_the_readme_can_be_read(tmp_path):
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").partition("### Other targets")[2]
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    specs = [load_task_file(write(tmp_path, block)) for block in blocks]
+    assert [spec.kind for spec in specs] == ["multi_label", "tags", "scores"]
+    assert specs[1].label_names == ("O", "B-Chemical", "I-Chemical", "B-Disease", "I-Disease")
+    assert (specs[2].teacher.columns, specs[2].metrics) == (("teacher_score",), ("ndcg_10",))
+
+
 def test_the_task_file_of_the_readme_can_be_read(tmp_path):
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").partition("### Your own task")[2]
     first, more = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[:2]

@@ -119,6 +119,18 @@ def test_what_is_read_or_only_evaluated_runs_as_it_is():
     assert recorder.recorded == 0
 
 
+@pytest.mark.parametrize("field", ["units", "groups"])
+def test_steps_whose_work_depends_on_what_is_answered_run_as_they_are(field):
+    teacher, module = modules()
+    recorder = CountingRecorder()
+    module.runner = RecordedStudent(module, recorder)
+    batch = BATCHES[0]._replace(**{field: BATCHES[0].attention_mask.bool() if field == "units" else torch.zeros(2)})
+    for _ in range(3):
+        with gradients_only():
+            module(batch, teacher(batch))
+    assert recorder.recorded == 0
+
+
 def test_what_a_teacher_says_that_is_not_finite_is_noted_in_recorded_steps():
     teacher, module = modules()
     module.runner = RecordedStudent(module, StandInRecorder())

@@ -16,6 +16,7 @@ from tinybert_ds.arguments.compare import CompareArguments, ReportArguments
 from tinybert_ds.arguments.data_sets import ExportArguments, QuickstartDataArguments
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
+from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate_glue": EvaluateArguments,
     "inherit_student": InheritArguments,
     "compare_models": CompareArguments,
+    "export_model": ExportModelArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,
     "inspect_shards": InspectArguments,

@@ -31,6 +31,7 @@ from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.corpora import open_corpora
 from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_training
 
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(run, teacher, overlap_teacher=arguments.overlap_teacher)
         corpora.finish_verification(run.stall.alive)
         run.finish()
+    give_away(session, [candidate.directory for candidate in candidates], None)
 
 
 _STARTS: dict[str | None, Literal["teacher", "svd", "random"]] = {

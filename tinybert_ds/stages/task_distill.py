@@ -40,6 +40,7 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     distil = _distil_predictions if arguments.pred_distill else _distil_layers
     write_results(session.output_dir, distil(session, pair, task), session.world)
+    give_away(session, [session.output_dir], task)
 
 
 class _Pair(NamedTuple):

@@ -37,6 +37,7 @@ from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.rank_environment import device_of
 from tinybert_ds.shared_work.claims import POLL_SECONDS
+from tinybert_ds.targets import target_of
 
 RULE_VERSION = 4
 """Raised whenever the same settings give another file than before."""
@@ -120,7 +121,7 @@ def _read_rows(spec: TaskSpec, folder: Path) -> _Rows:
         labels.append(block_labels)
         skipped_rows += table.skipped_rows
     header = None if table.header is None else "\t".join(table.header)
-    known = [part for part in labels if part is not None and not spec.is_regression]
+    known = [part for part in labels if part is not None and target_of(spec).exclusive]
     hashes = [hash_file(file) for file in content_files(paths)]
     ids = np.concatenate(known) if known else None
     return _Rows(paths[0], hashes, header, lines, ids, table.text_columns, skipped_rows)
@@ -270,7 +271,7 @@ def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
     """The task and the folder of its files."""
     spec = find_task(options.task_name, options.task_file)
-    if options.teacher_filter is not None and spec.is_regression:
+    if options.teacher_filter is not None and not target_of(spec).exclusive:
         raise ConfigError(
             f"--teacher_filter: task {spec.name} is a regression, whose teacher gives scores and no confidence; leave "
             "the flag out"

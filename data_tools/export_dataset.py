@@ -23,12 +23,12 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.object_records import field_text
 from tinybert_ds.data.table_formats import file_format, is_pattern
-from tinybert_ds.data.task_labels import parse_label
-from tinybert_ds.data.task_spec import SplitFile, TextFormat, file_spelling, label_ids
+from tinybert_ds.data.task_spec import SplitFile, TextFormat
 from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.foreign_text import listed, shown, without_compression
+from tinybert_ds.targets import target_of
 
 HUB_SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -140,15 +140,14 @@ def _texts(rows: Any, column: str, place: str) -> list[str]:
 def _labels(spec: TaskSpec, rows: Any, column: str, place: str) -> list[str]:
     """Return the labels as the task's files spell them: by name where they are numbered differently."""
     names = getattr(rows.features[column], "names", None)
-    known = label_ids(spec)
-    found = []
+    target, found = target_of(spec), []
+    parse = target.parser(spec)
     for row, value in enumerate(rows[column], start=1):
         if names is not None and isinstance(value, int) and 0 <= value < len(names):
             word = names[value]
         else:
             word = field_text(value, column, f"{place}, row {row}", needed=True)
-        label = parse_label(word, spec, known, f"{place}, row {row}, column {column!r}")
-        found.append(repr(label) if spec.is_regression else file_spelling(spec, int(label)))
+        found.append(target.field(spec, parse(word, f"{place}, row {row}, column {column!r}")))
     return found
 
 

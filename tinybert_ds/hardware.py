@@ -37,6 +37,15 @@ def precision_problems(flag: str, choice: Precision, device: torch.device) -> li
     return []
 
 
+CUDA = "cuda"
+"""The device whose kernels are chosen; a test without one lets another take its place."""
+
+
+def on_cuda(device: torch.device) -> bool:
+    """Whether a device has CUDA's kernels: SDPA's fused ones, products of half precision into float32, Triton's."""
+    return device.type == CUDA
+
+
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether the device multiplies matrices of a half-precision dtype faster than float32 ones.
 

@@ -8,20 +8,18 @@ B batch rows, S sequence length, H hidden size, C classes, M student layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinybert_ds.losses import (
     attention_score_loss,
     hidden_state_loss,
-    regression_loss,
     relation_loss,
-    soft_cross_entropy,
 )
+from tinybert_ds.targets import LABELS, Target
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Padding = Literal["valid", "reference"]
@@ -84,6 +82,8 @@ class IntermediateObjective(nn.Module):
         num_layers: Student layers M; there are M + 1 hidden-state terms (embeddings included) and M attention terms.
         projection: One for each state, one for all, or none where widths agree.
         relations: What is compared instead of attention scores, with the weight of these.
+        variances: Name of a term -> what it is divided by in the sum, beside its weight: the variance of the teacher's
+            tensor, so that no term is large by its units alone. None: 1 for all.
     """
 
     def __init__(
@@ -96,9 +96,11 @@ class IntermediateObjective(nn.Module):
         padding: Padding,
         weights: LossWeights | None = None,
         relations: Relations | None = None,
+        variances: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights or LossWeights()
+        self.variances = dict(variances or {})
         self.states = self.weights.states(num_layers)
         self.relations = relations
         self.attention_layers = self.weights.attention_layers(num_layers)
@@ -114,27 +116,46 @@ class IntermediateObjective(nn.Module):
         for index, module in enumerate(self.projections):
             module.requires_grad_(index in used)  # or weight decay would shrink what no loss holds
 
+    @property
+    def attention_names(self) -> list[str]:
+        """The names of the attention terms, or of the relations', in the order of the layers."""
+        name = "attention_loss" if self.relations is None else "relation_loss"
+        return [f"{name}/layer_{layer + 1}" for layer in self.attention_layers]
+
+    @property
+    def hidden_names(self) -> list[str]:
+        """The names of the hidden-state terms in the order of the states."""
+        return [f"hidden_loss/state_{state}" for state in self.states]
+
+    @property
+    def term_names(self) -> list[str]:
+        """The names of all terms."""
+        return self.attention_names + self.hidden_names
+
     def forward(self, student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> LossTerms:
-        """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" without their weights.
+        """Return "loss", "attention_loss", "hidden_loss" and each term by layer; all but "loss" as they are, without
+        weights and variances.
 
         Losses of weight 0 are missing. With relations it is "relation_loss" instead of "attention_loss".
         """
         weights = self.weights
+        batch = batch._replace(attention_mask=batch.attention_mask.bool())  # once, and not in every loss
         name, term = ("attention_loss", self._attention_term)
         if self.relations is not None:
             name, term = ("relation_loss", self._relation_term)
-        attention = {
-            f"{name}/layer_{layer + 1}": term(student, teacher, batch, place)
-            for place, layer in enumerate(self.attention_layers)
-        }
+        attention = {each: term(student, teacher, batch, place) for place, each in enumerate(self.attention_names)}
         hidden = {
-            f"hidden_loss/state_{state}": self._hidden_term(student, teacher, batch, place, state)
-            for place, state in enumerate(self.states)
+            each: self._hidden_term(student, teacher, batch, place, state)
+            for place, (each, state) in enumerate(zip(self.hidden_names, self.states, strict=True))
         }
         factors = [weights.attention] * len(attention)
         factors += [weights.hidden if state else weights.embedding for state in self.states]
-        terms = [*attention.values(), *hidden.values()]
-        total = torch.stack([term * factor for term, factor in zip(terms, factors, strict=True)]).sum()
+        terms = attention | hidden
+        weighed = (
+            (term, factor / self.variances.get(name, 1.0))
+            for (name, term), factor in zip(terms.items(), factors, strict=True)
+        )
+        total = torch.stack([term if factor == 1 else term * factor for term, factor in weighed]).sum()
         sums = {name: attention, "hidden_loss": hidden}
         return {
             "loss": total,
@@ -197,12 +218,15 @@ class IntermediateObjective(nn.Module):
 class PredictionObjective(nn.Module):
     """The teacher's predictions (arXiv 1909.10351, eq. 10), the gold labels, or both.
 
-    Of a classification the teacher's part is the soft cross-entropy, the labels' part the cross-entropy; of a
-    regression both are mean squared errors.
+    What either part is, the task's target says.
 
     Args:
+        target: Of the task.
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
+        form: Of the teacher's part, where the target has several: one of `--prediction_loss`.
+        mixes: Whether each row's teacher part is multiplied by the teacher's confidence in its label, and its label
+            part by the rest.
         teacher_columns: The teacher's output for each of our classes: labels are matched by name, not by position.
     """
 
@@ -212,7 +236,9 @@ class PredictionObjective(nn.Module):
         weight: float = 1.0,
         label_weight: float = 0.0,
         temperature: float = 1.0,
-        regression: bool = False,
+        form: str = "cross_entropy",
+        mixes: bool = False,
+        target: Target = LABELS,
         teacher_columns: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -220,46 +246,71 @@ class PredictionObjective(nn.Module):
         self.weight = weight
         self.label_weight = label_weight
         self.temperature = temperature
-        self.regression = regression
-        self.teacher_columns = list(teacher_columns) if teacher_columns is not None else None
+        self.form = form
+        self.mixes = mixes
+        self.target = target
+        columns = None if teacher_columns is None else torch.tensor(teacher_columns, dtype=torch.int64)
+        self.register_buffer("teacher_columns", columns, persistent=False)  # a list would be copied to the device
 
     def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
         """Return "loss", "prediction_loss", "label_loss" and "logits" (B, C), losses of weight 0 left out.
 
-        For a batch without labels (evaluation) the logits alone.
+        Without a teacher's output and labels (evaluation) the logits alone.
         """
         logits = student.logits
         assert logits is not None
-        if batch.labels is None:
+        if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
-        total, terms = torch.zeros((), device=logits.device), {}
+        total, terms = logits.new_zeros((), dtype=torch.float32), {}
+        trusted = None
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            prediction_loss = self._prediction_loss(logits, teacher.logits, batch)
+            outputs = self._answers(teacher.logits)
+            trusted = self.target.confidence(outputs, batch) if self.mixes else None
+            prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
             total = total + self.weight * prediction_loss
             terms["prediction_loss"] = prediction_loss.detach()
         if self.label_weight:
-            label_loss = _label_loss(logits, batch, regression=self.regression)
+            if trusted is None:
+                label_loss = self.target.label_loss(logits, batch)
+            else:
+                label_loss = self.target.weighed_label_loss(logits, batch, 1 - trusted)
             total = total + self.label_weight * label_loss
             terms["label_loss"] = label_loss.detach()
         return {"loss": total, **terms, "logits": logits.detach()}
 
-    def _prediction_loss(self, logits: Tensor, teacher_logits: Tensor, batch: Batch) -> Tensor:
+    def _answers(self, logits: Tensor) -> Tensor:
+        """The teacher's logits (B, C) or (B, S, C) in the order of the task's classes."""
         columns = self.teacher_columns
-        targets = teacher_logits if columns is None else teacher_logits[:, columns]
-        if self.regression:
-            return regression_loss(logits, targets, denominator=batch.counts.rows)
-        denominator = batch.counts.rows * logits.shape[-1]
-        return soft_cross_entropy(logits, targets, temperature=self.temperature, denominator=denominator)
+        return logits.index_select(-1, columns) if isinstance(columns, Tensor) else logits
+
+    def _prediction_loss(self, logits: Tensor, outputs: Tensor, batch: Batch, trusted: Tensor | None) -> Tensor:
+        if trusted is None and self.form == "cross_entropy":
+            return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
+        return self.target.formed_loss(
+            logits, outputs, batch, form=self.form, temperature=self.temperature, row_weights=trusted
+        )
 
 
-def _label_loss(logits: Tensor, batch: Batch, *, regression: bool) -> Tensor:
-    """Cross-entropy of logits (B, C), or the mean squared error of scores (B, 1), over the global batch's rows."""
-    assert batch.labels is not None
-    if regression:
-        return regression_loss(logits, batch.labels, denominator=batch.counts.rows)
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
+class JointObjective(IntermediateObjective):
+    """Hidden layers and predictions together: the sum of both objectives' losses.
+
+    Args:
+        predictions: What is learnt of the predictions; the rest are the arguments of `IntermediateObjective`.
+    """
+
+    def __init__(self, *arguments: Any, predictions: PredictionObjective, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.predictions = predictions
+
+    def forward(self, student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> LossTerms:
+        """Return the terms of both; without a teacher's output (evaluation) those of the predictions, the logits."""
+        predicted = self.predictions(student, teacher, batch)
+        if teacher is None:
+            return predicted
+        layers = super().forward(student, teacher, batch)
+        return {**layers, **predicted, "loss": layers["loss"] + predicted["loss"]}
 
 
 def _hidden_loss(

@@ -59,6 +59,7 @@ class Launch(TypedDict):
     time: NotRequired[str]
     host: NotRequired[str]
     versions: NotRequired[dict[str, str]]
+    loss_variances: NotRequired[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]]
 
 
 class Finished(TypedDict):

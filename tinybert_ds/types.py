@@ -26,6 +26,7 @@ class Counts(NamedTuple):
     rows: float
     tokens: float  # padding="valid": Σ length; padding="reference": rows · S
     token_pairs: float  # padding="valid": Σ length²; padding="reference": rows · S²
+    units: float = 0.0  # `Batch.units`; 0 where each row is one
 
 
 class Batch(NamedTuple):
@@ -34,20 +35,28 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (B, S) int64
     attention_mask: Tensor  # (B, S) int64, 1 = real token
     token_type_ids: Tensor  # (B, S) int64
-    labels: Tensor | None  # (B,) int64 class ids or float32 scores; None in a corpus
+    labels: Tensor | None  # (B, ...) int64 or float32, as the task's target has them; None in a corpus
     sample_ids: Tensor  # (B,) int64; -1 marks the filler row of a rank that has no row of its own in this step
     counts: Counts
+    padded: bool = True
+    """Whether some row has padding, known where the batch is made: no device is asked. True where it is not known."""
+    units: Tensor | None = None  # (B, S) bool: the tokens that are answered, each by itself; None: rows are
 
 
 class EncoderOutput(NamedTuple):
     """What distillation reads of a forward pass: only the states and layers that were asked for, in that order."""
 
     hidden_states: tuple[Tensor, ...]  # each (B, S, H); state 0 of a model is its embedding output
-    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
-    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled
+    queries: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none, where they are not compared
+    keys: tuple[Tensor, ...]  # each (B, A, S, D), unscaled; or none
     scalings: tuple[float, ...]  # score = query · keyᵀ · scaling
-    logits: Tensor | None  # (B, C)
+    logits: Tensor | None  # (B, C), or (B, S, C) of a head for tokens
     values: tuple[Tensor, ...] = ()  # each (B, A, S, D); of the layers of queries and keys, or none
+
+
+def unit_outputs(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the outputs (n, C) of a batch's units: the rows, or of a head for tokens those that are answered."""
+    return logits[batch.units] if batch.units is not None and logits.dim() == 3 else logits
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

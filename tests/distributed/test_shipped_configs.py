@@ -57,15 +57,8 @@ def test_a_shipped_config_trains_on_two_ranks_with_the_losses_of_the_others(runs
             assert line[key] == pytest.approx(expected[key], rel=rel), (key, line["step"])
 
 
-def test_bf16_autocast_of_float32_weights_gives_the_losses_of_float32_within_its_precision(short, plain, tmp_path):
-    config = tmp_path / "autocast.json"
-    config.write_text('{"torch_autocast": {"enabled": true, "dtype": "bfloat16"}}')
-    words = [*short, "--output_dir", tmp_path / "out", "--deepspeed_config", config]
-    run_ranks("general_distill", words, log=tmp_path / "log").check()
-    metrics = read_metrics(tmp_path / "out")
-    for line, expected in zip(metrics, plain, strict=True):
-        for key in ("loss", "attention_loss", "hidden_loss", "grad_norm"):
-            assert line[key] == pytest.approx(expected[key], rel=TOLERANCE["bf16"]), (key, line["step"])
+def test_bf16_autocast_of_float32_weights_multiplies_in_bf16(runs, plain):
+    for line, expected in zip(read_metrics(runs / "zero0_autocast_bf16"), plain, strict=True):
         assert line["attention_loss"] != expected["attention_loss"], "float32 all the way"
 
 

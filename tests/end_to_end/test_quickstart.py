@@ -25,7 +25,7 @@ STAGES = [
     "compare_models",
 ]
 MODELS = ["teacher", "student", "student_before_training", "student_without_distillation"]
-EXPORTED = [f"student, {name}" for name in ("ONNX fp32", "ONNX int8 dynamic", "OpenVINO fp32", "OpenVINO int8 static")]
+EXPORTED = [f"student, {name}" for name in ("ONNX fp32", "ONNX int8 dynamic")]
 
 
 def start(out: Path) -> subprocess.Popen[str]:

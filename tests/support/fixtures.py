@@ -8,7 +8,9 @@ import torch.distributed as dist
 from data_tools import prepare_corpus
 from tests.support.models import config_directory, model_directory
 from tests.support.runs import read_metrics, run_ranks, write_documents, write_sentiment
+from tests.support.sentences import random_texts, sentence_directory, write_sts
 from tinybert_ds.data import blocks, corpus
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 
 SMALL_BLOCK = 256
 
@@ -44,6 +46,7 @@ def general(inputs):
         *("--student_model", inputs / "student", "--max_seq_length", 64, "--train_batch_size", 12),
         *("--learning_rate", 1e-3, "--logging_steps", 1, "--max_steps", 40, "--eval_fraction", 0.1),
         *("--save_steps", 7, "--teacher_dtype", "fp32", "--init", "random"),
+        *("--deepspeed_config", CONFIG_DIRECTORY / "zero0_fp32.json"),  # the default depends on the machine
     ]
 
 
@@ -73,3 +76,26 @@ def one_rank_group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def sentence_inputs(inputs, tmp_path_factory):
+    """Return a folder with a sentence encoder as teacher, a student's config, texts, scored pairs and shards."""
+    folder = tmp_path_factory.mktemp("sentences")
+    sentence_directory(folder / "teacher", width=20)
+    config_directory(folder / "student")
+    (folder / "texts.txt").write_text("\n".join(random_texts(150)) + "\n", encoding="utf-8")
+    write_sts(folder / "dev.tsv", pairs=30)
+    (folder / "shards").symlink_to(inputs / "shards", target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedding(sentence_inputs):
+    """Return the arguments of a distillation of vectors of 16 steps, without the output directory."""
+    return [
+        *("--teacher_model", sentence_inputs / "teacher", "--student_model", sentence_inputs / "student"),
+        *("--texts", sentence_inputs / "texts.txt", "--train_batch_size", 12, "--learning_rate", 3e-3),
+        *("--logging_steps", 1, "--max_steps", 16, "--save_steps", 5, "--teacher_dtype", "fp32", "--eval_step", 8),
+        *("--sts", sentence_inputs / "dev.tsv"),
+    ]

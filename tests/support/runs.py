@@ -25,8 +25,17 @@ from tinybert_ds.stages.entry import prepare, run
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
-DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task")
-STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue", "inherit")
+DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task", "label_rows")
+STAGES = (
+    "general_distill",
+    "task_distill",
+    "finetune",
+    "evaluate_glue",
+    "inherit",
+    "embed_distill",
+    "embed_evaluate",
+    "export",
+)
 SERIES, THEN = "series", "then"
 """Several general distillations in one process, in turn: SERIES as the stage, THEN between their arguments."""
 

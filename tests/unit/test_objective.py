@@ -10,7 +10,8 @@ import torch
 
 from tests.support.models import random_batch
 from tinybert_ds.losses import attention_score_loss, gradients_only, hidden_state_loss, relation_loss
-from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective, Relations
+from tinybert_ds.objective import IntermediateObjective, JointObjective, LossWeights, PredictionObjective, Relations
+from tinybert_ds.targets import SCORES
 from tinybert_ds.types import Counts, EncoderOutput
 
 
@@ -176,9 +177,9 @@ def test_without_labels_the_prediction_objective_gives_logits_alone(batch):
 def test_regression_learns_from_the_gold_scores_or_from_the_teachers(batch):
     batch = batch._replace(labels=torch.tensor([1.0, 3.0]))
     student, teacher = output(1, logits=torch.tensor([[2.0], [5.0]])), output(2, logits=torch.tensor([[9.0], [6.0]]))
-    gold = PredictionObjective(regression=True, weight=0.0, label_weight=1.0)(student, None, batch)
+    gold = PredictionObjective(target=SCORES, weight=0.0, label_weight=1.0)(student, None, batch)
     assert float(gold["loss"]) == pytest.approx((1 + 4) / 2)
-    terms = PredictionObjective(regression=True, teacher_columns=[0])(student, teacher, batch)
+    terms = PredictionObjective(target=SCORES, teacher_columns=[0])(student, teacher, batch)
     assert float(terms["loss"]) == pytest.approx((49 + 1) / 2)
 
 
@@ -239,3 +240,64 @@ def test_labels_alone_give_cross_entropy_over_the_global_rows(batch):
     batch = batch._replace(labels=torch.tensor([0, 1]), counts=Counts(4.0, 0.0, 0.0))
     terms = PredictionObjective(weight=0, label_weight=1)(output(1, logits=torch.zeros(2, 2)), None, batch)
     assert float(terms["loss"]) == pytest.approx(2 * math.log(2) / 4)
+
+
+def test_the_other_forms_of_the_predictions_loss_are_what_their_names_say(batch):
+    batch = batch._replace(labels=torch.tensor([1, 0]))
+    student, teacher = output(1, logits=torch.tensor([[0.0, 2.0], [0.0, 0.0]])), output(2, logits=torch.zeros(2, 2))
+    squares = PredictionObjective(form="mse")(student, teacher, batch)
+    assert float(squares["prediction_loss"]) == pytest.approx(4 / 4)  # of four logits one is off, by 2
+    # softened by 2 the student's first row is (0, 1): KL of one half each from it, times 2², over two rows
+    divergence = -math.log(2) - (math.log(1 / (1 + math.e)) + math.log(math.e / (1 + math.e))) / 2
+    found = PredictionObjective(form="kl", temperature=2.0)(student, teacher, batch)
+    assert float(found["prediction_loss"]) == pytest.approx(4 * divergence / 2)
+
+
+@pytest.mark.parametrize("form", ["cross_entropy", "mse", "kl"])
+def test_mixing_divides_each_row_by_the_teachers_confidence_in_its_label(form, batch):
+    batch = batch._replace(labels=torch.tensor([1, 0]))
+    student = output(1, logits=torch.tensor([[0.5, 2.0], [0.3, -0.4]]))
+    # the teacher's outputs are in another order: it gives row 1's label 0.2, row 2's 0.9
+    certain = output(2, logits=torch.log(torch.tensor([[0.2, 0.8], [0.1, 0.9]])))
+    mixed = PredictionObjective(form=form, label_weight=3.0, mixes=True, teacher_columns=[1, 0])
+    terms = mixed(student, certain, batch)
+    alone = PredictionObjective(form=form, label_weight=3.0, teacher_columns=[1, 0])
+    expected = [0.0, 0.0]
+    for row, trust in enumerate((0.2, 0.9)):
+        one = batch._replace(labels=batch.labels[row : row + 1], counts=Counts(2.0, 0.0, 0.0))
+        rows = slice(row, row + 1)
+        own = alone(student._replace(logits=student.logits[rows]), certain._replace(logits=certain.logits[rows]), one)
+        expected[0] += trust * float(own["prediction_loss"])
+        expected[1] += (1 - trust) * float(own["label_loss"])
+    assert float(terms["prediction_loss"]) == pytest.approx(expected[0], rel=1e-5)
+    assert float(terms["label_loss"]) == pytest.approx(expected[1], rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(expected[0] + 3 * expected[1], rel=1e-5)
+
+
+def test_a_joint_objective_is_the_sum_of_both_and_without_a_teacher_shows_the_logits_alone(batch):
+    batch = batch._replace(labels=torch.tensor([1, 0]))
+    student, teacher = output(1, logits=torch.randn(2, 2)), output(2, hidden=10, logits=torch.randn(2, 2))
+    sizes = {"projection": "per_layer", "padding": "valid", "weights": LossWeights(attention=2.0)}
+    predictions = PredictionObjective(label_weight=0.5)
+    joint = JointObjective(2, 6, 10, predictions=predictions, **sizes)
+    layers = IntermediateObjective(2, 6, 10, **sizes)
+    layers.projections.load_state_dict(joint.projections.state_dict())
+    terms, expected = joint(student, teacher, batch), layers(student, teacher, batch)
+    predicted = predictions(student, teacher, batch)
+    assert float(terms["loss"]) == pytest.approx(float(expected["loss"] + predicted["loss"]), rel=1e-6)
+    assert set(terms) == set(expected) | set(predicted)
+    assert set(joint(student, None, batch._replace(labels=None))) == {"logits"}
+
+
+def test_variances_divide_terms_in_the_sum_alone(batch):
+    student, teacher = output(1), output(2, hidden=10)
+    names = ["attention_loss/layer_1", "attention_loss/layer_2", *(f"hidden_loss/state_{state}" for state in range(3))]
+    variances = {name: 0.5 + place for place, name in enumerate(names)}
+    objective = IntermediateObjective(
+        2, 6, 10, projection="shared", padding="valid", weights=LossWeights(hidden=3.0), variances=variances
+    )
+    terms = objective(student, teacher, batch)
+    weights = [1.0, 1.0, 1.0, 3.0, 3.0]
+    expected = sum(w * float(terms[name]) / variances[name] for w, name in zip(weights, names, strict=True))
+    assert objective.term_names == names
+    assert float(terms["loss"]) == pytest.approx(expected, rel=1e-5)

@@ -15,11 +15,13 @@ from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.arguments.compare import CompareArguments, ReportArguments
 from tinybert_ds.arguments.data_sets import ExportArguments, QuickstartDataArguments
 from tinybert_ds.arguments.doctor import DoctorArguments
+from tinybert_ds.arguments.embed import EmbedDistillArguments, EmbedEvaluateArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
 from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
+from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.arguments.launch import LaunchArguments, RunStageArguments
 from tinybert_ds.arguments.option import Command
 from tinybert_ds.arguments.parsing import handed_on, parse
@@ -34,10 +36,13 @@ COMMANDS: dict[str, type[Command]] = {
     "finetune_teacher": FinetuneArguments,
     "evaluate_glue": EvaluateArguments,
     "inherit_student": InheritArguments,
+    "embed_distill": EmbedDistillArguments,
+    "embed_evaluate": EmbedEvaluateArguments,
     "compare_models": CompareArguments,
     "export_model": ExportModelArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,
+    "label_rows": LabelRowsArguments,
     "inspect_shards": InspectArguments,
     "export_dataset": ExportArguments,
     "quickstart_data": QuickstartDataArguments,

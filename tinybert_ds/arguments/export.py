@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinybert_ds.arguments import groups
-from tinybert_ds.arguments.card import LANGUAGES, LICENSE, PUSH_TO_HUB
+from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
 from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.arguments.option import like, machine, result
 from tinybert_ds.arguments.task import FinetuneArguments
@@ -59,6 +59,7 @@ class ExportModelArguments(groups.TaskName):
     threads: int | None = machine("Threads of each runtime. Default: those of torch here.", None, least=1)
     license: str | None = like(LICENSE)
     languages: list[str] = like(LANGUAGES)
+    datasets: list[str] = like(DATASETS)
     push_to_hub: str | None = like(PUSH_TO_HUB)
 
     def problems(self) -> list[str]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from tinybert_ds.arguments.option import Command, data, like, machine, pace, place, result
+from tinybert_ds.arguments.relations import WITH_LAYERS, AttentionLoss
 
 OUTPUT_DIR = place("Directory for what the command writes.", path=True)
 SEED = result("Seed of the order of the data, masking, dropout and new weights.", 42, least=0)
@@ -17,6 +18,13 @@ DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
+CACHE_DIR = machine(
+    "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
+    "files, or where that cannot be written ~/.cache/tinybert_ds.",
+    None,
+    path=True,
+    recipe=True,
+)
 POOLER_RELU = result(
     "The student applies a ReLU to its pooled output, as the published fine-tuned TinyBERTs do.", False
 )
@@ -119,13 +127,7 @@ class TaskRows(Stage):
     """How the rows of a task are read."""
 
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)
-    cache_dir: str | None = machine(
-        "Folder of derived data: tokenised rows, the teacher's predictions. Default: .tinybert_cache beside the task's "
-        "files, or where that cannot be written ~/.cache/tinybert_ds.",
-        None,
-        path=True,
-        recipe=True,
-    )
+    cache_dir: str | None = like(CACHE_DIR)
     allow_unknown: bool = like(ALLOW_UNKNOWN)
 
 
@@ -184,27 +186,34 @@ class Teacher(Command):
         return found
 
 
-_WITH_LAYERS = ("general", "intermediate")
-_layer_weight = partial(result, default=1.0, identity="loss_weights", stage=_WITH_LAYERS, least=0)
+_layer_weight = partial(result, default=1.0, identity="loss_weights", stage=WITH_LAYERS, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerLosses(Command):
+class LayerLosses(AttentionLoss):
     """What a student learns of its teacher's layers."""
 
     attention_weight: float = _layer_weight("Factor of the attention losses; 0 leaves them out.")
     hidden_weight: float = _layer_weight("Factor of the losses of the layers' hidden states; 0 leaves them out.")
     embedding_weight: float = _layer_weight("Factor of the loss of the embeddings; 0 leaves it out.")
+    loss_balance: Literal["none", "variance"] = result(
+        "variance: each term of these losses is divided by the teacher's own variance of what it compares, measured at "
+        "the start and kept in run.json, so that none is large by its units alone; none: as published.",
+        "none",
+        stage=WITH_LAYERS,
+        later=True,
+    )
     layer_map: str = result(
-        "Teacher states for the student states 0..M (0: embeddings): uniform, last, first, or a list such as 0,4,8,12.",
+        "Teacher states for the student states 0..M (0: embeddings): uniform (the nearest where depths do not divide), "
+        "last, first, or a list such as 0,4,8,12.",
         "uniform",
         resolved=True,
-        stage=_WITH_LAYERS,
+        stage=WITH_LAYERS,
     )
     projection: Literal["per_layer", "shared", "none"] = result(
         "Linear maps from student to teacher states: one for each state, one for all, or none (equal widths).",
         "per_layer",
-        stage=_WITH_LAYERS,
+        stage=WITH_LAYERS,
     )
     padding: Literal["valid", "reference"] = result(
         "valid: losses count real tokens only, batches are padded to their own longest row; reference: the published "
@@ -217,10 +226,25 @@ class LayerLosses(Command):
         """Factors of the losses of hidden layers, by the names of `objective.LossWeights`."""
         return {"attention": self.attention_weight, "hidden": self.hidden_weight, "embedding": self.embedding_weight}
 
+    @property
+    def compares_scores(self) -> bool:
+        """Whether attention scores are compared, head by head."""
+        return bool(self.attention_weight) and self.attention_loss == "scores"
+
+    @property
+    def compares_relations(self) -> bool:
+        """Whether relations between tokens are."""
+        return bool(self.attention_weight) and self.attention_loss != "scores"
+
     def problems(self) -> list[str]:
         found = super().problems()
         if not any(self.loss_weights.values()):
             found.append("--attention_weight, --hidden_weight and --embedding_weight are all 0: nothing is learned")
+        if self.attention_loss != "scores" and not self.attention_weight:
+            found.append(
+                f"--attention_loss {self.attention_loss} and --attention_weight 0 contradict each other; drop one of "
+                "them"
+            )
         return found
 
 

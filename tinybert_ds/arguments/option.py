@@ -24,7 +24,9 @@ STAGES = {
     "finetune": "fine-tuning",
     "intermediate": "the intermediate stage",
     "prediction": "--pred_distill",
+    "joint": "--joint",
     "evaluation": "--do_eval",
+    "vectors": "distillation of vectors",
 }
 """The stages of the training commands, which are the sections of a recipe too, and what a message calls them."""
 

@@ -13,7 +13,7 @@ from tinybert_ds.arguments.option import data, like, machine, pace, place, resul
 from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.training import DistillationArguments, TrainingArguments
 
-_prediction = partial(result, stage=("prediction",))
+_prediction = partial(result, stage=("prediction", "joint"))
 SEARCH_LEARNING_RATES = [2e-5, 3e-5, 5e-5]  # those of BERT's authors (arXiv 1810.04805, A.3)
 SEARCH_SEEDS = [42, 43, 44]
 
@@ -85,22 +85,41 @@ def _number(word: Any) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArguments):
-    """Task distillation: intermediate layers, then (--pred_distill) the predictions; or --do_eval alone."""
+    """Task distillation: intermediate layers, then (--pred_distill) the predictions, or both in one (--joint); or
+    --do_eval alone."""
 
     prog = "task_distill.py"
-    stages = ("intermediate", "prediction", "evaluation")
+    stages = ("intermediate", "prediction", "joint", "evaluation")
 
     student_model: str = like(groups.STUDENT_MODEL)
     teacher_model: str | None = like(
-        groups.TEACHER_MODEL, None, help="Hugging Face directory of the fine-tuned teacher (not for --do_eval)."
+        groups.TEACHER_MODEL,
+        None,
+        help="Hugging Face directory of the fine-tuned teacher (not for --do_eval, nor with columns in the task file).",
     )
     pred_distill: bool = data("Distil the prediction layer instead of the intermediate layers.", False, recipe=False)
+    joint: bool = data(
+        "Distil intermediate layers and predictions together, in one stage instead of two.", False, recipe=False
+    )
     do_eval: bool = place("Evaluate --student_model on the task; nothing is trained.", False)
     predict_split: str | None = place(
         "Write predictions for this split too, such as test, labelled or not.", None, stage=("evaluation",)
     )
     aug_train: bool = data("Train on train_aug.tsv (data_tools/data_augmentation.py) instead of train.tsv.", False)
     pooler_relu: bool = like(groups.POOLER_RELU)
+    prediction_loss: Literal["cross_entropy", "mse", "kl"] = _prediction(
+        "What is made of the two models' logits, for labels: the soft cross-entropy, a mean over rows and classes, as "
+        "published; the mean squared error of the logits; or the divergence of the softened probabilities times the "
+        "squared temperature, a mean over rows.",
+        "cross_entropy",
+        later=True,
+    )
+    label_mixing: Literal["constant", "confidence"] = _prediction(
+        "With --label_weight: constant adds the labels' loss; confidence multiplies the teacher's part of each row by "
+        "the probability that the teacher gives its label, and the label's part by the rest.",
+        "constant",
+        later=True,
+    )
     temperature: float = _prediction("Temperature of the soft labels.", 1.0, above=0)
     squared_temperature: bool = _prediction(
         "The same as --prediction_weight times --temperature squared (not in the paper).", False
@@ -123,12 +142,14 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
 
     @property
     def stage(self) -> str:
-        return "evaluation" if self.do_eval else "prediction" if self.pred_distill else "intermediate"
+        if self.do_eval:
+            return "evaluation"
+        return "joint" if self.joint else "prediction" if self.pred_distill else "intermediate"
 
     @property
     def schedule(self) -> str:
-        intermediate = not self.pred_distill
-        return "constant" if self.lr_schedule == "auto" and intermediate else super().schedule
+        constant = self.lr_schedule == "auto" and self.stage in ("intermediate", "evaluation")
+        return "constant" if constant else super().schedule
 
     @property
     def soft_label_weight(self) -> float:
@@ -139,7 +160,23 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         found = super().problems()
         if self.do_eval and self.pred_distill:
             found.append("--do_eval and --pred_distill contradict each other; run them one after the other")
-        if not self.do_eval and self.teacher_model is None:
+        if self.joint and (self.do_eval or self.pred_distill):
+            other = "--do_eval" if self.do_eval else "--pred_distill"
+            found.append(f"--joint and {other} contradict each other: --joint is a stage of its own; drop one of them")
+        if self.prediction_loss == "mse" and self.temperature != 1:
+            found.append(
+                f"--temperature {self.temperature:g} softens probabilities, and --prediction_loss mse compares logits; "
+                "leave it out, or take --prediction_loss kl"
+            )
+        if self.prediction_loss == "kl" and self.squared_temperature:
+            found.append("--squared_temperature is in --prediction_loss kl already; leave it out")
+        if self.label_mixing == "confidence" and not (self.label_weight and self.prediction_weight):
+            found.append(
+                "--label_mixing confidence divides rows between teacher and labels: give --label_weight and "
+                "--prediction_weight above 0, such as --label_weight 1"
+            )
+        in_columns = self.pred_distill and self.task_file is not None  # what a teacher said may be there; it is read
+        if not self.do_eval and not in_columns and self.teacher_model is None:
             found.append("--teacher_model DIR is missing; only --do_eval runs without a teacher")
         if not (self.prediction_weight or self.label_weight):
             found.append("--prediction_weight and --label_weight are both 0: nothing is learned")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from tinybert_ds.arguments.card import LANGUAGES, LICENSE, PUSH_TO_HUB
+from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
 from tinybert_ds.arguments.groups import OUTPUT_DIR, SEED, LayerLosses, Stage, Teacher
 from tinybert_ds.arguments.option import like, machine, pace, place, result
 
@@ -30,7 +30,7 @@ class TrainingArguments(Stage):
     recipe: str | None = place(
         "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.",
         None,
-        stage=("general", "finetune", "intermediate", "prediction"),
+        stage=("general", "finetune", "intermediate", "prediction", "joint"),
         path=True,
         metavar="NAME|FILE",
     )
@@ -68,8 +68,9 @@ class TrainingArguments(Stage):
         below=1,
         ds_follows=("scheduler.params.warmup_num_steps", "scheduler.params.warmup_min_lr"),
     )
-    lr_schedule: Literal["auto", "linear", "constant"] = result(
-        "After the warm-up: decay linearly to 0, or stay constant. auto: the scheduler of the DeepSpeed config if it "
+    lr_schedule: Literal["auto", "linear", "constant", "cosine", "warmup_stable_decay"] = result(
+        "After the warm-up: decay linearly to 0, stay constant, decay to 0 along a half cosine, or stay constant and "
+        "decay linearly to 0 over the last fifth of the steps. auto: the scheduler of the DeepSpeed config if it "
         "has one, else constant in the intermediate stage of task distillation and linear elsewhere, as published.",
         "auto",
         identity="schedule",
@@ -124,12 +125,13 @@ class TrainingArguments(Stage):
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
     license: str | None = like(LICENSE)
     languages: list[str] = like(LANGUAGES)
+    datasets: list[str] = like(DATASETS)
     push_to_hub: str | None = like(PUSH_TO_HUB)
     fp16: bool = machine("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property
     def schedule(self) -> str:
-        """Shape of the learning rate after the warm-up: "linear" or "constant"."""
+        """Shape of the learning rate after the warm-up: any of --lr_schedule but "auto"."""
         return "linear" if self.lr_schedule == "auto" else self.lr_schedule
 
     @property
@@ -137,7 +139,7 @@ class TrainingArguments(Stage):
         """Share of the steps that are warm-up."""
         if self.warmup_proportion is not None:
             return self.warmup_proportion
-        return 0.1 if self.schedule == "linear" else 0.0
+        return 0.0 if self.schedule == "constant" else 0.1
 
     @property
     def checkpoint_steps(self) -> int:

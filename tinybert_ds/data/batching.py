@@ -194,7 +194,14 @@ def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch
         labels=labels,
         sample_ids=torch.from_numpy(rows.sample_ids.astype(np.int64)),
         counts=counts,
+        padded=bool((rows.lengths < padded).any()),
     )
+
+
+def spans(begins: Ints, ends: Ints) -> Ints:
+    """Return the numbers of all spans begin..end - 1, one after the other."""
+    lengths = ends - begins
+    return np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
 
 
 def token_counts(batch: Batch) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 
 Values = NDArray[np.generic]
 
@@ -22,15 +22,14 @@ def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> 
     """Return every metric of `spec` by name.
 
     Args:
-        predictions: (N,) class ids, or scores for regression.
-        references: (N,) class ids, or scores for regression.
+        predictions, references: (N,) class ids or scores, or (N, C) of each label whether a row has it.
 
     Returns:
         Name to value, as fractions (accuracy 0.836, not 83.6). A metric that is undefined is 0.0.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     assert predictions.shape == references.shape, f"{predictions.shape} predictions for {references.shape} references"
-    assert predictions.ndim == 1, f"predictions must be (N,), found {predictions.shape}"
+    assert predictions.ndim in (1, 2), f"predictions must be (N,) or (N, C), found {predictions.shape}"
     assert len(predictions), "no rows to compute metrics of"
     return {name: _METRICS[name](predictions, references) for name in spec.metrics}
 
@@ -45,19 +44,6 @@ def official_metric_name(spec: TaskSpec) -> str:
     return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
 
 
-def predict(spec: TaskSpec, logits: NDArray[np.floating]) -> Values:
-    """Return the (N,) predictions of (N, C) logits: the best class, or the score kept inside the task's range."""
-    if not spec.is_regression:
-        return np.asarray(logits.argmax(axis=-1))
-    scores = logits.reshape(len(logits))
-    return np.clip(scores, *spec.score_range) if spec.score_range else scores
-
-
-def majority_class(labels: Values) -> int:
-    """Return the commonest class id of (N,) labels, the lowest one of several."""
-    return int(np.bincount(labels.astype(np.int64)).argmax())
-
-
 def _accuracy(predictions: Values, references: Values) -> float:
     return float(sklearn_metrics.accuracy_score(references, predictions))
 
@@ -70,6 +56,10 @@ def _macro_f1(predictions: Values, references: Values) -> float:
     return float(sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0))
 
 
+def _micro_f1(predictions: Values, references: Values) -> float:
+    return float(sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0.0))
+
+
 def _matthews(predictions: Values, references: Values) -> float:
     return float(sklearn_metrics.matthews_corrcoef(references, predictions))
 
@@ -78,7 +68,8 @@ def _pearson(predictions: Values, references: Values) -> float:
     return 0.0 if _undefined(predictions, references) else float(stats.pearsonr(predictions, references).statistic)
 
 
-def _spearman(predictions: Values, references: Values) -> float:
+def spearman(predictions: Values, references: Values) -> float:
+    """Return the rank correlation of two columns (N,)."""
     return 0.0 if _undefined(predictions, references) else float(stats.spearmanr(predictions, references).statistic)
 
 
@@ -96,7 +87,9 @@ _METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
+    "subset_accuracy": _accuracy,
     "matthews": _matthews,
     "pearson": _pearson,
-    "spearman": _spearman,
+    "spearman": spearman,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ def find_column(names: Sequence[str], wanted: str) -> list[int]:
     return exact or [at for at, name in enumerate(names) if name.strip().lower() == wanted.lower()]
 
 
-def json_records(path: Path, needed: Sequence[str], encoding: str) -> Records:
+def json_records(path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = ()) -> Records:
     """Read JSON lines; a `.json` file may also be one list of objects, or hold one under "data".
 
     Raises:
@@ -50,21 +51,20 @@ def json_records(path: Path, needed: Sequence[str], encoding: str) -> Records:
     if without_compression(path).suffix.lower() == ".json":
         document = _document(path, encoding)
     if document is None:
-        return _object_records(path, "line", _objects_of_lines(path, encoding), needed)
-    return _object_records(path, "record", _objects_of_list(path, document), needed)
+        return _object_records(path, "line", _objects_of_lines(path, encoding), needed, arrays=arrays)
+    return _object_records(path, "record", _objects_of_list(path, document), needed, arrays=arrays)
 
 
-def parquet_records(path: Path, needed: Sequence[str]) -> Records:
+def parquet_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
     """Read a Parquet file; what its numbers stand for is known where `datasets` wrote it."""
     file = open_parquet(path)
     batches = file.iter_batches(batch_size=_ROWS_AT_ONCE)
     names = file.schema_arrow.names
-    return _object_records(
-        path, "row", _arrow_objects(path, "as Parquet", names, batches), needed, _stated_classes(file.schema_arrow)
-    )
+    objects = _arrow_objects(path, "as Parquet", names, batches)
+    return _object_records(path, "row", objects, needed, _stated_classes(file.schema_arrow), arrays)
 
 
-def dataset_records(path: Path, needed: Sequence[str]) -> Records:
+def dataset_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
     """Read a directory that `save_to_disk` of the `datasets` library wrote."""
     if (path / "dataset_dict.json").is_file():
         splits = sorted(inner.name for inner in path.iterdir() if inner.is_dir())
@@ -83,12 +83,11 @@ def dataset_records(path: Path, needed: Sequence[str]) -> Records:
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:  # of whatever kind: it reads three files that anybody may have changed
         raise DataError(f"{path} cannot be read by `datasets`: {shown(error, 200)}") from error
-    classes = {
-        name: feature.names for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
-    }
+    inner = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
+    classes = {name: feature.names for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     batches = dataset.with_format("arrow").iter(_ROWS_AT_ONCE)
     objects = _arrow_objects(path, "by `datasets`", dataset.column_names, batches)
-    return _object_records(path, "row", objects, needed, classes)
+    return _object_records(path, "row", objects, needed, classes, arrays)
 
 
 def open_parquet(path: Path) -> parquet.ParquetFile:
@@ -134,8 +133,12 @@ def _object_records(
     objects: Iterator[tuple[int, Mapping[str, Any]]],
     needed: Sequence[str],
     class_names: Mapping[str, Sequence[str]] = {},
+    arrays: Sequence[str] = (),
 ) -> Records:
-    """The rows of objects, in the columns of the first one, and in those inside its values that are asked for."""
+    """The rows of objects, in the columns of the first one, and in those inside its values that are asked for.
+
+    Values of `arrays` may be lists, which become JSON.
+    """
     first = next(objects, None)
     if first is None:
         return Records(unit, [], iter(()))
@@ -146,21 +149,16 @@ def _object_records(
         if "." in wanted and not find_column(names, wanted) and _value(first[1], wanted) is not _MISSING
     ]
     read = {names[at] for wanted in needed for at in find_column(names, wanted)}
-    rows = (
-        (
-            number,
-            [
-                field_text(
-                    None if (value := _value(item, name)) is _MISSING else value,
-                    name,
-                    f"{path}, {unit} {number}",
-                    needed=name in read,
-                )
-                for name in names
-            ],
-        )
-        for number, item in chain([first], objects)
-    )
+    lists = {names[at] for wanted in arrays for at in find_column(names, wanted)}
+
+    def text_of(item: Mapping[str, Any], name: str, number: int) -> str:
+        value = _value(item, name)
+        if name in lists and isinstance(value, list):
+            return json.dumps(value)
+        place = f"{path}, {unit} {number}"
+        return field_text(None if value is _MISSING else value, name, place, needed=name in read)
+
+    rows = ((number, [text_of(item, name, number) for name in names]) for number, item in chain([first], objects))
     return Records(unit, names, rows, class_names)
 
 
@@ -276,7 +274,8 @@ def _stated_classes(schema: pyarrow.Schema) -> dict[str, Sequence[str]]:
     """What the numbers of columns stand for, as `datasets` writes it into the schema of its Parquet files."""
     try:
         features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())["info"]["features"]
-        stated = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        inner = {name: feature.get("feature", feature) for name, feature in features.items()}  # of lists
+        stated = {name: feature["names"] for name, feature in inner.items() if feature.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError):  # of another writer: the numbers stand for themselves
         return {}
     return {

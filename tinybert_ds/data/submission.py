@@ -14,9 +14,10 @@ from pathlib import Path
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.metrics import Values
 from tinybert_ds.data.task_files import read_table
-from tinybert_ds.data.task_spec import TaskSpec, file_spelling
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import quoted
+from tinybert_ds.targets import target_of
 
 SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
     ("cola", "test"): "CoLA.tsv",
@@ -71,16 +72,12 @@ def format_predictions(spec: TaskSpec, index: Sequence[str], predictions: Values
     """Return the content of a file of the submission.
 
     Args:
-        spec: The task: its labels are written by name where its files hold names, by number where they hold numbers.
+        spec: The task, whose target spells the predictions.
         index: (N,) from `read_index`.
-        predictions: (N,) class ids, or scores, which are kept inside the task's range.
+        predictions: (N,), as `Target.predict` returns them.
     """
     assert len(index) == len(predictions), (len(index), len(predictions))
-    if spec.is_regression:
-        low, high = spec.score_range or (float("-inf"), float("inf"))
-        words = [f"{min(max(float(score), low), high):.3f}" for score in predictions]
-    else:
-        words = [file_spelling(spec, int(label)) for label in predictions]
+    words = target_of(spec).words(spec, predictions)
     return "index\tprediction\n" + "".join(f"{i}\t{word}\n" for i, word in zip(index, words, strict=True))
 
 

@@ -64,12 +64,13 @@ def augmented_split(layout: SplitFile) -> SplitFile:
     return replace(layout, file=str(augmented_file(first)), more_files=(), text_format=TextFormat(quotes=False))
 
 
-def read_records(path: Path, needed: Sequence[str], text_format: TextFormat) -> Records:
+def read_records(path: Path, needed: Sequence[str], text_format: TextFormat, *, arrays: Sequence[str] = ()) -> Records:
     """Read a file row by row, so that its size does not matter; only a JSON document is read as a whole.
 
     Args:
         path: Its suffixes say the format; a directory is one of `datasets`.
         needed: Columns that no row may lack, if the file has them.
+        arrays: Those of them whose values may be lists, which are handed on as JSON.
 
     Raises:
         OSError: The file cannot be read.
@@ -78,13 +79,13 @@ def read_records(path: Path, needed: Sequence[str], text_format: TextFormat) -> 
     """
     kind = file_format(path)
     if kind == "dataset":
-        return dataset_records(path, needed)
+        return dataset_records(path, needed, arrays)
     if kind == "parquet":
         if path.suffix.lower() in COMPRESSED:
             raise DataError(f"{path}: Parquet is compressed inside; decompress the file and name it .parquet")
-        return parquet_records(path, needed)
+        return parquet_records(path, needed, arrays)
     if kind == "json":
-        return json_records(path, needed, text_format.encoding)
+        return json_records(path, needed, text_format.encoding, arrays)
     if without_compression(path).suffix.lower() in _OTHER_FORMATS:
         raise DataError(
             f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), "

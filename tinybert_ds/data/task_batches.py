@@ -5,8 +5,8 @@ N rows, T tokens of all rows together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import chain
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, spans, step_batches
 from tinybert_ds.data.order import Ints, make_key
 from tinybert_ds.data.task_files import Examples, Labels
 from tinybert_ds.data.tokenizer import returns_token_types
@@ -34,6 +34,7 @@ class EncodedExamples:
     segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
     labels: Labels | None  # (N,) int64 class ids or float32 scores
     skipped_rows: int = 0  # rows of the file that lack fields and were left out
+    columns: Mapping[str, NDArray] = field(default_factory=dict)  # (N, ...) what else is known of each row, by name
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,6 +56,9 @@ class EncodedExamples:
         for part in (self.tokens, self.offsets, self.segment_a_lengths, self.labels):
             digest.update(b"none" if part is None else f"{part.dtype}{part.shape}".encode())
             digest.update(b"" if part is None else np.ascontiguousarray(part).data)
+        for name, column in sorted(self.columns.items()):
+            digest.update(f"{name}{column.dtype}{column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
 
@@ -69,7 +73,9 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_seq_lengt
     """
     block = row_encoder(tokenizer, max_seq_length, pair=len(examples.texts) == 2)(examples)
     offsets = np.concatenate([[0], np.cumsum(block.lengths)])
-    return EncodedExamples(block.tokens, offsets, block.segment_a_lengths, examples.labels, examples.skipped_rows)
+    return EncodedExamples(
+        block.tokens, offsets, block.segment_a_lengths, examples.labels, examples.skipped_rows, examples.columns
+    )
 
 
 class EncodedBlock(NamedTuple):
@@ -124,8 +130,7 @@ def _require_two_types(engine: Tokenizer, name: str) -> None:
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
     """Return the rows of the given numbers, in that order, as `batching.collate` takes them."""
     lengths = encoded.offsets[rows + 1] - encoded.offsets[rows]
-    # The positions of all tokens at once: a row's start, repeated, plus 0, 1, 2, ... inside each row.
-    places = np.arange(lengths.sum()) + np.repeat(encoded.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    places = spans(encoded.offsets[rows], encoded.offsets[rows + 1])
     return Rows(
         tokens=encoded.tokens[places],
         lengths=lengths,
@@ -143,6 +148,7 @@ class TaskSource:
         seed: names the order, together with the epoch.
         padding: "valid" or "reference", see `batching.RowLayout`.
         shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
+        numbers: Those of the rows that are read; None: all.
     """
 
     def __init__(
@@ -155,11 +161,13 @@ class TaskSource:
         padding: Padding,
         pad_id: int,
         shuffle: bool = True,
+        numbers: Ints | None = None,
     ) -> None:
         assert global_batch_size > 0, global_batch_size
         assert encoded.lengths.max() <= max_seq_length, (encoded.lengths.max(), max_seq_length)
         self._encoded = encoded
         self._lengths = encoded.lengths
+        self._numbers = np.arange(len(encoded)) if numbers is None else numbers
         self._global_batch_size = global_batch_size
         self._layout = RowLayout(padding, max_seq_length, pad_id)
         self._seed = seed
@@ -174,16 +182,16 @@ class TaskSource:
 
     def samples_in_epoch(self, epoch: int) -> int:
         """Rows; the same in every epoch."""
-        return len(self._encoded)
+        return len(self._numbers)
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps; the last one may have fewer rows than the others."""
-        return -(-len(self._encoded) // self._global_batch_size)
+        return -(-len(self._numbers) // self._global_batch_size)
 
     def samples_in_step(self, epoch: int, position: int) -> int:
         """Rows of the global batch at step `position`."""
         assert 0 <= position < self.steps_in_epoch(epoch), position
-        return min(self._global_batch_size, len(self._encoded) - position * self._global_batch_size)
+        return min(self._global_batch_size, len(self._numbers) - position * self._global_batch_size)
 
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """Return the micro-batches that `rank` takes in step `position` of `epoch`, see `batching.BatchSource`."""
@@ -200,4 +208,5 @@ class TaskSource:
 
     def _plan_epoch(self, epoch: int) -> list[Ints]:
         key = make_key("task", self._seed, epoch) if self._shuffle else None
-        return plan_window(self._lengths, self._global_batch_size, key)
+        steps = plan_window(self._lengths[self._numbers], self._global_batch_size, key)
+        return [self._numbers[step] for step in steps]

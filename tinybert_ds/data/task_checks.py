@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
 from tinybert_ds.data.table_formats import may_be_quoted
-from tinybert_ds.data.task_labels import Labels
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec
 from tinybert_ds.data.task_tables import Table
 from tinybert_ds.errors import DataError
-from tinybert_ds.foreign_text import listed, shown
+from tinybert_ds.foreign_text import listed
+from tinybert_ds.targets import Labels, target_of
+from tinybert_ds.targets.target import LabelAudit
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +58,7 @@ class SplitAudit:
         self._quotes = _Quotes()
         self._tokens = self._token_characters = self._gaps = 0
         self._last_line = 0
-        self._classes: Counter[int] = Counter()
-        self._scores: tuple[float, float] | None = None
+        self._labels: LabelAudit | None = None
         self._path = ""
 
     def look(self, table: Table, labels: Labels | None) -> None:
@@ -85,12 +82,8 @@ class SplitAudit:
         self._skipped_labels += table.skipped_labels
         if labels is None or not len(labels):
             return
-        if self._spec.is_regression:
-            low, high = self._scores or (np.inf, -np.inf)
-            self._scores = (min(low, float(labels.min())), max(high, float(labels.max())))
-        else:
-            values, counts = np.unique(labels, return_counts=True)
-            self._classes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        self._labels = self._labels or target_of(self._spec).audit(self._spec)
+        self._labels.look(labels)
 
     def finish(self) -> None:
         """Tell what is odd.
@@ -164,20 +157,14 @@ class SplitAudit:
             )
 
     def _judge_labels(self) -> None:
-        if self._rows < 2:
+        if self._rows < 2 or self._labels is None:
             return
         is_training = self._split == "train"
-        if self._scores is not None and self._scores[0] == self._scores[1]:
-            self._tell_or_refuse(f"all {self._rows:,} scores are {self._scores[0]:g}", refuse=is_training)
-        if not self._classes:
-            return
-        names = self._spec.label_names
-        if len(self._classes) == 1:
-            only = names[next(iter(self._classes))]
-            self._tell_or_refuse(f"all {self._rows:,} rows have the label {shown(only)!r}", refuse=is_training)
-        elif is_training and len(self._classes) < len(names):
-            absent = [name for number, name in enumerate(names) if number not in self._classes]
-            logger.warning("%s: no row has the label %s; nothing can be learned about it", self._name, listed(absent))
+        for finding in self._labels.findings(self._rows):
+            if finding.all_alike:
+                self._tell_or_refuse(finding.what, refuse=is_training)
+            elif is_training:
+                logger.warning("%s: %s", self._name, finding.what)
 
     def _tell_or_refuse(self, what: str, *, refuse: bool) -> None:
         if refuse:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinybert_ds.data.table_formats import file_format, is_pattern
 from tinybert_ds.data.task_checks import SplitAudit
 from tinybert_ds.data.task_labels import Labels, parse_labels
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
+from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed_paths, shown
 
@@ -28,6 +30,7 @@ class Examples:
     texts: tuple[list[str], ...]  # one list of N texts, or two for pairs
     labels: Labels | None  # None in an unlabelled file
     skipped_rows: int = 0  # rows with missing fields, where the task allows them
+    columns: Mapping[str, NDArray] = field(default_factory=dict)  # (N, ...) by name, see `more_columns`
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -42,6 +45,7 @@ def read_split(spec: TaskSpec, data_dir: str | Path, split: str) -> Examples:
         tuple(list(chain.from_iterable(columns)) for columns in zip(*(block.texts for block in blocks), strict=True)),
         np.concatenate(labels) if labels else None,
         sum(block.skipped_rows for block in blocks),
+        {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
     )
 
 
@@ -53,7 +57,7 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     """
     for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
-        yield Examples(table.path, texts, labels, table.skipped_rows)
+        yield Examples(table.path, texts, labels, table.skipped_rows, more_columns(spec, table))
 
 
 def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[tuple[Table, Labels | None]]:
@@ -69,6 +73,11 @@ def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
         audit.look(table, labels)
         yield table, labels
     audit.finish()
+
+
+def more_columns(spec: TaskSpec, table: Table) -> dict[str, NDArray]:
+    """Return what else is read of each row of a block, beside its texts and its label, by name."""
+    return {COLUMNS: parse_teacher(spec, table)} if COLUMNS in table.more else {}
 
 
 def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
-REGRESSION_METRICS = ("pearson", "spearman")
 SEQUENCE_LENGTHS = {1: 64, 2: 128}
 """Default `max_seq_length` by number of texts in a row (arXiv 1909.10351, section 4.2)."""
 
 _WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0+$")
+
+LABEL_COLUMNS = "labels"
+"""What the columns are called, among `SplitFile.more_columns`, that together hold the label: one for each name."""
 
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
@@ -43,11 +44,23 @@ class SplitFile:
     label_required: bool = True  # False: a file without the label column is read as unlabelled
     more_files: tuple[str, ...] = ()  # read behind the first one
     text_format: TextFormat = TextFormat()
+    more_columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)  # read beside texts and label
+    may_lack_label: bool = False  # a file without the label column is read as unlabelled although labels are usual
+
+
+@dataclass(frozen=True)
+class TeacherColumns:
+    """Columns that hold what a teacher said of each training row."""
+
+    columns: tuple[Column, ...]  # one for each value, or a single one of arrays
+    kind: str  # of the values, one of `Target.teacher_kinds`
+    temperature: float = 1.0  # what the logits were divided by before they became probabilities
+    order: tuple[int, ...] = ()  # the value of each output of the task; (): they are in its order
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task. Classification has `label_names`; regression has none and a `score_range`."""
+    """A task. What its rows are answered with is its target (`tinybert_ds.targets`)."""
 
     name: str
     splits: Mapping[str, SplitFile]
@@ -62,11 +75,19 @@ class TaskSpec:
     skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
     directory: str = ""  # of a GLUE task: its folder below --glue_dir
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
+    label_separator: str = ""  # between the labels of a row that may have several; "": the usual one
+    teacher: TeacherColumns | None = None  # of its training rows, where they come with a teacher's answers
+    target: str = ""  # what its rows are answered with; "": labels where it has names of them, else scores
+
+    @property
+    def kind(self) -> str:
+        """The name of its target."""
+        return self.target or ("labels" if self.label_names else "scores")
 
     @property
     def is_regression(self) -> bool:
         """Whether the labels are scores."""
-        return not self.label_names
+        return self.kind == "scores"
 
     @property
     def num_labels(self) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from tinybert_ds.data.object_records import Records, find_column
 from tinybert_ds.data.table_formats import read_records
-from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, find_label, label_ids
+from tinybert_ds.data.task_spec import LABEL_COLUMNS, Column, SplitFile, TaskSpec, find_label, label_ids
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.strict_formats import parse_json
+from tinybert_ds.targets import target_of
 
 BLOCK_ROWS = 8192
 """Rows that are read and tokenised at once: enough for all threads of the tokeniser, few enough for the memory."""
@@ -35,6 +38,7 @@ class Table:
     skipped_rows: int = 0  # rows with missing fields, where the task allows them
     unit: str = "line"  # what the numbers count, see `Records`
     skipped_labels: int = 0  # rows whose label the task skips
+    more: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # where `SplitFile.more_columns` are
 
 
 def read_tables(paths: Iterable[Path], spec: TaskSpec, split: str) -> Iterator[Table]:
@@ -70,7 +74,12 @@ def _arranged(table: Table, first: Table) -> Table:
     order = [table.header.index(name) for name in first.header]
     rows = [(number, [fields[place] for place in order]) for number, fields in table.rows]
     return replace(
-        table, header=first.header, rows=rows, text_columns=first.text_columns, label_column=first.label_column
+        table,
+        header=first.header,
+        rows=rows,
+        text_columns=first.text_columns,
+        label_column=first.label_column,
+        more=first.more,
     )
 
 
@@ -80,8 +89,10 @@ def _width(table: Table) -> int:
 
 def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
     layout = spec.splits[split]
-    needed = [str(column) for column in (*layout.texts, layout.label) if column is not None]
-    records = read_records(path, needed, layout.text_format)
+    more_columns = [column for columns in layout.more_columns.values() for column in columns]
+    needed = [str(column) for column in (*layout.texts, layout.label, *more_columns) if column is not None]
+    arrays = [str(column) for column in (*more_columns, *([layout.label] if target_of(spec).reads_arrays else []))]
+    records = read_records(path, needed, layout.text_format, arrays=arrays)
     unit, header, rows = records.unit, records.names, records.rows
     first = next(rows, None)
     if first is None:
@@ -91,7 +102,7 @@ def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
         header = first[1]
     else:
         rows = chain([first], rows)
-    width, texts, label = _find_columns(header or first[1], header is not None, layout, path, line)
+    width, texts, label, more = _find_columns(header or first[1], header is not None, layout, path, line)
     name_of = _class_namer(records, header, label, spec, path)
     left_out = {word.strip().lower() for word in spec.skip_labels if layout.label_required or split in spec.eval_splits}
     skip_short_rows = spec.skip_short_rows and layout.label_required  # of a test file every row is asked for
@@ -118,6 +129,7 @@ def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
             len(block) - len(whole),
             unit,
             skipped_labels=len(whole) - len(kept),
+            more=more,
         )
     if not found:
         raise DataError(f"{path} holds no rows; give a file with at least one example")
@@ -139,9 +151,7 @@ def _other_width(row: Row, width: int, path: Path, unit: str, line: int) -> Data
 
 def _are_hidden(rows: Sequence[Row], label: int, spec: TaskSpec) -> bool:
     """Whether the labels of a test file are only there in name: all are -1, which is none of the task's."""
-    if find_label(label_ids(spec), "-1") is not None:
-        return False
-    if spec.is_regression and (spec.score_range is None or spec.score_range[0] <= -1):
+    if not target_of(spec).may_be_hidden(spec):
         return False
     return bool(rows) and all(fields[label].strip() in _HIDDEN_LABELS for _, fields in rows)
 
@@ -166,13 +176,19 @@ def _class_namer(
                 f"{quoted(spec.label_names[stated])}; mend the task file's aliases or labels"
             )
     spellings = {str(number): name for number, name in enumerate(names)}
-    return lambda field: spellings.get(field, field)
+
+    def name_of(field: str) -> str:
+        if not field.startswith("["):
+            return spellings.get(field, field)
+        return json.dumps([spellings.get(str(item), item) for item in parse_json(field)])
+
+    return name_of
 
 
 def _find_columns(
     first: list[str], header: bool, layout: SplitFile, path: Path, line: int
-) -> tuple[int, list[int], int | None]:
-    """Return the number of fields of a row, the positions of the texts, and that of the label if the file has it.
+) -> tuple[int, list[int], int | None, dict[str, tuple[int, ...]]]:
+    """Return the number of fields of a row, and the positions of the texts, of the label if there, and of what else.
 
     Args:
         first: The header, or the fields of the first row; it stands in line `line`.
@@ -181,7 +197,14 @@ def _find_columns(
     positions = [_position(column, first, header, path, line) for column in layout.texts]
     label = None if layout.label is None else _position(layout.label, first, header, path, line)
     missing = [column for column, at in zip(layout.texts, positions, strict=True) if at is None]
-    if layout.label is not None and label is None and layout.label_required:
+    more = {
+        name: [_position(column, first, header, path, line) for column in columns]
+        for name, columns in layout.more_columns.items()
+    }
+    for name, columns in layout.more_columns.items():
+        if name != LABEL_COLUMNS or label is not None:
+            missing += [column for column, at in zip(columns, more[name], strict=True) if at is None]
+    if layout.label is not None and label is None and layout.label_required and not layout.may_lack_label:
         missing.append(layout.label)
     if missing:
         found = f"the columns {listed(first)}" if header else f"{len(first)} fields and no header"
@@ -190,7 +213,8 @@ def _find_columns(
             f"{found}. Columns are separated by tabs, in a .csv by commas; name the right ones in the task file or "
             f"rename them in the data{_hint(first, layout)}"
         )
-    return len(first), [at for at in positions if at is not None], label
+    found_more = {name: tuple(at for at in places if at is not None) for name, places in more.items()}
+    return len(first), [at for at in positions if at is not None], label, found_more
 
 
 def _named(column: Column) -> str:

@@ -1,14 +1,15 @@
 """A task's rows as token ids on disk: tokenised once, mapped by every process that reads them.
 
 A directory for each (file, task, tokeniser, length): `rows.bin/.idx`, a sequence for each row, special tokens
-included; `segments.npy` and `labels.npy`; `record.json` with what was written. N rows, T tokens.
+included; `segments.npy` and `labels.npy`; for what else is known of each row a file of its own, as it is in memory;
+`record.json` with what was written. N rows, T tokens.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,12 @@ import xxhash
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
+from tinybert_ds.data.row_columns import ColumnShape, ColumnWriter, map_column
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
 from tinybert_ds.data.task_spec import TaskSpec, TextFormat
+from tinybert_ds.data.teacher_columns import COLUMNS
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 """Raised whenever the same file, task, tokeniser and length give other bytes than before."""
 
+_LATER = {"skip_labels", "target", "label_separator", "more_columns"}
 _ROWS, _SEGMENTS, _LABELS, _RECORD = "rows", "segments.npy", "labels.npy", "record.json"
 
 
@@ -78,9 +82,9 @@ def load_rows(
             total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
             blocks = read_split_in_blocks(spec, data_dir, split)
-            _write(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
+            write_rows(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
 
-    return obtain(directory, partial(_read, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
 
 def judge_rows(
@@ -112,8 +116,13 @@ def _what_decides(spec: TaskSpec, split: str) -> dict[str, Any]:
     unquoted = file_format(layout.file) == "tsv" and layout.text_format == TextFormat(quotes=False)
     if unquoted or layout.text_format == TextFormat():  # rows that were kept before it could be stated stay valid
         content["splits"].pop("text_format")
-    if not spec.skip_labels:
-        content.pop("skip_labels")
+    content["splits"].pop("may_lack_label")  # a file that has labels is read alike
+    if COLUMNS not in layout.more_columns:
+        content.pop("teacher")
+    for part in (content, content["splits"]):  # what came later is kept out where it says nothing
+        for name in _LATER & part.keys():
+            if not part[name]:
+                part.pop(name)
     return dict(json.loads(json.dumps(content)))
 
 
@@ -121,7 +130,7 @@ def _digest(key: dict[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(key, sort_keys=True).encode())
 
 
-def _write(
+def write_rows(
     directory: Path,
     blocks: Iterable[Examples],
     encoder: Callable[[Examples], EncodedBlock],
@@ -132,34 +141,39 @@ def _write(
     """Tokenise and write block after block: the memory that it takes does not grow with the file's texts."""
     writer = ShardWriter(directory, _ROWS, dtype)
     segments, labels, skipped_rows = [], [], 0
+    columns = ColumnWriter(directory)
     for examples in blocks:
         block = encoder(examples)
         writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
         segments.append(block.segment_a_lengths)
         if examples.labels is not None:
             labels.append(examples.labels)
+        columns.add(examples.columns)
         skipped_rows += examples.skipped_rows
         progress(len(examples))
     writer.finish()
     save_array(directory / _SEGMENTS, np.concatenate(segments))
     if labels:
         save_array(directory / _LABELS, np.concatenate(labels))
-    written = _map(directory, skipped_rows)
+    shapes = columns.finish()
+    written = _map(directory, skipped_rows, shapes)
     record = {"key": key, "skipped_rows": skipped_rows, "fingerprint": written.fingerprint}
+    if shapes:
+        record["columns"] = shapes
     write_atomically(directory / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
-def _read(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
+def read_rows(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None:
     """Map a directory and compare its content with the record's hash; None where it is missing or damaged."""
     try:
         record = parse_json((directory / _RECORD).read_bytes())
-        rows = _map(directory, record["skipped_rows"])
+        rows = _map(directory, record["skipped_rows"], record.get("columns", {}))
         return rows if (record["key"], record["fingerprint"]) == (key, rows.fingerprint) else None
     except (DataError, OSError, ValueError, KeyError, TypeError):  # not there, or not as it was written
         return None
 
 
-def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
+def _map(directory: Path, skipped_rows: int, columns: Mapping[str, ColumnShape]) -> EncodedExamples:
     shard = open_shard(directory, _ROWS)
     ends = np.append(shard.offsets // shard.tokens.itemsize, len(shard.tokens))
     labels = directory / _LABELS
@@ -169,4 +183,5 @@ def _map(directory: Path, skipped_rows: int) -> EncodedExamples:
         map_array(directory / _SEGMENTS),
         map_array(labels) if labels.is_file() else None,
         skipped_rows,
+        {name: map_column(directory, name, shape) for name, shape in columns.items()},
     )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinybert_ds.data.table_formats import names_its_columns
-from tinybert_ds.data.task_spec import (
-    CLASSIFICATION_METRICS,
-    REGRESSION_METRICS,
-    SEQUENCE_LENGTHS,
-    SplitFile,
-    TaskSpec,
-    TextFormat,
-)
+from tinybert_ds.data.task_spec import LABEL_COLUMNS, SEQUENCE_LENGTHS, SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.teacher_columns import read_teacher
 from tinybert_ds.errors import ConfigError, did_you_mean, raise_all
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.strict_formats import read_yaml
+from tinybert_ds.targets import LABELS, SCORES, TARGETS, Target
 
 _KEYS = {
     "name": "what the task is called",
@@ -31,17 +28,19 @@ _KEYS = {
     "(default: false if separated by tabs, else true)",
     "encoding": "of text files, such as utf-16 or cp1252 (default: utf-8)",
     "text": "the column of the text, or a list of two columns for pairs; answer.text is the key text inside answer",
+    "target": f"what a row is answered with: {', '.join(TARGETS)} (default: labels where they are listed, else scores)",
     "label": "the column of the label or the score",
     "labels": "list of the label names, in the order of the class ids",
     "aliases": "other spellings of labels in the files -> label name",
     "skip_labels": "list of labels whose rows are left out, such as - in SNLI",
+    "teacher": "columns of the training rows with what a teacher said of them: {columns: [...], kind: logits, "
+    "probabilities or scores}",
     "score_range": "lowest and highest score, for regression instead of labels",
     "metric": "one metric, or a list whose mean decides which checkpoint is best",
     "max_seq_length": "tokens a row is cut to",
     "eval_split": "the split that decides which checkpoint is best (default dev)",
 }
 _LISTED_PROBLEMS = 20
-_REQUIRED = ("files", "text", "label", "metric")
 
 
 def load_task_file(path: str | Path) -> TaskSpec:
@@ -54,19 +53,15 @@ def load_task_file(path: str | Path) -> TaskSpec:
     """
     path = Path(path)
     content = _read_yaml(path)
-    problems = [f"{shown(key)}: unknown key{did_you_mean(key[:80], _KEYS)}" for key in content if key not in _KEYS]
-    problems += [f"{key}: missing ({_KEYS[key]})" for key in _REQUIRED if key not in content]
-    if "labels" in content and "score_range" in content:
-        problems.append(
-            "labels and score_range: give labels for classification or score_range for regression, not both"
-        )
-    if "labels" not in content and "score_range" not in content:
-        problems.append(f"labels: missing ({_KEYS['labels']}); for regression give score_range instead")
+    target, problems = _target(content)
+    keys = {**_KEYS, **target.keys}
+    problems += [f"{shown(key)}: {_unknown(key, keys, target)}" for key in content if key not in keys]
+    problems += [f"{key}: missing ({keys[key]})" for key in target.required if key not in content]
     if not problems:
-        spec, problems = _build_spec(content, default_name=path.stem)
+        spec, problems = _build_spec(content, target, default_name=path.stem)
         if not problems:
             return spec
-    listing = "\n".join(f"    {key}: {meaning}" for key, meaning in _KEYS.items())
+    listing = "\n".join(f"    {key}: {meaning}" for key, meaning in keys.items())
     if len(problems) > _LISTED_PROBLEMS:
         problems[_LISTED_PROBLEMS:] = [f"and {len(problems) - _LISTED_PROBLEMS} more problems"]
     raise_all(
@@ -83,7 +78,35 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, list[str]]:
+def _target(content: dict[str, Any]) -> tuple[Target, list[str]]:
+    """Return the target that a task file states or implies, and what is wrong with that."""
+    scored, named = "score_range" in content, "labels" in content
+    implied = SCORES if scored and not named else LABELS
+    if "target" in content:
+        stated = content["target"]
+        target = TARGETS.get(stated) if isinstance(stated, str) else None
+        if target is None:
+            near = did_you_mean(stated[:80], TARGETS) if isinstance(stated, str) else ""
+            return implied, [f"target: one of {', '.join(TARGETS)}, found {shown(stated)!r}{near}"]
+        return target, target.key_problems(content)
+    if named and scored:
+        return implied, [
+            "labels and score_range: give labels for classification or score_range for regression, not both"
+        ]
+    if not named and not scored:
+        return implied, [f"labels: missing ({_KEYS['labels']}); for regression give score_range instead"]
+    return implied, []
+
+
+def _unknown(key: str, keys: Mapping[str, str], target: Target) -> str:
+    """What is the matter with a key that the target does not know."""
+    owners = [other.name for other in TARGETS.values() if key in other.keys]
+    if owners:
+        return f"for `target: {' or '.join(owners)}`; the target here is {target.name}"
+    return f"unknown key{did_you_mean(key[:80], keys)}"
+
+
+def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -> tuple[TaskSpec, list[str]]:
     """Return the task and what is wrong with it; keys are known and the required ones are there."""
     problems: list[str] = []
     texts = _strings(content["text"])
@@ -110,21 +133,27 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
     if not _is_length(max_seq_length):
         problems.append(f"max_seq_length: a whole number from 8 up, found {quoted(max_seq_length)}")
-    problems += _column_problems(content, texts)
+    label, label_columns, label_problems = _label_columns(content["label"], labels, target)
+    problems += label_problems
+    problems += _column_problems(texts, label_columns or (label,))
     problems += _alias_problems(aliases, labels)
     problems += _label_problems(labels, skip_labels, aliases)
-    problems += _metric_problems(metrics, labels)
+    problems += _metric_problems(metrics, labels, target)
+    own, own_problems = target.read_keys(content)
+    teacher, teacher_problems = read_teacher(content.get("teacher"), target, labels)
+    problems += own_problems + teacher_problems
     spec = TaskSpec(
         name=str(content.get("name", default_name)),
         splits={
             split: SplitFile(
                 names[0],
                 tuple(texts),
-                str(content["label"]),
+                label,
                 header == "true",
                 label_required=split != "test",
                 more_files=tuple(names[1:]),
                 text_format=text_format,
+                more_columns={LABEL_COLUMNS: label_columns} if label_columns else {},
             )
             for split, names in named.items()
             if names
@@ -137,8 +166,10 @@ def _build_spec(content: dict[str, Any], default_name: str) -> tuple[TaskSpec, l
         score_range=score_range,
         max_seq_length=int(max_seq_length) if _is_length(max_seq_length) else 64,
         skip_labels=tuple(skip_labels),
+        teacher=teacher,
+        target="" if target in (LABELS, SCORES) else target.name,
     )
-    return spec, problems
+    return replace(spec, **own), problems
 
 
 def _file_problems(files: dict[str, Any]) -> list[str]:
@@ -215,14 +246,25 @@ def _label_problems(labels: list[str], skip_labels: list[str], aliases: Any) -> 
     return problems
 
 
-def _column_problems(content: dict[str, Any], texts: list[str]) -> list[str]:
-    label = content["label"]
-    columns = [*texts, label]
-    if not isinstance(label, str):
-        return [f"label: one column, found {shown(label)}"]
+def _label_columns(given: Any, labels: list[str], target: Target) -> tuple[str, tuple[str, ...], list[str]]:
+    """Return the column of the label, those of yes and no where there is one for each label, and what is wrong."""
+    if isinstance(given, str):
+        return given, (), []
+    if not target.several_columns or not isinstance(given, list | dict):
+        return "", (), [f"label: one column, found {shown(given)}"]
+    named = {str(name).lower(): str(column) for name, column in (given.items() if isinstance(given, dict) else ())}
+    columns = [str(column) for column in given] if isinstance(given, list) else list(named.values())
+    if len(columns) != len(labels) or (named and set(named) != {label.lower() for label in labels}):
+        return "", (), [f"label: one column, or one for each of {listed(labels)}; found {listed(map(str, given))}"]
+    ordered = tuple(named[label.lower()] for label in labels) if named else tuple(columns)
+    return ordered[0], ordered, []
+
+
+def _column_problems(texts: list[str], labels: Sequence[str]) -> list[str]:
+    columns = [*texts, *labels]
     return [
         f"text, label: column {quoted(column)} cannot be two of them; found text {listed(texts)} and label "
-        f"{shown(label)}"
+        f"{listed(labels)}"
         for column in dict.fromkeys(columns)
         if columns.count(column) > 1
     ]
@@ -262,14 +304,12 @@ def _alias_problems(aliases: Any, labels: list[str]) -> list[str]:
     ]
 
 
-def _metric_problems(metrics: list[str], labels: list[str]) -> list[str]:
-    allowed = CLASSIFICATION_METRICS if labels else REGRESSION_METRICS
-    kind = "classification" if labels else "regression"
+def _metric_problems(metrics: list[str], labels: list[str], target: Target) -> list[str]:
     problems = [
-        f"metric: {quoted(name)} is no metric for {kind}; one of {', '.join(allowed)}"
+        f"metric: {quoted(name)} is no metric for {target.kind}; one of {', '.join(target.metrics)}"
         for name in metrics
-        if name not in allowed
+        if name not in target.metrics
     ]
-    if "f1" in metrics and len(labels) > 2:
+    if "f1" in metrics and target is LABELS and len(labels) > 2:
         problems.append(f"metric: f1 is for two labels, found {len(labels)}; use macro_f1")
     return problems or ([] if metrics else ["metric: at least one"])

@@ -12,7 +12,7 @@ from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.arguments.parsing import parse_arguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.doctor.findings import Finding, render
-from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
+from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching
 from tinybert_ds.doctor.machine import facts as facts_of_this_host
 from tinybert_ds.doctor.memory import precision_of
 from tinybert_ds.errors import raise_all
@@ -20,6 +20,7 @@ from tinybert_ds.foreign_text import quoted
 from tinybert_ds.launch.hostfile import Host, read_hostfile
 from tinybert_ds.launch.remote import CHECKOUT, Answer, run_everywhere
 from tinybert_ds.strict_formats import NoJsonError, parse_json
+from tinybert_ds.versions import requirements
 
 Section = tuple[str, list[Finding]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import requires
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -15,12 +14,6 @@ Facts = Mapping[str, Any]
 OLDEST_PYTHON = (3, 11)
 INSTALL = "bash launchers/install.sh"
 EVERYWHERE = f"{INSTALL} on every host, from one checkout"
-
-
-def requirements() -> list[Requirement]:
-    """Return what the installed package needs, extras left out."""
-    parsed = [Requirement(line) for line in requires("tinybert-ds") or ()]
-    return [requirement for requirement in parsed if "extra" not in str(requirement.marker or "")]
 
 
 def check_host(facts: Facts, slots: int, *, floors: Sequence[Requirement], inputs: Sequence[str]) -> list[Finding]:

@@ -15,6 +15,7 @@ from tinybert_ds.strict_formats import read_json
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
 PREFERRED = {
     "cpu": ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32"),
+    "cpu with bf16": ("zero0_autocast_bf16", "zero1_fp32", "zero2_fp32", "zero3_fp32"),
     "bf16": ("zero2_bf16", "zero2_offload_bf16", "zero3_bf16", "zero3_offload_bf16"),
     "fp16": ("zero2_fp16", "zero3_fp16"),
 }
@@ -34,7 +35,9 @@ def candidates(accelerator: Mapping[str, Any], stated: Path | None) -> list[Path
     """Return the configs to try: the stated one, or the shipped ones that the device can compute with."""
     if stated is not None:
         return [stated]
-    kind = "cpu" if accelerator["kind"] == "cpu" else ("bf16" if accelerator["bf16"] else "fp16")
+    half = "bf16" if accelerator["bf16"] else "fp16"
+    on_cpu = "cpu with bf16" if accelerator["bf16"] else "cpu"
+    kind = on_cpu if accelerator["kind"] == "cpu" else half
     return [CONFIG_DIRECTORY / f"{name}.json" for name in PREFERRED[kind]]
 
 

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from tinybert_ds.versions import installed_version
 
 PACKAGES = (
     "tinybert-ds",
@@ -39,7 +40,7 @@ def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "executable": sys.executable,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _available_memory(),
         "programs": {name: _program(name) for name in ("deepspeed", "mpirun", "pdsh", "ssh", "g++", "ninja")},
@@ -47,13 +48,6 @@ def facts(paths: Sequence[str] = ()) -> dict[str, Any]:
         "paths": {path: _path_facts(Path(path)) for path in paths},
         "accelerator": _accelerator(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _program(name: str) -> str | None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tinybert_ds.models.fused_attention import FUSED_MULTIPLE
+
 ALLOWANCE = 1.15  # fragments, buffers of the libraries, the communication of small tensors
 PROCESS_BYTES = {"cpu": 560 << 20, "cuda": 900 << 20}
 """What a rank holds before it has a model: on a CPU the imported libraries, on a GPU the context and its kernels."""
@@ -120,8 +122,9 @@ def activation_bytes(job: Job, precision: Precision) -> int:
     A layer keeps its input, queries, keys and values, the context, both residual sums and the first normalisation's
     output (8 H a token), and the intermediate values before and after the activation (2 I). The losses take their
     gradients in the forward: one H for each state, two for queries and keys, of each layer. Attention keeps no scores,
-    except on a CPU with attention dropout, where PyTorch has no kernel that does without them. With checkpointing the
-    layers keep their inputs, and one at a time has everything again.
+    except on a CPU with attention dropout, where PyTorch has no kernel that does without them; on a GPU it keeps wider
+    copies of heads that no fused kernel takes (`models.fused_attention`). With checkpointing the layers keep their
+    inputs, and one at a time has everything again.
     """
     student, tokens = job.student, job.rows * job.sequence_length
     whole_layers = 1 if job.recomputes else student.layers
@@ -130,9 +133,16 @@ def activation_bytes(job: Job, precision: Precision) -> int:
         elements += student.layers * student.hidden
     losses = (3 * student.layers + 1) * student.hidden
     total = tokens * (elements + losses) * precision.bytes
+    if job.device == "cuda" and _head_size(student) % FUSED_MULTIPLE:
+        filled = -(-_head_size(student) // FUSED_MULTIPLE) * FUSED_MULTIPLE * student.heads
+        total += 4 * whole_layers * tokens * filled * precision.bytes  # queries, keys, values and the context
     if job.device == "cpu" and student.attention_dropout > 0:
         total += 3 * whole_layers * student.heads * tokens * job.sequence_length * precision.bytes
     return total
+
+
+def _head_size(size: ModelSize) -> int:
+    return size.hidden // size.heads
 
 
 def teacher_output_bytes(job: Job) -> int:
@@ -160,7 +170,8 @@ def _student_states(job: Job, precision: Precision) -> dict[str, int]:
     parameters = count * width // split["parameters"]
     gradients = count * width // split["gradients"]
     if precision.stage >= 2:
-        gradients += 2 * min(count, _BUCKET) * width  # on their way to their owners
+        buckets = 2 if ranks > 1 else 1  # one rank has nothing to overlap
+        gradients += buckets * min(count, _BUCKET) * width  # on their way to their owners
     masters = 4 * count // split["optimizer"] if width == 2 or precision.stage else 0
     return {"parameters": parameters, "gradients": gradients, "optimizer": masters + 8 * count // split["optimizer"]}
 

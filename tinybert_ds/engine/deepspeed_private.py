@@ -5,14 +5,18 @@ After an update of DeepSpeed read its code at these places, and run tests/distri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import deepspeed
+import deepspeed.comm as dist
 import deepspeed.comm.comm
 import torch
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 
@@ -93,6 +97,56 @@ def forget_first_step(optimizer: Any) -> None:
     optimizer.optimizer.state.clear()
     for master, parameter in _pairs(optimizer):
         master.data.copy_(parameter)
+
+
+def clip_at_once(engine: Any) -> None:
+    """Let an engine take the norm of its gradients in a few launches and clip by it without waiting for the device.
+
+    DeepSpeed takes the norm of every gradient by itself, and asks the device for each group of parameters whether the
+    norm is finite. One that is not becomes infinite here as there: clipping by it leaves nothing that is finite. The
+    engines of ZeRO 1 and 2 and those of fp32 weights are changed; offloading and ZeRO 3 keep their norms elsewhere.
+    """
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        if not (optimizer.cpu_offload or optimizer.has_moe_layers):
+            optimizer.scaled_global_norm = partial(_norm_at_once, optimizer)
+            optimizer.unscale_and_clip_grads = partial(_clip_without_asking, optimizer)
+    elif not (engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled()):
+        engine.clip_fp32_gradients = partial(_clip_whole_gradients, engine)
+
+
+def _norm_at_once(optimizer: Any, norm_type: int = 2) -> Tensor:
+    """Stand in for ZeRO's `scaled_global_norm`: the norm of all ranks' gradients, infinite if it is no number."""
+    parts = [part for group in optimizer.averaged_gradients.values() for part in group or () if part is not None]
+    own = [part for part in parts if not getattr(part, "_zero_padding", False)]
+    total = torch.zeros((), dtype=torch.float32, device=optimizer.device)
+    if own:
+        total = torch.stack(torch._foreach_norm(own, norm_type, dtype=torch.float32)).square().sum()
+    if dist.get_world_size(optimizer.dp_process_group) > 1:
+        dist.all_reduce(total, op=dist.ReduceOp.SUM, group=optimizer.dp_process_group)
+    return total.sqrt_().nan_to_num_(nan=math.inf, posinf=math.inf)
+
+
+def _clip_without_asking(optimizer: Any, gradients: list[Tensor], total_norm: Tensor | None) -> None:
+    """Stand in for ZeRO's `unscale_and_clip_grads`, of which it is the arithmetic without the question."""
+    scale, most = optimizer.loss_scale, optimizer.clip_grad
+    if not most and scale == 1.0:
+        return
+    factor: float | Tensor = 1.0 / scale
+    if most:
+        assert total_norm is not None
+        factor = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def _clip_whole_gradients(engine: Any) -> None:
+    """Stand in for the engine's `clip_fp32_gradients`; `get_global_grad_norm` returns the norm that it took."""
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor = (engine.gradient_clipping() / (norm + 1e-6)).clamp_(max=1.0)
+    torch._foreach_mul_(gradients, factor)
+    engine._global_grad_norm = norm
 
 
 def float32_masters(optimizer: Any) -> dict[int, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.lr_schedules import WarmupCosineLR, WarmupDecayLR, WarmupLR
@@ -20,9 +21,11 @@ from pydantic import ValidationError
 
 from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.arguments.option import ds_values_of, owners_of
+from tinybert_ds.engine.ds_defaults import fill_defaults
 from tinybert_ds.engine.optimizer_check import optimizer_problems, scheduler_problems
 from tinybert_ds.errors import ConfigError, did_you_mean
 from tinybert_ds.foreign_text import shown
+from tinybert_ds.hardware import multiplies_fast
 from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -48,6 +51,8 @@ _SECTIONS = (
     "tensorboard",
     "csv_monitor",
     "flops_profiler",
+    "timers",
+    "timers.throughput",
 )
 _SECTION_OF_MODEL = {
     "DeepSpeedZeroConfig": "zero_optimization",
@@ -71,12 +76,24 @@ _OUTPUTS = {
 """Where DeepSpeed writes, inside --output_dir, when the JSON has the section and says "auto"."""
 
 
-def default_config_path(device_type: str, *, fp16: bool) -> Path:
-    """The shipped config that fits this machine."""
+def default_config_path(device_type: str, *, fp16: bool, wide: bool = False) -> Path:
+    """The shipped config that fits this machine.
+
+    Args:
+        wide: On a CPU, fp32 products whatever it multiplies fast: what runs of earlier versions were begun with.
+    """
     if device_type == "cpu":
-        return CONFIG_DIRECTORY / "zero0_fp32.json"
-    bf16 = get_accelerator().is_bf16_supported() and not fp16
+        narrow = multiplies_fast(torch.bfloat16, torch.device("cpu")) and not wide
+        return CONFIG_DIRECTORY / ("zero0_autocast_bf16.json" if narrow else "zero0_fp32.json")
+    bf16 = computes_bf16(device_type) and not fp16
     return CONFIG_DIRECTORY / ("zero2_bf16.json" if bf16 else "zero2_fp16.json")
+
+
+def computes_bf16(device_type: str) -> bool:
+    """Whether an accelerator has bf16 of its own: V100 and T4 compute it by way of fp32, and fp16 fast."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(get_accelerator().is_bf16_supported())
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -153,6 +170,8 @@ def resolve_config(
     if arguments.fp16 and not fp16:
         problems.append("--fp16 contradicts the DeepSpeed config, which does not enable fp16; drop one of them")
     config.setdefault("steps_per_print", 2**31 - 1)  # the loop reports by itself
+    if not problems:
+        fill_defaults(config, world_size=world_size)
     if not problems and config.get("scheduler"):
         scheduler = config["scheduler"]
         problems += scheduler_problems(_SCHEDULERS[scheduler["type"]], scheduler.get("params", {}))
@@ -209,7 +228,7 @@ def _indivisible(arguments: TrainingArguments, world_size: int) -> str:
 
 
 def _misshapen(config: dict[str, Any]) -> list[str]:
-    sections = [(name, config.get(name)) for name in _SECTIONS]
+    sections = [(name, _at(config, name)) for name in _SECTIONS]
     sections += [
         (f"{name}.params", config[name].get("params"))
         for name in ("optimizer", "scheduler")
@@ -225,6 +244,14 @@ def _misshapen(config: dict[str, Any]) -> list[str]:
         found = _shown(scheduler.get("type"))
         problems.append(f"scheduler type {found} is not supported; take {', '.join(_SCHEDULERS)}")
     return problems
+
+
+def _at(config: dict[str, Any], dotted_key: str) -> Any:
+    """Return what the config holds under a key; None where there is nothing, or no section that could hold it."""
+    found: Any = config
+    for name in dotted_key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import closing, nullcontext
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, NoReturn
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -76,7 +77,8 @@ def train(run: Run, teacher: Teacher | None, *, overlap_teacher: bool = False) -
             looked_at = plan.is_looked_at(step.number)
             # The one switch: what nobody reads is not computed, and the device not waited for.
             with nullcontext() if looked_at or is_monitored else gradients_only():
-                all_terms = optimizer_step(engines, teacher_pass, step, stopwatch, seed=plan.seed, rank=world.rank)
+                place = {"seed": plan.seed, "rank": world.rank}
+                all_terms = optimizer_step(engines, teacher_pass, step, stopwatch, need_terms=looked_at, **place)
             stopwatch.count(samples=step.num_samples, tokens=step.token_counts()[0])
             for student in students:
                 student.state.step = step.number
@@ -179,12 +181,13 @@ def optimizer_step(
     *,
     seed: int,
     rank: int,
+    need_terms: bool = True,
 ) -> list[dict[str, Tensor | float]]:
     """Forward, backward and step of every student over this rank's micro-batches of one global batch.
 
     Returns:
-        For each student this rank's mean of each scalar loss term, still on the device; "learning_rate"; and where the
-        engine knows it, "grad_norm" (global, before clipping).
+        For each student this rank's mean of each scalar loss term, still on the device, if `need_terms`;
+        "learning_rate"; and where the engine knows it, "grad_norm" (global, before clipping).
     """
     means: list[dict[str, Tensor | float]] = [{"learning_rate": float(engine.get_lr()[0])} for engine in engines]
     followings = [*step.micro_batches[1:], step.following]
@@ -199,10 +202,18 @@ def optimizer_step(
                 if engine is engines[-1]:
                     del teacher_output  # no backward needs it: the losses took their gradients in the forward
                 scalars = backward_and_step(engine, terms, need_norm=last)
-            for name, value in scalars.items():
-                share = value if name == "grad_norm" else value / len(step.micro_batches)
-                mean[name] = mean.get(name, 0.0) + share
+            if "grad_norm" in scalars:
+                mean["grad_norm"] = scalars.pop("grad_norm")
+            if need_terms:
+                add_share(mean, scalars, len(step.micro_batches))
     return means
+
+
+def add_share(mean: dict[str, Tensor | float], scalars: Mapping[str, Tensor | float], parts: int) -> None:
+    """Add a micro-batch's part of the mean of each term; nothing is computed for a step of one micro-batch."""
+    for name, value in scalars.items():
+        share = value if parts == 1 else value / parts
+        mean[name] = mean[name] + share if name in mean else share
 
 
 def backward_and_step(engine: Any, terms: LossTerms, *, need_norm: bool) -> dict[str, Tensor | float]:
@@ -218,6 +229,14 @@ def backward_and_step(engine: Any, terms: LossTerms, *, need_norm: bool) -> dict
     return scalars
 
 
+def read_together(terms: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Return all terms as numbers; the device is waited for once."""
+    tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
+    values = torch.stack([value.double() for value in tensors.values()]).tolist() if tensors else []
+    numbers = {name: float(value) for name, value in terms.items() if name not in tensors}
+    return numbers | dict(zip(tensors, values, strict=True))
+
+
 def log_step(
     student: StudentRun, terms: Mapping[str, Tensor | float], step: Step, clock: dict[str, float], world: World
 ) -> None:
@@ -225,7 +244,7 @@ def log_step(
     real, computed = step.token_counts()
     values = mean_over_ranks(
         {
-            **{name: float(value) for name, value in terms.items()},
+            **read_together(terms),
             "real": real,
             "computed": computed,
             "speed": clock["tokens_per_second"],

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.row_outputs import in_order, unit_rows
 from tinybert_ds.engine.ranks.consensus import read_together
 from tinybert_ds.engine.ranks.process_group import World, gather_objects, mean_over_ranks
 from tinybert_ds.engine.teacher import Teacher
@@ -23,26 +24,31 @@ _STEPS_READ_AHEAD = 32
 
 
 def predict_logits(model: Model, source: BatchSource, world: World) -> NDArray[np.float32]:
-    """Return the logits (N, C) of all N rows of a source, in the order of their sample ids, on every rank.
+    """Return the logits of all N rows of a source, in the order of their sample ids, on every rank: (N, C).
+
+    Of a source whose batches have units those of the units, in the order of the rows.
 
     Args:
         source: Its sample ids must be the row numbers 0..N-1.
     """
-    ids, logits = [], []
+    ids, logits, by_token = [], [], False
     for batches in _steps(source, world):
         for batch in batches:
-            own = batch.sample_ids >= 0
             moved = move(batch._replace(labels=None), world.device)
             with torch.no_grad():
-                output = model(moved, None)["logits"]
-            ids.append(batch.sample_ids[own].numpy())
-            logits.append(output.float().cpu().numpy()[own.numpy()])
+                output = model(moved, None)["logits"].float().cpu().numpy()
+            if batch.units is None:
+                output = output[(batch.sample_ids >= 0).numpy()]
+            by_token = batch.units is not None
+            ids.append(unit_rows(batch))
+            logits.append(output)
     parts = gather_objects((np.concatenate(ids), np.concatenate(logits)))
     all_ids = np.concatenate([part[0] for part in parts])
     all_logits = np.concatenate([part[1] for part in parts])
-    order = np.argsort(all_ids)
-    assert np.array_equal(all_ids[order], np.arange(source.samples_in_epoch(0))), "some rows were lost or repeated"
-    return all_logits[order]
+    found, counts = np.unique(all_ids, return_counts=True)
+    assert np.array_equal(found, np.arange(source.samples_in_epoch(0))), "some rows were lost"
+    assert by_token or (counts == 1).all(), "some rows were repeated"
+    return in_order(all_ids, all_logits)
 
 
 def held_out_loss(model: Model, teacher: Teacher, source: BatchSource, world: World) -> dict[str, float]:

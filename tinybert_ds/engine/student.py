@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,8 +13,12 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from tinybert_ds.engine.deepspeed_private import float32_masters, forget_first_step
+from tinybert_ds.engine.deepspeed_private import clip_at_once, float32_masters, forget_first_step
+from tinybert_ds.engine.ds_defaults import fitted_buckets
 from tinybert_ds.models.student import decay_groups
+
+DECAY_SHARE = 0.2
+"""Of all steps, which "warmup_stable_decay" ends with (arXiv 2405.18392)."""
 
 
 def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: str) -> float:
@@ -22,13 +27,17 @@ def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, sche
     Args:
         step: Steps taken before, from 0.
         warmup_steps: Steps of the linear rise; the last of them has the peak rate.
-        schedule: "linear" decays to 0 just after the last step; "constant" stays.
+        schedule: "linear" decays to 0 just after the last step, "cosine" does so along a half cosine,
+            "warmup_stable_decay" linearly over the last `DECAY_SHARE` of all steps; "constant" stays.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if schedule == "constant":
         return 1.0
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+    if schedule == "warmup_stable_decay":
+        return min(1.0, max(0.0, (total_steps - step) / max(1.0, DECAY_SHARE * total_steps)))
+    left = max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+    return (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else left
 
 
 def build_engine(
@@ -39,7 +48,7 @@ def build_engine(
     Args:
         module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
         warmup: Share of them that is warm-up.
-        schedule: "linear" or "constant", unless the config has a scheduler of its own.
+        schedule: See `learning_rate_factor`, unless the config has a scheduler of its own.
 
     Returns:
         The DeepSpeed engine.
@@ -56,11 +65,12 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=decay_groups(module, weight_decay),
-        config=config,
+        config=fitted_buckets(config, sum(p.numel() for p in module.parameters() if p.requires_grad)),
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )
     forget_first_step(engine.optimizer)
+    clip_at_once(engine)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 
@@ -70,9 +80,10 @@ def gradient_norm(engine: Any) -> Tensor | None:
 
     Returns:
         The norm, still on the device; None for an engine that computes it inside `step` (ask
-        `engine.get_global_grad_norm()` afterwards).
+        `engine.get_global_grad_norm()` afterwards), as every one does that clips.
     """
-    if engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled():
+    own = engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled()
+    if own or engine.gradient_clipping() > 0:
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)

@@ -8,15 +8,15 @@ from typing import Any, Literal
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from torch import nn
 
-from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.types import Batch, EncoderOutput
 
 Teacher = Callable[[Batch], EncoderOutput]
 TeacherEngine = Literal["inference", "zero3"]
 
 
-def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:
+def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = "inference") -> Teacher:
     """Freeze the teacher and hand it to DeepSpeed.
 
     Args:
@@ -41,11 +41,11 @@ def build_teacher(encoder: CapturingEncoder, dtype: torch.dtype, kind: TeacherEn
     return teach
 
 
-def _inference_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+def _inference_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:
     return deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
 
 
-def _zero3_engine(encoder: CapturingEncoder, dtype: torch.dtype) -> Any:
+def _zero3_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # asked for, but of no meaning without an optimizer
         "zero_optimization": {"stage": 3},

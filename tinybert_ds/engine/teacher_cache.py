@@ -7,11 +7,10 @@ N rows, C outputs of the teacher.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,10 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.batching import BatchSource, spans
+from tinybert_ds.data.row_outputs import count_parts, part_batches, read_parts, write_part
 from tinybert_ds.engine.ranks.process_group import World, gather_objects
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.errors import ModelError
@@ -31,7 +32,7 @@ from tinybert_ds.progress import progress_bar
 from tinybert_ds.shared_work.claims import Claims, Record
 from tinybert_ds.shared_work.derived import map_array, obtain, save_array, writing
 from tinybert_ds.strict_formats import parse_json
-from tinybert_ds.types import Batch, EncoderOutput, move
+from tinybert_ds.types import Batch, EncoderOutput, move, unit_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ STEPS_OF_A_PART = 32
 _LOGITS, _RECORD = "logits.npy", "record.json"
 
 Logits = NDArray[np.float32]
-"""(N, C), the teacher's outputs in its own order; row i belongs to sample id i."""
+"""(N, C), the teacher's outputs in its own order; row i belongs to sample id i. With units, those of row after row."""
 
 
 def logits_key(
@@ -83,12 +84,12 @@ def logits_directory(home: Path, key: Mapping[str, Any]) -> Path:
     return home / f"teacher-{xxhash.xxh3_64_hexdigest(content.encode())}"
 
 
-def read_logits(directory: Path, num_rows: int) -> Logits | None:
+def read_logits(directory: Path, num_units: int) -> Logits | None:
     """Map the logits of a directory after comparing them with their hash; None where they are missing or damaged."""
     try:
         record = parse_json((directory / _RECORD).read_bytes())
         logits = map_array(directory / _LOGITS)
-        return logits if record == _record(logits) and len(logits) == num_rows else None
+        return logits if record == _record(logits) and len(logits) == num_units else None
     except (OSError, ValueError):  # not there, or not as it was written
         return None
 
@@ -99,7 +100,7 @@ def missing_anywhere(logits: Logits | None) -> bool:
 
 
 def compute_logits(
-    directory: Path, teacher: Teacher, num_rows: int, batches_of: Callable[[int], BatchSource], world: World
+    directory: Path, teacher: Teacher, num_units: int, batches_of: Callable[[int], BatchSource], world: World
 ) -> Logits:
     """Let the teacher look at every row once and keep what it says; called on all ranks.
 
@@ -107,7 +108,7 @@ def compute_logits(
     collective for another's work: whoever sees the folder takes parts that nobody else has, other runs included.
 
     Args:
-        num_rows: N; sample ids are the row numbers 0..N-1.
+        num_units: N, or the units of all rows; sample ids are the row numbers 0..N-1.
         batches_of: From a number of rows to all rows in batches of so many, in an order that never changes.
 
     Raises:
@@ -118,16 +119,22 @@ def compute_logits(
     source = batches_of(batch_rows)
     # Parts of other batches are other parts.
     parts = directory.with_name(f"{directory.name}.parts-{batch_rows}")
-    paths = {str(n): parts / f"{n}.npy" for n in range(-(-source.steps_in_epoch(0) // STEPS_OF_A_PART))}
-    logger.info("the teacher's predictions for %s rows are computed once and kept in %s", f"{num_rows:,}", directory)
+    paths = {str(n): parts / f"{n}.npy" for n in range(count_parts(source, STEPS_OF_A_PART))}
+    logger.info("the teacher's predictions of %s answers are computed once and kept in %s", f"{num_units:,}", directory)
 
     def is_done() -> bool:
         progress.update(sum(path.is_file() for path in paths.values()) - progress.n)
-        return directory.is_dir() and read_logits(directory, num_rows) is not None
+        return directory.is_dir() and read_logits(directory, num_units) is not None
 
     def work(name: str) -> Record:
-        _write_part(paths[name], teacher, _steps(source, int(name)), world)
+        write_part(paths[name], ask, part_batches(source, int(name), STEPS_OF_A_PART))
         return {}
+
+    def ask(batch: Batch) -> Tensor:
+        moved = move(batch, world.device)
+        logits = teacher(moved).logits
+        assert logits is not None, "this teacher gives no logits"
+        return unit_outputs(logits, moved)
 
     def written(name: str) -> Path | None:
         return paths[name] if paths[name].is_file() else None
@@ -139,59 +146,38 @@ def compute_logits(
             Claims(parts).share(paths, work, record=written, stopped=is_done)
         logits = obtain(
             directory,
-            partial(read_logits, num_rows=num_rows),
-            lambda target: _put_together(target, paths.values(), num_rows),
+            partial(read_logits, num_units=num_units),
+            lambda target: _put_together(target, paths.values(), num_units),
         )
     shutil.rmtree(parts, ignore_errors=True)
     return logits
 
 
-def cached_teacher(logits: Logits, device: torch.device) -> Teacher:
+def cached_teacher(logits: Logits, device: torch.device, offsets: NDArray[np.int64] | None = None) -> Teacher:
     """Return a teacher that looks its logits up by the sample ids of a batch.
 
     Args:
         logits: Of all rows. They stay on the disk for a CPU; another device holds them all, a few bytes a row.
+        offsets: (N + 1,) where the logits of each row's units begin; None: each row has one.
     """
     table = None if device.type == "cpu" else torch.from_numpy(np.array(logits)).to(device)
 
     def look_up(batch: Batch) -> EncoderOutput:
-        rows = batch.sample_ids.clamp_min(0)  # a filler row counts for nothing, whatever is said of it
+        if offsets is None:
+            rows = batch.sample_ids.clamp_min(0)  # a filler row counts for nothing, whatever is said of it
+        else:
+            own = batch.sample_ids[batch.sample_ids >= 0].cpu().numpy()  # and where units are answered it has none
+            rows = torch.from_numpy(spans(offsets[own], offsets[own + 1])).to(device)
         found = torch.from_numpy(logits[rows.numpy()]) if table is None else table[rows]
         return EncoderOutput((), (), (), (), found)
 
     return look_up
 
 
-def _steps(source: BatchSource, number: int) -> Iterator[Batch]:
-    """Yield the batches of a part, each whole."""
-    begin = number * STEPS_OF_A_PART
-    for step in range(begin, min(begin + STEPS_OF_A_PART, source.steps_in_epoch(0))):
-        yield from source.micro_batches(0, step, rank=0, world_size=1, accumulation=1)
-
-
-def _write_part(path: Path, teacher: Teacher, batches: Iterator[Batch], world: World) -> None:
-    """Write row numbers (n,) and logits (n, C) of some batches, whole or not at all."""
-    ids, found = [], []
-    for batch in batches:
-        logits = teacher(move(batch, world.device)).logits
-        assert logits is not None, "this teacher gives no logits"
-        ids.append(batch.sample_ids.numpy())
-        found.append(logits.float().cpu().numpy())
-    content = io.BytesIO()
-    for array in (np.concatenate(ids), np.concatenate(found)):
-        np.save(content, array, allow_pickle=False)
-    write_atomically(path, content.getvalue())
-
-
-def _put_together(target: Path, paths: Iterable[Path], num_rows: int) -> None:
+def _put_together(target: Path, paths: Iterable[Path], num_units: int) -> None:
     """Write all logits in the order of the rows, and their record."""
-    logits = np.zeros((0, 0), dtype=np.float32)
-    for path in paths:
-        with path.open("rb") as handle:
-            rows, found = (np.load(handle, allow_pickle=False) for _ in range(2))
-        if not len(logits):
-            logits = np.full((num_rows, found.shape[1]), np.nan, dtype=np.float32)
-        logits[rows] = found
+    logits = read_parts(paths)
+    assert len(logits) == num_units, (len(logits), num_units)
     if not np.isfinite(logits).all():
         raise ModelError(
             "the teacher gives logits that are no finite numbers; take a higher precision with --teacher_dtype, or "

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
+from tinybert_ds.data.metrics import official_metric
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.export.runtimes import Feed, Run
+from tinybert_ds.targets import Labels, target_of
+from tinybert_ds.targets.target import Settings
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
 Logits = NDArray[np.float32]
@@ -32,29 +34,35 @@ class Quality:
     agreement: float  # share of rows with the same decision; of scores the correlation
 
 
-def judge(found: Logits, reference: Logits, spec: TaskSpec | None, columns: Sequence[int], labels: Any) -> Quality:
-    """Compare logits (N, C) with those of the model.
+def judge(found: Logits, reference: Logits, metric: float | None, own: float | None, *, several: bool) -> Quality:
+    """Compare the logits (N, C) of a file with those of the model.
 
     Args:
-        spec: The task, or None.
-        columns: The output for each class of the task.
-        labels: (N,) of the task.
+        metric, own: The task's official one of the file and of the model; None without a task.
+        several: Whether a row may have several labels.
     """
-    agreement = agreement_of(found, reference)
-    difference = float(np.abs(found - reference).max())
-    if spec is None:
-        return Quality(None, 1 - agreement, difference, agreement)
-    metric, own = (metric_of(logits, spec, columns, labels) for logits in (found, reference))
-    return Quality(metric, own - metric, difference, agreement)
+    agreement = agreement_of(found, reference, several=several)
+    loss = 1 - agreement if metric is None or own is None else own - metric
+    return Quality(metric, loss, float(np.abs(found - reference).max()), agreement)
 
 
-def metric_of(logits: Logits, spec: TaskSpec, columns: Sequence[int], labels: Values) -> float:
-    """Return the task's official metric of logits (N, C)."""
-    return official_metric(spec, compute_metrics(spec, predict(spec, logits[:, list(columns)]), labels))
+def metric_of(logits: Logits, spec: TaskSpec, columns: Sequence[int], labels: Labels, settings: Settings) -> float:
+    """Return the task's official metric of logits (N, C).
+
+    Args:
+        columns: The output for each output of the task.
+        settings: What predictions need to know, see `Target.settle`.
+    """
+    target = target_of(spec)
+    predictions = target.predict(spec, logits[:, list(columns)], settings)
+    return official_metric(spec, target.measure(spec, predictions, labels))
 
 
-def agreement_of(found: Logits, reference: Logits) -> float:
-    """Return the share of rows (N, C) with the same decision; of scores (N, 1) their correlation."""
+def agreement_of(found: Logits, reference: Logits, *, several: bool = False) -> float:
+    """Return the share of rows (N, C) with the same decision, all labels of a row together; of scores (N, 1) their
+    correlation."""
+    if several:
+        return float(((found > 0) == (reference > 0)).all(axis=1).mean())
     if reference.shape[1] > 1:
         return float((found.argmax(axis=1) == reference.argmax(axis=1)).mean())
     found, reference = found[:, 0], reference[:, 0]

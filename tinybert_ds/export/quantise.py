@@ -44,7 +44,7 @@ def quantise_onnx(
     from onnxruntime import quantization as tools  # noqa: PLC0415 - an extra
 
     nodes = layers_of(source)
-    shared = {
+    shared: dict[str, Any] = {
         "op_types_to_quantize": list(MATRIX_OPS),
         "nodes_to_quantize": [node for layer, node in nodes.items() if layer not in in_float],
         "per_channel": True,

@@ -6,12 +6,13 @@ B batch rows, S sequence length, C outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinybert_ds.versions import installed_version
 
 Format = Literal["onnx", "openvino"]
 Feed = Mapping[str, NDArray[np.int64]]
@@ -30,14 +31,6 @@ PACKAGES: Mapping[Format, tuple[str, ...]] = {
 def missing_packages(formats: list[Format]) -> list[str]:
     """Return the packages that the formats need and that are not installed."""
     return [name for kind in formats for name in PACKAGES[kind] if installed_version(name) is None]
-
-
-def installed_version(package: str) -> str | None:
-    """Return the version of an installed package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def open_file(kind: Format, file: Path, threads: int) -> Run:

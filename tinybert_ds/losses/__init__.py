@@ -31,8 +31,11 @@ __all__ = [
     "choose_relation_heads",
     "gradients_only",
     "hidden_state_loss",
+    "logit_divergence",
+    "logit_error",
     "regression_loss",
     "relation_loss",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]
 
@@ -201,6 +204,7 @@ def soft_cross_entropy(
     *,
     temperature: float = 1.0,
     denominator: float | None = None,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of the two models' softened predictions, a mean over rows and classes (eq. 10).
 
@@ -208,6 +212,7 @@ def soft_cross_entropy(
         student_logits, teacher_logits: (B, C).
         temperature: divides both models' logits; the loss is not multiplied by its square, as published.
         denominator: see the module's docstring; the own count is B·C.
+        row_weights: (B,) what each row's term is multiplied by; None: 1.
 
     Raises:
         ConfigError: the class counts differ, or the temperature is not above 0.
@@ -216,6 +221,80 @@ def soft_cross_entropy(
     checks.check_logits(student_logits, teacher_logits, temperature)
     with torch.amp.autocast(student_logits.device.type, enabled=False):
         return reference.soft_cross_entropy(
+            student_logits,
+            teacher_logits,
+            temperature=temperature,
+            denominator=denominator,
+            row_weights=row_weights,
+        )
+
+
+def logit_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    denominator: float | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the teacher's KL divergence from the student, both softened, times the squared temperature, a mean over
+    rows (arXiv 1503.02531, section 2); the arguments are those of `soft_cross_entropy`, the own count is B.
+
+    Raises:
+        ConfigError: See `soft_cross_entropy`.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, temperature)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.logit_divergence(
+            student_logits,
+            teacher_logits,
+            temperature=temperature,
+            denominator=denominator,
+            row_weights=row_weights,
+        )
+
+
+def logit_error(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    denominator: float | None = None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the mean squared difference of the two models' logits (B, C), a mean over rows and classes; the arguments
+    are those of `soft_cross_entropy`.
+
+    Raises:
+        ConfigError: the class counts differ.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, 1.0)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.logit_error(student_logits, teacher_logits, denominator=denominator, row_weights=row_weights)
+
+
+def soft_binary_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    denominator: float | None = None,
+) -> Tensor:
+    """Return the binary cross-entropy of the two models' softened yes or no to each label, a mean over rows and labels.
+
+    Args:
+        student_logits, teacher_logits: (B, C); each has a sigmoid of its own.
+        temperature: divides both models' logits; the loss is not multiplied by its square.
+        denominator: see the module's docstring; the own count is B·C.
+
+    Raises:
+        ConfigError: the label counts differ, or the temperature is not above 0.
+    """
+    checks.check_denominator(denominator)
+    checks.check_logits(student_logits, teacher_logits, temperature)
+    with torch.amp.autocast(student_logits.device.type, enabled=False):
+        return reference.soft_binary_cross_entropy(
             student_logits, teacher_logits, temperature=temperature, denominator=denominator
         )
 

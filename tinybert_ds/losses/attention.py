@@ -14,11 +14,13 @@ import functools
 import importlib.util
 import logging
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.hardware import on_cuda
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.attention_chunks import (
     PROVED_SCORE,
@@ -30,7 +32,7 @@ from tinybert_ds.losses.attention_chunks import (
 )
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
 from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
-from tinybert_ds.losses.reference import Problem
+from tinybert_ds.losses.reference import CUTOFF_SCORE, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ def fused_attention_loss(problem: Problem, *, form: str, denominator: float | No
             are tiled in any case, where the published rule is applied score by score.
     """
     dtype = reference.compute_dtype(*problem.student, *problem.teacher)
-    count = reference.token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)
-    coefficient = reference.divide(problem.real.new_full((), 2.0, dtype=dtype), denominator, count)
+    count = partial(reference.token_pair_count, problem.real, problem.student[0].shape[1], problem.padding)
+    coefficient = reference.share(2.0, denominator, count, like=problem.real, dtype=dtype)
     needs = needs_of(*problem.student)
     with torch.no_grad():
         if form == "triton":
@@ -72,9 +74,14 @@ def attention_terms(
     sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if needs.value else None
     query, key = problem.student
     gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if needs.gradient else None
+    on_device = query.device.type != "cpu"  # which is not waited for: the cut-off is applied whatever the scores are
+    if on_device and problem.padding == "reference":
+        form = "tiled"
     workspace_dtype = operand_dtype(problem, dtype) if form == "gram" else dtype
     for rows, heads, operands in loaded_chunks(problem, workspace_dtype, block=QUERY_BLOCK if form == "tiled" else 0):
-        cutoff = problem.padding == "reference" and not no_score_reaches_cutoff(operands, student_columns, scales)
+        cutoff = problem.padding == "reference" and (
+            on_device or not no_score_reaches_cutoff(operands, student_columns, scales)
+        )
         terms: ChunkTerms
         if cutoff or form == "tiled":
             terms = tiled_terms(operands, student_columns, scales, coefficient, needs, cutoff=cutoff)
@@ -121,7 +128,7 @@ def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:
 def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the closed form's operands: the inputs' own where the device multiplies it into float32."""
     dtypes = {tensor.dtype for tensor in (*problem.student, *problem.teacher)}
-    return dtypes.pop() if problem.real.device.type == "cuda" and len(dtypes) == 1 else compute_dtype
+    return dtypes.pop() if on_cuda(problem.real.device) and len(dtypes) == 1 else compute_dtype
 
 
 def choose_form(problem: Problem) -> str:
@@ -135,6 +142,9 @@ def choose_form(problem: Problem) -> str:
         length = problem.real.shape[1]
         needs = needs_of(*problem.student)
         return "gram" if length >= gram_pays_from(*head_sizes, with_value=needs.value) else "tiled"
+    if problem.padding == "reference":
+        announce_cutoff()
+        return "tiled"
     refusal = triton_refusal(problem)
     announce_choice(*head_sizes, refusal)
     return "gram" if refusal else "triton"
@@ -183,6 +193,16 @@ def announce_rule(student_head: int, teacher_head: int) -> None:
         teacher_head,
         gram_pays_from(student_head, teacher_head, with_value=False),
         gram_pays_from(student_head, teacher_head, with_value=True),
+    )
+
+
+@functools.cache
+def announce_cutoff() -> None:
+    """Log, once, what "auto" takes on a GPU under the published normalisation and why."""
+    logger.info(
+        "attention loss, padding=reference: blocks of scores (tiled), the cut-off at %g applied to each: to ask whether"
+        " any score reaches it would be to wait for the GPU in every step",
+        CUTOFF_SCORE,
     )
 
 

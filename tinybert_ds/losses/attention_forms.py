@@ -74,7 +74,6 @@ def tiled_terms(
     heads, length, _ = queries.shape
     scratch = queries.new_empty(heads * min(length, QUERY_BLOCK) * length)
     gradients = queries.new_empty(2, heads, length, student_columns) if needs.gradient else None
-    by_query, by_key = float(coefficient * scales[0]), float(coefficient)
     total = torch.zeros((), dtype=torch.float64, device=queries.device)
     for start in range(0, length, QUERY_BLOCK):
         rows = slice(start, start + QUERY_BLOCK)
@@ -90,15 +89,18 @@ def tiled_terms(
         if gradients is not None:
             if cut is not None:
                 difference.masked_fill_(cut, 0.0)
-            add_product(gradients[0, :, rows], difference, keys[:, :, :student_columns], by_query, first=True)
+            add_product(gradients[0, :, rows], difference, keys[:, :, :student_columns], first=True)
             student = block[:, :, :student_columns]
-            add_product(gradients[1], difference.transpose(1, 2), student, by_key, first=start == 0)
+            add_product(gradients[1], difference.transpose(1, 2), student, first=start == 0)
+    if gradients is not None:  # on the device, which is not waited for
+        gradients[0].mul_(coefficient * scales[0])
+        gradients[1].mul_(coefficient)
     return ChunkTerms(torch.stack([total * 0, total * 0, total]) if needs.value else None, gradients)
 
 
-def add_product(target: Tensor, left: Tensor, right: Tensor, factor: float, *, first: bool) -> None:
-    """Add factor · left · right to a batch of matrices, or write it there."""
-    torch.baddbmm(target, left, right, beta=0 if first else 1, alpha=factor, out=target)
+def add_product(target: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """Add left · right to a batch of matrices, or write it there."""
+    torch.baddbmm(target, left, right, beta=0 if first else 1, out=target)
 
 
 def cut_difference(block: Tensor, keys: Tensor, student_columns: int, difference: Tensor) -> Tensor:

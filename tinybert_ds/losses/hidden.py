@@ -8,6 +8,7 @@ cancellation.)
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tinybert_ds.hardware import bfloat16_operands, multiplies_fast
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.precomputed import attach_gradients
+from tinybert_ds.losses.precomputed import attach_gradients, needs_of
 from tinybert_ds.losses.workspace import wide_matmul, workspace_bytes
 
 
@@ -40,9 +41,10 @@ def fused_hidden_loss(
     """Return the hidden-state loss with its gradients; arguments as in `tinybert_ds.losses`, real (B, S) bool."""
     projection = [parameter for parameter in (weight, bias) if parameter is not None]
     dtype = reference.compute_dtype(student_hidden, teacher_hidden, *projection)
-    count = reference.hidden_count(real, teacher_hidden.shape[2], padding)
-    coefficient = reference.divide(real.new_full((), 2.0, dtype=dtype), denominator, count)
+    count = partial(reference.hidden_count, real, teacher_hidden.shape[2], padding)
+    coefficient = reference.share(2.0, denominator, count, like=real, dtype=dtype)
     needed = gradients_needed(student_hidden, weight, bias)
+    need_value = needs_of(student_hidden, *projection).value
     with torch.no_grad():
         total, gradients = hidden_terms(
             student_hidden.flatten(0, 1),
@@ -53,8 +55,10 @@ def fused_hidden_loss(
             dtype=dtype,
             product_dtype=hidden_product_dtype(student_hidden, dtype),
             needed=needed,
+            need_value=need_value,
         )
-        value = reference.divide(total, denominator, count).to(dtype)
+        value = torch.zeros_like(coefficient) if total is None else reference.divide(total, denominator, count)
+        value = value.to(dtype)
         pairs = [
             (tensor, gradient.mul_(coefficient).view(tensor.shape))
             for tensor, gradient in zip((student_hidden, weight, bias), gradients, strict=True)
@@ -90,8 +94,9 @@ def hidden_terms(
     dtype: torch.dtype,
     product_dtype: torch.dtype,
     needed: tuple[bool, ...],
-) -> tuple[Tensor, HiddenGradients]:
-    """Return the sum of squared residuals (float64) and half of its gradients.
+    need_value: bool = True,
+) -> tuple[Tensor | None, HiddenGradients]:
+    """Return the sum of squared residuals (float64), None where it is not needed, and half of its gradients.
 
     Args:
         student, teacher: (T, H_student), (T, H_teacher).
@@ -108,7 +113,7 @@ def hidden_terms(
         student.new_zeros(shape, dtype=dtype) if wanted and shape is not None else None
         for wanted, shape in zip(needed, shapes, strict=True)
     )
-    total = torch.zeros((), dtype=torch.float64, device=student.device)
+    total = torch.zeros((), dtype=torch.float64, device=student.device) if need_value else None
     step = max(1, workspace_bytes(student.device) // (teacher.shape[1] * dtype.itemsize))
     with bfloat16_operands() if on_cpu and product_dtype is torch.bfloat16 else nullcontext():
         for start in range(0, len(student), step):
@@ -120,7 +125,8 @@ def hidden_terms(
             residual.sub_(teacher[tokens])
             if real is not None:
                 residual.masked_fill_(~real[tokens, None], 0.0)
-            total += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
+            if total is not None:
+                total += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
             if by_bias is not None:
                 by_bias += residual.sum(dim=0)
             outgoing = residual.to(operand_dtype)

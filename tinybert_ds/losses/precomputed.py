@@ -52,6 +52,11 @@ def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequenc
     return _Precomputed.apply(value, len(inputs), *inputs, *gradients)
 
 
+def scaled(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return gradient · upstream, rounded to a dtype once, in one pass."""
+    return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
+
+
 class _Precomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ class _Precomputed(torch.autograd.Function):
         unscaled = upstream.device.type == "cpu" and upstream.item() == 1
         inputs = zip(ctx.saved_tensors, ctx.input_dtypes, ctx.leaves, ctx.needs_input_grad[2:], strict=False)
         gradients = [
-            None if not needed else gradient.to(dtype, copy=leaf) if unscaled else (gradient * upstream).to(dtype)
+            None if not needed else gradient.to(dtype, copy=leaf) if unscaled else scaled(gradient, upstream, dtype)
             for gradient, dtype, leaf, needed in inputs
         ]
         return (None, None, *gradients, *([None] * len(gradients)))

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -60,7 +62,7 @@ def attention_score_loss(problem: Problem, *, denominator: float | None) -> Tens
     teacher_query, teacher_key = problem.teacher
     teacher = scores(teacher_query.detach(), teacher_key.detach(), problem.teacher_scaling)
     difference = scores(*problem.student, problem.student_scaling) - teacher
-    count = token_pair_count(problem.real, problem.student[0].shape[1], problem.padding)
+    count = partial(token_pair_count, problem.real, problem.student[0].shape[1], problem.padding)
     return divide(difference.square().sum(), denominator, count)
 
 
@@ -87,7 +89,7 @@ def relation_kl_loss(problem: Problem, *, denominator: float | None) -> Tensor:
 
     target = log_relation(teacher, problem.teacher_scaling)
     terms = target.exp() * (target - log_relation(student, problem.student_scaling))
-    count = relation_row_count(problem.real, student.shape[1], problem.padding)
+    count = partial(relation_row_count, problem.real, student.shape[1], problem.padding)
     return divide(terms.masked_fill(left_out, 0.0).sum(), denominator, count)
 
 
@@ -111,24 +113,70 @@ def hidden_state_loss(
     difference = projected - teacher_hidden.detach().to(dtype)
     if padding == "valid":
         difference = difference.masked_fill(~real[:, :, None], 0.0)
-    return divide(difference.square().sum(), denominator, hidden_count(real, teacher_hidden.shape[2], padding))
+    count = partial(hidden_count, real, teacher_hidden.shape[2], padding)
+    return divide(difference.square().sum(), denominator, count)
 
 
 def soft_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    denominator: float | None,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """−softmax(teacher/T)·log_softmax(student/T), summed and divided by rows · classes, as published (no T²)."""
     dtype = compute_dtype(student_logits, teacher_logits)
     target = F.softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
     log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    return divide(-(target * log_probability).sum(), denominator, student_logits.numel())
+    return divide(weighed(-(target * log_probability), row_weights).sum(), denominator, student_logits.numel)
+
+
+def logit_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    denominator: float | None,
+    row_weights: Tensor | None = None,
+) -> Tensor:
+    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), summed and divided by rows (arXiv 1503.02531, section 2)."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
+    log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
+    terms = target.exp() * (target - log_probability) * temperature**2
+    return divide(weighed(terms, row_weights).sum(), denominator, lambda: len(student_logits))
+
+
+def logit_error(
+    student_logits: Tensor, teacher_logits: Tensor, *, denominator: float | None, row_weights: Tensor | None = None
+) -> Tensor:
+    """Squared differences of logits (B, C), divided by rows · classes."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    terms = (student_logits.to(dtype) - teacher_logits.detach().to(dtype)).square()
+    return divide(weighed(terms, row_weights).sum(), denominator, student_logits.numel)
+
+
+def weighed(terms: Tensor, row_weights: Tensor | None) -> Tensor:
+    """Return terms (B, C) times the weights (B,) of their rows."""
+    return terms if row_weights is None else terms * row_weights.detach().to(terms.dtype)[:, None]
+
+
+def soft_binary_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
+) -> Tensor:
+    """−p·log σ(student/T) − (1 − p)·log(1 − σ(student/T)), p = σ(teacher/T), summed and divided by rows · classes."""
+    dtype = compute_dtype(student_logits, teacher_logits)
+    target = torch.sigmoid(teacher_logits.detach().to(dtype) / temperature)
+    total = F.binary_cross_entropy_with_logits(student_logits.to(dtype) / temperature, target, reduction="sum")
+    return divide(total, denominator, student_logits.numel)
 
 
 def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:
     """Squared differences of scores (B,) or (B, 1), divided by the rows."""
     dtype = compute_dtype(student_scores, target_scores)
     difference = student_scores.to(dtype).reshape(-1) - target_scores.detach().to(dtype).reshape(-1)
-    return divide(difference.square().sum(), denominator, difference.numel())
+    return divide(difference.square().sum(), denominator, difference.numel)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -158,9 +206,20 @@ def hidden_count(real: Tensor, teacher_width: int, padding: str) -> float | Tens
     return float(real.numel() * teacher_width)
 
 
-def divide(total: Tensor, denominator: float | None, own_count: float | Tensor) -> Tensor:
+Count = Callable[[], float | Tensor]
+"""A call's own count, asked for only where no denominator is given: a GPU would be launched on for nothing."""
+
+
+def divide(total: Tensor, denominator: float | None, own_count: Count) -> Tensor:
     """Return the sum over its denominator, in the sum's dtype; 0 where that is 0 or infinite."""
-    count = own_count if denominator is None else denominator
+    count = own_count() if denominator is None else denominator
     if isinstance(count, Tensor):
         return (total / torch.where(count == 0, math.inf, count)).to(total.dtype)
     return total / (math.inf if count == 0 else count)
+
+
+def share(number: float, denominator: float | None, own_count: Count, *, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a number over its denominator as a scalar tensor on the device of `like`; see `divide`."""
+    if denominator is None:
+        return divide(like.new_full((), number, dtype=dtype), None, own_count)
+    return like.new_full((), number / denominator if denominator else 0.0, dtype=dtype)

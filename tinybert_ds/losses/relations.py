@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ def fused_kl_loss(problem: Problem, *, form: str, denominator: float | None) -> 
     """
     student, teacher = problem.student[0], problem.teacher[0]
     dtype = reference.compute_dtype(student, teacher)
-    count = reference.relation_row_count(problem.real, student.shape[1], problem.padding)
-    coefficient = reference.divide(problem.real.new_full((), 1.0, dtype=dtype), denominator, count)
+    count = partial(reference.relation_row_count, problem.real, student.shape[1], problem.padding)
+    coefficient = reference.share(1.0, denominator, count, like=problem.real, dtype=dtype)
     needs = needs_of(student)
     with torch.no_grad():
         terms = triton_terms if form == "triton" else kl_terms

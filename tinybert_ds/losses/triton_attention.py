@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tinybert_ds.hardware import on_cuda
 from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel
@@ -39,7 +40,7 @@ def refusal(problem: Problem) -> str | None:
 
 def device_refusal(device: torch.device) -> str | None:
     """Return why the kernel cannot run on a device, None where it can."""
-    if device.type != "cuda":
+    if not on_cuda(device):
         interpreted = not isinstance(attention_loss_kernel, triton.JITFunction)
         return None if interpreted else f"it runs on CUDA, not on {device.type} (TRITON_INTERPRET=1 interprets it)"
     if torch.version.hip or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tinybert_ds.hardware import on_cuda
+
 CPU_BYTES_PER_THREAD = 8 << 20
 """About a core's share of the last cache. With 2 MiB, the attention losses of rows of 512 take a quarter longer."""
 DEVICE_BYTES = 256 << 20
@@ -27,6 +29,6 @@ def wide_matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     multiply = torch.mm if left.dim() == 2 else torch.bmm
     if left.dtype == dtype:
         return multiply(left, right)
-    if left.device.type == "cuda":
+    if on_cuda(left.device):
         return multiply(left, right, out_dtype=dtype)
     return multiply(left.to(dtype), right.to(dtype))

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
-from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT
+from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT
 from tinybert_ds.models.foreign import foreign_code
-from tinybert_ds.models.labels import set_labels
-from tinybert_ds.models.layer_map import parse_layer_map
-from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, seeded
+from tinybert_ds.models.labels import Head, set_labels
+from tinybert_ds.models.layer_map import full_attention_layers, parse_layer_map
+from tinybert_ds.models.pretrained import (
+    HEAD_CLASSES,
+    has_weights,
+    load_classifier,
+    load_encoder,
+    read_config,
+    seeded,
+)
+
+logger = logging.getLogger(__name__)
 
 STUDENTS_DIR = Path(tinybert_ds.__file__).parent / "students"
-
-
-@dataclass(frozen=True)
-class Head:
-    """A classification head: the task's labels in the order of their ids, or None for regression."""
-
-    label_names: tuple[str, ...] | None
-    pooler_relu: bool = False
 
 
 def shipped_students() -> tuple[str, ...]:
@@ -97,15 +98,17 @@ def build_student(
         return _random_student(path, head, seed)
     if head is None:
         return load_encoder(path, role="student", seed=seed)
-    return load_classifier(path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed)
+    return load_classifier(
+        path, label_names=head.label_names, role="student", pooler_relu=head.pooler_relu, seed=seed, kind=head.kind
+    )
 
 
 def _random_student(path: Path, head: Head | None, seed: int) -> PreTrainedModel:
     config = read_config(path, role="student")
     auto_class: Any = AutoModel
     if head is not None:
-        set_labels(config, head.label_names)
-        auto_class = AutoModelForSequenceClassification
+        set_labels(config, head.label_names, head.kind)
+        auto_class = HEAD_CLASSES[head.kind]
     advice = "correct it, or use an architecture such as BERT"
     with foreign_code(f"no model can be built from {path}", advice), seeded(seed):
         return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
@@ -119,6 +122,7 @@ def check_pair(
     projection: Literal["per_layer", "shared", "none"] = "per_layer",
     attention: bool = True,
     padding_token: int | None = None,
+    sequence_length: int = 0,
 ) -> tuple[int, ...]:
     """Check that a student can be distilled from a teacher, and read the layer map.
 
@@ -127,6 +131,7 @@ def check_pair(
         projection: "none" needs hidden states of equal width.
         attention: Whether attention scores are compared, which needs equal numbers of heads.
         padding_token: What the tokeniser pads with; None takes the teacher's word for it.
+        sequence_length: Of the longest rows, which a teacher's sliding windows may not span.
 
     Returns:
         The layer map, see `parse_layer_map`; empty for None.
@@ -149,7 +154,7 @@ def check_pair(
             problems.append(
                 f"the student has {student.heads} attention heads, the teacher {teacher.heads}; attention scores are "
                 f'compared head by head: set "num_attention_heads": {teacher.heads} in the student\'s config.json, and '
-                f'a "hidden_size" that is a multiple of {teacher.heads}, or {LEAVE_ATTENTION_OUT}'
+                f'a "hidden_size" that is a multiple of {teacher.heads}, or {COMPARE_RELATIONS}'
             )
         if projection == "none" and teacher.width != student.width:
             problems.append(
@@ -157,11 +162,26 @@ def check_pair(
                 f"{teacher.width}: use --projection per_layer or shared"
             )
         try:
-            parsed = parse_layer_map(layer_map, teacher.layers, student.layers)
+            full = full_attention_layers(teacher_config, sequence_length) if attention else None
+            parsed = parse_layer_map(layer_map, teacher.layers, student.layers, full)
+            _say_what_is_not_uniform(layer_map, parsed, teacher.layers)
         except ConfigError as error:
             problems.append(str(error))
     raise_all(problems)
     return parsed
+
+
+def _say_what_is_not_uniform(spec: str, layer_map: tuple[int, ...], teacher_layers: int) -> None:
+    """Tell which teacher states stand for those that a uniform map would have, where it cannot have them."""
+    student_layers = len(layer_map) - 1
+    exact = [state * student_layers == i * teacher_layers for i, state in enumerate(layer_map)]
+    if spec.strip().lower() == "uniform" and not all(exact):
+        logger.info(
+            "%d teacher layers for %d student layers: the layer map is %s, the nearest that can be imitated",
+            teacher_layers,
+            student_layers,
+            ",".join(map(str, layer_map)),
+        )
 
 
 def padding_problems(teacher_config: Any, student_config: Any, padding_token: int | None) -> list[str]:

@@ -1,14 +1,15 @@
-"""Hidden states, queries and keys out of any encoder whose attention goes through transformers' AttentionInterface.
+"""Hidden states, queries, keys and values out of the encoders that people use.
 
-The registered attention function is SDPA that also hands each layer's queries and keys to a collector, which lives for
-one forward pass. Layers are told apart by the order of the calls: some architectures carry no layer index, and ALBERT
-calls one module many times. B batch rows, S sequence length, A heads, D head size, H hidden size, C classes.
+Where attention goes through transformers' AttentionInterface, the registered function is SDPA that also hands each
+layer's inputs to a collector, which lives for one forward pass. Layers are told apart by the order of the calls: some
+architectures carry no layer index, and ALBERT calls one module many times. Elsewhere projections are read (see
+`projections`). B batch rows, S sequence length, A heads, D head size, H hidden size, C classes.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,17 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.foreign import foreign_code
+from tinybert_ds.models.fused_attention import fused_sdpa, padding_mask
+from tinybert_ds.models.projections import BLIND_TO_PADDING, CHANGING_LENGTHS, FAMILIES, VECTORS, show_projections
 from tinybert_ds.models.wide_products import wide_products
 from tinybert_ds.types import Batch, EncoderOutput
 
 ATTENTION_NAME = "tinybert_ds_sdpa"
 LEAVE_ATTENTION_OUT = "distil its hidden states alone with --attention_weight 0"
-"""What a refusal of attention scores offers: the other losses need none."""
+"""What a refusal of anything about attention offers: the other losses need none."""
+COMPARE_RELATIONS = f"compare relations between tokens with --attention_loss relations_kl, or {LEAVE_ATTENTION_OUT}"
+"""What a refusal of attention scores offers."""
 
 
 @dataclass
@@ -35,9 +38,11 @@ class AttentionCalls:
     """What one forward pass handed out, by the number of the attention call (0-based)."""
 
     wanted: frozenset[int]
+    length: int  # S
     count: int = 0
     queries: dict[int, Tensor] = field(default_factory=dict)  # (B, A, S, D)
     keys: dict[int, Tensor] = field(default_factory=dict)  # (B, A, S, D)
+    values: dict[int, Tensor] = field(default_factory=dict)  # (B, A, S, D)
     scalings: dict[int, float] = field(default_factory=dict)
     masks: dict[int, Tensor | None] = field(default_factory=dict)  # broadcastable to (B, A, S, S)
     additions: dict[int, str] = field(default_factory=dict)  # what is added to the scores beside the mask
@@ -67,19 +72,26 @@ def capturing_sdpa(
         number, calls.count = calls.count, calls.count + 1
         if number in calls.wanted:
             scaling = kwargs.get("scaling")
-            calls.queries[number], calls.keys[number] = query, key
+            calls.queries[number] = query
+            calls.keys[number], calls.values[number] = (_for_each_query_head(each, query) for each in (key, value))
             calls.scalings[number] = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
             calls.masks[number] = attention_mask
             added = [name for name in _SCORE_ADDITIONS if kwargs.get(name) is not None]
             if added:
                 calls.additions[number] = ", ".join(added)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    return fused_sdpa(module, query, key, value, attention_mask, **kwargs)
+
+
+def _for_each_query_head(states: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B, A / groups, S, D) as the heads of grouped queries see them, (B, A, S, D)."""
+    groups = query.shape[1] // states.shape[1]
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
 def register_capture() -> None:
     """Make the capturing attention known to transformers; doing it again changes nothing."""
     AttentionInterface.register(ATTENTION_NAME, capturing_sdpa)
-    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, padding_mask)
 
 
 class CapturingEncoder(nn.Module):
@@ -91,13 +103,16 @@ class CapturingEncoder(nn.Module):
             returns them (`output_hidden_states`). Repeats are allowed.
         attention_layers: Attention layers (0-based) whose queries and keys to return, in this order. When it is empty
             the model's attention is left as it is, so that any architecture can give logits.
+        relations: Of "queries", "keys" and "values" those to return, for relations between tokens. Empty: queries and
+            keys, for attention scores.
         logits: Whether to run the classification head. Without it only the base model runs.
         token_types: Whether the model's tokeniser returns token types (`data.tokenizer.returns_token_types`). Where it
             does not, or where the model has none, those of a batch are left aside, as transformers does.
 
     Raises:
-        ModelError: An architecture whose attention cannot be captured, states or layers that it does not have, or
-            logits of a model without a classification head.
+        ModelError: An architecture whose attention cannot be captured, or whose scores are not the products of its
+            queries and keys, states or layers that it does not have, or logits of a model without a classification
+            head.
     """
 
     def __init__(
@@ -108,21 +123,23 @@ class CapturingEncoder(nn.Module):
         attention_layers: Sequence[int],
         logits: bool,
         token_types: bool = True,
+        relations: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.states = tuple(states)
         self.attention_layers = tuple(attention_layers)
         self.logits = logits
+        self.compares_scores = not relations
+        self.vectors = tuple(relations) or ("queries", "keys")
+        self.family = FAMILIES.get(model.config.model_type)
+        """Where projections are read; None: at the AttentionInterface."""
         _check_request(self)
+        register_capture()
+        if not self.attention_layers and uses_plain_sdpa(model):
+            model.set_attn_implementation(ATTENTION_NAME)  # the same attention, fused for every head size
         if self.attention_layers:
-            register_capture()
-            name = type(model).__name__
-            with foreign_code(f"the attention of {name} cannot be replaced by one that shows it", LEAVE_ATTENTION_OUT):
-                if model._can_set_attn_implementation():
-                    model.set_attn_implementation(ATTENTION_NAME)
-            if model.config._attn_implementation != ATTENTION_NAME:
-                raise ModelError(_not_captured(model))
+            _show_attention(self)
         self._takes_token_types = token_types and takes_token_types(model)
 
     @property
@@ -131,28 +148,33 @@ class CapturingEncoder(nn.Module):
         return self.model.config
 
     def forward(self, batch: Batch) -> EncoderOutput:
-        """Return the states, queries and keys that were asked for, in that order, and the logits (B, C) or None."""
+        """Return the states, queries, keys and values that were asked for, in that order, and the logits (B, C) or
+        None."""
         output, calls = self.run(batch)
-        queries = tuple(calls.queries[layer] for layer in self.attention_layers)
-        assert _gradients_arrive(self, queries), "queries without gradients: use checkpointing with use_reentrant=False"
+        captured: dict[str, tuple[Tensor, ...]] = dict.fromkeys(VECTORS, ())
+        for kind in self.vectors:
+            captured[kind] = tuple(getattr(calls, kind)[layer] for layer in self.attention_layers)
+            assert _gradients_arrive(self, captured[kind]), (
+                f"{kind} without gradients: use checkpointing with use_reentrant=False"
+            )
         return EncoderOutput(
             hidden_states=tuple(output.hidden_states[state] for state in self.states),
-            queries=queries,
-            keys=tuple(calls.keys[layer] for layer in self.attention_layers),
             scalings=tuple(calls.scalings[layer] for layer in self.attention_layers),
             logits=output.logits if self.logits else None,
+            **captured,
         )
 
     def run(self, batch: Batch) -> tuple[Any, AttentionCalls]:
-        """Run the model on a batch; return its own output and what its attention calls handed out."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        """Run the model on a batch; return its own output and what its attention handed out."""
+        mask = batch.attention_mask if batch.padded else None
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask}
         if self._takes_token_types:
             inputs["token_type_ids"] = batch.token_type_ids
         if self.model.is_activation_checkpointing and getattr(self.config, "use_cache", False):
             inputs["use_cache"] = False  # the config's value, which means nothing to an encoder, would give a warning
         if self.states:
             inputs["output_hidden_states"] = sorted(set(self.states))
-        calls = AttentionCalls(frozenset(self.attention_layers))
+        calls = AttentionCalls(frozenset(self.attention_layers), batch.input_ids.shape[1])
         token = _collector.set(calls)
         base = self.model.base_model
         try:
@@ -162,6 +184,11 @@ class CapturingEncoder(nn.Module):
         finally:
             _collector.reset(token)
         return output, calls
+
+
+def uses_plain_sdpa(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is transformers' SDPA, which ours can take the place of."""
+    return model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
 
 
 @contextmanager
@@ -193,6 +220,15 @@ def _check_request(encoder: CapturingEncoder) -> None:
     config = encoder.model.config
     depth = getattr(config, "num_hidden_layers", None)
     name = type(encoder.model).__name__
+    if (reason := BLIND_TO_PADDING.get(config.model_type)) is not None:
+        raise ModelError(f"{name} {reason}, so its outputs cannot be distilled; use an architecture such as BERT")
+    if getattr(config, "num_landmarks", None) != getattr(config, "segment_means_seq_len", None):
+        raise ModelError(
+            f"{name} takes rows of {config.segment_means_seq_len} tokens alone, as its num_landmarks "
+            f"({config.num_landmarks}) are fewer, and rows of other lengths fail; use an architecture such as BERT"
+        )
+    if (encoder.states or encoder.attention_layers) and (reason := CHANGING_LENGTHS.get(config.model_type)) is not None:
+        raise ModelError(f"{name} {reason}; distil its predictions alone (--pred_distill), or use another teacher")
     if depth is None:
         raise ModelError(f"{name} has no num_hidden_layers in its config.json; use a text encoder such as BERT")
     if any(not 0 <= state <= depth for state in encoder.states):
@@ -205,17 +241,31 @@ def _check_request(encoder: CapturingEncoder) -> None:
         raise ModelError(f"logits asked of {name}, which has no classification head; load it with load_classifier")
 
 
-def _not_captured(model: PreTrainedModel) -> str:
-    return (
-        f"the attention of {type(model).__name__} (model_type {model.config.model_type!r}) does not go through "
-        f"transformers' AttentionInterface, so its scores cannot be distilled; {LEAVE_ATTENTION_OUT}, or use an "
-        "architecture that does, such as BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, ALBERT, MobileBERT, ERNIE or "
-        "NomicBERT"
-    )
+def _show_attention(encoder: CapturingEncoder) -> None:
+    """Let a model show what its attention layers compute, by the way that suits it."""
+    model, family = encoder.model, encoder.family
+    shown = f"{type(model).__name__} (model_type {model.config.model_type!r})"
+    if family is not None:
+        if encoder.compares_scores and family.no_scores:
+            raise ModelError(
+                f"{shown} {family.no_scores}, so --attention_loss scores cannot be computed; {COMPARE_RELATIONS}"
+            )
+        show_projections(model, family, encoder.attention_layers, encoder.vectors, _collector.get)
+        return
+    name = type(model).__name__
+    with foreign_code(f"the attention of {name} cannot be replaced by one that shows it", LEAVE_ATTENTION_OUT):
+        if model._can_set_attn_implementation():
+            model.set_attn_implementation(ATTENTION_NAME)
+    if model.config._attn_implementation != ATTENTION_NAME:
+        raise ModelError(
+            f"the attention of {shown} does not go through transformers' AttentionInterface, and where else to read it "
+            f"is not known, so it cannot be distilled; {LEAVE_ATTENTION_OUT}, or use an architecture such as BERT, "
+            "RoBERTa, XLM-R, ELECTRA, DistilBERT, ALBERT, MobileBERT, ERNIE or NomicBERT"
+        )
 
 
-def _gradients_arrive(encoder: CapturingEncoder, queries: tuple[Tensor, ...]) -> bool:
-    """False where a student in training hands out detached queries, as reentrant checkpointing makes them."""
-    if not (queries and encoder.training and torch.is_grad_enabled()):
+def _gradients_arrive(encoder: CapturingEncoder, captured: tuple[Tensor, ...]) -> bool:
+    """False where a student in training hands out detached vectors, as reentrant checkpointing makes them."""
+    if not (captured and encoder.training and torch.is_grad_enabled()):
         return True
-    return queries[-1].requires_grad or not any(p.requires_grad for p in encoder.model.parameters())
+    return captured[-1].requires_grad or not any(p.requires_grad for p in encoder.model.parameters())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from tinybert_ds.files import write_atomically
@@ -85,11 +86,10 @@ def read_base_model(directory: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     try:
-        found = ModelCard(
-            path.read_text(encoding="utf-8", errors="replace"), ignore_metadata_errors=True
-        ).data.base_model
-    except Exception:
+        card = ModelCard(path.read_text(encoding="utf-8", errors="replace"), ignore_metadata_errors=True)
+    except (ValueError, TypeError, yaml.YAMLError):  # somebody else's file, of which nothing but a name is wanted
         return ()
+    found = card.data.get("base_model")
     return tuple([found] if isinstance(found, str) else found or ())
 
 

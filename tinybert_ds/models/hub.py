@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 
 from tinybert_ds.models.foreign import foreign_code
 
-UPLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "onnx/*", "openvino/*")
+UPLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "onnx/*", "openvino/*", "[0-9]_*/*")
 NOT_UPLOADED = (
     *("run.json", "trackers.json", "eval_results.json", ".*", "*/.*", "projections.safetensors"),
     *("checkpoints/*", "tensorboard/*", "wandb/*", "mlruns/*", "stalls/*"),

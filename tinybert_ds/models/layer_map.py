@@ -7,7 +7,9 @@ N teacher layers, M student layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.foreign_text import quoted
@@ -15,13 +17,18 @@ from tinybert_ds.foreign_text import quoted
 _NAMES = "uniform, last, first or a list of teacher states such as 0,4,8,12"
 
 
-def parse_layer_map(spec: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+def parse_layer_map(
+    spec: str, teacher_layers: int, student_layers: int, full_attention: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Turn the value of `--layer_map` into a layer map (arXiv 1909.10351, section 3.1 and its ablation of g(m)).
 
     Args:
-        spec: "uniform" (s(i) = i·N/M), "last" (s(i) = i + N - M, s(0) = 0), "first" (s(i) = i), or M + 1 teacher states
-            separated by commas. A list must not decrease, since a later student layer sees only what the earlier ones
-            made; it may repeat a state (a student deeper than its teacher has to), and s(0) may be any state.
+        spec: "uniform" (s(i) is i·N/M, or the state that is nearest to it), "last" (s(i) = i + N - M, s(0) = 0),
+            "first" (s(i) = i), or M + 1 teacher states separated by commas. A list must not decrease, since a later
+            student layer sees only what the earlier ones made; it may repeat a state (a student deeper than its teacher
+            has to), and s(0) may be any state.
+        full_attention: Teacher layers, from 1, whose attention can be imitated; None: all. "uniform" keeps to them
+            where there are enough.
 
     Returns:
         M + 1 teacher states, each in 0..N and from the second on in 1..N.
@@ -30,17 +37,28 @@ def parse_layer_map(spec: str, teacher_layers: int, student_layers: int) -> tupl
         ConfigError: A map that does not fit the two models.
     """
     word = spec.strip().lower()
-    if word == "uniform":
-        return _uniform(teacher_layers, student_layers)
-    if word in ("last", "first"):
+    if word in ("uniform", "last", "first"):
         if student_layers > teacher_layers:
             raise ConfigError(
                 f"layer map {word!r} needs a student no deeper than its teacher; the student has {student_layers} "
-                f"layers, the teacher {teacher_layers}: write the states as a list, such as 0,1,1,2"
+                f"layers, the teacher {teacher_layers}, so that some states have none of their own to imitate: take a "
+                "deeper teacher or a student of fewer layers, or write the states as a list with repeats, such as "
+                "0,1,1,2"
             )
+        if word == "uniform":
+            return _uniform_among(full_attention, teacher_layers, student_layers)
         offset = teacher_layers - student_layers if word == "last" else 0
         return (0, *(i + offset for i in range(1, student_layers + 1)))
     return _explicit(spec, teacher_layers, student_layers)
+
+
+def full_attention_layers(config: Any, sequence_length: int) -> tuple[int, ...]:
+    """Return the layers of a model, from 1, in which each token of such a sequence sees all others, as far as its
+    config says (a sliding window that is wider than the sequence hides nothing)."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    hides = window is not None and sequence_length - 1 > window
+    return tuple(number for number, kind in enumerate(kinds, start=1) if kind != "sliding_attention" or not hides)
 
 
 def attention_layers(layer_map: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,15 +67,16 @@ def attention_layers(layer_map: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _uniform(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
-    if teacher_layers % student_layers:
-        divisors = [m for m in range(1, teacher_layers + 1) if teacher_layers % m == 0]
-        raise ConfigError(
-            f"layer map 'uniform' needs a teacher depth that is a multiple of the student's; the teacher has "
-            f"{teacher_layers} layers, the student {student_layers}: take a student with one of {divisors} layers, or "
-            "another map (last, first, or a list of teacher states)"
-        )
-    step = teacher_layers // student_layers
-    return tuple(i * step for i in range(student_layers + 1))
+    """i·N/M, rounded half up; the steps are at least 1 long, so that no state comes twice."""
+    return tuple((2 * i * teacher_layers + student_layers) // (2 * student_layers) for i in range(student_layers + 1))
+
+
+def _uniform_among(full_attention: Sequence[int] | None, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """The uniform map, or where some of its layers hide tokens a uniform one of those that do not, if they suffice."""
+    layer_map = _uniform(teacher_layers, student_layers)
+    if full_attention is None or set(layer_map[1:]) <= set(full_attention) or len(full_attention) < student_layers:
+        return layer_map
+    return (0, *(full_attention[number - 1] for number in _uniform(len(full_attention), student_layers)[1:]))
 
 
 def _explicit(spec: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:

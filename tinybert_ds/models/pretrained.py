@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
@@ -24,7 +25,7 @@ from tinybert_ds.models import published
 from tinybert_ds.models.config_values import config_problems, content_problems
 from tinybert_ds.models.directory import model_files, require_fetched
 from tinybert_ds.models.foreign import foreign_code
-from tinybert_ds.models.labels import output_names, set_labels
+from tinybert_ds.models.labels import Head, HeadKind, output_names, set_labels
 from tinybert_ds.strict_formats import parse_json
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ WEIGHT_FILES = (
     published.WEIGHTS_FILE,
     f"{published.WEIGHTS_FILE}.index.json",
 )
+HEAD_CLASSES: Mapping[HeadKind, Any] = {
+    "one": AutoModelForSequenceClassification,
+    "several": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+}
 _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 """Of the files that hold them, shards included."""
 
@@ -112,6 +118,7 @@ def load_classifier(
     head: Literal["any", "required"] = "any",
     pooler_relu: bool = False,
     seed: int = 0,
+    kind: HeadKind = "one",
 ) -> PreTrainedModel:
     """Load an encoder with a classification head, in float32 and eval mode.
 
@@ -120,6 +127,7 @@ def load_classifier(
         head: "required": the directory must hold a fine-tuned head with as many outputs as the task, whose own names
             stay in the config for `match_labels`. "any": its head is taken where the names of its outputs are the
             task's, else a new one is made and a log line says so; the config gets the task's names.
+        kind: What the head answers.
         pooler_relu: Put the published fine-tuned TinyBERTs' ReLU behind the pooler (a saved config may also ask).
 
     Raises:
@@ -127,15 +135,16 @@ def load_classifier(
             something other than a BERT.
     """
     config = read_config(directory, role=role)
-    own_names = output_names(config)
+    own_names, own_type = output_names(config), getattr(config, "problem_type", None)
     if head == "any":
-        set_labels(config, label_names)
-    model, info = _load(AutoModelForSequenceClassification, Path(directory), config, role, seed)
+        set_labels(config, label_names, kind)
+    other_kind = head == "any" and own_type not in (None, config.problem_type)
+    model, info = _load(HEAD_CLASSES[kind], Path(directory), config, role, seed)
     _check_encoder(model, info, directory, role)
     new = sorted(_missing(info))
     if head == "required":
         _check_head(new, own_names, 1 if label_names is None else len(label_names), directory, role)
-    elif _is_for_other_labels(info, own_names, label_names):
+    elif other_kind or _is_for_other_labels(info, own_names, label_names):
         # A head for other classes, or for the same ones in another order, is worse than a new one.
         new = sorted({*new, *_renew_head(model, seed)})
     if new:
@@ -144,6 +153,22 @@ def load_classifier(
     if pooler_relu or getattr(config, "pooler_relu", False):
         published.apply_pooler_relu(model)
     return model
+
+
+def load_headed(directory: str | Path, head: Head, *, role: Role, pooler_relu: bool = False) -> PreTrainedModel:
+    """Load a fine-tuned model with the head that a task asks for; see `load_classifier`.
+
+    Raises:
+        ModelError: As for `load_classifier` with a required head.
+    """
+    return load_classifier(
+        directory,
+        label_names=head.label_names,
+        role=role,
+        head="required",
+        pooler_relu=pooler_relu or head.pooler_relu,
+        kind=head.kind,
+    )
 
 
 def load_masked_lm(directory: str | Path) -> PreTrainedModel:

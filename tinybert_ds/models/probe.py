@@ -5,6 +5,7 @@ B batch rows, S sequence length, A heads, D head size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.errors import ModelError, raise_all
-from tinybert_ds.models.capture import LEAVE_ATTENTION_OUT, AttentionCalls, CapturingEncoder
+from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT, AttentionCalls, CapturingEncoder
 from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.types import Batch, Counts
 
@@ -60,8 +61,8 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
 
     Raises:
         ModelError: Too few positions for the sequence; a model that cannot be run; a number of states or attention
-            calls other than the depth says; key heads that differ in number from query heads; a mask in a mapped layer
-            that hides more or less than padding, or scores with something added.
+            calls other than the depth says; where scores are compared, a mask in a mapped layer that hides more or less
+            than padding, or scores with something added.
     """
     limit = position_limit(encoder.model)
     if limit is not None and sequence_length > limit:
@@ -75,6 +76,13 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
         output, calls = encoder.run(batch)
     states = len(output.hidden_states) if encoder.states else None
     raise_all(_problems(encoder, calls, batch.attention_mask, states), ModelError)
+
+
+def captured_width(encoder: CapturingEncoder) -> int:
+    """Return A·D of the queries, keys and values that an encoder hands out; where they differ, what divides all."""
+    with in_eval_mode(encoder), torch.no_grad():
+        output = encoder(probe_batch(encoder.model, sequence_length=8))
+    return math.gcd(*(each.shape[1] * each.shape[3] for each in (*output.queries, *output.keys, *output.values)))
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
@@ -98,38 +106,33 @@ def _problems(
             f"{_describe(encoder)} returns {states} hidden states for its {depth} layers, not {depth + 1}; "
             "its states cannot be mapped to layers"
         )
-    if not encoder.attention_layers:
+    if not encoder.attention_layers or encoder.family is not None:
         return problems
     if calls.count != depth:
         problems.append(
             f"{_describe(encoder)} made {calls.count} attention calls through transformers' AttentionInterface for its "
-            f"{depth} layers, so its scores cannot be told apart by layer; {LEAVE_ATTENTION_OUT}, or use an "
-            "architecture with one per layer, such as BERT"
+            f"{depth} layers, so they cannot be told apart by layer; {LEAVE_ATTENTION_OUT}, or use an architecture "
+            "with one per layer, such as BERT"
         )
         return problems
+    if not encoder.compares_scores:
+        return problems  # whatever a query is allowed to see, its relation to any token is defined
     for layer in dict.fromkeys(encoder.attention_layers):
         problems += _layer_problems(encoder, calls, attention_mask, layer)
     return problems
 
 
 def _layer_problems(encoder: CapturingEncoder, calls: AttentionCalls, attention_mask: Tensor, layer: int) -> list[str]:
-    query, key = calls.queries[layer], calls.keys[layer]
-    if query.shape[1] != key.shape[1]:
-        return [
-            f"attention layer {layer} of {_describe(encoder)} has {query.shape[1]} query heads but {key.shape[1]} key "
-            f"heads (grouped queries), and only equal numbers can be compared; {LEAVE_ATTENTION_OUT}"
-        ]
     if layer in calls.additions:
         return [
             f"attention layer {layer} of {_describe(encoder)} adds {calls.additions[layer]} to its scores, which "
-            f"queries and keys do not show; {LEAVE_ATTENTION_OUT}, or use an architecture with plain scores, such as "
-            "BERT"
+            f"queries and keys do not show; {COMPARE_RELATIONS}, or use an architecture with plain scores, such as BERT"
         ]
     if not _masks_only_padding(calls.masks[layer], attention_mask):
         return [
             f"attention layer {layer} of {_describe(encoder)} hides other keys than padding (a sliding window or a "
             f"causal mask) at {attention_mask.shape[1]} tokens; choose a --layer_map that names layers with full "
-            f"attention, {LEAVE_ATTENTION_OUT}, or use another architecture"
+            f"attention, {COMPARE_RELATIONS}, or use another architecture"
         ]
     return []
 

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_ds.arguments import FinetuneArguments, GeneralDistillArguments, TaskDistillArguments
+from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.arguments.option import Command, Flag, flags_of
 from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
 from tinybert_ds.records import read_metrics, read_run
-
-GLUE_DATASET = "nyu-mll/glue"
-"""Where the hub has the tasks that are known by name."""
 
 COMMANDS: Mapping[str, type[Command]] = {
     "general_distill": GeneralDistillArguments,
     "task_distill": TaskDistillArguments,
     "finetune": FinetuneArguments,
+    "embed_distill": EmbedDistillArguments,
 }
 """By the first word of the stage that run.json names."""
 
@@ -28,8 +27,12 @@ _MADE_BY = {
     "task_distill intermediate": "the intermediate stage of task distillation: it learned the hidden states and "
     "attention of a fine-tuned teacher",
     "task_distill prediction": "task distillation: it learned the predictions of a fine-tuned teacher",
+    "task_distill joint": "task distillation: it learned the hidden states, the attention and the predictions of a "
+    "fine-tuned teacher together",
     "finetune": "fine-tuning on the labels of a task",
+    "embed_distill": "the distillation of vectors: it learned the vectors that its teacher gives texts",
 }
+_OFFERS = {"general_distill": "feature-extraction", "embed_distill": "sentence-similarity"}
 _NOT_FOR = {
     "general_distill": "Predictions of any kind: it has no head. Fine-tune it, or distil it on a task, first.",
     "task_distill intermediate": "Predictions: its head has not learned yet. It is the start of the prediction stage.",
@@ -38,6 +41,9 @@ _NOT_FOR_OTHER = (
     "Texts that are unlike those of its task in language, kind or length; other tasks; and decisions about people "
     "that nobody looks at. It repeats the mistakes and leanings of its teacher and of its training texts."
 )
+MADE = ("How it was made", "Data", "Losses and budget")
+"""Sections that hold for whatever is made of a run's model."""
+_NOT_OF_THE_RECIPE = ("local_rank", "push_to_hub", "license", "languages", "datasets")
 _MOST_RUNS = 5  # of the chain that leads to a model
 
 
@@ -58,21 +64,19 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
     made_by = f"Made by {_MADE_BY.get(stage, stage)}, with TinyBERT-DS."
     sections = {
         "What it is": f"{made_by} {_sizes(record)}".strip(),
-        "How it was made": _commands(directory),
-        "Data": _data(record),
-        "Losses and budget": _budget(directory, record),
+        **dict(zip(MADE, (_commands(directory), _data(record), _budget(directory, record)), strict=True)),
         "Evaluation": figures_table(figures) if figures else "",
         "What it is not for": _NOT_FOR.get(stage, _NOT_FOR_OTHER),
     }
     teacher = arguments.get("teacher_model") or arguments.get("model")
-    known = arguments.get("task_name") is not None
     return Card(
         name=directory.resolve().name,
-        pipeline_tag="feature-extraction" if stage == "general_distill" else "text-classification",
+        pipeline_tag=_OFFERS.get(stage, "text-classification"),
+        library_name="sentence-transformers" if stage == "embed_distill" else "transformers",
         license=arguments.get("license"),
         language=arguments.get("languages") or (),
         base_model=read_base_model(Path(teacher)) if teacher else (),
-        datasets=[GLUE_DATASET] if known else [],
+        datasets=arguments.get("datasets") or (),
         figures=figures,
         sections=sections,
     )
@@ -136,7 +140,7 @@ def _command(stage: str, arguments: Mapping[str, Any]) -> str:
     words = [f"deepspeed launchers/{kind.prog}"]
     for flag in flags_of(kind):
         value = arguments.get(flag.name, flag.default)
-        if value != flag.default and flag.name not in ("local_rank", "push_to_hub", "license", "languages"):
+        if value != flag.default and flag.name not in _NOT_OF_THE_RECIPE:
             words.append(" ".join([flag.shown, *(shlex.quote(word) for word in _words(flag, value))]))
     return " \\\n    ".join(words)
 

@@ -34,11 +34,16 @@ class TeacherPart(NamedTuple):
         """Return the output with this part alone."""
         return EncoderOutput(
             hidden_states=tuple(output.hidden_states[state] for state in self.states),
-            queries=tuple(output.queries[layer] for layer in self.layers),
-            keys=tuple(output.keys[layer] for layer in self.layers),
+            queries=self._own(output.queries),
+            keys=self._own(output.keys),
             scalings=tuple(output.scalings[layer] for layer in self.layers),
             logits=output.logits,
+            values=self._own(output.values),
         )
+
+    def _own(self, captured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The layers of this part, of queries, keys or values; nothing where they were not asked for."""
+        return tuple(captured[layer] for layer in self.layers) if captured else ()
 
 
 class DistilledStudent(nn.Module):
@@ -80,9 +85,9 @@ def finite_check(output: EncoderOutput) -> Tensor:
 
     The last state and layer are looked at: what is non-finite in one layer is so in those above it.
     """
-    last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:]]
+    last = [*output.hidden_states[-1:], *output.queries[-1:], *output.keys[-1:], *output.values[-1:]]
     tensors = last if output.logits is None else [*last, output.logits]
-    return torch.stack([tensor.detach().sum(dtype=torch.float32) * 0 for tensor in tensors]).sum()
+    return torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).mul(0).sum()
 
 
 def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
@@ -101,7 +106,7 @@ def freeze_unused(encoder: CapturingEncoder) -> tuple[str, ...]:
     parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
     with in_eval_mode(encoder), torch.enable_grad():
         output = encoder(probe_batch(encoder.model, sequence_length=8))
-        tensors = [*output.hidden_states, *output.queries, *output.keys]
+        tensors = [*output.hidden_states, *output.queries, *output.keys, *output.values]
         if output.logits is not None:
             tensors.append(output.logits)
         total = torch.stack([tensor.float().sum() for tensor in tensors]).sum()

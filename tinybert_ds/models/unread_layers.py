@@ -51,4 +51,4 @@ def drop_unread_layers(encoder: CapturingEncoder) -> int:
 def _probed(encoder: CapturingEncoder) -> list[Tensor]:
     with in_eval_mode(encoder), torch.no_grad():
         output = encoder(probe_batch(encoder.model, sequence_length=8))
-    return [*output.hidden_states, *output.queries, *output.keys]
+    return [*output.hidden_states, *output.queries, *output.keys, *output.values]

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.compare import CompareArguments
 from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
-from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name
+from tinybert_ds.data.metrics import official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
 from tinybert_ds.data.task_files import Examples, read_split
 from tinybert_ds.data.tasks import TaskSpec, find_task
@@ -42,8 +42,10 @@ from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned, task_columns
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import RowFlags, load_task
+from tinybert_ds.stages.task_settings import read_settings
 from tinybert_ds.strict_formats import parse_json
-from tinybert_ds.types import Batch, LossTerms
+from tinybert_ds.targets import target_of
+from tinybert_ds.types import Batch
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -57,7 +59,7 @@ class Candidate(NamedTuple):
     """A model that takes part, and the split as its tokeniser and its config see it."""
 
     name: str
-    module: Callable[[Batch], LossTerms]
+    module: Any  # from a batch to its terms, the logits among them
     encoded: EncodedExamples
     layout: RowLayout
     parameters: int = 0  # 0: as many as the module has
@@ -87,7 +89,7 @@ def measure_metric(
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
     model = load_fine_tuned(directory, task, role=role)
-    metrics = task.evaluate(model.module, split, columns=model.columns)
+    metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
     size = sum(file.stat().st_size for file in model_files(directory).glob("*.safetensors"))
@@ -108,13 +110,14 @@ def measure_exported(
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
     task = load_task(spec, arguments.data_dir, (arguments.split,), tokenizer, config, flags, world)
     columns = task_columns(config, spec, None, role="student")
+    settings = read_settings(config, target_of(spec).setting_names, columns, role="student")
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if task.token_types else ()))
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     found = []
     for row in read_export(directory)["exports"]:
         if row["model"] != "teacher" and row["file"]:
             model = as_model(open_file(row["kind"], directory / row["file"], torch.get_num_threads()), names)
-            metrics = task.evaluate(model, arguments.split, columns=columns)
+            metrics = task.evaluate(model, arguments.split, columns=columns, settings=settings)
             own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
             rows, name = task.splits[arguments.split], f"student, {row['name']}"
             candidate = Candidate(name, model, rows, layout, parameters, row["bytes"])
@@ -150,10 +153,11 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
 
 
 def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray) -> float:
-    """Return what an answer that never looks at the text gets: the commonest label of train, or its mean score."""
+    """Return what the best answer that never looks at the text gets, see `Target.constant_answer`."""
     assert train.labels is not None
-    constant = float(train.labels.mean()) if spec.is_regression else majority_class(train.labels)
-    return official_metric(spec, compute_metrics(spec, np.full_like(references, constant), references))
+    target = target_of(spec)
+    constant = np.broadcast_to(target.constant_answer(train.labels), references.shape)
+    return official_metric(spec, target.measure(spec, constant, references))
 
 
 def build_report(

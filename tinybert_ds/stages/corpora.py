@@ -72,7 +72,7 @@ def open_corpora(
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
     """
-    arguments = _with_length(arguments)
+    arguments = with_length(arguments)
     _check_batches(arguments, world)
     verification = None
     if arguments.verify_data and world.local_rank == 0:
@@ -81,7 +81,8 @@ def open_corpora(
         _open(arguments, "train", length, arguments.phase_batch_size(length), teacher_config, verification)
         for length, _ in arguments.phase_list
     ]
-    _check_tokens(sources[0], arguments, teacher_config, teacher_tokenizer)
+    directories = [directory for directory, _ in arguments.corpora]
+    check_tokens(sources[0], directories, arguments.teacher_model, teacher_config, teacher_tokenizer)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None
     if arguments.eval_fraction:
@@ -102,8 +103,8 @@ def open_corpora(
     return Corpora(train, held_out, total_steps, identity, longest, verification)
 
 
-def _with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
-    """The arguments with the sample length that the corpora were made for, where the command line gives none.
+def with_length(arguments: GeneralDistillArguments) -> GeneralDistillArguments:
+    """Return the arguments with the sample length that the corpora were made for, where the command line gives none.
 
     Raises:
         ConfigError: the corpora were made for different lengths, or for one that is no length of a sample.
@@ -145,22 +146,21 @@ def _check_batches(arguments: GeneralDistillArguments, world: World) -> None:
     raise_all(problems, ConfigError)
 
 
-def _check_tokens(
-    source: CorpusSource, arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str
+def check_tokens(
+    source: CorpusSource, directories: Sequence[str], teacher: str, teacher_config: Any, teacher_tokenizer: str
 ) -> None:
     """Raise `ConfigError` unless the teacher, and so the student, reads every token as it was meant."""
-    directories = ", ".join(directory for directory, _ in arguments.corpora)
+    shards = ", ".join(directories)
     if source.tokenizer_fingerprint != teacher_tokenizer:
         raise ConfigError(
-            f"the shards in {directories} were made with another tokeniser than that of --teacher_model "
-            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model} and the same "
-            "casing flags"
+            f"the shards in {shards} were made with another tokeniser than that of --teacher_model {teacher}; make "
+            f"them anew with --bert_model {teacher} and the same casing flags"
         )
     if source.vocab_size > teacher_config.vocab_size:
         raise ConfigError(
-            f"the shards in {directories} have token ids up to {source.vocab_size - 1}, but --teacher_model "
-            f"{arguments.teacher_model} has embeddings for {teacher_config.vocab_size} tokens: its tokeniser files do "
-            "not belong to its config.json. Restore the directory, and make the shards anew with its own tokeniser"
+            f"the shards in {shards} have token ids up to {source.vocab_size - 1}, but --teacher_model {teacher} has "
+            f"embeddings for {teacher_config.vocab_size} tokens: its tokeniser files do not belong to its config.json. "
+            "Restore the directory, and make the shards anew with its own tokeniser"
         )
 
 

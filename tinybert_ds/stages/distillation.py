@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +19,18 @@ from tinybert_ds.engine.student import full_state
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.losses import choose_relation_heads
 from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
-from tinybert_ds.models.probe import check_capture
+from tinybert_ds.models.probe import captured_width, check_capture
 from tinybert_ds.models.recomputation import recompute_layers
+from tinybert_ds.models.relation_layers import choose_relation_layers
 from tinybert_ds.models.saving import load_projections, save_student
 from tinybert_ds.models.student import DistilledStudent, TeacherPart, count_parameters, freeze_unused
 from tinybert_ds.models.unread_layers import drop_unread_layers
-from tinybert_ds.objective import IntermediateObjective, LossWeights, PredictionObjective
+from tinybert_ds.objective import IntermediateObjective, JointObjective, LossWeights, PredictionObjective, Relations
 from tinybert_ds.stages.evaluate import logits_encoder
 from tinybert_ds.stages.task_data import TaskData
 
@@ -46,6 +49,25 @@ class Student(NamedTuple):
     embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     token_types: bool = True  # whether the tokeniser that it is exported with returns them
     projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
+    relation_layers: tuple[tuple[int, int], ...] = ()  # its own and the teacher's, from 1; none: scores are compared
+
+
+def relation_layers(
+    arguments: DistillationArguments, layer_map: tuple[int, ...], teacher_config: Any
+) -> tuple[tuple[int, int], ...]:
+    """Return the pairs (student layer, teacher layer), from 1, whose relations are compared; none where scores are.
+
+    Raises:
+        ConfigError: --relation_layers names layers that there are not.
+    """
+    if not arguments.compares_relations:
+        return ()
+    return choose_relation_layers(arguments.relation_pairs, layer_map, teacher_config.num_hidden_layers)
+
+
+def relation_identity(arguments: DistillationArguments, layers: tuple[tuple[int, int], ...]) -> dict[str, Any]:
+    """Return what the flags of relations come to; they make a run another one only where they are given."""
+    return {"relation_layers": layers, "relations": arguments.relation_factors}
 
 
 def build_intermediate(
@@ -56,11 +78,13 @@ def build_intermediate(
     max_seq_length: int,
     world: World,
     token_types: bool = True,
+    predictions: PredictionObjective | None = None,
 ) -> tuple[Teacher, list[DistilledStudent]]:
-    """Put together the distillation of hidden states and attention scores.
+    """Put together the distillation of hidden states and of attention scores or relations.
 
     Args:
         students: One or several; the teacher keeps what any of them imitates.
+        predictions: What is learnt of the predictions in the same steps (`--joint`).
         token_types: Whether the teacher's tokeniser returns them.
 
     Returns:
@@ -72,11 +96,16 @@ def build_intermediate(
         teacher_model,
         states=sorted({state for states, _ in imitated for state in states}),
         attention_layers=sorted({layer for _, layers in imitated for layer in layers}),
-        logits=False,
+        logits=predictions is not None,
         token_types=token_types,
+        relations=_compared(arguments),
     )
+    if teacher.family is not None and teacher.attention_layers:
+        logger.info("the teacher's queries, keys and values are read behind its projections")
     check_capture(teacher, sequence_length=max_seq_length)
-    modules = [_student_module(teacher, student, arguments, weights, max_seq_length) for student in students]
+    modules = [
+        _student_module(teacher, student, arguments, weights, max_seq_length, predictions) for student in students
+    ]
     dtype = inference_dtype(world.device, arguments.teacher_dtype)
     logger.info("teacher %.2f M parameters, in %s", count_parameters(teacher_model) / 1e6, dtype)
     drop_unread_layers(teacher)
@@ -108,10 +137,38 @@ def classifying_student(
 def _imitated(student: Student, weights: LossWeights) -> tuple[list[int], list[int]]:
     """Return the teacher's states and attention layers that a student imitates, in the order of its own."""
     num_layers, layer_map = len(student.layer_map) - 1, student.layer_map
+    states = [layer_map[state] for state in weights.states(num_layers)]
+    if student.relation_layers:
+        return states, [teacher - 1 for _, teacher in student.relation_layers]
     layers = attention_layers(layer_map)
-    return (
-        [layer_map[state] for state in weights.states(num_layers)],
-        [layers[layer] for layer in weights.attention_layers(num_layers)],
+    return states, [layers[layer] for layer in weights.attention_layers(num_layers)]
+
+
+def _compared(arguments: DistillationArguments) -> list[str]:
+    """Return of which vectors relations are compared; of none where attention scores are."""
+    if not arguments.compares_relations:
+        return []
+    return [kind for kind, factor in arguments.relation_factors.items() if factor]
+
+
+def _relations(
+    teacher: CapturingEncoder, encoder: CapturingEncoder, student: Student, arguments: DistillationArguments
+) -> Relations | None:
+    """Return what is compared in the place of attention scores, None where these are.
+
+    Raises:
+        ConfigError: --relation_heads does not divide the widths of both models.
+    """
+    if not student.relation_layers:
+        return None
+    heads = choose_relation_heads(captured_width(encoder), captured_width(teacher), arguments.relation_heads)
+    pairs = ", ".join(f"{own}:{theirs}" for own, theirs in student.relation_layers)
+    logger.info("relations of student:teacher layers %s in %d heads", pairs, heads)
+    return Relations(
+        layers=encoder.attention_layers,
+        heads=heads,
+        form="kl" if arguments.attention_loss == "relations_kl" else "scores",
+        **arguments.relation_factors,
     )
 
 
@@ -121,27 +178,32 @@ def _student_module(
     arguments: DistillationArguments,
     weights: LossWeights,
     max_seq_length: int,
+    predictions: PredictionObjective | None,
 ) -> DistilledStudent:
     num_layers = len(student.layer_map) - 1
+    own_layers = tuple(own - 1 for own, _ in student.relation_layers) or weights.attention_layers(num_layers)
     encoder = CapturingEncoder(
         student.model,
         states=weights.states(num_layers),
-        attention_layers=weights.attention_layers(num_layers),
-        logits=False,
+        attention_layers=own_layers,
+        logits=predictions is not None,
         token_types=student.token_types,
+        relations=_compared(arguments),
     )
     check_capture(encoder, sequence_length=max_seq_length)
     if student.embeddings_from_teacher:
         svd_embeddings(teacher.model, student.model)
     frozen = freeze_unused(encoder)
     torch.manual_seed(arguments.seed)
-    objective = IntermediateObjective(
+    objective_of = IntermediateObjective if predictions is None else partial(JointObjective, predictions=predictions)
+    objective = objective_of(
         num_layers,
         student.model.config.hidden_size,
         teacher.model.config.hidden_size,
         projection=arguments.projection,
         padding=arguments.padding,
         weights=weights,
+        relations=_relations(teacher, encoder, student, arguments),
     )
     logger.info(
         "student %.2f M parameters, layer map %s", count_parameters(student.model) / 1e6, list(student.layer_map)

@@ -9,14 +9,21 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from tinybert_ds.command_line import run_command
+from tinybert_ds.errors import raise_all
 from tinybert_ds.preemption import ignore_requests, leave_when_asked
+from tinybert_ds.versions import requirements, version_problems
 
 _TRUE = ("true", "yes", "t", "y", "1")
 
 
 def prepare(*, on_cpu: bool = False) -> None:
-    """Set up this process; DeepSpeed, and the stage with it, is imported only after this."""
+    """Set up this process; DeepSpeed, and the stage with it, is imported only after this.
+
+    Raises:
+        SystemExit: 2 where packages are missing or older than needed.
+    """
     leave_when_asked()
+    run_command(lambda: raise_all(version_problems(requirements())))
     faulthandler.enable()  # a file that is cut short while it is mapped ends the process with SIGBUS: say where
     import torch  # noqa: PLC0415 - takes a second, in which a request to stop is answered already
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from tinybert_ds.engine.run.directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.labels import match_labels
-from tinybert_ds.models.pretrained import Role, load_classifier
+from tinybert_ds.models.pretrained import Role, load_headed
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
 from tinybert_ds.stages.task_data import TaskData
+from tinybert_ds.stages.task_settings import read_settings, write_settings
+from tinybert_ds.targets import target_of
+from tinybert_ds.targets.target import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,20 @@ class FineTuned(NamedTuple):
 
     module: DistilledStudent
     columns: list[int]
+    settings: Settings | None = None  # what its predictions need to know, as its directory says it
 
 
 def evaluate_directory(directory: str | Path, task: TaskData, *, pooler_relu: bool = False) -> dict[str, float]:
-    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks."""
+    """Load a fine-tuned model and return the task's metrics, "eval_..."; the same on all ranks.
+
+    What its predictions need to know beside its logits is written into its config.json.
+    """
     model = load_fine_tuned(directory, task, pooler_relu=pooler_relu)
-    return task.evaluate_all(model.module, columns=model.columns)
+    settings = model.settings
+    if settings is None and target_of(task.spec).setting_names:
+        settings = task.settle(model.module, columns=model.columns)
+        write_on_main(task.world, Path(directory), partial(write_settings, directory, settings, model.columns))
+    return task.evaluate_all(model.module, columns=model.columns, settings=settings)
 
 
 def load_fine_tuned(
@@ -59,17 +70,16 @@ def load_fine_tuned(
     Raises:
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
-    model = load_classifier(
-        directory, label_names=task.spec.label_names or None, role=role, head="required", pooler_relu=pooler_relu
-    )
+    model = load_headed(directory, target_of(task.spec).head(task.spec), role=role, pooler_relu=pooler_relu)
     columns = task_columns(model.config, task.spec, stated_labels, role=role)
     module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
-    return FineTuned(module.eval().to(task.world.device), columns)
+    settings = read_settings(model.config, target_of(task.spec).setting_names, columns, role=role)
+    return FineTuned(module.eval().to(task.world.device), columns, settings)
 
 
 def label_objective(spec: TaskSpec) -> PredictionObjective:
-    """Return the loss against the gold labels, or scores, alone."""
-    return PredictionObjective(weight=0, label_weight=1, regression=spec.is_regression)
+    """Return the loss against the gold labels alone."""
+    return PredictionObjective(weight=0, label_weight=1, target=target_of(spec))
 
 
 def require_results_directory(directory: Path) -> None:
@@ -100,10 +110,8 @@ def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool 
 
 
 def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None, *, role: Role) -> list[int]:
-    """Return the model's output for each class of the task, matched by name; for a regression its only one."""
-    if spec.is_regression:
-        return [0]
-    return list(match_labels(model_config, spec.label_names, spec.label_aliases, stated, role=role))
+    """Return the model's output for each output of the task, see `Target.columns`."""
+    return target_of(spec).columns(spec, model_config, stated, role=role)
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:

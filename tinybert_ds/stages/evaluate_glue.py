@@ -132,11 +132,11 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
         stated = stated_labels(arguments, config, spec)
         model = load_fine_tuned(directory, task, pooler_relu=arguments.pooler_relu, stated_labels=stated)
         for split in spec.eval_splits:
-            found = task.evaluate(model.module, split, columns=model.columns)
+            found = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
             metrics[split][name] = {metric: found[f"eval_{metric}"] for metric in spec.metrics}
             rows[split] = len(task.splits[split])
         for split, file in files.items():
-            predictions = task.predict(model.module, split, columns=model.columns)
+            predictions = task.predict(model.module, split, columns=model.columns, settings=model.settings)
             submissions[name][file] = format_predictions(spec, index[split], predictions)
     return [SplitResult(spec, split, rows[split], metrics[split]) for split in spec.eval_splits]
 

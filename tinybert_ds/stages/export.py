@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ from tinybert_ds.export.files import Export, bytes_of, wanted
 from tinybert_ds.export.measure import as_model, feed_of, judge, torch_model
 from tinybert_ds.export.peak_memory import peak_mib
 from tinybert_ds.export.record import REPORT_FILE, Row, failures, is_export, render, report_of
-from tinybert_ds.export.runtimes import PACKAGES, installed_version, missing_packages, open_file
+from tinybert_ds.export.runtimes import PACKAGES, missing_packages, open_file
 from tinybert_ds.files import write_atomically
-from tinybert_ds.models.card import Card, Figure, read_base_model, write_card
+from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
 from tinybert_ds.models.hub import require_repository, upload
-from tinybert_ds.models.run_card import standard_error
+from tinybert_ds.models.run_card import MADE, run_card, standard_error
 from tinybert_ds.models.saving import save_tokenizer
 from tinybert_ds.stages.compare import LATENCY_BATCHES, ROUNDS, Candidate, cpu_name, measure_latency_ms
 from tinybert_ds.stages.export_files import write_files
 from tinybert_ds.stages.export_subject import Subject, load_subject
 from tinybert_ds.stages.start import join
+from tinybert_ds.versions import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ def path_problems(arguments: ExportModelArguments) -> Iterator[str]:
             f"--format {' '.join(arguments.format)}: {', '.join(missing)} not installed; `bash launchers/install.sh "
             f"export` in the checkout, or pip install {' '.join(missing)}"
         )
+    elif find_spec("transformers.exporters") is None:
+        yield f"transformers {installed_version('transformers')} has no exporters; install transformers>=5.24"
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         yield f"--output_dir: {output_dir} is a file; give a directory"
@@ -115,6 +119,8 @@ def measure(
             run = open_file(export.kind, folder / export.file, threads)
             models[export.name] = as_model(run, subject.input_names)
         reference = subject.logits(models["torch fp32"])
+        settings = subject.settle(reference)
+        own = subject.metric(reference, settings)
         feed = feed_of(subject.batch(np.arange(min(max(LATENCY_BATCHES), len(subject.rows)))), subject.input_names)
         weights = sum(file.stat().st_size for file in subject.directory.glob("*.safetensors"))
         rows.append(
@@ -125,7 +131,7 @@ def measure(
                 precision="fp32",
                 file="",
                 bytes=weights or 4 * subject.model.num_parameters(),
-                metric=subject.metric(reference),
+                metric=own,
                 loss=None,
                 largest_difference=None,
                 agreement=None,
@@ -134,9 +140,8 @@ def measure(
             )
         )
         for export in exports:
-            quality = judge(
-                subject.logits(models[export.name]), reference, subject.spec, subject.columns, subject.rows.labels
-            )
+            found = subject.logits(models[export.name])
+            quality = judge(found, reference, subject.metric(found, settings), own, several=subject.several)
             rows.append(
                 Row(
                     model=subject.name,
@@ -207,17 +212,21 @@ def _card(subject: Subject, rows: Sequence[Row], report: dict[str, Any], argumen
             )
     files = "\n".join(f"- `{row.file}`: {row.name}, {row.bytes / 2**20:.1f} MiB" for row in own)
     table = render(report).partition("\n")[2]
+    made = run_card(subject.directory, {}) if (subject.directory / "run.json").is_file() else None
+    sections = made.sections if made else {}
     return Card(
         name=Path(arguments.output_dir).resolve().name,
         pipeline_tag="text-classification",
         license=arguments.license,
         language=arguments.languages,
-        base_model=read_base_model(subject.directory),
+        datasets=arguments.datasets,
+        base_model=read_base_model(subject.directory) or (made.base_model if made else ()),
         library_name="optimum",
         figures=figures,
         sections={
             "What it is": f"The model `{subject.name}` for other runtimes, exported by TinyBERT-DS.\n\n{files}",
-            "Evaluation": table,
+            **{heading: text for heading, text in sections.items() if heading in MADE},
+            "Evaluation": f"{figures_table(figures)}\n{table}" if figures else table,
             "What it is not for": "Anything that the model it was made of is not for, and texts on which it was not "
             "measured in 8 bits: other languages, other lengths, other kinds than those of the split above.",
         },

@@ -46,6 +46,7 @@ def write_files(
     calibration, choosing = _training_rows(subject, arguments.calibration_rows)
     found: dict[str, Sequence[str]] = {}
     for kind in dict.fromkeys(export.kind for export in exports):
+        write: _OnnxWriter | _OpenVinoWriter
         write = _OnnxWriter(subject, folder, arguments) if kind == "onnx" else _OpenVinoWriter(subject, folder)
         for export in (export for export in exports if export.kind == kind):
             target = folder / export.file
@@ -86,7 +87,9 @@ def _choose(
         quantise(in_float)
         written = in_float
         run = open_file(export.kind, target, threads)
-        return 1 - agreement_of(subject.logits(as_model(run, subject.input_names), rows), reference)
+        return 1 - agreement_of(
+            subject.logits(as_model(run, subject.input_names), rows), reference, several=subject.several
+        )
 
     choice = choose_layers(layers, loss, arguments.max_loss + 1 / len(rows))
     if written != frozenset(choice.in_float):

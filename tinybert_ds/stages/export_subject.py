@@ -17,16 +17,20 @@ from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import predict_logits
 from tinybert_ds.engine.ranks.process_group import World
-from tinybert_ds.errors import DataError
+from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.export.measure import Logits, Model, metric_of
 from tinybert_ds.export.runtimes import Feed
 from tinybert_ds.models.capture import takes_token_types
-from tinybert_ds.models.labels import output_names
-from tinybert_ds.models.pretrained import Role, load_classifier, read_config
+from tinybert_ds.models.labels import Head, output_names
+from tinybert_ds.models.pretrained import Role, load_headed, read_config
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.task_data import RowFlags, load_task
+from tinybert_ds.stages.task_settings import read_settings
+from tinybert_ds.targets import Labels, target_of
+from tinybert_ds.targets.target import Settings
 
 BATCH_ROWS = 32
+TEACHER = "teacher"
 _NOISE_ROWS = 256
 _SHORTEST = 4
 
@@ -42,7 +46,9 @@ class Subject:
     input_names: tuple[str, ...]
     spec: TaskSpec | None
     split: str
-    columns: tuple[int, ...]  # the model's output for each class of the task
+    columns: tuple[int, ...]  # the model's output for each output of the task
+    settings: Settings | None  # what its predictions need to know, as its config says it
+    several: bool  # whether a row may have several labels
     rows: EncodedExamples
     training_rows: EncodedExamples | None
     layout: RowLayout
@@ -61,9 +67,17 @@ class Subject:
         )
         return predict_logits(model, source, self.world)
 
-    def metric(self, logits: Logits) -> float | None:
+    def settle(self, logits: Logits) -> Settings:
+        """Return what predictions need to know: what the config says, else what is best for the model's logits."""
+        if self.settings is not None or self.spec is None:
+            return self.settings or {}
+        return target_of(self.spec).settle(self.spec, logits[:, list(self.columns)], _labels(self.rows))
+
+    def metric(self, logits: Logits, settings: Settings) -> float | None:
         """Return the task's official metric; None without a task."""
-        return None if self.spec is None else metric_of(logits, self.spec, self.columns, _labels(self.rows))
+        if self.spec is None:
+            return None
+        return metric_of(logits, self.spec, self.columns, _labels(self.rows), settings)
 
     def batch(self, numbers: NDArray[np.int64], rows: EncodedExamples | None = None) -> Any:
         """Return some rows as one batch, padded to its longest."""
@@ -87,8 +101,15 @@ def load_subject(
         ModelError, DataError: No classifier for this task, or a split without labels.
     """
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    names = None if config.num_labels == 1 else output_names(config)
-    model = load_classifier(directory, label_names=names, role=role, head="required")
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    head = Head(None if config.num_labels == 1 else output_names(config), kind="several" if several else "one")
+    head = head if spec is None else target_of(spec).head(spec)
+    if head.kind == "tokens":
+        raise ConfigError(
+            "models that give each token a label cannot be exported by this command yet; give a classifier or one of "
+            "scores"
+        )
+    model = load_headed(directory, head, role=role)
     split = arguments.split or (spec.eval_splits[0] if spec else "")
     if spec is None:
         length = min(arguments.max_seq_length or 128, config.max_position_embeddings)
@@ -102,9 +123,10 @@ def load_subject(
             path = spec.split_path(str(arguments.data_dir), split)
             raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
         columns = task_columns(model.config, spec, None, role=role)
+    names = target_of(spec).setting_names if spec else ()
     types = returns_token_types(tokenizer) and takes_token_types(model)
     return Subject(
-        name="teacher" if role == "teacher" else Path(directory).resolve().name,
+        name=TEACHER if role == "teacher" else _name(directory),
         directory=Path(directory),
         model=model.eval(),
         tokenizer=tokenizer,
@@ -112,11 +134,19 @@ def load_subject(
         spec=spec,
         split=split,
         columns=tuple(columns),
+        settings=read_settings(model.config, names, columns, role=role),
+        several=head.kind == "several",
         rows=rows,
         training_rows=training,
         layout=RowLayout("valid", length, special_ids(tokenizer).pad),
         world=world,
     )
+
+
+def _name(directory: str) -> str:
+    """What a model is called beside its teacher: as its directory."""
+    name = Path(directory).resolve().name
+    return "model" if name == TEACHER else name
 
 
 def some_rows(rows: EncodedExamples, numbers: NDArray[np.int64]) -> EncodedExamples:
@@ -135,6 +165,6 @@ def _noise(vocabulary: int, longest: int) -> EncodedExamples:
     return EncodedExamples(tokens, offsets, (lengths // 2).astype(np.int32), None)
 
 
-def _labels(rows: EncodedExamples) -> Any:
+def _labels(rows: EncodedExamples) -> Labels:
     assert rows.labels is not None
     return rows.labels

@@ -24,6 +24,7 @@ from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.search import prepare_search, search
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.task_data import TaskData, load_task
+from tinybert_ds.targets import target_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def _fine_tune(
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            model = _load(arguments, path, task.spec.label_names or None)
+            model = _load(arguments, path, target_of(task.spec).head(task.spec))
             student = classifying_student(model, label_objective(task.spec), arguments, task)
             export = partial(export_student, tokenizer=tokenizer, world=session.world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
@@ -80,10 +81,10 @@ def _fine_tune(
         return run.results[0]
 
 
-def _load(arguments: FinetuneArguments, path: Path, label_names: tuple[str, ...] | None) -> Any:
+def _load(arguments: FinetuneArguments, path: Path, head: Head) -> Any:
     if arguments.from_scratch:
-        return build_student(path, weights="random", head=Head(label_names), seed=arguments.seed)
-    return load_classifier(path, label_names=label_names, role="model", seed=arguments.seed)
+        return build_student(path, weights="random", head=head, seed=arguments.seed)
+    return load_classifier(path, label_names=head.label_names, role="model", seed=arguments.seed, kind=head.kind)
 
 
 def find_model(arguments: FinetuneArguments) -> Path:

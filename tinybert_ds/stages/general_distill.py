@@ -15,6 +15,7 @@ from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_ar
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
@@ -29,10 +30,18 @@ from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.pretrained import load_encoder, read_config
-from tinybert_ds.stages.corpora import open_corpora
-from tinybert_ds.stages.distillation import Student, build_intermediate, export_student, require_same_tokenizer
+from tinybert_ds.stages.balance import balance, recorded
+from tinybert_ds.stages.corpora import open_corpora, with_length
+from tinybert_ds.stages.distillation import (
+    Student,
+    build_intermediate,
+    export_student,
+    relation_identity,
+    relation_layers,
+    require_same_tokenizer,
+)
 from tinybert_ds.stages.give_away import give_away
-from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.inheritance import start_from_teacher, started_once
 from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
@@ -81,8 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate = None
         if corpora.held_out is not None:
             evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
-        for student in students:
-            run.attach(student, evaluate=evaluate, export=partial(export_student, tokenizer=tokenizer, world=world))
+        variances = balance(run, teacher, students, corpora.train, token_types=types)
+        export = partial(export_student, tokenizer=tokenizer, world=world)
+        for student, found in zip(students, variances, strict=True):
+            run.attach(student, evaluate=evaluate, export=export, measured=recorded(found))
         train(run, teacher, overlap_teacher=arguments.overlap_teacher)
         corpora.finish_verification(run.stall.alive)
         run.finish()
@@ -101,6 +112,7 @@ class _Candidate(NamedTuple):
     path: Path
     init: Literal["load", "teacher", "svd", "random"]
     layer_map: tuple[int, ...]
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
     directory: Path
     identity: dict[str, Any]  # without the data
 
@@ -117,6 +129,7 @@ def _candidates(
     shared: dict[str, Any] = {"stage": "general_distill", "teacher": model_fingerprint(arguments.teacher_model)}
     if len(paths) > 1:
         shared["students"] = fingerprints  # they stand at the same step: none can join or leave
+    longest = max(length for length, _ in with_length(arguments).phase_list)
     directories = student_directories(output_dir, paths)
     begun = run_on_main(session.world, lambda: [_begun_with(directory) for directory in directories])
     candidates = []
@@ -128,18 +141,21 @@ def _candidates(
                 config,
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
-                attention=bool(arguments.attention_weight),
+                attention=arguments.compares_scores,
                 padding_token=padding_token,
+                sequence_length=longest,
             )
+            relations = relation_layers(arguments, layer_map, teacher_config)
             init = _init(arguments, before, teacher_config, config, layer_map)
         except UserError as error:
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        comes_to = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to: dict[str, Any] = {"layer_map": layer_map, "teacher_dtype": dtype}
+        comes_to |= relation_identity(arguments, relations)
         comes_to["init_embeddings"] = "random" if init == "load" else init
         identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
-        candidates.append(_Candidate(path, init, layer_map, directory, identity))
+        candidates.append(_Candidate(path, init, layer_map, relations, directory, identity))
     return candidates
 
 
@@ -196,16 +212,16 @@ def _students(
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
     arguments, students = session.arguments, []
-    from_teacher = any(candidate.init == "teacher" for candidate in candidates)
-    text = calibration_blocks(source, CALIBRATION_TOKENS, token_types=token_types) if from_teacher else []
+    dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
+    text = partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types)
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
         model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
         projections = None
         if candidate.init == "teacher":
-            dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
-            found = start_from_teacher(teacher, model, candidate.layer_map, text, dtype=dtype, world=session.world)
-            projections = found.projections
+            start = partial(start_from_teacher, teacher, layer_map=candidate.layer_map, dtype=dtype)
+            kept = candidate.directory / CHECKPOINT_DIRECTORY
+            projections = started_once(kept, model, text, start, world=session.world)
         students.append(
             Student(
                 model,
@@ -214,6 +230,7 @@ def _students(
                 embeddings_from_teacher=candidate.init == "svd",
                 projections=projections,
                 token_types=token_types,
+                relation_layers=candidate.relation_layers,
             )
         )
     return students

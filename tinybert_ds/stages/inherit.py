@@ -29,7 +29,7 @@ from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.checks import check_inheritance
-from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config
+from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.evaluate import task_columns
@@ -38,6 +38,7 @@ from tinybert_ds.stages.inheritance import start_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
 from tinybert_ds.strict_formats import read_json
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = returns_token_types(tokenizer)
     blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
     for candidate in (candidates[number] for number in waiting):
-        head = None if text.columns is None else Head(text.label_names)
         weights: Literal["load", "random"] = "load" if candidate.has_weights else "random"
-        student = build_student(candidate.path, weights=weights, head=head, seed=arguments.seed)
+        student = build_student(candidate.path, weights=weights, head=text.head, seed=arguments.seed)
         write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
         found = start_from_teacher(
             teacher,
@@ -128,7 +128,7 @@ class _Text(NamedTuple):
     source: BatchSource
     fingerprint: str
     columns: list[int] | None  # the teacher's output for each label of the task; None for a corpus
-    label_names: tuple[str, ...] | None
+    head: Head | None  # of the task
 
 
 def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> _Text:
@@ -140,7 +140,7 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
         columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
         task = load_task(spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world)
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
-        return _Text(rows, rows.fingerprint, columns, tuple(spec.label_names) or None)
+        return _Text(rows, rows.fingerprint, columns, target_of(spec).head(spec))
     directories = arguments.pregenerated_data
     lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}
     length = arguments.max_seq_length or min(lengths.values())
@@ -162,9 +162,9 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
 
 
 def _load_teacher(arguments: InheritArguments, text: _Text) -> PreTrainedModel:
-    if text.columns is None:
+    if text.head is None:
         return load_encoder(arguments.teacher_model, role="teacher")
-    return load_classifier(arguments.teacher_model, label_names=text.label_names, role="teacher", head="required")
+    return load_headed(arguments.teacher_model, text.head, role="teacher")
 
 
 def _finished(candidate: _Candidate) -> bool:

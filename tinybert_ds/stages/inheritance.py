@@ -5,20 +5,54 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.engine.ranks.exchange import RankExchange
-from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.engine.ranks.process_group import World, run_on_main, write_on_main
 from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
 from tinybert_ds.models.inherit.blocks import Blocks
+from tinybert_ds.models.inherit.kept import find_start, keep_start, take_start
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch
 
 logger = logging.getLogger(__name__)
+
+
+def started_once(
+    directory: Path,
+    student: PreTrainedModel,
+    text: Callable[[], Sequence[Batch]],
+    start: Callable[..., Inheritance],
+    *,
+    world: World,
+) -> dict[str, Tensor]:
+    """Give a run's student its start: as an earlier launch has kept it, or made and kept now. Called on all ranks.
+
+    The checkpoints alone would not do: what does not train is no part of them in full precision.
+
+    Args:
+        directory: Of the run's checkpoints.
+        text: Reads the calibration text.
+        start: `start_from_teacher` for this teacher and layer map.
+
+    Returns:
+        The projections.
+
+    Raises:
+        CheckpointError: The start cannot be kept.
+    """
+    kept = run_on_main(world, lambda: find_start(directory))
+    if kept is None:
+        found = start(student=student, blocks=text(), world=world)
+        write_on_main(world, directory, lambda: keep_start(directory, student, found.projections))
+        return found.projections
+    logger.info("the student's start is the one that this run began with: %s", kept)
+    return take_start(kept, student)
 
 
 def start_from_teacher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +13,16 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from tinybert_ds.arguments import Arguments, DistillationArguments, TrainingArguments, identity_of
+from tinybert_ds.arguments import Arguments, TrainingArguments, identity_of
+from tinybert_ds.arguments.groups import Teacher
 from tinybert_ds.engine.ds_config import default_config_path, read_config, resolve_config
+from tinybert_ds.engine.ds_defaults import costly_settings
 from tinybert_ds.engine.ranks.process_group import World, init_distributed, run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.watch.console import set_up_console
-from tinybert_ds.errors import raise_all
-from tinybert_ds.hardware import choose_float32_products, multiplies_fast, precision_problems
+from tinybert_ds.errors import UserError, raise_all
+from tinybert_ds.hardware import Precision, choose_float32_products, multiplies_fast, precision_problems
 from tinybert_ds.models.hub import require_repository
 from tinybert_ds.preemption import grace_problems
 
@@ -54,7 +57,7 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     """
     world = join(arguments.log_level)
     config, more = _deepspeed_config(arguments, world)
-    teacher_dtype = arguments.teacher_dtype if isinstance(arguments, DistillationArguments) else "auto"
+    teacher_dtype: Precision = arguments.teacher_dtype if isinstance(arguments, Teacher) else "auto"
     raise_all([*problems, *more, *precision_problems("teacher_dtype", teacher_dtype, world.device)])
     resume = arguments.resume
     if single:
@@ -98,14 +101,30 @@ def _deepspeed_config(arguments: TrainingArguments, world: World) -> tuple[dict[
     if arguments.deepspeed_config is not None:
         path = Path(arguments.deepspeed_config)
     else:
-        path = default_config_path(world.device.type, fp16=arguments.fp16)
+        begun_wide = run_on_main(world, partial(_begun_wide, Path(arguments.output_dir)))
+        path = default_config_path(world.device.type, fp16=arguments.fp16, wide=begun_wide)
     config, problems = read_config(path)
     if not problems:
         logger.info("DeepSpeed config: %s", path)
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
+    for sentence in costly_settings(config) if not more else ():
+        logger.info("%s", sentence)
     if config.get("scheduler") and not more:
         logger.info("learning rate: %s of the DeepSpeed config instead of --lr_schedule", config["scheduler"]["type"])
     return config, problems + more + grace_problems(arguments.preempt_grace_seconds, os.environ)
+
+
+def _begun_wide(output_dir: Path) -> bool:
+    """Whether a run that the directory holds, or that one in it does, was begun with fp32 products on a CPU.
+
+    It goes on so: an earlier version's default was that on every CPU.
+    """
+    for directory in (output_dir, *sorted(path.parent for path in output_dir.glob("*/run.json"))):
+        with suppress(UserError):  # of a record that cannot be read is told where the directory is looked into
+            record = RunDirectory(directory).record()
+            if record is not None:
+                return not record.get("deepspeed_config", {}).get("torch_autocast", {}).get("enabled", False)
+    return False
 
 
 def _warn_of_slow_bf16(config: dict[str, Any], *, teacher: bool) -> None:

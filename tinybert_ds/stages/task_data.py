@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.groups import TaskRows
-from tinybert_ds.data.metrics import Values, compute_metrics, official_metric, predict
+from tinybert_ds.data.metrics import Values, official_metric
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files
@@ -22,6 +24,8 @@ from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.shared_work.derived import cache_home
+from tinybert_ds.targets import target_of
+from tinybert_ds.targets.target import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -63,30 +67,64 @@ class TaskData:
             shuffle=shuffle,
         )
 
-    def predict(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> Values:
-        """Return the (N,) predictions for a split, class ids or scores, in the order of the file, on all ranks.
+    def predict(
+        self, model: Model, split: str, *, columns: Sequence[int] | None = None, settings: Settings | None = None
+    ) -> Values:
+        """Return the predictions for a split, as its labels are, in the order of the file, on all ranks.
 
         Args:
-            columns: The model's output for each class of the task; None where they are in the task's order.
+            columns: The model's output for each output of the task; None where they are in the task's order.
+            settings: What the model's predictions need to know, see `Target.settle`.
         """
-        logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
-        return predict(self.spec, logits if columns is None else logits[:, list(columns)])
+        return target_of(self.spec).predict(self.spec, self._logits(model, split, columns), settings or {})
 
-    def evaluate(self, model: Model, split: str, *, columns: Sequence[int] | None = None) -> dict[str, float]:
-        """Return every metric of the task on a labelled split, "eval_..."; the same on all ranks. See `predict`."""
+    def evaluate(
+        self, model: Model, split: str, *, columns: Sequence[int] | None = None, settings: Settings | None = None
+    ) -> dict[str, float]:
+        """Return every metric of the task on a labelled split, "eval_..."; the same on all ranks. See `predict`.
+
+        Args:
+            settings: None: those that the split itself says are the best.
+        """
+        return self._judge(split, self._logits(model, split, columns), settings)
+
+    def settle(self, model: Model, *, columns: Sequence[int] | None = None) -> Settings:
+        """Return what the model's predictions need to know, by the split that decides; see `Target.settle`."""
+        split = self.spec.eval_splits[0]
+        return self._settle(split, self._logits(model, split, columns))
+
+    def _logits(self, model: Model, split: str, columns: Sequence[int] | None) -> NDArray[np.float32]:
+        logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
+        return logits if columns is None else logits[:, list(columns)]
+
+    def _settle(self, split: str, logits: NDArray[np.float32]) -> Settings:
         labels = self.splits[split].labels
         assert labels is not None, f"{split} has no labels"
-        metrics = compute_metrics(self.spec, self.predict(model, split, columns=columns), labels)
+        return target_of(self.spec).settle(self.spec, logits, labels)
+
+    def _judge(self, split: str, logits: NDArray[np.float32], settings: Settings | None) -> dict[str, float]:
+        target, labels = target_of(self.spec), self.splits[split].labels
+        assert labels is not None, f"{split} has no labels"
+        settings = self._settle(split, logits) if settings is None else settings
+        metrics = target.measure(self.spec, target.predict(self.spec, logits, settings), labels)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}
 
-    def evaluate_all(self, model: Model, *, columns: Sequence[int] | None = None) -> dict[str, float]:
-        """Evaluate on the task's evaluation splits: the first decides, the others carry their name."""
+    def evaluate_all(
+        self, model: Model, *, columns: Sequence[int] | None = None, settings: Settings | None = None
+    ) -> dict[str, float]:
+        """Evaluate on the task's evaluation splits: the first decides, the others carry their name.
+
+        Args:
+            settings: None: those that the first split says are the best.
+        """
         first, *others = self.spec.eval_splits
-        results = self.evaluate(model, first, columns=columns)
+        logits = self._logits(model, first, columns)
+        settings = self._settle(first, logits) if settings is None else settings
+        results = self._judge(first, logits, settings)
         for split in others:
-            for name, value in self.evaluate(model, split, columns=columns).items():
+            for name, value in self.evaluate(model, split, columns=columns, settings=settings).items():
                 results[f"eval_{split}_{name.removeprefix('eval_')}"] = value
         return results
 
@@ -108,11 +146,14 @@ def load_task(
     model_config: Any,
     flags: TaskRows | RowFlags,
     world: World,
+    *,
+    unlabelled: Collection[str] = (),
 ) -> TaskData:
     """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.
 
     Args:
         model_config: Of the model that will read the batches.
+        unlabelled: Splits that may come without labels, because nobody reads them.
 
     Raises:
         ConfigError, DataError: A file is missing, a row does not fit, a split has no labels that training or
@@ -120,6 +161,8 @@ def load_task(
     """
     _require_vocabulary(tokenizer, model_config)
     max_seq_length = flags.max_seq_length or spec.max_seq_length
+    layouts = {split: replace(spec.splits[split], may_lack_label=True) for split in unlabelled if split in spec.splits}
+    spec = replace(spec, splits={**spec.splits, **layouts}) if layouts else spec
     for split in splits:  # before a folder of derived data is made in a directory without a task
         require_files(spec, data_dir, split)
     home = cache_home(data_dir, flags.cache_dir)
@@ -135,7 +178,7 @@ def load_task(
         if warning := judge_rows(encoded, tokenizer, path, allow_unknown=flags.allow_unknown):
             logger.warning("%s", warning)
     for split in ("train", *spec.eval_splits):
-        if split in rows and rows[split].labels is None:
+        if split in rows and rows[split].labels is None and split not in unlabelled:
             raise DataError(
                 f"the {split} split of task {spec.name} ({spec.splits[split].file}) has no labels; this command needs "
                 "them: give a labelled file, or another eval_split in the task file"

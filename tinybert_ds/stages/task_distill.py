@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,23 +15,30 @@ from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_argum
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_cache import cached_teacher
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import Head, build_student, check_pair, find_student
+from tinybert_ds.models.build import build_student, check_pair, find_student
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import load_headed, read_config
+from tinybert_ds.models.student import DistilledStudent
 from tinybert_ds.objective import PredictionObjective
+from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
     classifying_student,
     export_student,
+    relation_identity,
+    relation_layers,
     require_same_tokenizer,
 )
 from tinybert_ds.stages.evaluate import (
@@ -44,8 +52,11 @@ from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
+
+_WITHOUT_TEACHER = "only --do_eval, and --pred_distill with `teacher` in the task file, run without a teacher"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,12 +69,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = find_task(arguments.task_name, arguments.task_file)
     pair = _read_pair(arguments, spec)
     splits = ("train", *spec.eval_splits)
-    train_spec = augmented(spec) if arguments.aug_train else spec
+    train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
+    judged = arguments.stage != "intermediate"
+    unlabelled = [] if judged and prediction_weights(arguments, spec).labels else ["train"] if judged else splits
     task = load_task(
-        train_spec, arguments.data_dir, splits, pair.tokenizer, pair.student_config, arguments, session.world
+        train_spec,
+        arguments.data_dir,
+        splits,
+        pair.tokenizer,
+        pair.student_config,
+        arguments,
+        session.world,
+        unlabelled=unlabelled,
     )
-    distil = _distil_predictions if arguments.pred_distill else _distil_layers
-    write_results(session.output_dir, distil(session, pair, task), session.world)
+    distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
+    write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
     give_away(session, [session.output_dir], task)
 
 
@@ -73,15 +93,21 @@ class _Pair(NamedTuple):
     student_config: Any
     tokenizer: PreTrainedTokenizerFast
     layer_map: tuple[int, ...]
-    columns: list[int]  # the teacher's output for each class of the task
+    relation_layers: tuple[tuple[int, int], ...]  # see `distillation.Student`
+    columns: list[int] | None  # the teacher's output for each output of the task; None: in its order
     teacher_types: bool  # whether the teacher's tokeniser returns token types
-    teacher: str  # its fingerprint
+    teacher: str | None  # its fingerprint; None: what it said is in the data
     student: str
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
-    teacher = cast(str, arguments.teacher_model)
+    raise_all([*teacher_problems(arguments, spec), *prediction_problems(arguments, spec)])
     find_student(arguments.student_model, weights="load")
+    if arguments.teacher_model is None:
+        student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
+        config = read_config(student, role="student")
+        return _Pair(config, tokenizer, (), (), None, False, None, model_fingerprint(student))
+    teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
     layer_map = check_pair(
@@ -89,17 +115,18 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
-        attention=bool(arguments.attention_weight),
+        attention=arguments.compares_scores,
         padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        sequence_length=arguments.max_seq_length or spec.max_seq_length,
     )
+    relations = relation_layers(arguments, layer_map, teacher_config)
     tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
-    raise_all(prediction_problems(arguments, spec))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
     teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, columns, teacher_types, *fingerprints)
+    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -115,20 +142,14 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
-            teacher, (student,) = build_intermediate(
-                _teacher_model(arguments, task.spec),
-                [Student(model, pair.layer_map, directory, token_types=task.token_types)],
-                arguments,
-                max_seq_length=task.max_seq_length,
-                world=world,
-                token_types=pair.teacher_types,
-            )
+            teacher, student = _layered_student(session, pair, task)
             held_out = task.source(
                 task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
             )
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
             run.attach(
                 student,
+                measured=recorded(found),
                 evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
                 export=partial(export_student, tokenizer=pair.tokenizer, world=world),
             )
@@ -137,12 +158,76 @@ def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: Ta
         return run.results[0]
 
 
+def _distil_jointly(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's layers and predictions at once; return the metrics of its best state."""
+    arguments, world = session.arguments, session.world
+    source = _source(task, arguments)
+    with open_run(
+        session,
+        {session.output_dir: _identity(session, pair, task, source, asks_teacher=True)},
+        title="joint distillation",
+        source=source,
+        evaluation_steps=arguments.eval_step,
+    ) as run:
+        if not run.finished:
+            teacher, student = _layered_student(session, pair, task, _prediction_objective(arguments, pair, task))
+            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
+            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
+            measured = recorded(found)
+            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export, measured=measured)
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
+        return run.results[0]
+
+
+def _layered_student(
+    session: Session[TaskDistillArguments],
+    pair: _Pair,
+    task: TaskData,
+    predictions: PredictionObjective | None = None,
+) -> tuple[Teacher, DistilledStudent]:
+    """Return a teacher that shows its layers, and the student that imitates them."""
+    arguments = session.arguments
+    model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
+    teacher, (student,) = build_intermediate(
+        _teacher_model(arguments, task.spec),
+        [
+            Student(
+                model,
+                pair.layer_map,
+                directory,
+                token_types=task.token_types,
+                relation_layers=pair.relation_layers,
+            )
+        ],
+        arguments,
+        max_seq_length=task.max_seq_length,
+        world=session.world,
+        token_types=pair.teacher_types,
+        predictions=predictions,
+    )
+    return teacher, student
+
+
+def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
+    weights = prediction_weights(arguments, task.spec)
+    return PredictionObjective(
+        weight=weights.teacher,
+        label_weight=weights.labels,
+        temperature=arguments.temperature,
+        form=arguments.prediction_loss,
+        mixes=arguments.label_mixing == "confidence",
+        target=target_of(task.spec),
+        teacher_columns=pair.columns,
+    )
+
+
 def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
     """Let the student imitate its teacher's predictions; return the metrics of its best state."""
     arguments, world = session.arguments, session.world
     weights = prediction_weights(arguments, task.spec)
     source = _source(task, arguments)
-    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher))
+    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher and pair.teacher))
     with open_run(
         session,
         {session.output_dir: identity},
@@ -151,16 +236,13 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            objective = PredictionObjective(
-                weight=weights.teacher,
-                label_weight=weights.labels,
-                temperature=arguments.temperature,
-                regression=task.spec.is_regression,
-                teacher_columns=pair.columns,
-            )
+            objective = _prediction_objective(arguments, pair, task)
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
-            if weights.teacher:
+            if weights.teacher and pair.teacher is None:
+                teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
+            elif weights.teacher:
+                assert pair.teacher is not None
                 teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
@@ -183,10 +265,10 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
-    results = task.evaluate_all(model.module, columns=model.columns)
+    results = task.evaluate_all(model.module, columns=model.columns, settings=model.settings)
     write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, columns=model.columns)
+        predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
         content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
         path = session.output_dir / f"predictions_{wanted}.tsv"
         write_on_main(world, path, lambda: write_atomically(path, content))
@@ -201,30 +283,61 @@ class PredictionWeights(NamedTuple):
 
 
 def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
-    """Say what the prediction stage learns from: a regression learns the gold scores unless told otherwise."""
-    if spec.is_regression and arguments.regression_target == "gold":
+    """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
+    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
     return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
 
 
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """Flags of the prediction stage that do not fit the kind of task."""
-    if not spec.is_regression:
-        if arguments.regression_target == "gold":
-            return []
-        return [f"--regression_target is for scores; task {spec.name} has labels: see --label_weight"]
-    problems = [
-        f"--{name} is for labels; task {spec.name} has scores, which are learned by their squared error: leave it out"
-        for name, given in (
-            ("temperature", arguments.temperature != 1),
-            ("squared_temperature", arguments.squared_temperature),
-        )
-        if given
-    ]
-    if arguments.regression_target == "gold" and arguments.label_weight:
+    """Flags of the prediction stage that do not fit the task's target."""
+    target, problems = target_of(spec), []
+    what = target.noun
+    if not target.learns_gold and arguments.regression_target != "gold":
+        problems.append(f"--regression_target is for scores; task {spec.name} has {what}: see --label_weight")
+    if not target.softens:
+        problems += [
+            f"--{name} is for labels; task {spec.name} has {what}, which are learned by their squared error: leave it "
+            "out"
+            for name, given in (
+                ("temperature", arguments.temperature != 1),
+                ("squared_temperature", arguments.squared_temperature),
+            )
+            if given
+        ]
+    forms = ("cross_entropy", *target.other_forms)
+    if arguments.prediction_loss not in forms:
         problems.append(
-            f"--label_weight beside --regression_target gold would count the gold scores of task {spec.name} twice; "
+            f"--prediction_loss {arguments.prediction_loss} is for labels; task {spec.name} has {what}, whose loss has "
+            "one form: leave it out"
+        )
+    if arguments.label_mixing != "constant" and not target.mixes:
+        problems.append(
+            f"--label_mixing {arguments.label_mixing} is for labels, which a teacher gives probabilities; task "
+            f"{spec.name} has {what}: leave it out"
+        )
+    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
+        problems.append(
+            f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"
+        )
+    return problems
+
+
+def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
+    """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
+    if not arguments.pred_distill or spec.teacher is None:
+        return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
+    problems = []
+    if arguments.teacher_model is not None:
+        problems.append(
+            f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "
+            "one that the student is not to learn from"
+        )
+    if arguments.aug_train:
+        problems.append(
+            "--aug_train: the columns of `teacher` in the task file are about the rows as they were; leave the flag "
+            "out, or let data_tools/label_rows.py write new ones"
         )
     return problems
 
@@ -240,8 +353,10 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
+    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
+    comes_to |= relation_identity(arguments, pair.relation_layers)
     return {
-        **identity_of(arguments, {"layer_map": pair.layer_map, "teacher_dtype": dtype}),
+        **identity_of(arguments, comes_to),
         "stage": f"task_distill {arguments.stage}",
         "teacher": pair.teacher,
         "student": pair.student,
@@ -254,10 +369,9 @@ def _identity(
 
 
 def _teacher_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
-    directory = cast(str, arguments.teacher_model)
-    return load_classifier(directory, label_names=spec.label_names or None, role="teacher", head="required")
+    return load_headed(cast(str, arguments.teacher_model), target_of(spec).head(spec), role="teacher")
 
 
 def _student_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
-    head = Head(spec.label_names or None, pooler_relu=arguments.pooler_relu)
+    head = replace(target_of(spec).head(spec), pooler_relu=arguments.pooler_relu)
     return build_student(arguments.student_model, weights="load", head=head, seed=arguments.seed)

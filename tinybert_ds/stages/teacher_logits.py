@@ -20,9 +20,10 @@ from tinybert_ds.engine.teacher_cache import (
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
-from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.models.pretrained import load_headed, read_config
 from tinybert_ds.stages.evaluate import logits_encoder
 from tinybert_ds.stages.task_data import TaskData
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,8 @@ def logits_teacher(arguments: TaskDistillArguments, task: TaskData, fingerprint:
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:
     device = task.world.device
-    model = load_classifier(
-        cast(str, arguments.teacher_model), label_names=task.spec.label_names or None, role="teacher", head="required"
-    )
+    head = target_of(task.spec).head(task.spec)
+    model = load_headed(cast(str, arguments.teacher_model), head, role="teacher")
     encoder = logits_encoder(model, task, token_types=token_types)
     if arguments.compile:
         compile_encoders((encoder,), device)

@@ -55,7 +55,8 @@ def test_missing_flags_wrong_types_unknown_flags_bounds_and_contradictions_are_t
         "--data_dir is missing",
         "--output_dir is missing",
         "--max_steps is 'ten'; it must be a whole number",
-        "--lr_schedule is 'liner'; it must be one of auto, linear, constant (did you mean linear?)",
+        "--lr_schedule is 'liner'; it must be one of auto, linear, constant, cosine, warmup_stable_decay (did you mean "
+        "linear?)",
         "--seed is -1; it must not be negative",
         "--aug_train is 'maybe'; it must be true or false",
         "--eval_step needs a value",

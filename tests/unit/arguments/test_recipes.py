@@ -91,7 +91,7 @@ def test_an_unknown_recipe_names_the_shipped_ones():
         "command.py",
     )
     assert problems == [
-        "--recipe paper/cola is for the intermediate stage and --pred_distill; leave it out of --do_eval"
+        "--recipe paper/cola is for the intermediate stage and --pred_distill and --joint; leave it out of --do_eval"
     ]
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinybert_ds.data.metrics import compute_metrics, majority_class, official_metric, official_metric_name, predict
+from tinybert_ds.data.metrics import compute_metrics, official_metric, official_metric_name
 from tinybert_ds.data.tasks import TASKS
 
 BINARY = replace(TASKS["sst-2"], metrics=("accuracy", "f1", "matthews"), official=("accuracy", "f1"))
@@ -54,13 +54,3 @@ def test_an_undefined_correlation_is_zero(predictions):
 def test_a_constant_answer_has_matthews_and_f1_zero():
     metrics = compute_metrics(BINARY, np.zeros(4, dtype=np.int64), np.array([0, 1, 1, 0]))
     assert metrics == {"accuracy": 0.5, "f1": 0.0, "matthews": 0.0}
-
-
-def test_predictions_are_the_best_class_or_the_score_kept_in_range():
-    assert predict(BINARY, np.array([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
-    assert predict(SCORES, np.array([[-0.5], [2.5], [5.5]])).tolist() == [0.0, 2.5, 5.0]
-
-
-def test_majority_class_is_the_commonest_label():
-    assert majority_class(np.array([1, 0, 1, 2])) == 1
-    assert majority_class(np.array([1, 0])) == 0

@@ -97,6 +97,7 @@ def test_workers_write_what_one_process_writes(model, whole, tmp_path):
     assert contents(tmp_path / "out") == contents(whole[1])
 
 
+@pytest.mark.slow
 def test_ranks_write_what_one_process_writes(model, whole, tmp_path):
     run_ranks(
         "prepare_corpus", arguments(model, whole[0], tmp_path / "out", *FLAGS), world_size=2, log=tmp_path / "log"

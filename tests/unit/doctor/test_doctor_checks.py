@@ -9,7 +9,7 @@ import json
 import pytest
 from packaging.requirements import Requirement
 
-from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching, requirements
+from tinybert_ds.doctor.host_checks import check_differences, check_host, check_launching
 from tinybert_ds.doctor.job_checks import Room, candidates, check_batch, check_disk, check_memory, room_of
 from tinybert_ds.doctor.memory import Job, ModelSize, checkpoint_bytes, estimate, precision_of
 
@@ -89,10 +89,6 @@ def test_what_only_some_jobs_need_is_a_note():
     assert problems(check(facts(accelerator=cpu))) == []
 
 
-def test_the_floors_are_those_of_the_installed_package():
-    assert {"torch", "deepspeed", "transformers", "numpy"} <= {requirement.name for requirement in requirements()}
-
-
 def test_versions_that_differ_between_hosts_are_named_with_both():
     found = check_differences([facts(), facts(host="node2", packages__torch="2.14.0")])
     assert len(found) == 1
@@ -154,7 +150,8 @@ def test_gpus_without_bf16_and_cpus_get_configs_that_they_can_compute():
         return [path.stem for path in candidates({**HEALTHY["accelerator"], **changes}, None)]
 
     assert all("fp16" in name for name in names(bf16=False))
-    assert all("fp32" in name for name in names(kind="cpu"))
+    assert all("fp32" in name for name in names(kind="cpu", bf16=False))
+    assert names(kind="cpu")[0] == "zero0_autocast_bf16"
     assert all(path.is_file() for path in candidates(HEALTHY["accelerator"], None))
 
 

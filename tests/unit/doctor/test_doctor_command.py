@@ -12,6 +12,7 @@ from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.doctor import __main__ as doctor
 from tinybert_ds.doctor.job import sequence_length
+from tinybert_ds.engine.ds_config import default_config_path
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.launch.remote import Answer
 
@@ -34,7 +35,7 @@ def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path)
     assert code == 0, output
     assert "120 documents" in output
     assert "layer map [0, 2, 4]" in output
-    assert "zero0_fp32.json" in output
+    assert default_config_path("cpu", fp16=False).name in output
     assert "no problems found" in output
 
 

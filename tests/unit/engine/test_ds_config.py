@@ -36,7 +36,7 @@ def test_every_shipped_config_is_filled_completely(path):
     resolved, problems = resolve(config, device_type="cuda", world_size=2, gradient_accumulation_steps=2)
     assert problems == []
     assert fill_schedule(resolved, total_steps=100, warmup_steps=10) == []
-    assert "auto" not in json.dumps(resolved)
+    assert '"auto"' not in json.dumps(resolved)
     assert resolved["train_micro_batch_size_per_gpu"] == 8
     assert resolved["optimizer"]["params"]["lr"] == 1e-3
 
@@ -44,17 +44,24 @@ def test_every_shipped_config_is_filled_completely(path):
 @pytest.mark.parametrize(
     ("device", "bf16", "fp16", "name"),
     [
-        ("cpu", True, False, "zero0_fp32.json"),
+        ("cpu", True, False, "zero0_autocast_bf16.json"),
+        ("cpu", False, False, "zero0_fp32.json"),
         ("cuda", True, False, "zero2_bf16.json"),
         ("cuda", False, False, "zero2_fp16.json"),
         ("cuda", True, True, "zero2_fp16.json"),
     ],
 )
 def test_the_default_config_fits_the_machine_and_is_there(monkeypatch, device, bf16, fp16, name):
-    monkeypatch.setattr(type(ds_config.get_accelerator()), "is_bf16_supported", lambda self: bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: bf16 or including_emulation)
+    monkeypatch.setattr(ds_config, "multiplies_fast", lambda dtype, device: bf16)
     path = default_config_path(device, fp16=fp16)
     assert path.name == name
     assert path.is_file()
+
+
+def test_a_run_that_was_begun_with_fp32_products_keeps_them(monkeypatch):
+    monkeypatch.setattr(ds_config, "multiplies_fast", lambda dtype, device: True)
+    assert default_config_path("cpu", fp16=False, wide=True).name == "zero0_fp32.json"
 
 
 def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):

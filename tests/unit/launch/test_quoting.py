@@ -170,6 +170,7 @@ LAUNCHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "options"), LAUNCHERS)
 def test_200_random_byte_strings_and_all_known_ones_reach_every_rank(checkout, launcher, options):
     words = [os.fsencode(word) for word in KNOWN] + random_words(200, seed=14)
@@ -197,6 +198,7 @@ def test_200_random_byte_strings_and_all_known_ones_reach_every_rank(checkout, l
     assert b"s3cr3t" not in log
 
 
+@pytest.mark.slow
 def test_ranks_of_this_host_get_everything_as_it_is_and_its_secrets_unasked(checkout):
     (checkout.parent / "hosts").write_text("localhost slots=2\n")
     words = [os.fsencode(word) for word in KNOWN]

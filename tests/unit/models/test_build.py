@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from transformers import AutoConfig
@@ -106,7 +108,7 @@ def test_a_pair_that_fits_gives_its_layer_map():
 
 
 def test_everything_that_does_not_fit_is_reported_together():
-    student = student_config(vocab_size=30522, num_attention_heads=6, num_hidden_layers=3)
+    student = student_config(vocab_size=30522, num_attention_heads=6, num_hidden_layers=5)
     with pytest.raises(ConfigError) as error:
         check_pair(tiny_config(), student, layer_map="uniform", projection="none")
     message = str(error.value)
@@ -114,7 +116,27 @@ def test_everything_that_does_not_fit_is_reported_together():
     assert f'set "vocab_size": {tiny_config().vocab_size} in the student\'s config.json' in message
     assert 'set "num_attention_heads": 4 in the student\'s config.json' in message
     assert "--projection none needs equal widths; the student has hidden_size 24, the teacher 48" in message
-    assert "take a student with one of [1, 2, 4] layers" in message
+    assert "layer map 'uniform' needs a student no deeper than its teacher" in message
+
+
+def test_a_depth_that_does_not_divide_gets_the_nearest_states_and_is_told(caplog):
+    with caplog.at_level(logging.INFO, logger="tinybert_ds"):
+        assert check_pair(tiny_config(), student_config(num_hidden_layers=3), layer_map="uniform") == (0, 1, 3, 4)
+        assert "4 teacher layers for 3 student layers: the layer map is 0,1,3,4, the nearest" in caplog.text
+        caplog.clear()
+        check_pair(tiny_config(), student_config(), layer_map="uniform")
+        check_pair(tiny_config(), student_config(), layer_map="last")
+    assert not caplog.text
+
+
+def test_a_uniform_map_of_scores_keeps_to_layers_whose_windows_span_the_rows():
+    special = dict.fromkeys(("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 2)
+    teacher = tiny_config("modernbert", num_hidden_layers=6, local_attention=8, global_attn_every_n_layers=3, **special)
+    found = [
+        check_pair(teacher, student_config(), layer_map="uniform", attention=scores, sequence_length=length)
+        for scores, length in ((True, 5), (True, 6), (False, 6))
+    ]
+    assert found == [(0, 3, 6), (0, 1, 4), (0, 3, 6)]
 
 
 def test_a_student_that_pads_with_a_word_of_its_teacher_is_refused():

@@ -54,6 +54,7 @@ def runs(tmp_path):
     student = {"student_model": "/home/me/general", "teacher_model": str(tmp_path / "teacher"), "pred_distill": True}
     student |= {"task_name": "sst-2", "output_dir": str(tmp_path / "student"), "train_batch_size": 16}
     student |= {"license": "mit", "languages": ["en"], "temperature": 2.0}
+    student |= {"datasets": ["stanfordnlp/sst2"]}
     results = {"eval_accuracy": 0.75}
     path = write_run(tmp_path / "student", stage="task_distill prediction", arguments=student, finished=results)
     record = json.loads((path / "run.json").read_text())
@@ -69,7 +70,7 @@ def runs(tmp_path):
 def test_the_card_of_a_run_has_its_recipe_its_data_its_budget_and_its_evaluation_with_the_error(runs):
     card = run_card(runs / "student", {"dev": 100})
     assert (card.license, card.language, card.base_model) == ("mit", ["en"], ("a/b",))
-    assert card.datasets == ["nyu-mll/glue"]
+    assert card.datasets == ["stanfordnlp/sst2"]
     (figure,) = card.figures
     assert (figure.metric, figure.split, figure.rows) == ("accuracy", "dev", 100)
     assert figure.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 100))

@@ -14,10 +14,11 @@ from tinybert_ds.models.compilation import compile_encoder, compile_encoders
 from tinybert_ds.models.probe import probe_batch
 
 
-def encoder_of() -> CapturingEncoder:
+def encoder_of(model_type: str = "bert") -> CapturingEncoder:
     """Return an encoder of a single layer: tracing is slow."""
-    model = tiny_model(labels=("no", "yes"), num_hidden_layers=1)
-    return CapturingEncoder(model, states=(0, 1), attention_layers=(0,), logits=True)
+    model = tiny_model(model_type, labels=("no", "yes"), num_hidden_layers=1)
+    relations = () if model_type == "bert" else ("queries", "keys")
+    return CapturingEncoder(model, states=(0, 1), attention_layers=(0,), logits=True, relations=relations)
 
 
 def outputs_and_gradient(encoder):
@@ -26,14 +27,18 @@ def outputs_and_gradient(encoder):
     for length in (8, 16):
         output = encoder(probe_batch(encoder.model, sequence_length=length))
         outputs += [*output.hidden_states, *output.queries, *output.keys, output.logits]
-    weight = encoder.model.base_model.encoder.layer[0].attention.self.query.weight
+    weight = next(
+        value for name, value in encoder.named_parameters() if name.endswith((".self.query.weight", ".q.weight"))
+    )
     (gradient,) = torch.autograd.grad(torch.stack([tensor.square().sum() for tensor in outputs]).sum(), [weight])
     return [*outputs, gradient]
 
 
 @pytest.mark.slow
-def test_a_compiled_encoder_gives_the_same_outputs_gradients_and_weight_names():
-    encoder = encoder_of()
+@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+def test_a_compiled_encoder_gives_the_same_outputs_gradients_and_weight_names(model_type):
+    torch._dynamo.reset()
+    encoder = encoder_of(model_type)
     expected = outputs_and_gradient(encoder)
     names = list(encoder.state_dict())
     compile_encoder(encoder, backend="eager")  # traces, and leaves out the minutes of generating code

@@ -96,6 +96,7 @@ def test_what_one_rank_solved_is_everybodys(tmp_path):
     assert [value.item() for value in other] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_student_has_the_same_bytes_twice(threads, tmp_path):
     def weights():

@@ -42,14 +42,24 @@ def test_sliding_window_layers_are_refused_where_the_window_is_narrower_than_the
 
 def test_a_causal_model_is_refused():
     model = tiny_model("llama", num_key_value_heads=4, head_dim=12)
-    with pytest.raises(ModelError, match="causal"):
+    with pytest.raises(ModelError, match=r"(?s)causal.*--attention_loss relations_kl"):
         check_capture(all_layers(model), sequence_length=16)
 
 
-def test_grouped_queries_are_refused():
-    model = tiny_model("eurobert", num_key_value_heads=2, head_dim=12)
-    with pytest.raises(ModelError, match="4 query heads but 2 key heads"):
-        check_capture(all_layers(model), sequence_length=16)
+def test_relations_of_layers_that_hide_more_than_padding_pass():
+    for model in (modernbert(), tiny_model("llama", num_key_value_heads=4, head_dim=12)):
+        encoder = CapturingEncoder(model, states=(), attention_layers=(1,), logits=False, relations=("values",))
+        check_capture(encoder, sequence_length=32)
+
+
+def test_keys_of_grouped_queries_come_back_once_for_each_query_head():
+    encoder = all_layers(tiny_model("eurobert", num_key_value_heads=2, head_dim=12))
+    check_capture(encoder, sequence_length=16)
+    keys = encoder(probe_batch(encoder.model, sequence_length=16)).keys[0]
+    assert keys.shape == (2, 4, 16, 12)
+    assert torch.equal(keys[:, 0], keys[:, 1])
+    assert torch.equal(keys[:, 2], keys[:, 3])
+    assert not torch.equal(keys[:, 1], keys[:, 2])
 
 
 def test_a_model_with_several_attention_calls_a_layer_is_refused():

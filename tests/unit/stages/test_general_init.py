@@ -91,3 +91,35 @@ def test_contradictions_about_the_start_are_refused(more, said):
     basis = ["--pregenerated_data", "d", "--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
     _, problems = parse_arguments(GeneralDistillArguments, [*basis, *more], "general_distill.py")
     assert said in "\n".join(problems)
+
+
+@pytest.fixture(scope="module")
+def interrupted(unsaid, tmp_path_factory):
+    """Return the directory of a run of one step that goes on to three, and the arguments of the latter."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    words = [*unsaid[:-2], "--output_dir", folder / "out", "--save_steps", 1, "--lr_schedule", "constant"]
+    run_ranks("general_distill", [*words, "--max_steps", 1], log=folder / "log").check()
+    return folder / "out", [*words, "--max_steps", 3]
+
+
+def test_a_run_that_goes_on_does_not_make_its_start_again_and_ends_as_one_that_never_stopped(interrupted, tmp_path):
+    directory, words = interrupted
+    whole = [*words, "--output_dir", tmp_path / "whole"]
+    run_ranks("general_distill", whole, log=tmp_path / "whole_log").check()
+    output = run_ranks("general_distill", words, log=tmp_path / "log").check().output
+    assert "the student's start is the one that this run began with" in output
+    assert "the student starts from its teacher" not in output
+    ends = [(folder / "model.safetensors").read_bytes() for folder in (directory, tmp_path / "whole")]
+    assert ends[0] == ends[1]
+
+
+def test_a_kept_start_that_is_damaged_is_made_anew(interrupted, tmp_path):
+    directory, words = interrupted
+    (kept,) = (directory / "checkpoints").glob("start-*.safetensors")
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    longer = [*words[:-1], 4]
+    output = run_ranks("general_distill", longer, log=tmp_path / "log").check().output
+    assert f"{kept} is damaged and is made anew" in output
+    assert "the student starts from its teacher" in output
+    assert kept.read_bytes() == content

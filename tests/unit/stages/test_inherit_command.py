@@ -90,6 +90,7 @@ def test_general_distillation_begins_with_lower_losses(started, general, one_ran
     assert first["hidden_loss"] < 0.5 * one_rank[0]["hidden_loss"]
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_bytes_of_one(started, tmp_path):
     directory, arguments, _ = started
     place = arguments.index("--output_dir")

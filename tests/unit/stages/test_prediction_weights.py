@@ -1,10 +1,13 @@
 import pytest
 
-from tinybert_ds.arguments import TaskDistillArguments, parse_arguments
+from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.stages.task_distill import prediction_problems, prediction_weights
 
 COMMAND = "--pred_distill --student_model s --teacher_model t --data_dir d --output_dir o --task_name sst-2".split()
+
+
+CONFIDENCE = ["--label_mixing", "confidence", "--label_weight", "1"]
 
 
 def parse(*words):
@@ -35,8 +38,38 @@ def test_labels_are_learned_from_the_teacher_and_scores_from_the_gold_ones_unles
         ("sst-2", ["--regression_target", "teacher"], "task sst-2 has labels"),
         ("sts-b", ["--temperature", "2"], "--temperature is for labels"),
         ("sts-b", ["--label_weight", "1"], "twice"),
+        ("sts-b", ["--prediction_loss", "mse"], "--prediction_loss mse is for labels"),
+        ("sts-b", ["--regression_target", "teacher", *CONFIDENCE], "--label_mixing confidence is for labels"),
     ],
 )
 def test_flags_for_another_kind_of_task_are_refused(task, words, said):
     (problem,) = prediction_problems(parse(*words), TASKS[task])
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prediction_loss", "mse", "--temperature", "2"], "--prediction_loss mse compares logits"),
+        (["--prediction_loss", "kl", "--squared_temperature"], "--squared_temperature is in --prediction_loss kl"),
+        (["--label_mixing", "confidence"], "give --label_weight and --prediction_weight above 0"),
+        (["--joint"], "--joint and --pred_distill contradict each other"),
+        (["--hidden_weight", "0"], "--hidden_weight 0.0 is for the intermediate stage and --joint"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(words, said):
+    _, problems = parse_arguments(TaskDistillArguments, [*COMMAND, *words], "command.py")
+    assert said in "\n".join(problems)
+
+
+def test_a_joint_stage_takes_the_flags_of_both_and_decays_as_the_prediction_stage_does():
+    words = [*COMMAND[1:], "--joint", "--hidden_weight", "0.1", "--temperature", "2", "--label_weight", "1"]
+    arguments, problems = parse_arguments(TaskDistillArguments, words, "command.py")
+    assert problems == []
+    assert (arguments.stage, arguments.schedule) == ("joint", "linear")
+
+
+def test_runs_of_versions_without_these_flags_are_the_same_runs():
+    names = {"prediction_loss", "label_mixing", "loss_balance"}
+    assert not names & set(identity_of(parse()))
+    assert identity_of(parse("--prediction_loss", "kl"))["prediction_loss"] == "kl"

@@ -79,3 +79,20 @@ def test_an_evaluation_looks_at_no_deepspeed_config(tmp_path):
     assert begin_evaluation(arguments, []).ds_config == {}
     with pytest.raises(ConfigError, match="something is wrong"):
         begin_evaluation(arguments, ["something is wrong"])
+
+
+@pytest.mark.parametrize("name", ["", "lr1e-05-seed1"])
+def test_a_run_of_an_earlier_version_goes_on_with_fp32_products_where_new_ones_have_bf16(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("tinybert_ds.engine.ds_config.multiplies_fast", lambda dtype, device: True)
+    arguments = finetune(tmp_path)
+
+    def has_autocast():
+        return "torch_autocast" in begin_training(arguments, [], single=False).ds_config
+
+    assert has_autocast()
+    directory = RunDirectory(tmp_path / "out" / name)
+    directory.open(identity_of(arguments), resume="auto")
+    directory.note_start(identity_of(arguments), {"deepspeed_config": {"train_batch_size": 32}})
+    assert not has_autocast()
+    directory.note_start(identity_of(arguments), {"deepspeed_config": {"torch_autocast": {"enabled": True}}})
+    assert has_autocast()

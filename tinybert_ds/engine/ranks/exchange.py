@@ -29,3 +29,18 @@ class RankExchange:
             received[name] = own.to(self._device).contiguous()
             dist.broadcast(received[name], src=source)
         return received
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows (B, X) of all ranks, one rank's behind the other's; their numbers B may differ. No gradients."""
+    size = dist.get_world_size()
+    rows = rows.detach().contiguous()
+    if size == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = int(torch.cat(counts).max())
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, most - len(rows)))
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])

@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +18,7 @@ from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.foreign_text import shown
 from tinybert_ds.records import read_run
+from tinybert_ds.versions import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class RunDirectory:
         """
         record = self.record() or {"identity": identity, "launches": []}
         launch = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), **launch}
-        launch["versions"] = {name: version(name) for name in _PACKAGES}
+        launch["versions"] = {name: installed_version(name) for name in _PACKAGES}
         changes = _changes(record["launches"][-1], launch) if record["launches"] else []
         record.update(launch, identity=identity, finished=None)
         record["launches"].append(launch)

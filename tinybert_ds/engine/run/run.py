@@ -117,12 +117,14 @@ class Run:
         export: Callable[[Any, Path], None],
         evaluate: Callable[[Any], dict[str, float]] | None = None,
         score: str | None = None,
+        measured: Mapping[str, Any] | None = None,
     ) -> None:
         """Give the next directory its student, and take it to where the run stands; called on all ranks.
 
         Args:
             export: Writes the engine's student to a directory.
             evaluate: Judges the engine's student while it trains.
+            measured: What run.json is to hold of the student beside the arguments; see `recorded`.
 
         Raises:
             CheckpointError: The run is beyond its last step, or no checkpoint can be loaded.
@@ -144,7 +146,7 @@ class Run:
                 f"the run in {directory.path} is at step {state.step}, beyond the {total_steps} that are asked for; "
                 "raise --max_steps or --num_train_epochs, or give --resume one of its older checkpoints"
             )
-        monitor = self._start_monitor(directory, config, state.step)
+        monitor = self._start_monitor(directory, config, state.step, measured or {})
         student = StudentRun(
             directory=directory,
             engine=engine,
@@ -166,6 +168,14 @@ class Run:
         """
         with undisturbed():
             self.results = [self._finish(student, judge) for student in self.students]
+
+    def recorded(self, name: str) -> list[Any]:
+        """Return what run.json held of each student under a name of `measured` when the run was opened, or None."""
+
+        def read() -> list[Any]:
+            return [(directory.record() or {}).get(name) for directory in self._directories]
+
+        return run_on_main(self.world, read)
 
     def last_good(self) -> str:
         """A sentence about the newest complete checkpoint."""
@@ -189,11 +199,13 @@ class Run:
         student.monitor.finish(results)
         return results
 
-    def _start_monitor(self, directory: RunDirectory, config: dict[str, Any], step: int) -> Monitor:
+    def _start_monitor(
+        self, directory: RunDirectory, config: dict[str, Any], step: int, measured: Mapping[str, Any]
+    ) -> Monitor:
         """Note the launch in run.json and start to watch the student."""
         arguments = dataclasses.asdict(self.arguments)
         launch = {"arguments": arguments, "deepspeed_config": config, "world_size": self.world.size}
-        record = {**launch, "recipe": recipe_values(self.arguments), "from_step": step}
+        record = {**launch, **measured, "recipe": recipe_values(self.arguments), "from_step": step}
         run_on_main(self.world, partial(directory.note_start, self._identities[directory.path], record))
         monitor = Monitor(
             directory.path,

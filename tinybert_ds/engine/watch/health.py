@@ -21,6 +21,7 @@ _WHAT_TO_DO = (
 
 TEACHER = "teacher's output"
 """The name under which it is watched: what the student's settings are has no influence on it."""
+_MOST_LOOSE = 256
 _WHAT_TO_DO_ABOUT_THE_TEACHER = (
     "Its numbers leave the range of the precision that it runs in, whatever the student does: take a wider one with "
     "--teacher_dtype (fp32, or bf16 instead of fp16), or another teacher, in another --output_dir"
@@ -28,7 +29,7 @@ _WHAT_TO_DO_ABOUT_THE_TEACHER = (
 
 
 class Health:
-    """Remembers, on the device, the first number that was not finite; asking costs nothing until somebody looks.
+    """Keeps, on the device, the numbers of the steps since somebody looked; to keep one more launches nothing there.
 
     A gradient norm that is NaN or infinite makes every parameter so, and a parameter stays so: to look before a save,
     a log or an evaluation is enough.
@@ -36,35 +37,57 @@ class Health:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._firsts: dict[str, tuple[Tensor, Tensor]] = {}  # step (infinite: none yet) and value, both 0-dim float64
+        self._places: list[tuple[int, str]] = []  # step and name of each number that is kept
+        self._packed: list[Tensor] = []  # the first of them, (n,) float64 each
+        self._loose: list[Tensor] = []  # the others, 0-dim
+        self._has_watched = False
 
     def watch(self, step: int, name: str, value: Tensor | float) -> None:
-        """Take note of a number of a step; it is not read yet."""
-        number = torch.as_tensor(value, dtype=torch.float64, device=self._device).detach()
-        none = torch.full((), math.inf, dtype=torch.float64, device=self._device)
-        first, found = self._firsts.get(name, (none, number))
-        is_first = ~torch.isfinite(number) & torch.isinf(first)
-        step_here = torch.full_like(first, step)
-        self._firsts[name] = torch.where(is_first, step_here, first), torch.where(is_first, number, found)
+        """Take note of a number of a step; it is not read yet. A tensor must not be written to any more."""
+        self._has_watched = True
+        if not isinstance(value, Tensor):
+            if math.isfinite(value):
+                return
+            value = torch.full((), value, dtype=torch.float64, device=self._device)
+        self._places.append((step, name))
+        self._loose.append(value.detach())
+        if len(self._loose) == _MOST_LOOSE:
+            self._pack()
 
     def require_finite_so_far(self, last_good: Callable[[], str]) -> None:
-        """Look at what was watched, on all ranks together.
+        """Look at what was watched since the last look, on all ranks together.
 
         Raises:
             TrainingError: On every rank, when some number on any of them was not finite; names the first one.
         """
-        steps = [step for step, _ in self._firsts.values()]
-        if not steps:
+        if not self._has_watched:
             return
-        earliest = torch.stack(steps).min()
+        own = self._not_finite()
+        earliest = torch.tensor(min((step for step, *_ in own), default=math.inf), dtype=torch.float64)
+        earliest = earliest.to(self._device)
         dist.all_reduce(earliest, op=dist.ReduceOp.MIN)
         if math.isinf(earliest):
+            self._places, self._packed = [], []
             return
-        own = [(float(step), name, float(value)) for name, (step, value) in self._firsts.items()]
         every = [found for rank in gather_objects(own) for found in rank]
         step, name, value = min(every, key=lambda found: (found[0], found[1] != TEACHER, found[1]))
         advice = _WHAT_TO_DO_ABOUT_THE_TEACHER if name == TEACHER else _WHAT_TO_DO
         raise TrainingError(f"the {name} at step {step:.0f} is {value}. {advice}. {last_good()}")
+
+    def _not_finite(self) -> list[tuple[int, str, float]]:
+        """Return step, name and value of every kept number that is not finite; the device is waited for once."""
+        if not self._places:
+            return []
+        self._pack()
+        values = torch.cat(self._packed).tolist()
+        kept = zip(self._places, values, strict=True)
+        return [(step, name, value) for (step, name), value in kept if not math.isfinite(value)]
+
+    def _pack(self) -> None:
+        """Put loose numbers together, so that a long time without a look holds few tensors."""
+        if self._loose:
+            self._packed.append(torch.stack([value.to(self._device, torch.float64) for value in self._loose]))
+        self._loose = []
 
 
 def require_finite(values: Mapping[str, float], step: int, last_good: Callable[[], str]) -> None:

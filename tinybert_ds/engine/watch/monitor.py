@@ -214,10 +214,12 @@ class Monitor:
 def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines after `step`, and a last line torn by a kill, so that a resumed run repeats nothing.
 
+    A run that begins anew, with step 0, keeps none: what was said before the first step is said again.
+
     Raises:
         CheckpointError: A line is damaged.
     """
     if not path.is_file():
         return
     lines = zip(read_metrics(path), path.read_bytes().split(b"\n"), strict=False)
-    write_atomically(path, b"".join(text + b"\n" for line, text in lines if line["step"] <= step))
+    write_atomically(path, b"".join(text + b"\n" for line, text in lines if 0 < step >= line["step"]))

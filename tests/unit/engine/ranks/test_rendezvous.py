@@ -127,12 +127,14 @@ def connect():
         process.wait()
 
 
+@pytest.mark.slow
 def test_ranks_that_connect_count_those_on_their_host_where_no_launcher_does(connect):
     codes, said = connect()
     assert codes == [0, 0], said
     assert [out for out, _ in said] == ["local rank 0\n", "local rank 1\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_rank_that_nobody_can_reach_is_named_by_all_and_all_leave_soon(connect, broken):
     begin = time.monotonic()
@@ -146,12 +148,14 @@ def test_a_rank_that_nobody_can_reach_is_named_by_all_and_all_leave_soon(connect
     assert time.monotonic() - begin < 40
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_get_through_ends_the_start_of_all_in_the_stated_time(connect):
     codes, said = connect("stuck", patience="2")
     assert codes == [EXIT_FAULT, EXIT_FAULT], said
     assert all("is not connected to all of them after 2 s" in errors for _, errors in said)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_refused_while_the_others_connect_takes_them_along(connect):
     codes, said = connect("refuses")
     assert codes == [EXIT_FAULT, EXIT_USER_ERROR], said

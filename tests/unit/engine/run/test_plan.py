@@ -39,3 +39,15 @@ def test_the_learning_rate_rises_linearly_and_falls_linearly():
 def test_a_constant_learning_rate_stays_at_its_peak():
     factors = [learning_rate_factor(s, total_steps=4, warmup_steps=0, schedule="constant") for s in range(4)]
     assert factors == [1.0] * 4
+
+
+def test_a_cosine_falls_slowly_then_fast_then_slowly():
+    factors = [learning_rate_factor(s, total_steps=6, warmup_steps=2, schedule="cosine") for s in range(7)]
+    assert factors == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+
+
+def test_a_stable_rate_falls_over_the_last_fifth_of_the_steps():
+    factors = [
+        learning_rate_factor(s, total_steps=20, warmup_steps=2, schedule="warmup_stable_decay") for s in range(21)
+    ]
+    assert factors == pytest.approx([0.5, *[1.0] * 16, 0.75, 0.5, 0.25, 0.0])

@@ -59,6 +59,9 @@ class Engine:
         self.with_value.append(needs_of(self.module.weight).value)
         return {"loss": (self.module.weight * (1 + batch.input_ids[0, 0])).sum()}
 
+    def gradient_clipping(self):
+        return 0.0
+
     def train(self):
         self.training = True
 

@@ -1,0 +1,292 @@
+"""Writes down what a model says of a task's rows: columns that a prediction stage learns from without a teacher.
+
+    python data_tools/label_rows.py --model teacher --task_file task.yaml --data_dir task --output task/labelled.jsonl
+
+Processes share the rows through the folder `OUTPUT.parts` alone; one of them puts the parts together.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import torch
+import xxhash
+from pyarrow import parquet
+from torch import Tensor
+
+from data_tools.ranks import Ranks, find_ranks
+from tinybert_ds.arguments import identity_of, parse_arguments
+from tinybert_ds.arguments.label_rows import LabelRowsArguments
+from tinybert_ds.command_line import run_command
+from tinybert_ds.data.indexed import hash_file
+from tinybert_ds.data.row_outputs import Outputs, count_parts, part_batches, read_parts, write_part
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
+from tinybert_ds.data.task_files import read_table_in_blocks
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_tables import Table
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
+from tinybert_ds.errors import ConfigError, DataError, ModelError, raise_all
+from tinybert_ds.files import write_atomically
+from tinybert_ds.hardware import choose_float32_products, inference_dtype, precision_problems
+from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.fingerprint import model_fingerprint
+from tinybert_ds.models.pretrained import load_headed, read_config
+from tinybert_ds.models.probe import check_capture
+from tinybert_ds.progress import progress_bar
+from tinybert_ds.rank_environment import device_of
+from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
+from tinybert_ds.shared_work.derived import cache_home, try_lock
+from tinybert_ds.strict_formats import parse_json
+from tinybert_ds.targets import target_of
+from tinybert_ds.types import Batch, move, unit_outputs
+
+BATCH_ROWS = {"cpu": 64, "cuda": 512}
+STEPS_OF_A_PART = 32
+RULE_VERSION = 1
+"""Raised whenever the same settings give another file than before."""
+
+_ROWS_AT_ONCE = 4096
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Label the rows that the command line names; say how the task file then reads them."""
+    options, problems = parse_arguments(LabelRowsArguments, arguments)
+    ranks = find_ranks()
+    device = _device(options, ranks)
+    raise_all([*problems, *precision_problems("dtype", options.dtype, device), *_path_problems(options)])
+    job = _prepare(options, device, ranks)
+    files = _Files(Path(options.output), job.identity)
+    if not files.finished():
+        _work(job, files, options, device)
+    if ranks.rank == 0:
+        print(f"{options.output}: {len(job.rows):,} rows of {options.split} with the column {options.column}")
+        print(f"task file: {task_lines(job.spec, options)}", flush=True)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The rows, and what decides about the output."""
+
+    spec: TaskSpec
+    rows: EncodedExamples
+    columns: list[int]  # the model's output for each output of the task
+    max_seq_length: int
+    pad_id: int
+    token_types: bool
+    identity: dict[str, Any]
+
+    def source(self, batch_rows: int) -> TaskSource:
+        """All rows in the order of their length."""
+        return TaskSource(
+            self.rows,
+            global_batch_size=batch_rows,
+            max_seq_length=self.max_seq_length,
+            seed=0,
+            padding="valid",
+            pad_id=self.pad_id,
+            shuffle=False,
+        )
+
+
+def _prepare(options: LabelRowsArguments, device: torch.device, ranks: Ranks) -> _Job:
+    """Read everything but the model's weights."""
+    spec = _unlabelled(find_task(options.task_name, options.task_file), options.split)
+    config = read_config(options.model, role="model")
+    columns = target_of(spec).columns(spec, config, options.stated_labels, role="model")
+    tokenizer = load_tokenizer(options.model, options.lower_case)
+    length = options.max_seq_length or spec.max_seq_length
+    home = cache_home(options.data_dir, options.cache_dir)
+    rows = load_rows(spec, options.data_dir, options.split, tokenizer, length, home=home, first=ranks.local_rank == 0)
+    path = spec.split_path(options.data_dir, options.split)
+    warning = judge_rows(rows, tokenizer, path, allow_unknown=options.allow_unknown)
+    if warning and ranks.rank == 0:
+        print(f"warning: {warning}", flush=True)
+    dtype = str(inference_dtype(device, options.dtype)).removeprefix("torch.")
+    identity = {
+        "rule": RULE_VERSION,
+        "rows of a batch": BATCH_ROWS[device.type],
+        "rows": rows.fingerprint,
+        "--model": model_fingerprint(options.model),
+        "--column": options.column,
+        "outputs": columns,
+        "max_seq_length": length,
+        **{f"--{name}": value for name, value in identity_of(options, {"dtype": dtype}).items()},
+    }
+    types = returns_token_types(tokenizer)
+    return _Job(spec, rows, columns, length, special_ids(tokenizer).pad, types, identity)
+
+
+def _unlabelled(spec: TaskSpec, split: str) -> TaskSpec:
+    """The task with a split that may lack labels."""
+    if split not in spec.splits:
+        raise ConfigError(f"--split {split}: task {spec.name} has the splits {', '.join(spec.splits)}")
+    return replace(spec, splits={**spec.splits, split: replace(spec.splits[split], may_lack_label=True)})
+
+
+class _Files:
+    """The output, what says what it was made of, and the parts of an unfinished one."""
+
+    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
+        self.output = output
+        self.record = output.with_name(f"{output.name}.made_of.json")
+        self._identity = json.loads(json.dumps(identity))
+        digest = xxhash.xxh3_64_hexdigest(json.dumps(self._identity, sort_keys=True).encode())
+        self.parts = output.with_name(f"{output.name}.parts") / digest
+
+    def finished(self) -> bool:
+        """Whether the output is there and whole.
+
+        Raises:
+            DataError: A file of that name was made of something else, or has changed since.
+        """
+        if not self.output.exists():
+            return False
+        try:
+            record = parse_json(self.record.read_bytes())
+            differences = describe_differences(record["identity"], self._identity)
+            changed = hash_file(self.output)._asdict() != record["output"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            differences, changed = f"nothing says what it was made of ({self.record.name})", False
+        if differences or changed:
+            reason = differences or "its content has changed since it was written"
+            raise DataError(
+                f"{self.output} is there and differs: {reason}. Rename or remove it, or give another --output"
+            )
+        return True
+
+    def write(self, rows: Iterator[dict[str, Any]]) -> None:
+        """Write the output, and before it is there what it was made of."""
+        temporary = self.output.with_name(f".{self.output.name}.tmp")
+        try:
+            write_rows(temporary, rows, self.output.suffix.lower())
+            record = {"identity": self._identity, "output": hash_file(temporary)._asdict()}
+            write_atomically(self.record, json.dumps(record, indent=2) + "\n")
+            temporary.replace(self.output)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove_parts(self) -> None:
+        """Remove what the output was put together from."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        with suppress(OSError):  # parts of other settings are there
+            self.parts.parent.rmdir()
+
+
+def _work(job: _Job, files: _Files, options: LabelRowsArguments, device: torch.device) -> None:
+    """Compute the parts that nobody else does; the first process that finds all of them there writes the output."""
+    source = job.source(BATCH_ROWS[device.type])
+    paths = {str(n): files.parts / f"{n}.npy" for n in range(count_parts(source, STEPS_OF_A_PART))}
+    ask = _asker(job, options, device)
+    files.parts.mkdir(parents=True, exist_ok=True)
+
+    def is_done() -> bool:
+        bar.update(sum(path.is_file() for path in paths.values()) - bar.n)
+        return files.record.is_file() and files.output.is_file()
+
+    def work(name: str) -> Record:
+        write_part(paths[name], ask, part_batches(source, int(name), STEPS_OF_A_PART))
+        return {}
+
+    def written(name: str) -> Path | None:
+        return paths[name] if paths[name].is_file() else None
+
+    with progress_bar(total=len(paths), desc="labelling rows", unit="part") as bar, suppress(FileNotFoundError):
+        Claims(files.parts).share(paths, work, record=written, stopped=is_done)
+    while not files.finished():
+        with try_lock(files.output) as locked:
+            if locked and not files.finished():
+                outputs = read_parts(paths.values())
+                if not np.isfinite(outputs).all():
+                    raise ModelError("--model gives answers that are no finite numbers; take --dtype fp32, or another")
+                files.write(labelled_rows(job.spec, options, job.rows, outputs))
+    files.remove_parts()
+
+
+def _asker(job: _Job, options: LabelRowsArguments, device: torch.device) -> Callable[[Batch], Tensor]:
+    choose_float32_products(device, onednn=not options.no_onednn_matmul)
+    head = target_of(job.spec).head(job.spec)
+    model = load_headed(options.model, head, role="model", pooler_relu=options.pooler_relu)
+    encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=job.token_types)
+    check_capture(encoder, sequence_length=job.max_seq_length)
+    encoder = encoder.to(device=device, dtype=inference_dtype(device, options.dtype)).eval()
+
+    @torch.no_grad()
+    def ask(batch: Batch) -> Tensor:
+        moved = move(batch, device)
+        logits = encoder(moved).logits
+        assert logits is not None
+        return unit_outputs(logits, moved)[:, job.columns]
+
+    return ask
+
+
+def labelled_rows(
+    spec: TaskSpec, options: LabelRowsArguments, rows: EncodedExamples, outputs: Outputs
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split in the order of its files: what the task reads of each, and the model's answers."""
+    number = 0
+    for table in read_table_in_blocks(spec, options.data_dir, options.split):
+        names = _column_names(table, options.column)
+        for _, fields in table.rows:
+            answers = [float(f"{value:.9g}") for value in outputs[number].tolist()]  # enough for a float32
+            yield {**{name: fields[at] for at, name in names.items()}, options.column: answers}
+            number += 1
+    assert number == len(rows), (number, len(rows))
+
+
+def _column_names(table: Table, answers: str) -> dict[int, str]:
+    """The columns that are taken over, by their place: all that have names, else texts and label by their place."""
+    if table.header is None:
+        places = [*table.text_columns, *([] if table.label_column is None else [table.label_column])]
+        return {at: str(at) for at in places}
+    return {at: name for at, name in enumerate(table.header) if name != answers}
+
+
+def write_rows(path: Path, rows: Iterator[dict[str, Any]], suffix: str) -> None:
+    """Write rows as JSON lines or as Parquet."""
+    if suffix == ".parquet":
+        _write_parquet(path, rows)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    writer: Any = None
+    for block in iter(lambda: list(islice(rows, _ROWS_AT_ONCE)), []):
+        table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer else None)
+        writer = writer or parquet.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    writer.close()
+
+
+def task_lines(spec: TaskSpec, options: LabelRowsArguments) -> str:
+    """Return what a task file says to let a prediction stage learn from the output."""
+    kind = target_of(spec).teacher_kinds[0]
+    return f"`files: {{train: {options.output}, ...}}`, `teacher: {{columns: {options.column}, kind: {kind}}}`"
+
+
+def _path_problems(options: LabelRowsArguments) -> list[str]:
+    parent = Path(options.output).absolute().parent
+    return [] if parent.is_dir() else [f"--output {options.output}: {parent} is no directory; make it first"]
+
+
+def _device(options: LabelRowsArguments, ranks: Ranks) -> torch.device:
+    if options.no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", device_of(ranks.local_rank, torch.cuda.device_count()))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,88 @@
+"""Norm and clipping at once, against what DeepSpeed's own functions make of the same gradients."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import nn
+
+from tinybert_ds.engine.deepspeed_private import _clip_whole_gradients, _clip_without_asking, _norm_at_once
+
+pytestmark = pytest.mark.usefixtures("one_rank")
+
+
+@pytest.fixture
+def one_rank(monkeypatch):
+    monkeypatch.setattr("deepspeed.comm.get_world_size", lambda group=None: 1)
+    monkeypatch.setattr("deepspeed.comm.all_reduce", lambda *_, **__: None)
+
+
+def zero_optimizer(dtype, *, spoilt=None, loss_scale=1.0, clip_grad=0.5):
+    """Return what DeepSpeed's functions and ours read of a ZeRO optimizer with two groups of gradients."""
+    generator = torch.Generator().manual_seed(0)
+    groups = [[torch.randn(shape, generator=generator).to(dtype) for shape in shapes] for shapes in ((7, 3), (5,))]
+    if spoilt is not None:
+        groups[1][0][2] = spoilt
+    filling = torch.full((4,), 9.0)
+    filling._zero_padding = True
+    optimizer = SimpleNamespace(
+        averaged_gradients={0: [*groups[0], filling], 1: groups[1]},
+        bit16_groups=groups,
+        params_in_partition=groups,
+        cpu_offload=False,
+        has_moe_layers=False,
+        model_parallel_rank=0,
+        dp_process_group=None,
+        device="cpu",
+        loss_scale=loss_scale,
+        clip_grad=clip_grad,
+        _muon_update_lacks_loss_scale=lambda group: False,
+        _model_parallel_all_reduce=lambda **_: None,
+    )
+    optimizer.get_grad_norm_direct = partial(DeepSpeedZeroOptimizer.get_grad_norm_direct, optimizer)
+    return optimizer
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spoilt", [None, math.nan, -math.inf])
+def test_the_norm_is_deepspeeds(dtype, spoilt):
+    optimizer = zero_optimizer(dtype, spoilt=spoilt)
+    found, expected = _norm_at_once(optimizer), DeepSpeedZeroOptimizer.scaled_global_norm(optimizer)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    assert torch.isinf(found) == (spoilt is not None)
+
+
+@pytest.mark.parametrize("clip_grad", [0.0, 0.5, 100.0])
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+@pytest.mark.parametrize("norm", [2.0, 3e3, math.inf])
+def test_the_clipping_is_deepspeeds(norm, loss_scale, clip_grad):
+    optimizer = zero_optimizer(torch.float32, loss_scale=loss_scale, clip_grad=clip_grad)
+    gradients = [[torch.linspace(-3, 4, 8)] for _ in range(2)]
+    _clip_without_asking(optimizer, gradients[0], torch.tensor(norm))
+    DeepSpeedZeroOptimizer.unscale_and_clip_grads(optimizer, gradients[1], torch.tensor(norm))
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("most", [0.5, 1e4])
+def test_whole_gradients_are_clipped_as_torch_clips_them_and_the_norm_is_kept(most):
+    def torchs(engine):
+        torch.nn.utils.clip_grad_norm_(engine.module.parameters(), most)
+
+    results = []
+    for clip in (_clip_whole_gradients, torchs):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 1))
+        module(torch.randn(4, 6)).square().sum().backward()
+        gradients = [parameter.grad for parameter in module.parameters()]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        engine = SimpleNamespace(module=module, gradient_clipping=lambda: most, _global_grad_norm=None)
+        clip(engine)
+        results.append((engine._global_grad_norm, norm, gradients))
+    (kept, norm, found), (_, _, expected) = results
+    torch.testing.assert_close(kept, norm)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)

@@ -1,0 +1,86 @@
+"""SDPA that stays fused on a GPU, and masks for it that ask the device nothing.
+
+PyTorch's fused kernels refuse a mask beside a head size that is no multiple of 8 (the shipped 4L_312 has heads of 26),
+and the one that is left keeps every score: 2.6 GB for 256 rows of 128 tokens.
+B batch rows, S sequence length, A heads, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tinybert_ds.hardware import on_cuda
+
+FUSED_MULTIPLE = 8
+"""What divides the head sizes that all fused CUDA kernels of SDPA take, in half precision and in float32."""
+
+
+def fused_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Return transformers' SDPA; on CUDA of heads filled up with zeros to a size that the fused kernels take.
+
+    Args:
+        query, key, value: (B, A, S, D).
+        attention_mask: Broadcastable to (B, A, S, S), or None.
+
+    Returns:
+        The attention output (B, S, A, D), and None for the probabilities.
+    """
+    if on_cuda(query.device) and query.shape[-1] % FUSED_MULTIPLE:
+        return filled_sdpa(module, query, key, value, attention_mask, **kwargs)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+def filled_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Return `fused_sdpa` by way of wider heads: zeros change no score, and the output's are cut off again."""
+    if kwargs.get("scaling") is None:
+        kwargs["scaling"] = query.shape[-1] ** -0.5  # of the heads as they are
+    filled = [F.pad(tensor, (0, -tensor.shape[-1] % FUSED_MULTIPLE)) for tensor in (query, key, value)]
+    output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *filled, attention_mask, **kwargs)
+    return output[..., : value.shape[-1]], None
+
+
+def padding_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    allow_is_bidirectional_skip: bool = False,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Return the mask of padding alone as one row for all queries, any other as transformers makes it.
+
+    Whether there is any padding is known where batches are made (`Batch.padded`), and not asked of the device here.
+    Half of the memory of rows of 512 would else be masks.
+
+    Args:
+        attention_mask: (B, S) bool, or None where nothing is padded.
+
+    Returns:
+        (B, 1, 1, S) bool; on CUDA what is added to the scores, so that not every layer has to make it.
+        None where nothing is masked.
+    """
+    skip = allow_is_bidirectional_skip and attention_mask is None
+    plain = kwargs.get("mask_function") is bidirectional_mask_function and kwargs.get("local_size") is None
+    if attention_mask is None or not plain or attention_mask.shape[-1] != kv_length or not allow_is_bidirectional_skip:
+        return sdpa_mask(
+            q_length=q_length,
+            kv_length=kv_length,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=skip,
+            **kwargs,
+        )
+    visible = attention_mask[:, None, None, :].bool()
+    if not on_cuda(visible.device):
+        return visible
+    dtype = kwargs.get("dtype", torch.float32)
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))

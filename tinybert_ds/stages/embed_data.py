@@ -1,0 +1,284 @@
+"""What a distillation of vectors reads: texts of files, or samples of shards; and the teacher's vectors for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from tinybert_ds.arguments.embed import EmbedDistillArguments
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.corpus import CorpusSource
+from tinybert_ds.data.manifest import read_manifest
+from tinybert_ds.data.order import Ints, make_key, uniforms
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
+from tinybert_ds.data.task_tokens import judge_rows
+from tinybert_ds.data.texts import find_texts, load_texts
+from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.engine.ranks.process_group import World, run_on_main
+from tinybert_ds.engine.run.plan import count_steps
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.engine.teacher_cache import (
+    cached_teacher,
+    compute_logits,
+    logits_directory,
+    logits_key,
+    missing_anywhere,
+    read_logits,
+)
+from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.hardware import inference_dtype
+from tinybert_ds.shared_work.derived import cache_home
+from tinybert_ds.stages.corpora import check_tokens
+from tinybert_ds.stages.sentence_encoders import SentenceDirectory
+
+logger = logging.getLogger(__name__)
+
+_HELD_OUT_KEY = make_key("held out texts")
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Texts of files as rows of one tokeniser."""
+
+    rows: EncodedExamples
+    files: tuple[Path, ...]
+    home: Path  # of derived data
+    max_seq_length: int
+    pad_id: int
+
+    def source(
+        self, batch_size: int, *, seed: int = 0, shuffle: bool = False, numbers: Ints | None = None
+    ) -> TaskSource:
+        """Return the batches of all rows, or of those with some numbers."""
+        return TaskSource(
+            self.rows,
+            global_batch_size=batch_size,
+            max_seq_length=self.max_seq_length,
+            seed=seed,
+            padding="valid",
+            pad_id=self.pad_id,
+            shuffle=shuffle,
+            numbers=numbers,
+        )
+
+
+@dataclass(frozen=True)
+class EmbedData:
+    """What is read in training and for `eval_loss`."""
+
+    train: BatchSource
+    held_out: BatchSource | None
+    max_seq_length: int
+    identity: dict[str, Any]  # what makes two runs the same
+    texts: TextRows | None  # None: shards
+
+
+def open_data(
+    arguments: EmbedDistillArguments,
+    teacher: SentenceDirectory | None,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    prompt: str,
+    world: World,
+) -> EmbedData:
+    """Open the texts or the shards.
+
+    Args:
+        tokenizer: The student's.
+        prompt: What stands before each text.
+
+    Raises:
+        ConfigError, DataError: What cannot be read, or not by these models.
+    """
+    if arguments.texts:
+        return _open_texts(arguments, teacher, tokenizer, prompt=prompt, world=world)
+    assert teacher is not None
+    return _open_shards(arguments, teacher, tokenizer, prompt=prompt, world=world)
+
+
+def load_rows(
+    arguments: EmbedDistillArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    max_seq_length: int,
+    *,
+    prompt: str,
+    world: World,
+) -> TextRows:
+    """Tokenise --texts, or map what was tokenised before; on one rank of each host, without a collective."""
+    files = find_texts(arguments.texts)
+    home = cache_home(files[0].parent, arguments.cache_dir)
+    rows = load_texts(
+        files,
+        arguments.text_column,
+        tokenizer,
+        max_seq_length,
+        home=home,
+        prompt=prompt,
+        first=world.local_rank == 0,
+    )
+    if warning := judge_rows(rows, tokenizer, files[0], allow_unknown=arguments.allow_unknown):
+        logger.warning("%s", warning)
+    return TextRows(rows, tuple(files), home, max_seq_length, special_ids(tokenizer).pad)
+
+
+def text_length(arguments: EmbedDistillArguments, teacher: SentenceDirectory | None, own_limit: int) -> int:
+    """Return the tokens that texts of files are cut to.
+
+    Args:
+        own_limit: What the student takes.
+
+    Raises:
+        ConfigError: More than the teacher reads.
+    """
+    limit = own_limit if teacher is None else min(own_limit, teacher.max_seq_length)
+    length = arguments.max_seq_length or limit
+    if teacher is not None and length > teacher.max_seq_length:
+        raise ConfigError(
+            f"--max_seq_length {length}: the teacher {teacher.path} cuts texts to {teacher.max_seq_length} tokens; "
+            f"give at most {teacher.max_seq_length}, or raise max_seq_length in its sentence_bert_config.json"
+        )
+    return length
+
+
+def vectors_teacher(
+    arguments: EmbedDistillArguments,
+    data: EmbedData,
+    teacher: SentenceDirectory,
+    live: Callable[[], Teacher],
+    *,
+    same_tokenizer: bool,
+    prompt: str,
+    world: World,
+) -> Teacher:
+    """Return what gives the teacher's vectors for a batch; called on all ranks.
+
+    Those of --texts are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the
+    run sees no whole epoch, or the teacher is split among the ranks, which then have to ask it together. A teacher of
+    another tokeniser reads the texts in its own way, and is asked about all of them beforehand.
+
+    Args:
+        live: Makes the teacher that is asked.
+        same_tokenizer: Whether the student's rows are the teacher's.
+
+    Raises:
+        ConfigError: A teacher of another tokeniser whose vectors are not kept.
+    """
+    steps = count_steps(data.train, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
+    in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1
+    texts = data.texts
+    if not same_tokenizer and (texts is None or arguments.no_teacher_cache or in_lockstep):
+        raise ConfigError(
+            f"the tokenisers of --student_model and --teacher_model {teacher.path} differ: the teacher must read the "
+            "texts in its own way, beforehand, which goes with --texts, without --no_teacher_cache and without "
+            "--teacher_engine zero3 on several ranks"
+        )
+    # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
+    few = steps < data.train.steps_in_epoch(0)
+    if texts is None or arguments.no_teacher_cache or in_lockstep or (same_tokenizer and few):
+        return live()
+    if not same_tokenizer:
+        texts = load_rows(arguments, teacher.tokenizer, teacher.max_seq_length, prompt=prompt, world=world)
+        _require_same_rows(texts, data)
+    key = logits_key(
+        teacher=teacher.fingerprint(),
+        data=texts.rows.fingerprint,
+        max_seq_length=texts.max_seq_length,
+        dtype=str(inference_dtype(world.device, arguments.teacher_dtype)),
+        types=None,
+        padding=(texts.pad_id, teacher.config.pad_token_id),
+    )
+    directory = logits_directory(texts.home, {**key, "vectors": True})
+    vectors = read_logits(directory, len(texts.rows))
+    if missing_anywhere(vectors):
+        vectors = compute_logits(directory, live(), len(texts.rows), texts.source, world)
+    else:
+        logger.info("the teacher's vectors come from %s", directory)
+    assert vectors is not None
+    return cached_teacher(vectors, world.device)
+
+
+def _open_texts(
+    arguments: EmbedDistillArguments,
+    teacher: SentenceDirectory | None,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    prompt: str,
+    world: World,
+) -> EmbedData:
+    length = text_length(arguments, teacher, int(tokenizer.model_max_length))
+    texts = load_rows(arguments, tokenizer, length, prompt=prompt, world=world)
+    held_out, numbers = None, None
+    if arguments.eval_fraction:
+        apart = uniforms(_HELD_OUT_KEY, np.arange(len(texts.rows))) < arguments.eval_fraction
+        if apart.all() or not apart.any():
+            raise DataError(
+                f"--eval_fraction {arguments.eval_fraction} of {len(texts.rows):,} texts leaves none for "
+                f"{'training' if apart.all() else 'eval_loss'}; give more texts, or another share"
+            )
+        held_out = texts.source(arguments.eval_batch_size, numbers=np.flatnonzero(apart))
+        numbers = np.flatnonzero(~apart)
+    train = texts.source(arguments.train_batch_size, seed=arguments.seed, shuffle=True, numbers=numbers)
+    identity = {"data": train.fingerprint, "eval_fraction": arguments.eval_fraction, "max_seq_length": length}
+    return EmbedData(train, held_out, length, identity, texts)
+
+
+def _open_shards(
+    arguments: EmbedDistillArguments,
+    teacher: SentenceDirectory,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    prompt: str,
+    world: World,
+) -> EmbedData:
+    if prompt:
+        raise ConfigError(
+            f"the teacher {teacher.path} has a default prompt, and before the samples of shards stands none; give "
+            "--texts, or --prompt_name none to learn what it says without"
+        )
+    directories = arguments.pregenerated_data
+    made_for = min(read_manifest(Path(name)).sampling.max_seq_len for name in directories)
+    length = text_length(
+        replace(arguments, max_seq_length=arguments.max_seq_length or min(made_for, teacher.max_seq_length)),
+        teacher,
+        int(tokenizer.model_max_length),
+    )
+
+    def opened(split: Literal["train", "eval"], batch_size: int) -> CorpusSource:
+        return CorpusSource(
+            directories,
+            split=split,
+            eval_fraction=arguments.eval_fraction,
+            global_batch_size=batch_size,
+            max_seq_length=length,
+            seed=arguments.seed,
+            one_seq=True,
+            masked_lm_prob=0.0,
+            short_seq_prob=arguments.short_seq_prob,
+        )
+
+    train = opened("train", arguments.train_batch_size)
+    check_tokens(train, directories, teacher.path, teacher.config, tokenizer_fingerprint(teacher.tokenizer))
+    held_out = opened("eval", arguments.eval_batch_size) if arguments.eval_fraction else None
+
+    def count() -> None:
+        for source in (train, held_out):
+            if source is not None:
+                source.samples_in_epoch(0)
+
+    run_on_main(world, count)  # the other ranks find its counts beside the corpus
+    return EmbedData(train, held_out, length, {**train.identity, "max_seq_length": length}, None)
+
+
+def _require_same_rows(texts: TextRows, data: EmbedData) -> None:
+    own = 0 if data.texts is None else len(data.texts.rows)
+    if len(texts.rows) != own:
+        raise DataError(
+            f"--texts were read twice, for two tokenisers, and held {own:,} and then {len(texts.rows):,} texts; they "
+            "must stay as they are while they are read"
+        )

@@ -24,7 +24,7 @@ from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.object_records import field_text
 from tinybert_ds.data.table_formats import file_format, is_pattern
 from tinybert_ds.data.task_spec import SplitFile, TextFormat
-from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task
+from tinybert_ds.data.tasks import BENCHMARKS, TASKS, TaskSpec, find_task
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.foreign_text import listed, shown, without_compression
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(ExportArguments, arguments)
     names = options.task_names
     if names == ["all"]:
-        names = [name for name in TASKS if name != "mnli-mm"]
+        names = [spec.name for spec in BENCHMARKS["all"]]
     output_dir = Path(options.output_dir)
     specs = [find_task(name, None) for name in names] or [find_task(None, options.task_file)]
     for spec in specs:

@@ -41,7 +41,7 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
 teacher_steps=250 general_steps=50 intermediate_steps=350 prediction_steps=300 eval_step=150
-data_options=() calibration=(--calibration_tokens 50000) max_loss=0.01 formats=(onnx openvino)
+data_options=() calibration=(--calibration_tokens 200000) max_loss=0.01 formats=(onnx openvino)
 if [ "$kind" = smoke ]; then
     teacher_steps=4 general_steps=2 intermediate_steps=4 prediction_steps=4 eval_step=2
     data_options=(--max_documents 20 --max_rows 64) calibration=(--calibration_tokens 1000) max_loss=1 formats=(onnx)

@@ -25,8 +25,9 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every process that starts from here
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data_tools.quickstart_data import make_data
 from tests.benchmarks.ablation import Run, write_results
-from tests.benchmarks.ablation_inputs import fetch_teacher, once
+from tests.benchmarks.ablation_inputs import once
 from tests.benchmarks.measurement import RESULTS, environment
 from tests.support.runs import start_ranks, wait_ranks
 from tinybert_ds.models.build import STUDENTS_DIR
@@ -53,16 +54,18 @@ VARIANTS = {
 
 
 class Budget(NamedTuple):
-    """Optimizer steps."""
+    """Optimizer steps, and how much is read."""
 
     teacher: int
     general: int
     intermediate: int
     prediction: int
+    documents: int | None = None  # None: all
+    rows: int | None = None
 
 
 USUAL = Budget(200, 120, 120, 120)
-SMOKE = Budget(2, 2, 2, 2)
+SMOKE = Budget(2, 2, 2, 2, documents=20, rows=64)
 
 
 class Work:
@@ -70,7 +73,8 @@ class Work:
 
     def __init__(self, out: Path, budget: Budget) -> None:
         self.out, self.budget = out, budget
-        data = fetch_teacher(out)
+        data = out / "data"
+        make_data(data, budget.documents, budget.rows)
         self.encoder, self.task = data / "teacher", data / "sentiment"
         self.shards, self.teacher = out / "shards", out / "teacher"
         if not (self.shards / "manifest.json").exists():
@@ -156,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = SMOKE if values.smoke else USUAL
     work = Work(values.out_dir.resolve(), budget)
     runs = [work.chain(name, seed) for seed, name in product(values.seeds, values.only)]
-    how = ", ".join(f"{name} {steps}" for name, steps in budget._asdict().items())
+    how = ", ".join(f"{name} {number}" for name, number in budget._asdict().items() if number is not None)
     head = f"Steps: {how}; batches of {BATCH_ROWS} rows of at most {LENGTH} tokens. "
     head += f"{', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
     text = head + table(runs, work.teacher_score)

@@ -74,7 +74,7 @@ def student_scores(out_dir: Path, arguments: Sequence[Any]) -> dict[str, float]:
 
 def write_prose(path: Path, source: Path) -> Path:
     """Write the first paragraphs of a text that are neither short nor long."""
-    texts = (text for block in read_texts([source], ()) for text in block)
+    texts = (text for block in read_texts([source], ()) for text in block.texts[0])
     kept = islice((text for text in texts if len(text.split()) in WORDS), PROSE_TEXTS)
     path.write_text("\n".join(kept) + "\n", encoding="utf-8")
     return path

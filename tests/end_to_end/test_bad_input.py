@@ -108,12 +108,12 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path, general):
 
 
 def test_a_student_whose_heads_vocabulary_and_depth_do_not_match_is_told_all_three(tmp_path, general):
-    student = config_directory(tmp_path / "s", num_attention_heads=6, num_hidden_layers=3, vocab_size=50)
+    student = config_directory(tmp_path / "s", num_attention_heads=6, num_hidden_layers=5, vocab_size=50)
     words = [*with_student(general, student), "--output_dir", tmp_path / "out"]
     output = refuse("general_distill", words, tmp_path)
     assert '"num_attention_heads": 4' in output
     assert '"vocab_size"' in output
-    assert "multiple of the student's" in output
+    assert "a student no deeper than its teacher" in output
 
 
 def test_a_student_that_goes_on_with_another_tokeniser_is_refused(tmp_path, general):

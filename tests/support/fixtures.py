@@ -97,5 +97,14 @@ def embedding(sentence_inputs):
         *("--teacher_model", sentence_inputs / "teacher", "--student_model", sentence_inputs / "student"),
         *("--texts", sentence_inputs / "texts.txt", "--train_batch_size", 12, "--learning_rate", 3e-3),
         *("--logging_steps", 1, "--max_steps", 16, "--save_steps", 5, "--teacher_dtype", "fp32", "--eval_step", 8),
-        *("--sts", sentence_inputs / "dev.tsv"),
+        *(
+            "--sts",
+            sentence_inputs / "dev.tsv",
+            "--deepspeed_config",
+            CONFIG_DIRECTORY / "zero0_fp32.json",
+            "--init",
+            "random",
+            "--calibration_tokens",
+            600,
+        ),
     ]

@@ -27,6 +27,7 @@ from tinybert_ds.arguments.option import Command
 from tinybert_ds.arguments.parsing import handed_on, parse
 from tinybert_ds.arguments.prepare import PrepareArguments
 from tinybert_ds.arguments.task import FinetuneArguments, TaskDistillArguments
+from tinybert_ds.arguments.trim import TrimArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.errors import ConfigError, did_you_mean
 
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type[Command]] = {
     "data_augmentation": AugmentArguments,
     "label_rows": LabelRowsArguments,
     "inspect_shards": InspectArguments,
+    "trim_vocabulary": TrimArguments,
     "export_dataset": ExportArguments,
     "quickstart_data": QuickstartDataArguments,
     "doctor": DoctorArguments,

@@ -105,8 +105,6 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         help="Weights of a student that has none. teacher: every layer in closed form from the teacher's; svd: "
         "embeddings of the teacher's leading singular vectors; random; auto: teacher where the architectures have a "
         "closed form, else random. The projection to the teacher's width is fitted to its vectors in any case.",
-        older=None,
-        identity=None,
     )
     calibration_tokens: int = like(CALIBRATION_TOKENS)
     layer_map: str = like(groups.LayerLosses.__dataclass_fields__["layer_map"], stage=("vectors",))
@@ -151,6 +149,8 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
             found.append(f"--text_column {' '.join(self.text_column)}: --vector_column holds the vector of one text")
         if self.init in ("teacher", "svd"):
             found.append(f"--init {self.init} needs --teacher_model; a column has no weights")
+        if self.prompt_name is not None:
+            found.append("--prompt_name is a prompt of --teacher_model; write it into the texts that a column is for")
         return found
 
     def _shard_problems(self) -> list[str]:

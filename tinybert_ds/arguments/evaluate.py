@@ -32,7 +32,8 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
     glue_dir: str | None = like(groups.GLUE_DIR)
     task_name: str | None = like(
         groups.TASK_NAME,
-        help="One task of GLUE, several with commas, or all: those for which there are files and models.",
+        help="One task of GLUE or CLUE, several with commas, or all (of GLUE) or clue (of CLUE): those for which there "
+        "are files and models.",
     )
     data_dir: str | None = like(groups.DATA_DIR, None, help="With --task_file: directory of the task's files.")
     submission: bool = place(

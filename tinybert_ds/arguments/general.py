@@ -6,7 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tinybert_ds.arguments.groups import EVAL_STEP, MAX_SEQ_LENGTH, STUDENT_MODEL, TEACHER_MODEL, Corpora, Sampling
+from tinybert_ds.arguments.groups import (
+    EVAL_STEP,
+    MAX_SEQ_LENGTH,
+    STUDENT_MODEL,
+    STUDENT_TOKENIZER,
+    TEACHER_MODEL,
+    Corpora,
+    Sampling,
+)
 from tinybert_ds.arguments.option import data, like, machine, pace, result
 from tinybert_ds.arguments.training import DistillationArguments
 from tinybert_ds.errors import ConfigError
@@ -30,6 +38,7 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
         "pass, each in a directory of its own name inside --output_dir.",
         repeat=True,
     )
+    student_tokenizer: str | None = like(STUDENT_TOKENIZER)
     continue_train: bool = data("Start from the weights in --student_model.", False, recipe=False)
     init: Literal["auto", "teacher", "svd", "random"] = result(
         "Weights of a student that has none. teacher: every layer in closed form from the teacher's, on 200,000 tokens "

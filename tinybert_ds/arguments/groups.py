@@ -30,6 +30,12 @@ POOLER_RELU = result(
 )
 TEACHER_MODEL = data("Hugging Face directory of the pre-trained teacher.", path=True)
 STUDENT_MODEL = data("Hugging Face directory of the student (the previous stage's --output_dir).", path=True)
+STUDENT_TOKENIZER = data(
+    "Directory of the student's tokeniser where its vocabulary is a part of the teacher's, as "
+    "data_tools/trim_vocabulary.py writes it. Default: the teacher's.",
+    None,
+    path=True,
+)
 EVAL_STEP = pace("Steps between two evaluations on the task's evaluation split.", 50, least=1)
 DATASET = data("What datasets.load_dataset opens: a name on the hub, or a local copy.", None, path=True, metavar="NAME")
 DATASET_CONFIG = data("Its configuration.", None, metavar="NAME")
@@ -95,13 +101,13 @@ class TaskName(Command):
 
     @property
     def task_names(self) -> list[str]:
-        """`--task_name` as a list; ["all"] for all, empty with `--task_file`."""
+        """`--task_name` as a list; ["all"] for all of GLUE, ["clue"] for all of CLUE, empty with `--task_file`."""
         return [name.strip().lower() for name in self.task_name.split(",")] if self.task_name else []
 
     @property
     def several_tasks(self) -> bool:
         """Whether more than one may be meant."""
-        return len(self.task_names) > 1 or self.task_names == ["all"]
+        return len(self.task_names) > 1 or self.task_names in (["all"], ["clue"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
         "several times, each goes to a directory of its own name inside --output_dir.",
         repeat=True,
     )
+    student_tokenizer: str | None = like(groups.STUDENT_TOKENIZER)
     output_dir: str = like(
         groups.OUTPUT_DIR, help="Directory of the student. A student that is finished there is not made again."
     )

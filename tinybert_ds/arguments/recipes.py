@@ -1,7 +1,8 @@
 """Recipes: settings of the training commands as YAML, a section for each stage.
 
 A recipe says how to learn and never what or where: models, data and directories stay on the command line, whose flags
-win over the recipe. The shipped ones are those of the paper, in one file: sections, and where a task differs.
+win over the recipe. The shipped ones are those of the paper and of CLUE, a file each: sections, and where a task
+differs.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from tinybert_ds.errors import ConfigError, did_you_mean
 from tinybert_ds.foreign_text import listed
 from tinybert_ds.strict_formats import read_yaml
 
-PAPER = Path(tinybert_ds.__file__).parent / "recipes" / "paper.yaml"
+_RECIPES = Path(tinybert_ds.__file__).parent / "recipes"
+PAPER, CLUE = _RECIPES / "paper.yaml", _RECIPES / "clue.yaml"
 
 
 def shipped_recipes() -> dict[str, dict[str, Any]]:
     """Return the recipes that come with the package, name -> sections."""
-    sections = _read(PAPER)
-    exceptions = sections.pop("exceptions")
-    general = {"general": sections.pop("general")}
-    tasks = {
-        f"paper/{task}": {stage: {**values, **own.get(stage, {})} for stage, values in sections.items()}
-        for task, own in exceptions.items()
-    }
-    return {"paper/general": general, **tasks}
+    found = {"paper/general": {"general": _read(PAPER)["general"]}}
+    for file in (PAPER, CLUE):
+        sections = _read(file)
+        exceptions = sections.pop("exceptions")
+        sections.pop("general", None)
+        for task, own in exceptions.items():
+            found[f"{file.stem}/{task}"] = {
+                stage: {**values, **own.get(stage, {})} for stage, values in sections.items()
+            }
+    return found
 
 
 def recipe_values(arguments: Any) -> dict[str, str]:

@@ -133,6 +133,13 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         "teacher's (prediction_loss).",
         "gold",
     )
+    teacher_max_seq_length: int | None = result(
+        "Longest row in the teacher's tokens, where it has a tokeniser of its own. Default: --max_seq_length.",
+        None,
+        stage=("prediction",),
+        least=1,
+        later=True,
+    )
     no_teacher_cache: bool = machine(
         "Ask the teacher about every batch. Otherwise a run of at least one epoch keeps what it says of all rows in "
         "the folder of derived data (--cache_dir), for later epochs, starts and students.",

@@ -30,7 +30,7 @@ class TrainingArguments(Stage):
     recipe: str | None = place(
         "Settings for this stage: a shipped recipe, such as paper/sst-2, or a YAML file; other flags win over it.",
         None,
-        stage=("general", "finetune", "intermediate", "prediction", "joint"),
+        stage=("general", "finetune", "intermediate", "prediction", "joint", "vectors"),
         path=True,
         metavar="NAME|FILE",
     )
@@ -127,6 +127,11 @@ class TrainingArguments(Stage):
     languages: list[str] = like(LANGUAGES)
     datasets: list[str] = like(DATASETS)
     push_to_hub: str | None = like(PUSH_TO_HUB)
+    cuda_graphs: Literal["auto", "off"] = machine(
+        "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
+        "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",
+        "auto",
+    )
     fp16: bool = machine("Take the shipped fp16 DeepSpeed config (a --deepspeed_config decides for itself).", False)
 
     @property

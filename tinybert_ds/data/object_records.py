@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from pyarrow import parquet
 
+from tinybert_ds.data.text_forms import FORMS
 from tinybert_ds.data.text_lines import read_lines
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, shown, without_compression
@@ -41,8 +42,14 @@ def find_column(names: Sequence[str], wanted: str) -> list[int]:
     return exact or [at for at, name in enumerate(names) if name.strip().lower() == wanted.lower()]
 
 
-def json_records(path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = ()) -> Records:
+def json_records(
+    path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = (), form: str = ""
+) -> Records:
     """Read JSON lines; a `.json` file may also be one list of objects, or hold one under "data".
+
+    Args:
+        path, needed, encoding, arrays: See `read_records`.
+        form: Of `text_forms.FORMS`, how texts are put together.
 
     Raises:
         OSError, DataError: See `read_records`.
@@ -51,8 +58,16 @@ def json_records(path: Path, needed: Sequence[str], encoding: str, arrays: Seque
     if without_compression(path).suffix.lower() == ".json":
         document = _document(path, encoding)
     if document is None:
-        return _object_records(path, "line", _objects_of_lines(path, encoding), needed, arrays=arrays)
-    return _object_records(path, "record", _objects_of_list(path, document), needed, arrays=arrays)
+        lines = _formed(path, "line", _objects_of_lines(path, encoding), form)
+        return _object_records(path, "line", lines, needed, arrays=arrays)
+    objects = _formed(path, "record", _objects_of_list(path, document), form)
+    return _object_records(path, "record", objects, needed, arrays=arrays)
+
+
+def _formed(
+    path: Path, unit: str, objects: Iterator[tuple[int, dict[str, Any]]], form: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    return ((number, FORMS[form](item, f"{path}, {unit} {number}") if form else item) for number, item in objects)
 
 
 def parquet_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:

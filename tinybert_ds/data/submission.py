@@ -1,12 +1,14 @@
-"""Predictions in the format of the benchmark's server: a file for each test set, all in one zip.
+"""Predictions in the format of a benchmark's server: a file for each test set, all in one zip.
 
-N rows. A file holds the header `index<TAB>prediction` and a line for each row of the test file. Format and file names:
-https://gluebenchmark.com/faq
+N rows. A file of GLUE holds the header `index<TAB>prediction` and a line for each row of the test file; format and file
+names: https://gluebenchmark.com/faq. One of CLUE holds an object with id and label for each row; names: its notes on
+submission, of version 1.1.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,13 +37,27 @@ SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
 }
 """(task, split) -> file; the server takes a zip of all of them. MNLI's mismatched set may have a model of its own."""
 
+CLUE_SUBMISSION_FILES: Mapping[tuple[str, str], str] = {
+    ("afqmc", "test"): "afqmc_predict.json",
+    ("tnews", "test"): "tnews11_predict.json",
+    ("tnews", "test1.0"): "tnews10_predict.json",
+    ("iflytek", "test"): "iflytek_predict.json",
+    ("cmnli", "test"): "cmnli_predict.json",
+    ("ocnli", "test"): "ocnli_50k_predict.json",
+    ("cluewsc2020", "test"): "cluewsc11_predict.json",
+    ("cluewsc2020", "test1.0"): "cluewsc10_predict.json",
+    ("csl", "test"): "csl_predict.json",
+}
+"""The same of CLUE, whose server takes any of them."""
+
 _INDEX_COLUMNS = ("index", "id")
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same zip
 
 
 def test_splits(spec: TaskSpec, data_dir: Path) -> dict[str, str]:
     """Return the test splits of a task whose files are there -> file of the submission."""
-    files = {split: file for (task, split), file in SUBMISSION_FILES.items() if task == spec.name}
+    known = {**SUBMISSION_FILES, **CLUE_SUBMISSION_FILES}
+    files = {split: file for (task, split), file in known.items() if task == spec.name}
     return {split: file for split, file in files.items() if spec.split_path(data_dir, split).is_file()}
 
 
@@ -75,9 +91,15 @@ def format_predictions(spec: TaskSpec, index: Sequence[str], predictions: Values
         spec: The task, whose target spells the predictions.
         index: (N,) from `read_index`.
         predictions: (N,), as `Target.predict` returns them.
+
+    Returns:
+        Tab-separated lines under a header; for a task of CLUE JSON lines.
     """
     assert len(index) == len(predictions), (len(index), len(predictions))
     words = target_of(spec).words(spec, predictions)
+    if spec.name in {task for task, _ in CLUE_SUBMISSION_FILES}:
+        rows = ({"id": int(i) if i.isdecimal() else i, "label": w} for i, w in zip(index, words, strict=True))
+        return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     return "index\tprediction\n" + "".join(f"{i}\t{word}\n" for i, word in zip(index, words, strict=True))
 
 

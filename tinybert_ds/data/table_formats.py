@@ -64,13 +64,16 @@ def augmented_split(layout: SplitFile) -> SplitFile:
     return replace(layout, file=str(augmented_file(first)), more_files=(), text_format=TextFormat(quotes=False))
 
 
-def read_records(path: Path, needed: Sequence[str], text_format: TextFormat, *, arrays: Sequence[str] = ()) -> Records:
+def read_records(
+    path: Path, needed: Sequence[str], text_format: TextFormat, *, arrays: Sequence[str] = (), form: str = ""
+) -> Records:
     """Read a file row by row, so that its size does not matter; only a JSON document is read as a whole.
 
     Args:
         path: Its suffixes say the format; a directory is one of `datasets`.
         needed: Columns that no row may lack, if the file has them.
         arrays: Those of them whose values may be lists, which are handed on as JSON.
+        form: Of `text_forms.FORMS`, how the texts of JSON are put together.
 
     Raises:
         OSError: The file cannot be read.
@@ -85,7 +88,7 @@ def read_records(path: Path, needed: Sequence[str], text_format: TextFormat, *, 
             raise DataError(f"{path}: Parquet is compressed inside; decompress the file and name it .parquet")
         return parquet_records(path, needed, arrays)
     if kind == "json":
-        return json_records(path, needed, text_format.encoding, arrays)
+        return json_records(path, needed, text_format.encoding, arrays, form)
     if without_compression(path).suffix.lower() in _OTHER_FORMATS:
         raise DataError(
             f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), "

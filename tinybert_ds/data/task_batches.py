@@ -93,6 +93,8 @@ def row_encoder(
     # A copy, because truncation is a setting of the tokeniser itself and the caller's must stay as it is.
     engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     special = engine.num_special_tokens_to_add(pair)
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    filler = next(int(token) for token in known if token is not None)
     if max_seq_length < special + 1 + pair:
         raise ConfigError(
             f"max_seq_length is {max_seq_length}, but {special} special tokens and a token of each text need "
@@ -110,9 +112,18 @@ def row_encoder(
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         of_type_1 = np.fromiter((sum(encoding.type_ids) for encoding in encodings), np.int64, count=len(encodings))
         tokens = np.fromiter(ids, dtype=np.int32, count=int(lengths.sum()))
-        return EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+        block = EncodedBlock(tokens, lengths, (lengths - of_type_1).astype(np.int32))
+        return block if lengths.all() else _without_empty_rows(block, filler)
 
     return encode_block
+
+
+def _without_empty_rows(block: EncodedBlock, filler: int) -> EncodedBlock:
+    """Return rows each of which has a token: those of none, of a tokeniser that adds none, are one filler."""
+    empty = block.lengths == 0
+    begins = np.cumsum(block.lengths) - block.lengths
+    segments = np.where(empty, 1, block.segment_a_lengths).astype(np.int32)
+    return EncodedBlock(np.insert(block.tokens, begins[empty], filler), np.maximum(block.lengths, 1), segments)
 
 
 def _require_two_types(engine: Tokenizer, name: str) -> None:

@@ -73,7 +73,8 @@ class TaskSpec:
     max_seq_length: int = 64
     skip_short_rows: bool = False  # rows with missing fields are skipped and counted, not refused
     skip_labels: tuple[str, ...] = ()  # rows with these labels are skipped and counted, but where labels are not needed
-    directory: str = ""  # of a GLUE task: its folder below --glue_dir
+    directory: str = ""  # of a benchmark's task: its folder below --glue_dir
+    text_form: str = ""  # of `text_forms.FORMS`: how texts are put together of other values
     augmented_copies: int = 30  # variants that data augmentation tries to make of each text
     label_separator: str = ""  # between the labels of a row that may have several; "": the usual one
     teacher: TeacherColumns | None = None  # of its training rows, where they come with a teacher's answers

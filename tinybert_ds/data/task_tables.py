@@ -92,7 +92,7 @@ def _read_blocks(path: Path, spec: TaskSpec, split: str) -> Iterator[Table]:
     more_columns = [column for columns in layout.more_columns.values() for column in columns]
     needed = [str(column) for column in (*layout.texts, layout.label, *more_columns) if column is not None]
     arrays = [str(column) for column in (*more_columns, *([layout.label] if target_of(spec).reads_arrays else []))]
-    records = read_records(path, needed, layout.text_format, arrays=arrays)
+    records = read_records(path, needed, layout.text_format, arrays=arrays, form=spec.text_form)
     unit, header, rows = records.unit, records.names, records.rows
     first = next(rows, None)
     if first is None:

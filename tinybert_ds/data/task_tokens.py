@@ -26,7 +26,7 @@ from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_enc
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
 from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.teacher_columns import COLUMNS
-from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import tokenizer_fingerprint, vocabulary_size
 from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 """Raised whenever the same file, task, tokeniser and length give other bytes than before."""
 
-_LATER = {"skip_labels", "target", "label_separator", "more_columns"}
+_LATER = {"skip_labels", "text_form", "target", "label_separator", "more_columns"}
 _ROWS, _SEGMENTS, _LABELS, _RECORD = "rows", "segments.npy", "labels.npy", "record.json"
 
 
@@ -82,7 +82,7 @@ def load_rows(
             total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
             blocks = read_split_in_blocks(spec, data_dir, split)
-            write_rows(target, blocks, encoder, token_dtype(special_ids(tokenizer).vocab_size), key, bar.update)
+            write_rows(target, blocks, encoder, token_dtype(vocabulary_size(tokenizer)), key, bar.update)
 
     return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
 
@@ -99,7 +99,7 @@ def judge_rows(
     if unknown_token is None:
         return None
     unknown = count_unknown(rows.tokens, unknown_token)
-    special = set(special_ids(tokenizer).all_special) - {unknown_token}
+    special = {int(token) for token in tokenizer.all_special_ids} - {unknown_token}
     words = len(rows.tokens) - count_special(rows.tokens, special)
     logger.info("%s: %s", path, describe_unknown(unknown, words))
     return judge_unknown(unknown, words, text=str(path), allowed=allow_unknown)

@@ -1,10 +1,11 @@
-"""All tasks by name: GLUE's, and the user's own out of a YAML file."""
+"""All tasks by name: those of GLUE and CLUE, and the user's own out of a YAML file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from tinybert_ds.data.clue import CLUE_TASKS
 from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
 from tinybert_ds.data.task_yaml import load_task_file
@@ -12,6 +13,7 @@ from tinybert_ds.errors import ConfigError, DataError, did_you_mean
 from tinybert_ds.foreign_text import listed_paths, quoted
 
 __all__ = [
+    "BENCHMARKS",
     "TASKS",
     "SplitFile",
     "TaskSpec",
@@ -22,8 +24,14 @@ __all__ = [
     "load_task_file",
 ]
 
-TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in GLUE_TASKS}
+TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*GLUE_TASKS, *CLUE_TASKS)}
 """The tasks that need no `--task_file`, by the name that `--task_name` takes."""
+
+BENCHMARKS: Mapping[str, tuple[TaskSpec, ...]] = {
+    "all": tuple(spec for spec in GLUE_TASKS if spec.name != "mnli-mm"),  # which are mnli's models and files
+    "clue": CLUE_TASKS,
+}
+"""What `--task_name` takes for all tasks of a benchmark."""
 
 
 def find_task(task_name: str | None, task_file: str | Path | None) -> TaskSpec:

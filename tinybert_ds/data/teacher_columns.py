@@ -104,6 +104,19 @@ def parse_teacher(spec: TaskSpec, table: Table) -> NDArray[np.float32]:
     return np.ascontiguousarray(outputs[:, list(teacher.order)] if teacher.order else outputs, dtype=np.float32)
 
 
+def read_arrays(table: Table, name: str, column: Column) -> NDArray[np.float32]:
+    """Return the arrays (n, W) that a column of a block holds, all as wide as the first one.
+
+    Args:
+        name: What the column is called among `SplitFile.more_columns`.
+        column: What it is called in the file.
+
+    Raises:
+        DataError: A row without an array of W finite numbers; names file, row and column.
+    """
+    return _Reader(table, table.more[name], [column], None).read()
+
+
 @dataclass(frozen=True)
 class _Reader:
     """Reads the teacher's values of a block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from tinybert_ds.data.indexed import hash_file, token_dtype
 from tinybert_ds.data.table_formats import estimate_rows, file_format, is_pattern
 from tinybert_ds.data.task_batches import EncodedExamples, row_encoder
-from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks
-from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_files import Examples, content_files, read_labelled_blocks
+from tinybert_ds.data.task_spec import Column, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tokens import read_rows, write_rows
+from tinybert_ds.data.teacher_columns import read_arrays
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
-from tinybert_ds.foreign_text import without_compression
+from tinybert_ds.foreign_text import quoted, without_compression
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, obtain
 
@@ -31,6 +33,9 @@ FORMAT_VERSION = 1
 
 PLAIN = (".txt", ".text")
 """Suffixes of files that are nothing but texts, one a line; a blank line is none."""
+
+VECTORS = "vectors"
+"""What the teacher's vectors are called among the columns of rows."""
 
 _SPLIT = "train"
 
@@ -56,19 +61,34 @@ def find_texts(words: Sequence[str], flag: str = "--texts") -> list[Path]:
     return found
 
 
-def read_texts(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[list[str]]:
+def read_texts(
+    paths: Iterable[Path], columns: Sequence[str], *, prompt: str = "", vector_column: str | None = None
+) -> Iterator[Examples]:
     """Yield the texts of files, some thousand at a time: of each block of rows one column after the other.
 
     Args:
         columns: Names, or positions from 0; a plain file has none.
+        prompt: What stands before each text.
+        vector_column: Holds a vector for each text of the only column; it becomes `VECTORS` of the examples.
 
     Raises:
-        OSError, DataError: See `read_split_in_blocks`.
+        OSError, DataError: See `read_labelled_blocks`; a row without a vector, or with one of another width.
     """
+    width = 0
     for path in paths:
-        for block in read_split_in_blocks(_spec(path, columns), path.parent, _SPLIT):
-            for texts in block.texts:
-                yield list(texts)
+        for table, _ in read_labelled_blocks(_spec(path, columns, vector_column), path.parent, _SPLIT):
+            more = {}
+            if vector_column is not None:
+                more[VECTORS] = read_arrays(table, VECTORS, vector_column)
+                found = more[VECTORS].shape[1]
+                if width and table.rows and found != width:
+                    raise DataError(
+                        f"{path}, {table.unit} {table.rows[0][0]}, column {quoted(vector_column)}: {found} values; the "
+                        f"rows before have {width}. Give vectors of one model"
+                    )
+                width = found or width
+            for place in table.text_columns:
+                yield Examples(path, ([prompt + fields[place] for _, fields in table.rows],), None, columns=more)
 
 
 def load_texts(
@@ -79,15 +99,15 @@ def load_texts(
     *,
     home: Path,
     prompt: str = "",
+    vector_column: str | None = None,
     first: bool = True,
 ) -> EncodedExamples:
     """Return the rows of texts, memory-mapped, after tokenising them if nobody has.
 
     Args:
-        columns: See `read_texts`.
+        columns, prompt, vector_column: See `read_texts`.
         max_seq_length: What rows are cut to.
         home: Folder of derived data.
-        prompt: What stands before each text.
         first: Whether this process is the one of its host that does the work and reports, if there is work.
 
     Raises:
@@ -99,6 +119,7 @@ def load_texts(
         "formats": [file_format(path) for path in paths],
         "columns": list(columns),
         "prompt": prompt,
+        "vectors": vector_column,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "max_seq_length": max_seq_length,
     }
@@ -107,9 +128,7 @@ def load_texts(
     def build(target: Path) -> None:
         logger.info("tokenising %s%s, kept in %s", paths[0], " and others" if len(paths) > 1 else "", directory)
         encoder = row_encoder(tokenizer, max_seq_length, pair=False)
-        blocks = (
-            Examples(paths[0], ([prompt + text for text in texts],), None) for texts in read_texts(paths, columns)
-        )
+        blocks = read_texts(paths, columns, prompt=prompt, vector_column=vector_column)
         total = estimate_rows(paths)
         with progress_bar(
             total=None if total is None else total * len(columns), desc="tokenising", unit="text", unit_scale=True
@@ -127,8 +146,9 @@ def _refuse_none(blocks: Iterator[Examples], paths: Sequence[Path]) -> Iterator[
     return chain([first], blocks)
 
 
-def _spec(path: Path, columns: Sequence[str]) -> TaskSpec:
+def _spec(path: Path, columns: Sequence[str], vector_column: str | None) -> TaskSpec:
     """Describe a file as the only split of a task without labels."""
+    more: dict[str, tuple[Column, ...]] = {} if vector_column is None else {VECTORS: (vector_column,)}
     if without_compression(path).suffix.lower() in PLAIN:
         # A line has no separator in it but its end.
         layout = SplitFile(
@@ -136,4 +156,5 @@ def _spec(path: Path, columns: Sequence[str]) -> TaskSpec:
         )
     else:
         layout = SplitFile(str(path), tuple(columns), None, label_required=False)
+    layout = replace(layout, more_columns=more)
     return TaskSpec(name="texts", splits={_SPLIT: layout}, metrics=(), official=(), eval_splits=())

@@ -132,12 +132,17 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
         sep=int(ids["sep"]),
         pad=int(ids["pad"]),
         mask=None if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id),
-        vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
+        vocab_size=vocabulary_size(tokenizer),
         prefix=prefix,
         middle=middle,
         suffix=suffix,
         all_special=tuple(sorted({int(token) for token in tokenizer.all_special_ids})),
     )
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Largest token id + 1."""
+    return max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def returns_token_types(tokenizer: PreTrainedTokenizerFast) -> bool:

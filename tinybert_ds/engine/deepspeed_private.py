@@ -135,7 +135,11 @@ def _clip_without_asking(optimizer: Any, gradients: list[Tensor], total_norm: Te
     factor: float | Tensor = 1.0 / scale
     if most:
         assert total_norm is not None
-        factor = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
+        norm, known = getattr(optimizer, "_tinybert_ds_factor", (None, None))
+        if norm is not total_norm:  # it is called for each group of parameters
+            known = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
+            optimizer._tinybert_ds_factor = (total_norm, known)
+        factor = known
     for gradient in gradients:
         gradient.mul_(factor)
 

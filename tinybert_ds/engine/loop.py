@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
 from tinybert_ds.engine.checkpoints.best_student import keep_best
+from tinybert_ds.engine.graphs import record_steps
 from tinybert_ds.engine.ranks.consensus import Consensus
 from tinybert_ds.engine.ranks.process_group import World, mean_over_ranks, seed_forward
 from tinybert_ds.engine.run.plan import Plan, locate
@@ -58,10 +59,11 @@ def train(run: Run, teacher: Teacher | None, *, overlap_teacher: bool = False) -
         UserError: On all ranks: data that cannot be read, non-finite numbers, a checkpoint that cannot be written.
     """
     plan, world, students = run.plan, run.world, run.students
+    engines = [student.engine for student in students]
+    teacher = record_steps(run.arguments, engines, teacher, world.device, overlapped=overlap_teacher)
     teacher_pass = TeacherPass(teacher, world.device, side_stream(world.device) if overlap_teacher else None)
     preemption = Preemption(run.arguments.preempt_grace_seconds)
     stopwatch, consensus = Stopwatch(world.device), Consensus(world)
-    engines = [student.engine for student in students]
     for engine in engines:
         engine.train()
     is_monitored = any(engine.monitor.enabled for engine in engines)  # by DeepSpeed, which reads the loss of every step

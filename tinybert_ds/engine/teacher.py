@@ -8,7 +8,7 @@ from typing import Any, Literal
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from tinybert_ds.types import Batch, EncoderOutput
 
@@ -32,13 +32,23 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     encoder.eval()
+    frequencies = _rotary_frequencies(encoder)
     engine = _zero3_engine(encoder, dtype) if kind == "zero3" else _inference_engine(encoder, dtype)
+    for name, value in frequencies.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), leaf, value.to(encoder.get_buffer(name).device))
 
     def teach(batch: Batch) -> EncoderOutput:
         with torch.no_grad():
             return engine(batch)
 
     return teach
+
+
+def _rotary_frequencies(encoder: nn.Module) -> dict[str, Tensor]:
+    """The frequencies of rotary positions, by name: rounded to half precision they would turn far tokens elsewhere."""
+    found = (item for item in encoder.named_buffers() if item[0].endswith("inv_freq"))
+    return {name: buffer.detach().clone() for name, buffer in found}
 
 
 def _inference_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:

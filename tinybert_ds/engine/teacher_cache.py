@@ -55,6 +55,7 @@ def logits_key(
     dtype: str,
     types: bool | None,
     padding: tuple[int, int | None],
+    rotary: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides about the logits of all rows, by name.
 
@@ -65,16 +66,19 @@ def logits_key(
         dtype: What the teacher runs in.
         types: Whether the teacher is given the rows' token types; None where it has none or all are 0.
         padding: The token that rows are padded with, and the one that the teacher's config names.
+        rotary: Whether the teacher's positions are rotations, which half precision leaves in float32.
 
     Returns:
-        What `logits_directory` takes. `types` and `padding` are in it only where they make a difference: entries that
-        were written before they were stay those of the others.
+        What `logits_directory` takes. `types`, `padding` and `rotary` are in it only where they make a difference:
+        entries that were written before they were stay those of the others.
     """
     key: dict[str, Any] = {"teacher": teacher, "data": data, "max_seq_length": max_seq_length, "dtype": dtype}
     if types is not None:
         key["token_types"] = types
     if padding[1] is not None and padding[0] != padding[1]:
         key["padding"] = padding[0]
+    if rotary and dtype != "torch.float32":
+        key["rotary"] = "torch.float32"
     return key
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -23,7 +23,8 @@ def peak_mib(kind: Format | Literal["torch"], path: Path, feed: Feed, threads: i
         return None
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.npz"
-        np.savez(rows, **dict(feed))
+        arrays: dict[str, Any] = dict(feed)
+        np.savez(rows, **arrays)
         words = [sys.executable, "-m", "tinybert_ds.export.peak_memory", kind, str(path), str(rows), str(threads)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{path} does not run in a process of its own: {done.stderr[-2000:]}"

@@ -6,8 +6,9 @@ heads.
 What all of them share: the result is a float32 scalar (float64 if an input is float64); the inputs' dtypes may differ
 and each gradient has its input's dtype; gradients flow to the student side and the projection only; autocast is off
 inside. `denominator` is what the sum of all terms is divided by: None for the call's own count, otherwise the global
-batch's count / (world_size · gradient_accumulation_steps), so that any number of ranks and micro-batches gives the
-gradients of one. A denominator of 0 or infinity gives a loss and gradients of exactly 0.
+batch's count / (world_size · gradient_accumulation_steps), a number or a scalar tensor of it, so that any number of
+ranks and micro-batches gives the gradients of one. A denominator of 0 or infinity gives a loss and gradients of
+exactly 0.
 
 Half-precision inputs are taken as exact numbers, on every machine: nothing is rounded to half precision before models
 are compared, so that the value is that of float32 even where a student is close to its teacher. (Rounding projected
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.losses import attention, checks, hidden, reference, relations
-from tinybert_ds.losses.precomputed import gradients_only
+from tinybert_ds.losses.precomputed import gradients_only, gradients_suffice
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_heads import choose_relation_heads, relation_problem
 
@@ -30,6 +31,7 @@ __all__ = [
     "attention_score_loss",
     "choose_relation_heads",
     "gradients_only",
+    "gradients_suffice",
     "hidden_state_loss",
     "logit_divergence",
     "logit_error",

@@ -23,9 +23,9 @@ def check_option(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ConfigError(f"{name}={value!r} is not known; choose one of {', '.join(allowed)}")
 
 
-def check_denominator(denominator: float | None) -> None:
+def check_denominator(denominator: float | Tensor | None) -> None:
     """Assert that a given denominator is a count: not negative, not NaN; infinity (a filler row) is allowed."""
-    assert denominator is None or (denominator >= 0 and not math.isnan(denominator)), (
+    assert isinstance(denominator, Tensor | None) or (denominator >= 0 and not math.isnan(denominator)), (
         f"denominator={denominator} is no count: give a figure >= 0, infinity for filler rows, or None"
     )
 

@@ -28,6 +28,11 @@ def gradients_only() -> Iterator[None]:
         _gradients_suffice.reset(token)
 
 
+def gradients_suffice() -> bool:
+    """Whether `gradients_only` holds here and now."""
+    return _gradients_suffice.get()
+
+
 class Needs(NamedTuple):
     """What is to be computed of a loss."""
 

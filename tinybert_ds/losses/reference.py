@@ -220,6 +220,6 @@ def divide(total: Tensor, denominator: float | None, own_count: Count) -> Tensor
 
 def share(number: float, denominator: float | None, own_count: Count, *, like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a number over its denominator as a scalar tensor on the device of `like`; see `divide`."""
-    if denominator is None:
-        return divide(like.new_full((), number, dtype=dtype), None, own_count)
+    if denominator is None or isinstance(denominator, Tensor):
+        return divide(like.new_full((), number, dtype=torch.float64), denominator, own_count).to(dtype)
     return like.new_full((), number / denominator if denominator else 0.0, dtype=dtype)

@@ -123,6 +123,7 @@ def check_pair(
     attention: bool = True,
     padding_token: int | None = None,
     sequence_length: int = 0,
+    vocab_size: int | None = None,
 ) -> tuple[int, ...]:
     """Check that a student can be distilled from a teacher, and read the layer map.
 
@@ -132,6 +133,7 @@ def check_pair(
         attention: Whether attention scores are compared, which needs equal numbers of heads.
         padding_token: What the tokeniser pads with; None takes the teacher's word for it.
         sequence_length: Of the longest rows, which a teacher's sliding windows may not span.
+        vocab_size: Entries of the student's vocabulary; None: as many as the teacher's.
 
     Returns:
         The layer map, see `parse_layer_map`; empty for None.
@@ -141,11 +143,13 @@ def check_pair(
     """
     problems = []
     parsed: tuple[int, ...] = ()
-    if teacher_config.vocab_size != student_config.vocab_size:
+    wanted, whose = (
+        (teacher_config.vocab_size, "the teacher's") if vocab_size is None else (vocab_size, "its tokeniser")
+    )
+    if student_config.vocab_size != wanted:
         problems.append(
-            f"the student's vocabulary has {student_config.vocab_size} entries, the teacher's "
-            f'{teacher_config.vocab_size}; set "vocab_size": {teacher_config.vocab_size} in the student\'s config.json '
-            "(copy a shipped one first)"
+            f'the student\'s vocabulary has {student_config.vocab_size} entries, {whose} {wanted}; set "vocab_size": '
+            f"{wanted} in the student's config.json (copy a shipped one first)"
         )
     problems += padding_problems(teacher_config, student_config, padding_token)
     if layer_map is not None:

@@ -58,7 +58,7 @@ def write_run_card(directory: Path, rows: Mapping[str, int]) -> None:
 
 def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
     """Return the card of a finished run's directory, see `write_run_card`."""
-    record = dict(read_run(directory / "run.json"))
+    record = _record(directory)
     arguments, stage = _arguments(record), str(record["identity"].get("stage", ""))
     figures = _figures(record, rows)
     made_by = f"Made by {_MADE_BY.get(stage, stage)}, with TinyBERT-DS."
@@ -87,6 +87,10 @@ def standard_error(metric: str, value: float, rows: int | None) -> float | None:
     if metric != "accuracy" or not rows:
         return None
     return math.sqrt(value * (1 - value) / rows)
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    return dict(read_run(directory / "run.json"))
 
 
 def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _commands(directory: Path) -> str:
         if path in seen or not (path / "run.json").is_file():
             continue
         seen.add(path)
-        record = dict(read_run(path / "run.json"))
+        record = _record(path)
         arguments = _arguments(record)
         commands.insert(0, _command(str(record["identity"].get("stage", "")), arguments))
         before = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]

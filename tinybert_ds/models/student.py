@@ -5,7 +5,7 @@ One engine then owns every trained parameter, and every use of one is inside its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,11 +61,19 @@ class DistilledStudent(nn.Module):
         self.encoder = encoder
         self.objective = objective
         self.teacher_part = teacher_part
+        self.runner: Callable[..., LossTerms] | None = None
+        """Called with what computes the terms, a batch and the teacher's output, it may do so in its own way."""
         self.teacher_check: Tensor | None = None
         """0 while all that the teacher has said since it was last taken is finite, else NaN; on the device, 0-dim."""
 
     def forward(self, batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
         """Return the objective's terms for a batch."""
+        if self.runner is not None:
+            return self.runner(self.compute, batch, teacher_output)
+        return self.compute(batch, teacher_output)
+
+    def compute(self, batch: Batch, teacher_output: EncoderOutput | None) -> LossTerms:
+        """Return what `forward` does, by the encoder and the objective."""
         if teacher_output is not None:
             check = finite_check(teacher_output)
             self.teacher_check = check if self.teacher_check is None else self.teacher_check + check

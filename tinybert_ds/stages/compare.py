@@ -32,7 +32,7 @@ from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 from tinybert_ds.export.measure import as_model
-from tinybert_ds.export.record import read_export
+from tinybert_ds.export.record import is_export, read_export
 from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.directory import model_files
@@ -106,6 +106,7 @@ def measure_exported(
         directory: Of launchers/export_model.py.
         parameters: Of the student.
     """
+    exports = read_export(directory)["exports"]
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role="student")
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
     task = load_task(spec, arguments.data_dir, (arguments.split,), tokenizer, config, flags, world)
@@ -114,7 +115,7 @@ def measure_exported(
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if task.token_types else ()))
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     found = []
-    for row in read_export(directory)["exports"]:
+    for row in exports:
         if row["model"] != "teacher" and row["file"]:
             model = as_model(open_file(row["kind"], directory / row["file"], torch.get_num_threads()), names)
             metrics = task.evaluate(model, arguments.split, columns=columns, settings=settings)
@@ -271,6 +272,9 @@ def path_problems(arguments: CompareArguments) -> Iterator[str]:
         path = getattr(arguments, name)
         if path is not None and not Path(path).is_dir():
             yield f"--{name}: {path} is not a directory; give an existing one"
+    exported = arguments.student_exported
+    if exported is not None and Path(exported).is_dir() and not is_export(Path(exported)):
+        yield f"--student_exported: {exported} holds no export; give the --output_dir of launchers/export_model.py"
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         yield f"--output_dir: {output_dir} is a file; give a directory"

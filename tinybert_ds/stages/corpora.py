@@ -60,13 +60,12 @@ class Corpora:
             logger.info("--verify_data: all files of the corpus are what was written")
 
 
-def open_corpora(
-    arguments: GeneralDistillArguments, teacher_config: Any, teacher_tokenizer: str, world: World
-) -> Corpora:
+def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str, world: World) -> Corpora:
     """Open what --pregenerated_data names.
 
     Args:
-        teacher_tokenizer: fingerprint of the tokeniser that must have made them.
+        vocab_size: entries of the vocabulary that they are read by.
+        tokenizer: fingerprint of the tokeniser that must have made them.
         world: the ranks; the first counts the samples of corpora that are new, for all.
 
     Raises:
@@ -78,15 +77,18 @@ def open_corpora(
     if arguments.verify_data and world.local_rank == 0:
         verification = Verification([directory for directory, _ in arguments.corpora])
     sources = [
-        _open(arguments, "train", length, arguments.phase_batch_size(length), teacher_config, verification)
+        _open(arguments, "train", length, arguments.phase_batch_size(length), verification)
         for length, _ in arguments.phase_list
     ]
     directories = [directory for directory, _ in arguments.corpora]
-    check_tokens(sources[0], directories, arguments.teacher_model, teacher_config, teacher_tokenizer)
+    reader, flag = arguments.teacher_model, "--teacher_model"
+    if arguments.student_tokenizer is not None:
+        reader, flag = arguments.student_tokenizer, "--student_tokenizer"
+    check_tokens(sources[0], directories, reader, vocab_size, tokenizer, flag)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None
     if arguments.eval_fraction:
-        held_out = _open(arguments, "eval", longest, arguments.eval_batch_size, teacher_config, None)
+        held_out = _open(arguments, "eval", longest, arguments.eval_batch_size, None)
 
     def count() -> int:
         steps = count_steps(sources[0], max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
@@ -147,20 +149,33 @@ def _check_batches(arguments: GeneralDistillArguments, world: World) -> None:
 
 
 def check_tokens(
-    source: CorpusSource, directories: Sequence[str], teacher: str, teacher_config: Any, teacher_tokenizer: str
+    source: CorpusSource,
+    directories: Sequence[str],
+    reader: str,
+    vocab_size: int,
+    tokenizer: str,
+    flag: str = "--teacher_model",
 ) -> None:
-    """Raise `ConfigError` unless the teacher, and so the student, reads every token as it was meant."""
+    """Raise `ConfigError` unless teacher and student read every token as it was meant.
+
+    Args:
+        source: Of the shards in these directories.
+        reader: Directory of the tokeniser that must have made them.
+        vocab_size: Entries of the vocabulary that they are read by.
+        tokenizer: Fingerprint of the tokeniser.
+        flag: What names `reader` on the command line.
+    """
     shards = ", ".join(directories)
-    if source.tokenizer_fingerprint != teacher_tokenizer:
+    if source.tokenizer_fingerprint != tokenizer:
         raise ConfigError(
-            f"the shards in {shards} were made with another tokeniser than that of --teacher_model {teacher}; make "
-            f"them anew with --bert_model {teacher} and the same casing flags"
+            f"the shards in {shards} were made with another tokeniser than that of {flag} {reader}; make them anew "
+            f"with --bert_model {reader} and the same casing flags"
         )
-    if source.vocab_size > teacher_config.vocab_size:
+    if source.vocab_size > vocab_size:
         raise ConfigError(
-            f"the shards in {shards} have token ids up to {source.vocab_size - 1}, but --teacher_model {teacher} has "
-            f"embeddings for {teacher_config.vocab_size} tokens: its tokeniser files do not belong to its config.json. "
-            "Restore the directory, and make the shards anew with its own tokeniser"
+            f"the shards in {shards} have token ids up to {source.vocab_size - 1}, but {flag} {reader} has embeddings "
+            f"for {vocab_size} tokens: its tokeniser files do not belong to its config.json. Restore the directory, "
+            "and make the shards anew with its own tokeniser"
         )
 
 
@@ -169,7 +184,6 @@ def _open(
     split: Literal["train", "eval"],
     length: int,
     batch_size: int,
-    teacher_config: Any,
     verification: Verification | None,
 ) -> CorpusSource:
     directories, weights = zip(*arguments.corpora, strict=True)

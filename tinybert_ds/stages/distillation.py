@@ -20,7 +20,6 @@ from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.losses import choose_relation_heads
-from tinybert_ds.models.build import svd_embeddings
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.layer_map import attention_layers
@@ -46,7 +45,6 @@ class Student(NamedTuple):
     model: PreTrainedModel
     layer_map: tuple[int, ...]  # teacher state for each student state
     directory: Path  # where an earlier stage may have left projections
-    embeddings_from_teacher: bool = False  # start them from the teacher's (`--init svd`)
     token_types: bool = True  # whether the tokeniser that it is exported with returns them
     projections: dict[str, Tensor] | None = None  # of a student that was started from its teacher
     relation_layers: tuple[tuple[int, int], ...] = ()  # its own and the teacher's, from 1; none: scores are compared
@@ -191,8 +189,6 @@ def _student_module(
         relations=_compared(arguments),
     )
     check_capture(encoder, sequence_length=max_seq_length)
-    if student.embeddings_from_teacher:
-        svd_embeddings(teacher.model, student.model)
     frozen = freeze_unused(encoder)
     torch.manual_seed(arguments.seed)
     objective_of = IntermediateObjective if predictions is None else partial(JointObjective, predictions=predictions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.order import Ints, make_key, uniforms
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_tokens import judge_rows
-from tinybert_ds.data.texts import find_texts, load_texts
+from tinybert_ds.data.texts import VECTORS, find_texts, load_texts
 from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, run_on_main
 from tinybert_ds.engine.run.plan import count_steps
@@ -38,6 +38,10 @@ from tinybert_ds.stages.corpora import check_tokens
 from tinybert_ds.stages.sentence_encoders import SentenceDirectory
 
 logger = logging.getLogger(__name__)
+
+_NORMS_AT_ONCE = 1 << 14
+_UNIT_TOLERANCE = 1e-2
+"""Of a length of 1, for vectors that were written in half precision or with few digits."""
 
 _HELD_OUT_KEY = make_key("held out texts")
 
@@ -78,11 +82,20 @@ class EmbedData:
     identity: dict[str, Any]  # what makes two runs the same
     texts: TextRows | None  # None: shards
 
+    def column(self) -> tuple[int, bool]:
+        """Return the width of the vectors of `--vector_column`, and whether all of them have length 1."""
+        assert self.texts is not None
+        vectors = self.texts.rows.columns[VECTORS]
+        blocks = (vectors[begin : begin + _NORMS_AT_ONCE] for begin in range(0, len(vectors), _NORMS_AT_ONCE))
+        unit = all(np.abs(np.linalg.norm(block, axis=1) - 1).max() < _UNIT_TOLERANCE for block in blocks)
+        return vectors.shape[1], unit
+
 
 def open_data(
     arguments: EmbedDistillArguments,
     teacher: SentenceDirectory | None,
     tokenizer: PreTrainedTokenizerFast,
+    own_limit: int,
     *,
     prompt: str,
     world: World,
@@ -90,16 +103,19 @@ def open_data(
     """Open the texts or the shards.
 
     Args:
+        teacher: None where it is a column.
         tokenizer: The student's.
+        own_limit: Tokens that the student takes.
         prompt: What stands before each text.
 
     Raises:
         ConfigError, DataError: What cannot be read, or not by these models.
     """
     if arguments.texts:
-        return _open_texts(arguments, teacher, tokenizer, prompt=prompt, world=world)
+        length = text_length(arguments.max_seq_length, teacher, own_limit)
+        return _open_texts(arguments, tokenizer, length, prompt=prompt, world=world)
     assert teacher is not None
-    return _open_shards(arguments, teacher, tokenizer, prompt=prompt, world=world)
+    return _open_shards(arguments, teacher, own_limit, prompt=prompt, world=world)
 
 
 def load_rows(
@@ -109,6 +125,7 @@ def load_rows(
     *,
     prompt: str,
     world: World,
+    vector_column: str | None = None,
 ) -> TextRows:
     """Tokenise --texts, or map what was tokenised before; on one rank of each host, without a collective."""
     files = find_texts(arguments.texts)
@@ -120,6 +137,7 @@ def load_rows(
         max_seq_length,
         home=home,
         prompt=prompt,
+        vector_column=vector_column,
         first=world.local_rank == 0,
     )
     if warning := judge_rows(rows, tokenizer, files[0], allow_unknown=arguments.allow_unknown):
@@ -127,23 +145,31 @@ def load_rows(
     return TextRows(rows, tuple(files), home, max_seq_length, special_ids(tokenizer).pad)
 
 
-def text_length(arguments: EmbedDistillArguments, teacher: SentenceDirectory | None, own_limit: int) -> int:
-    """Return the tokens that texts of files are cut to.
+def text_length(stated: int | None, teacher: SentenceDirectory | None, own_limit: int) -> int:
+    """Return the tokens that texts are cut to.
 
     Args:
+        stated: `--max_seq_length`.
         own_limit: What the student takes.
 
     Raises:
         ConfigError: More than the teacher reads.
     """
-    limit = own_limit if teacher is None else min(own_limit, teacher.max_seq_length)
-    length = arguments.max_seq_length or limit
-    if teacher is not None and length > teacher.max_seq_length:
+    if teacher is None:
+        return stated or own_limit
+    length = stated or min(own_limit, teacher.max_seq_length)
+    if length > teacher.max_seq_length:
         raise ConfigError(
             f"--max_seq_length {length}: the teacher {teacher.path} cuts texts to {teacher.max_seq_length} tokens; "
             f"give at most {teacher.max_seq_length}, or raise max_seq_length in its sentence_bert_config.json"
         )
     return length
+
+
+def column_teacher(data: EmbedData, world: World) -> Teacher:
+    """Return what looks the vectors of `--vector_column` up."""
+    assert data.texts is not None
+    return cached_teacher(data.texts.rows.columns[VECTORS], world.device)
 
 
 def vectors_teacher(
@@ -204,15 +230,9 @@ def vectors_teacher(
 
 
 def _open_texts(
-    arguments: EmbedDistillArguments,
-    teacher: SentenceDirectory | None,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    prompt: str,
-    world: World,
+    arguments: EmbedDistillArguments, tokenizer: PreTrainedTokenizerFast, length: int, *, prompt: str, world: World
 ) -> EmbedData:
-    length = text_length(arguments, teacher, int(tokenizer.model_max_length))
-    texts = load_rows(arguments, tokenizer, length, prompt=prompt, world=world)
+    texts = load_rows(arguments, tokenizer, length, prompt=prompt, world=world, vector_column=arguments.vector_column)
     held_out, numbers = None, None
     if arguments.eval_fraction:
         apart = uniforms(_HELD_OUT_KEY, np.arange(len(texts.rows))) < arguments.eval_fraction
@@ -229,12 +249,7 @@ def _open_texts(
 
 
 def _open_shards(
-    arguments: EmbedDistillArguments,
-    teacher: SentenceDirectory,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    prompt: str,
-    world: World,
+    arguments: EmbedDistillArguments, teacher: SentenceDirectory, own_limit: int, *, prompt: str, world: World
 ) -> EmbedData:
     if prompt:
         raise ConfigError(
@@ -243,11 +258,8 @@ def _open_shards(
         )
     directories = arguments.pregenerated_data
     made_for = min(read_manifest(Path(name)).sampling.max_seq_len for name in directories)
-    length = text_length(
-        replace(arguments, max_seq_length=arguments.max_seq_length or min(made_for, teacher.max_seq_length)),
-        teacher,
-        int(tokenizer.model_max_length),
-    )
+    stated = arguments.max_seq_length or min(made_for, teacher.max_seq_length)
+    length = text_length(stated, teacher, own_limit)
 
     def opened(split: Literal["train", "eval"], batch_size: int) -> CorpusSource:
         return CorpusSource(
@@ -263,7 +275,7 @@ def _open_shards(
         )
 
     train = opened("train", arguments.train_batch_size)
-    check_tokens(train, directories, teacher.path, teacher.config, tokenizer_fingerprint(teacher.tokenizer))
+    check_tokens(train, directories, teacher.path, teacher.config.vocab_size, tokenizer_fingerprint(teacher.tokenizer))
     held_out = opened("eval", arguments.eval_batch_size) if arguments.eval_fraction else None
 
     def count() -> None:

@@ -26,9 +26,10 @@ from tinybert_ds.models.pretrained import load_encoder
 from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import SentenceModules
 from tinybert_ds.models.student import count_parameters
-from tinybert_ds.stages.embed_data import EmbedData, open_data, vectors_teacher
+from tinybert_ds.stages.embed_data import EmbedData, column_teacher, open_data, vectors_teacher
 from tinybert_ds.stages.embed_student import (
     Candidate,
+    Wanted,
     build_sentence_student,
     choose_modules,
     find_candidate,
@@ -42,24 +43,29 @@ from tinybert_ds.stages.sentence_encoders import (
     export_sentence_student,
     judge_likeness,
     last_state_encoder,
+    length_limit,
     read_sentence_directory,
 )
 from tinybert_ds.stages.start import begin_training
 
 logger = logging.getLogger(__name__)
 
+MEAN = SentenceModules(("mean",))
+"""What stands behind the transformer of a student whose teacher is a column."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments, problems = parse_arguments(EmbedDistillArguments, argv)
     session = begin_training(arguments, problems)
-    assert arguments.teacher_model is not None
-    teacher = read_sentence_directory(arguments.teacher_model, arguments.lower_case, role="teacher")
-    prompt = teacher.prompt(arguments.prompt_name)
+    teacher = _find_teacher(arguments)
+    prompt = "" if teacher is None else teacher.prompt(arguments.prompt_name)
     candidate = find_candidate(arguments, teacher)
     pairs = read_sts(arguments.sts, arguments.sts_columns)
-    data = open_data(arguments, teacher, candidate.tokenizer, prompt=prompt, world=session.world)
-    modules = choose_modules(arguments, teacher, candidate, data.max_seq_length)
+    limit = length_limit(candidate.config, candidate.tokenizer)
+    data = open_data(arguments, teacher, candidate.tokenizer, limit, prompt=prompt, world=session.world)
+    wanted = Wanted(*data.column(), MEAN) if teacher is None else Wanted(*teacher.vectors, teacher.modules)
+    modules = choose_modules(arguments, wanted, candidate, data.max_seq_length)
     with open_run(
         session,
         {session.output_dir: _identity(session, teacher, candidate, modules, data, prompt)},
@@ -68,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation_steps=arguments.eval_step if pairs or data.held_out is not None else None,
     ) as run:
         if not run.finished:
-            teacher_model = functools.cache(partial(load_encoder, teacher.path, role="teacher"))
+            teacher_model = functools.cache(partial(load_encoder, arguments.teacher_model or "", role="teacher"))
             model = start_model(arguments, candidate, teacher_model, data, session.world)
             taught = _teacher(session, teacher, candidate, teacher_model, data, prompt)
             if not modules.layers:
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     modules,
                     taught,
                     data,
-                    normalised=teacher.modules.normalised,
+                    normalised=wanted.normalised,
                     world=session.world,
                 )
             student = build_sentence_student(arguments, candidate, model, modules, data, session.world)
@@ -98,9 +104,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     give_away(session, [session.output_dir], None)
 
 
+def _find_teacher(arguments: EmbedDistillArguments) -> SentenceDirectory | None:
+    """Return what is known of the teacher before anything is loaded; None where it is a column."""
+    if arguments.teacher_model is None:
+        return None
+    return read_sentence_directory(arguments.teacher_model, arguments.lower_case, role="teacher")
+
+
 def _identity(
     session: Session[EmbedDistillArguments],
-    teacher: SentenceDirectory,
+    teacher: SentenceDirectory | None,
     candidate: Candidate,
     modules: SentenceModules,
     data: EmbedData,
@@ -108,15 +121,17 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     comes_to = {
-        "teacher_dtype": str(inference_dtype(session.world.device, arguments.teacher_dtype)),
+        "teacher_dtype": None
+        if teacher is None
+        else str(inference_dtype(session.world.device, arguments.teacher_dtype)),
         "pooling": list(modules.pooling),
-        "init": candidate.init,
+        "init_embeddings": candidate.init,
         "layer_map": list(candidate.layer_map),
     }
     return {
         **identity_of(arguments, comes_to),
         "stage": "embed_distill",
-        "teacher": teacher.fingerprint(),
+        "teacher": "a column" if teacher is None else teacher.fingerprint(),
         "student": model_fingerprint(candidate.path),
         "prompt": prompt,
         **data.identity,
@@ -125,13 +140,15 @@ def _identity(
 
 def _teacher(
     session: Session[EmbedDistillArguments],
-    teacher: SentenceDirectory,
+    teacher: SentenceDirectory | None,
     candidate: Candidate,
     teacher_model: Callable[[], PreTrainedModel],
     data: EmbedData,
     prompt: str,
 ) -> Teacher:
     """Return what gives the teacher's vectors for a batch; called on all ranks."""
+    if teacher is None:
+        return column_teacher(data, session.world)
     same = tokenizer_fingerprint(candidate.tokenizer) == tokenizer_fingerprint(teacher.tokenizer)
     return vectors_teacher(
         session.arguments,

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.exchange import RankExchange, gather_rows
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.errors import ConfigError, UserError
+from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import build_student, check_pair, resolve_student, svd_embeddings
+from tinybert_ds.models.build import build_student, check_pair, padding_problems, resolve_student, svd_embeddings
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.checks import check_inheritance
@@ -48,65 +48,99 @@ class Candidate(NamedTuple):
     layer_map: tuple[int, ...]  # empty but for "teacher"
 
 
-def find_candidate(arguments: EmbedDistillArguments, teacher: SentenceDirectory) -> Candidate:
-    """Find the student, and say where its weights and its tokeniser come from."""
+def find_candidate(arguments: EmbedDistillArguments, teacher: SentenceDirectory | None) -> Candidate:
+    """Find the student, and say where its weights and its tokeniser come from.
+
+    Args:
+        teacher: None where it is a column.
+
+    Raises:
+        ConfigError, ModelError: A student that does not fit its teacher or `--init`, or without a tokeniser.
+    """
     path = resolve_student(arguments.student_model)
     config = read_config(path, role="student")
     files = model_files(path)
     own = path.is_dir() and any((files / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer = load_tokenizer(path, arguments.lower_case) if own else teacher.tokenizer
+    if not own and teacher is None:
+        raise ConfigError(
+            f"--student_model {arguments.student_model} has no tokeniser, and a teacher that is a column has none to "
+            "give it; give a directory with config.json and tokeniser files"
+        )
+    tokenizer = load_tokenizer(path, arguments.lower_case) if own or teacher is None else teacher.tokenizer
     if path.is_dir() and has_weights(path):
         if arguments.init != "auto":
             raise ConfigError(
                 f"--init {arguments.init}: the student {path} holds weights, which would be thrown away; leave --init "
                 "out to start from them, or give the path of its config.json"
             )
-        if not own:
+        if not own and teacher is not None:
             check_pair(teacher.config, config, layer_map=None, padding_token=tokenizer.pad_token_id)
         return Candidate(path, config, tokenizer, "load", ())
+    if teacher is None or tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(teacher.tokenizer):
+        raise_all(padding_problems(config, config, tokenizer.pad_token_id))
+        if teacher is not None and arguments.init != "random":
+            _refuse_or_tell(
+                arguments, ConfigError("its tokeniser is not the teacher's, whose words it cannot take over")
+            )
+        return Candidate(path, config, tokenizer, "random", ())
     check_pair(teacher.config, config, layer_map=None, padding_token=tokenizer.pad_token_id)
+    return Candidate(path, config, tokenizer, *_start(arguments, teacher, config))
+
+
+def _start(
+    arguments: EmbedDistillArguments, teacher: SentenceDirectory, config: Any
+) -> tuple[Literal["teacher", "svd", "random"], tuple[int, ...]]:
+    """Say where the weights of a student come from that has none, and the layer map of a start by its teacher."""
     if arguments.init in ("svd", "random"):
-        return Candidate(path, config, tokenizer, arguments.init, ())
+        return arguments.init, ()
     if arguments.teacher_engine == "zero3":
         _refuse_or_tell(arguments, ConfigError("--teacher_engine zero3 says that the teacher does not fit in one rank"))
-        return Candidate(path, config, tokenizer, "random", ())
+        return "random", ()
     try:
         layer_map = check_pair(teacher.config, config, layer_map=arguments.layer_map, attention=False)
         check_inheritance(teacher.config, config, layer_map)
     except UserError as error:
         _refuse_or_tell(arguments, error)
-        return Candidate(path, config, tokenizer, "random", ())
-    return Candidate(path, config, tokenizer, "teacher", layer_map)
+        return "random", ()
+    return "teacher", layer_map
 
 
 def _refuse_or_tell(arguments: EmbedDistillArguments, error: UserError) -> None:
     """Raise what keeps a student from a start by its teacher where that was asked for; else say it."""
-    if arguments.init == "teacher":
+    if arguments.init in ("teacher", "svd"):
         raise error
     logger.info("the student starts from random weights: %s", error)
 
 
+class Wanted(NamedTuple):
+    """What the teacher's vectors are like."""
+
+    width: int
+    normalised: bool
+    modules: SentenceModules  # of the teacher; of a column the mean
+
+
 def choose_modules(
-    arguments: EmbedDistillArguments, teacher: SentenceDirectory, candidate: Candidate, max_seq_length: int
+    arguments: EmbedDistillArguments, wanted: Wanted, candidate: Candidate, max_seq_length: int
 ) -> SentenceModules:
     """Say what stands behind the student's transformer; without layers where the projection is to be fitted."""
     own = None
     if candidate.init == "load" and has_modules(candidate.path):
         own = read_modules(candidate.path, candidate.config.hidden_size)
-    pooling = (own or teacher.modules).pooling
+    pooling = (own or wanted.modules).pooling
     if arguments.pooling != "teacher":
         pooling = (arguments.pooling,)
-    finish: tuple[Layer, ...] = (Normalise(),) if teacher.modules.normalised else ()
+    finish: tuple[Layer, ...] = (Normalise(),) if wanted.normalised else ()
     layers: tuple[Layer, ...] = ()
-    if own is not None and own.pooling == pooling and own.width(candidate.config.hidden_size) == teacher.width:
+    if own is not None and own.pooling == pooling and own.width(candidate.config.hidden_size) == wanted.width:
         kept = own.layers[:-1] if own.normalised else own.layers
         layers = (*kept, *finish) if kept else ()
-    default = arguments.prompt_name or teacher.modules.default_prompt
+    default = arguments.prompt_name or wanted.modules.default_prompt
     return SentenceModules(
         pooling,
         layers,
         max_seq_length=max_seq_length,
-        prompts=teacher.modules.prompts,
+        prompts=wanted.modules.prompts,
         default_prompt=None if default == NO_PROMPT else default,
     )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from tinybert_ds.arguments import EvaluateArguments, parse_arguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
-from tinybert_ds.data.tasks import TASKS, TaskSpec, find_task, find_task_folder
+from tinybert_ds.data.tasks import BENCHMARKS, TaskSpec, find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError
@@ -70,15 +70,14 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
         spec = find_task(None, arguments.task_file)
         return [_entry(spec, Path(cast(str, arguments.data_dir)), arguments)]
     glue_dir = cast(str, arguments.glue_dir)
-    if arguments.task_names != ["all"]:
+    (name, *others) = arguments.task_names
+    if others or name not in BENCHMARKS:
         specs = [find_task(name, None) for name in arguments.task_names]
         return [_entry(spec, find_task_folder(spec, glue_dir), arguments) for spec in specs]
     if not Path(glue_dir).is_dir():
         raise DataError(f"--glue_dir: {glue_dir} is not a directory; give the one with the tasks' folders")
     entries, missing = [], []
-    for spec in TASKS.values():
-        if spec.name == "mnli-mm":  # the same models and files as mnli, judged the other way round
-            continue
+    for spec in BENCHMARKS[name]:
         try:
             entries.append(_entry(spec, find_task_folder(spec, glue_dir), arguments))
         except (DataError, ModelError) as error:
@@ -86,7 +85,7 @@ def find_entries(arguments: EvaluateArguments) -> list[Entry]:
             logger.info("left out: %s", error)
     if not entries:
         raise ConfigError(
-            f"--task_name all: not one of {', '.join(missing)} has a folder in --glue_dir {arguments.glue_dir} and "
+            f"--task_name {name}: not one of {', '.join(missing)} has a folder in --glue_dir {arguments.glue_dir} and "
             f"models at {', '.join(arguments.models.values())}; see what was left out above"
         )
     return entries

@@ -22,6 +22,8 @@ from tinybert_ds.stages.export_subject import Subject, some_rows
 
 logger = logging.getLogger(__name__)
 
+FLIPS = 2
+"""Decisions that may change on training rows, for each that the metric may lose: they change to the better as well."""
 _CHOOSING = 2
 """Rows that choose the layers in float, for each row of calibration."""
 
@@ -91,7 +93,7 @@ def _choose(
             subject.logits(as_model(run, subject.input_names), rows), reference, several=subject.several
         )
 
-    choice = choose_layers(layers, loss, arguments.max_loss + 1 / len(rows))
+    choice = choose_layers(layers, loss, FLIPS * arguments.max_loss)
     if written != frozenset(choice.in_float):
         quantise(choice.in_float)
     logger.info(

@@ -14,21 +14,24 @@ from transformers import PreTrainedModel
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments, renamed
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.hardware import inference_dtype
-from tinybert_ds.models.build import build_student, check_pair, find_student
+from tinybert_ds.models.build import build_student, check_pair, find_student, svd_embeddings
 from tinybert_ds.models.directory import model_files
+from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import load_encoder, read_config
 from tinybert_ds.stages.balance import balance, recorded
 from tinybert_ds.stages.corpora import open_corpora, with_length
@@ -41,8 +44,9 @@ from tinybert_ds.stages.distillation import (
     require_same_tokenizer,
 )
 from tinybert_ds.stages.give_away import give_away
-from tinybert_ds.stages.inheritance import start_from_teacher, started_once
+from tinybert_ds.stages.inheritance import started_once
 from tinybert_ds.stages.start import begin_training
+from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.reduce_memory:
         logger.info("--reduce_memory means nothing any more: shards are always memory-mapped")
     teacher_config = read_config(arguments.teacher_model, role="teacher")
-    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
-    types = returns_token_types(tokenizer)
-    candidates = _candidates(session, teacher_config, tokenizer.pad_token_id)
+    vocabulary = read_vocabulary(arguments.student_tokenizer, arguments.teacher_model, arguments.lower_case)
+    tokenizer = vocabulary.tokenizer
+    candidates = _candidates(session, teacher_config, vocabulary)
     for candidate in candidates:
         files = model_files(candidate.path)
         if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
-            require_same_tokenizer(candidate.path, arguments.teacher_model, arguments.lower_case)
-    corpora = open_corpora(arguments, teacher_config, tokenizer_fingerprint(tokenizer), world)
+            require_same_tokenizer(candidate.path, vocabulary.directory, arguments.lower_case)
+    vocab_size = vocabulary.size or teacher_config.vocab_size
+    corpora = open_corpora(arguments, vocab_size, tokenizer_fingerprint(tokenizer), world)
     with open_run(
         session,
         {candidate.directory: {**candidate.identity, **corpora.identity} for candidate in candidates},
@@ -81,15 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher_model = load_encoder(arguments.teacher_model, role="teacher")
         teacher, students = build_intermediate(
             teacher_model,
-            _students(session, candidates, teacher_model, corpora.train, token_types=types),
+            _students(session, candidates, teacher_model, corpora.train, vocabulary),
             arguments,
             max_seq_length=corpora.longest,
             world=world,
-            token_types=types,
+            token_types=vocabulary.teacher_types,
         )
+        teacher = translated(teacher, vocabulary.teacher_ids, world.device)
         evaluate = None
         if corpora.held_out is not None:
             evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
+        types = vocabulary.teacher_types
         variances = balance(run, teacher, students, corpora.train, token_types=types)
         export = partial(export_student, tokenizer=tokenizer, world=world)
         for student, found in zip(students, variances, strict=True):
@@ -118,7 +125,7 @@ class _Candidate(NamedTuple):
 
 
 def _candidates(
-    session: Session[GeneralDistillArguments], teacher_config: Any, padding_token: int | None
+    session: Session[GeneralDistillArguments], teacher_config: Any, vocabulary: Vocabulary
 ) -> list[_Candidate]:
     """Find the students and check that each fits the teacher."""
     arguments, output_dir = session.arguments, session.output_dir
@@ -142,8 +149,9 @@ def _candidates(
                 layer_map=arguments.layer_map,
                 projection=arguments.projection,
                 attention=arguments.compares_scores,
-                padding_token=padding_token,
+                padding_token=vocabulary.tokenizer.pad_token_id,
                 sequence_length=longest,
+                vocab_size=vocabulary.size,
             )
             relations = relation_layers(arguments, layer_map, teacher_config)
             init = _init(arguments, before, teacher_config, config, layer_map)
@@ -207,33 +215,38 @@ def _students(
     candidates: Sequence[_Candidate],
     teacher: PreTrainedModel,
     source: BatchSource,
-    *,
-    token_types: bool,
+    vocabulary: Vocabulary,
 ) -> list[Student]:
     """Make the students and give each the weights that it starts from."""
-    arguments, students = session.arguments, []
-    dtype = inference_dtype(session.world.device, arguments.teacher_dtype)
-    text = partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types)
+    arguments, models = session.arguments, []
+    token_types = returns_token_types(vocabulary.tokenizer)
+    reading = with_rows(teacher, vocabulary.teacher_ids)
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
-        model = build_student(candidate.path, weights=weights, head=None, seed=arguments.seed)
-        projections = None
-        if candidate.init == "teacher":
-            start = partial(start_from_teacher, teacher, layer_map=candidate.layer_map, dtype=dtype)
-            kept = candidate.directory / CHECKPOINT_DIRECTORY
-            projections = started_once(kept, model, text, start, world=session.world)
-        students.append(
-            Student(
-                model,
-                candidate.layer_map,
-                candidate.path,
-                embeddings_from_teacher=candidate.init == "svd",
-                projections=projections,
-                token_types=token_types,
-                relation_layers=candidate.relation_layers,
-            )
+        models.append(build_student(candidate.path, weights=weights, head=None, seed=arguments.seed))
+        if candidate.init == "svd":
+            svd_embeddings(reading, models[-1])
+    places = [number for number, candidate in enumerate(candidates) if candidate.init == "teacher"]
+    started = started_once(
+        reading,
+        [Pupil(models[number], candidates[number].layer_map) for number in places],
+        [candidates[number].directory / CHECKPOINT_DIRECTORY for number in places],
+        partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types),
+        dtype=inference_dtype(session.world.device, arguments.teacher_dtype),
+        world=session.world,
+    )
+    projections = dict(zip(places, started, strict=True))
+    return [
+        Student(
+            model,
+            candidate.layer_map,
+            candidate.path,
+            projections=projections.get(number),
+            token_types=token_types,
+            relation_layers=candidate.relation_layers,
         )
-    return students
+        for number, (candidate, model) in enumerate(zip(candidates, models, strict=True))
+    ]
 
 
 def student_directories(output_dir: Path, students: Sequence[Path]) -> list[Path]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tinybert_ds.data.metrics import official_metric
-from tinybert_ds.data.published_results import PUBLISHED_DEV, PUBLISHED_TEST, comparable_figure
-from tinybert_ds.data.submission import SUBMISSION_FILES
+from tinybert_ds.data.published_results import PUBLISHED_DEV, PUBLISHED_TEST, SOURCES, comparable_figure
+from tinybert_ds.data.submission import CLUE_SUBMISSION_FILES, SUBMISSION_FILES
 from tinybert_ds.data.task_spec import TaskSpec
 
 
@@ -35,7 +35,8 @@ def table(results: Sequence[SplitResult], submissions: Mapping[str, Collection[s
             "metrics": {model: dict(metrics) for model, metrics in result.metrics.items()},
             "published": {model: figures for model, figures in published.items() if figures},
         }
-    wanted = set(SUBMISSION_FILES.values())
+    names = {name for name, _ in SUBMISSION_FILES}
+    wanted = set(SUBMISSION_FILES.values()) if names & set(tasks) else set()  # CLUE's server takes any
     return {
         "tasks": tasks,
         "average": {model: average(results, model) for model in results[0].metrics},
@@ -77,10 +78,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = " | ".join([*(f"{100 * content['average'][model]:.1f}" for model in models), *("" for _ in published)])
         lines.append(f"| mean of the {count} tasks' official metrics | | | | {cells} |")
     if published:
-        lines += [
-            "",
-            "Published: arXiv 1909.10351v5, ablations on the dev sets; only where the file has the benchmark's rows.",
-        ]
+        sources = dict.fromkeys(SOURCES[name] for name in published)
+        lines += ["", f"Published: {'; '.join(sources)}. Only where the file has the benchmark's rows."]
     return "\n".join([*lines, *_submission_lines(content["submissions"])]) + "\n"
 
 
@@ -90,7 +89,8 @@ def _submission_lines(submissions: Mapping[str, Any]) -> list[str]:
         missing = ", ".join(files["missing"])
         state = f"; the server wants {missing} too" if missing else ", complete"
         lines += ["", f"{model}-submission.zip: {', '.join(files['files'])}{state}."]
-    if submissions:
+    clue = set(CLUE_SUBMISSION_FILES.values())
+    if any(not clue.issuperset(files["files"]) for files in submissions.values()):
         lines += ["", "What the server gave the published models on the test sets (arXiv 1909.10351v5; percent):", ""]
         for model, figures in PUBLISHED_TEST.items():
             lines += [f"| | {' | '.join(figures)} |", f"|---|{'---:|' * len(figures)}"]

@@ -18,7 +18,7 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.errors import ConfigError, UserError, raise_all
@@ -26,17 +26,20 @@ from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
 from tinybert_ds.models.directory import model_files
+from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
-from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.inheritance import start_all_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
 from tinybert_ds.strict_formats import read_json
 from tinybert_ds.targets import target_of
 
@@ -52,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     session = begin_evaluation(arguments, problems)
     world = session.world
     raise_all(precision_problems("teacher_dtype", arguments.teacher_dtype, world.device))
-    tokenizer = load_tokenizer(arguments.teacher_model, arguments.lower_case)
-    candidates = _candidates(session, tokenizer)
+    vocabulary = read_vocabulary(arguments.student_tokenizer, arguments.teacher_model, arguments.lower_case)
+    tokenizer = vocabulary.tokenizer
+    candidates = _candidates(session, vocabulary)
     text = _text(session, tokenizer)
     for candidate in candidates:
         candidate.identity["data"] = text.fingerprint
@@ -63,21 +67,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = _load_teacher(arguments, text)
     types = returns_token_types(tokenizer)
     blocks = calibration_blocks(text.source, arguments.calibration_tokens, token_types=types)
-    for candidate in (candidates[number] for number in waiting):
+    chosen = [candidates[number] for number in waiting]
+    pupils = []
+    for candidate in chosen:
         weights: Literal["load", "random"] = "load" if candidate.has_weights else "random"
         student = build_student(candidate.path, weights=weights, head=text.head, seed=arguments.seed)
         write_on_main(world, candidate.directory, partial(_write_record, candidate, finished=False))
-        found = start_from_teacher(
-            teacher,
-            student,
-            candidate.layer_map,
-            blocks,
-            dtype=inference_dtype(world.device, arguments.teacher_dtype),
-            world=world,
-            columns=text.columns,
-            prior_weight=arguments.prior_weight if candidate.has_weights else None,
-        )
-        write_on_main(world, candidate.directory, partial(_write, candidate, student, tokenizer, found))
+        prior_weight = arguments.prior_weight if candidate.has_weights else None
+        pupils.append(Pupil(student, candidate.layer_map, text.columns, prior_weight))
+    dtype = inference_dtype(world.device, arguments.teacher_dtype)
+    reading = with_rows(teacher, vocabulary.teacher_ids)
+    made = start_all_from_teacher(reading, pupils, blocks, dtype=dtype, world=world)
+    for candidate, pupil, found in zip(chosen, pupils, made, strict=True):
+        write_on_main(world, candidate.directory, partial(_write, candidate, pupil.student, tokenizer, found))
         logger.info("student: %s", candidate.directory)
 
 
@@ -89,7 +91,7 @@ class _Candidate(NamedTuple):
     identity: dict[str, Any]
 
 
-def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> list[_Candidate]:
+def _candidates(session: Session[InheritArguments], vocabulary: Vocabulary) -> list[_Candidate]:
     """Find the students and check that each has a closed form."""
     arguments = session.arguments
     teacher_config = read_config(arguments.teacher_model, role="teacher")
@@ -104,7 +106,8 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
                 config,
                 layer_map=arguments.layer_map,
                 attention=False,
-                padding_token=tokenizer.pad_token_id,
+                padding_token=vocabulary.tokenizer.pad_token_id,
+                vocab_size=vocabulary.size,
             )
             check_inheritance(teacher_config, config, layer_map)
         except UserError as error:
@@ -119,7 +122,7 @@ def _candidates(session: Session[InheritArguments], tokenizer: PreTrainedTokeniz
         }
         trained = path.is_dir() and has_weights(path)
         if trained and any((model_files(path) / name).is_file() for name in TOKENIZER_FILES):
-            require_same_tokenizer(path, arguments.teacher_model, arguments.lower_case)
+            require_same_tokenizer(path, vocabulary.directory, arguments.lower_case)
         candidates.append(_Candidate(path, trained, layer_map, directory, identity))
     return candidates
 
@@ -154,8 +157,8 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
     )
     if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
         raise ConfigError(
-            f"the shards in {', '.join(directories)} were made with another tokeniser than that of --teacher_model "
-            f"{arguments.teacher_model}; make them anew with --bert_model {arguments.teacher_model}"
+            f"the shards in {', '.join(directories)} were made with another tokeniser than that of "
+            f"{tokenizer.name_or_path}; make them anew with --bert_model {tokenizer.name_or_path}"
         )
     run_on_main(session.world, lambda: corpus.samples_in_epoch(0))  # the others find its counts beside the corpus
     return _Text(corpus, f"{corpus.fingerprint} {length}", None, None)

@@ -6,6 +6,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +15,10 @@ from transformers import PreTrainedModel
 
 from tinybert_ds.engine.ranks.exchange import RankExchange
 from tinybert_ds.engine.ranks.process_group import World, run_on_main, write_on_main
-from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit
+from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit_all
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.kept import find_start, keep_start, take_start
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch
 
@@ -24,35 +26,44 @@ logger = logging.getLogger(__name__)
 
 
 def started_once(
-    directory: Path,
-    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    pupils: Sequence[Pupil],
+    directories: Sequence[Path],
     text: Callable[[], Sequence[Batch]],
-    start: Callable[..., Inheritance],
     *,
+    dtype: torch.dtype,
     world: World,
-) -> dict[str, Tensor]:
-    """Give a run's student its start: as an earlier launch has kept it, or made and kept now. Called on all ranks.
+) -> list[dict[str, Tensor]]:
+    """Give a run's students their start: as an earlier launch has kept it, or made and kept now. Called on all ranks.
 
     The checkpoints alone would not do: what does not train is no part of them in full precision.
 
     Args:
-        directory: Of the run's checkpoints.
-        text: Reads the calibration text.
-        start: `start_from_teacher` for this teacher and layer map.
+        teacher, pupils, dtype: See `start_all_from_teacher`.
+        directories: Of each student's checkpoints.
+        text: Reads the calibration text, where it is needed.
 
     Returns:
-        The projections.
+        The projections of each.
 
     Raises:
-        CheckpointError: The start cannot be kept.
+        CheckpointError: A start cannot be kept.
     """
-    kept = run_on_main(world, lambda: find_start(directory))
-    if kept is None:
-        found = start(student=student, blocks=text(), world=world)
-        write_on_main(world, directory, lambda: keep_start(directory, student, found.projections))
-        return found.projections
-    logger.info("the student's start is the one that this run began with: %s", kept)
-    return take_start(kept, student)
+    kept = run_on_main(world, lambda: [find_start(directory) for directory in directories])
+    wanted = [number for number, file in enumerate(kept) if file is None]
+    projections: list[dict[str, Tensor]] = [{} for _ in pupils]
+    if wanted:
+        chosen = [pupils[number] for number in wanted]
+        made = start_all_from_teacher(teacher, chosen, text(), dtype=dtype, world=world)
+        for number, found in zip(wanted, made, strict=True):
+            keep = partial(keep_start, directories[number], pupils[number].student, found.projections)
+            write_on_main(world, directories[number], keep)
+            projections[number] = found.projections
+    for number, file in enumerate(kept):
+        if file is not None:
+            logger.info("the student's start is the one that this run began with: %s", file)
+            projections[number] = take_start(file, pupils[number].student)
+    return projections
 
 
 def start_from_teacher(
@@ -63,33 +74,41 @@ def start_from_teacher(
     *,
     dtype: torch.dtype,
     world: World,
-    columns: Sequence[int] | None = None,
-    prior_weight: float | None = None,
 ) -> Inheritance:
-    """Give a student the weights that its teacher's say it should have, and show what they explain.
+    """Give one student the weights that its teacher's say it should have; see `start_all_from_teacher`."""
+    (found,) = start_all_from_teacher(teacher, [Pupil(student, layer_map)], blocks, dtype=dtype, world=world)
+    return found
+
+
+def start_all_from_teacher(
+    teacher: PreTrainedModel, pupils: Sequence[Pupil], blocks: Sequence[Batch], *, dtype: torch.dtype, world: World
+) -> list[Inheritance]:
+    """Give students the weights that their teacher's say they should have, and show what they explain.
 
     Args:
-        teacher: Stays as it is; a copy of it runs.
-        student: On the CPU, before and after.
-        layer_map, columns, prior_weight: See `inherit`.
+        teacher: Stays as it is; a copy of it runs, once for all students.
+        pupils: The students are on the CPU, before and after.
         blocks: The calibration text, the same on all ranks.
         dtype: What the teacher's copy runs in.
         world: The ranks, all of which call this.
     """
     running = copy.deepcopy(teacher).to(world.device, dtype)
-    student.to(world.device)
-    total = count_measurements(len(layer_map) - 1) * len(blocks) // world.size
+    for pupil in pupils:
+        pupil.student.to(world.device)
+    total = count_measurements([pupil.layer_map for pupil in pupils]) * len(blocks) // world.size
+    what = "the student from its" if len(pupils) == 1 else f"{len(pupils)} students from their"
     with (
         tempfile.TemporaryDirectory(prefix="tinybert_inherit_") as directory,
-        progress_bar(total=total, desc="starting the student from its teacher", unit="block") as bar,
+        progress_bar(total=total, desc=f"starting {what} teacher", unit="block") as bar,
     ):
         exchange = RankExchange(world)
         kept = Blocks(blocks, Path(directory), device=world.device, exchange=exchange, advance=bar.update)
-        found = inherit(running, student, layer_map, kept, columns=columns, prior_weight=prior_weight)
+        found = inherit_all(running, pupils, kept)
+    for pupil, each in zip(pupils, found, strict=True):
+        pupil.student.to("cpu")
         logger.info("the student starts from its teacher, by %d tokens of text", kept.tokens)
-    student.to("cpu")
-    for line in table(found, layer_map):
-        logger.info("%s", line)
+        for line in table(each, pupil.layer_map):
+            logger.info("%s", line)
     return found
 
 

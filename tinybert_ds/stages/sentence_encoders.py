@@ -52,6 +52,11 @@ class SentenceDirectory(NamedTuple):
         """V."""
         return self.modules.width(self.config.hidden_size)
 
+    @property
+    def vectors(self) -> tuple[int, bool]:
+        """V, and whether the vectors have length 1."""
+        return self.width, self.modules.normalised
+
     def fingerprint(self) -> str:
         """Hash everything that its vectors depend on."""
         digest = xxhash.xxh3_128(model_fingerprint(self.path).encode())
@@ -92,9 +97,14 @@ def read_sentence_directory(path: str, lower_case: bool | None, *, role: Role) -
     config = read_config(path, role=role)
     modules = read_modules(path, config.hidden_size)
     tokenizer = load_tokenizer(path, True if lower_case is None and modules.lower_case else lower_case)
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    length = modules.max_seq_length or int(min(limit for limit in limits if limit is not None))
+    length = modules.max_seq_length or length_limit(config, tokenizer)
     return SentenceDirectory(path, config, modules, tokenizer, length)
+
+
+def length_limit(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return what sentence-transformers cuts texts to where a directory does not say it."""
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    return int(min(limit for limit in limits if limit is not None))
 
 
 def last_state_encoder(

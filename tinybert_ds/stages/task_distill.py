@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
@@ -16,13 +18,14 @@ from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
-from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher
+from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -39,7 +42,6 @@ from tinybert_ds.stages.distillation import (
     export_student,
     relation_identity,
     relation_layers,
-    require_same_tokenizer,
 )
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
@@ -52,6 +54,8 @@ from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.vocabulary import read_vocabulary
 from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
@@ -98,6 +102,8 @@ class _Pair(NamedTuple):
     teacher_types: bool  # whether the teacher's tokeniser returns token types
     teacher: str | None  # its fingerprint; None: what it said is in the data
     student: str
+    teacher_tokenizer: PreTrainedTokenizerFast | None = None  # where a teacher of predictions reads rows by its own
+    teacher_ids: NDArray[np.int64] | None = None  # of a teacher of layers: its id of each of the student's tokens
 
 
 def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
@@ -110,23 +116,31 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
     teacher = arguments.teacher_model
     teacher_config = read_config(teacher, role="teacher")
     student_config = read_config(arguments.student_model, role="student")
+    tokenizer = load_tokenizer(arguments.student_model, arguments.lower_case)
+    own, ids, vocab_size = None, None, None
+    if arguments.stage == "prediction":
+        own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        vocab_size = None if own is None else student_config.vocab_size
+    else:
+        _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)
     layer_map = check_pair(
         teacher_config,
         student_config,
         layer_map=None if arguments.pred_distill else arguments.layer_map,
         projection=arguments.projection,
         attention=arguments.compares_scores,
-        padding_token=load_tokenizer(arguments.student_model, arguments.lower_case).pad_token_id,
+        padding_token=tokenizer.pad_token_id,
         sequence_length=arguments.max_seq_length or spec.max_seq_length,
+        vocab_size=vocab_size,
     )
     relations = relation_layers(arguments, layer_map, teacher_config)
-    tokenizer = require_same_tokenizer(arguments.student_model, teacher, arguments.lower_case)
+    raise_all(length_problems(arguments, own))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
     columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
-    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case))
-    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints)
+    teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
+    return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints, own, ids)
 
 
 def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
@@ -206,7 +220,7 @@ def _layered_student(
         token_types=pair.teacher_types,
         predictions=predictions,
     )
-    return teacher, student
+    return translated(teacher, pair.teacher_ids, session.world.device), student
 
 
 def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
@@ -243,7 +257,8 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
                 teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
             elif weights.teacher:
                 assert pair.teacher is not None
-                teacher = logits_teacher(arguments, task, pair.teacher, token_types=pair.teacher_types)
+                types, own = pair.teacher_types, pair.teacher_tokenizer
+                teacher = logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
             export = partial(export_student, tokenizer=pair.tokenizer, world=world)
             run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
@@ -355,6 +370,7 @@ def _identity(
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
     comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
     comes_to |= relation_identity(arguments, pair.relation_layers)
+    own = pair.teacher_tokenizer if asks_teacher else None
     return {
         **identity_of(arguments, comes_to),
         "stage": f"task_distill {arguments.stage}",
@@ -365,6 +381,7 @@ def _identity(
         "teacher_columns": pair.columns,
         "max_seq_length": task.max_seq_length,
         "metric": task.spec.official,
+        **({} if own is None else {"teacher_tokenizer": tokenizer_fingerprint(own)}),
     }
 
 

@@ -112,7 +112,7 @@ class OneLabel(Target):
         """Cross-entropy."""
         assert batch.labels is not None
         rows = F.cross_entropy(logits.float(), batch.labels, reduction="none")
-        return (rows * row_weights).sum() / batch.counts.rows
+        return ((rows * row_weights).sum() / batch.counts.rows).float()
 
     def confidence(self, teacher: Tensor, batch: Batch) -> Tensor:
         """The probability that it gives the label."""
@@ -122,7 +122,7 @@ class OneLabel(Target):
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy over the global batch's rows."""
         assert batch.labels is not None
-        return F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows
+        return (F.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.counts.rows).float()
 
     def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
         """The best class."""

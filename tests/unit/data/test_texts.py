@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.support.models import write_tokenizer
-from tinybert_ds.data.texts import find_texts, load_texts, read_texts
+from tinybert_ds.data.texts import VECTORS, find_texts, load_texts, read_texts
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import DataError
 
@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory):
 
 
 def texts_of(paths, columns=("text",)):
-    return [text for block in read_texts(paths, columns) for text in block]
+    return [text for block in read_texts(paths, columns) for text in block.texts[0]]
 
 
 def test_a_plain_file_has_a_text_in_each_line_that_is_not_blank_tabs_and_all(tmp_path):
@@ -89,3 +89,32 @@ def test_rows_that_were_kept_are_mapped_until_a_file_changes(tmp_path, tokenizer
         assert load_texts([path], (), tokenizer, 16, home=tmp_path).fingerprint == before.fingerprint
     path.write_text("bad film\n")
     assert load_texts([path], (), tokenizer, 16, home=tmp_path).fingerprint != before.fingerprint
+
+
+def test_a_column_of_vectors_is_kept_beside_the_rows(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text('{"text": "good", "v": [1, 2.5]}\n{"text": "bad", "v": [0, -1]}\n')
+    parquet.write_table(pa.table({"v": [[3.0, 4.0]], "text": ["day"]}), tmp_path / "b.parquet")
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.parquet"]
+    rows = load_texts(paths, ["text"], tokenizer, 8, home=tmp_path, vector_column="v")
+    assert rows.columns[VECTORS].tolist() == [[1, 2.5], [0, -1], [3, 4]]
+    assert load_texts(paths, ["text"], tokenizer, 8, home=tmp_path).columns == {}
+
+
+@pytest.mark.parametrize(
+    ("vector", "said"),
+    [("[1]", "1 values"), ("[1, null]", "missing"), ('"x"', "'x'"), ("[1, 1e999]", "no finite number")],
+)
+def test_a_row_without_a_vector_is_named_by_file_line_and_column(tmp_path, tokenizer, vector, said):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "good", "v": [1, 2]}}\n{{"text": "bad", "v": {vector}}}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2, column 'v'") as refusal:
+        load_texts([tmp_path / "a.jsonl"], ["text"], tokenizer, 8, home=tmp_path, vector_column="v")
+    assert said in str(refusal.value)
+
+
+def test_files_whose_vectors_differ_in_width_are_refused(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text('{"text": "good", "v": [1, 2]}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "good", "v": [1, 2, 3]}\n')
+    with pytest.raises(DataError, match=r"b\.jsonl, line 1.*3 values; the rows before have 2"):
+        load_texts(
+            [tmp_path / n for n in ("a.jsonl", "b.jsonl")], ["text"], tokenizer, 8, home=tmp_path, vector_column="v"
+        )

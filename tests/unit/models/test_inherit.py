@@ -10,10 +10,11 @@ import torch
 from tests.support.models import random_batch, tiny_config, tiny_model
 from tinybert_ds.errors import ConfigError, ModelError
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.inherit import inherit
+from tinybert_ds.models.inherit import fit, inherit, inherit_all, sweep
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.inherit.layers import ARCHITECTURES, embed, encoder_layers, first_state, run_layer
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.objective import IntermediateObjective
 
 KNOWN = tuple(ARCHITECTURES)
@@ -320,3 +321,25 @@ def test_all_that_does_not_fit_is_said_at_once():
     student = tiny_config(num_hidden_layers=2, hidden_size=96, hidden_act="relu")
     with pytest.raises(ConfigError, match="2 problems"):
         check_inheritance(tiny_config(), student, (0, 2, 4))
+
+
+def test_students_started_together_are_those_started_alone_from_one_pass_over_the_teacher(tmp_path, monkeypatch):
+    teacher = lively(tiny_model(labels=["bad", "good"]))
+    maps = ((0, 2, 4), (0, 1, 3, 4), (0, 3), (0, 1, 2, 3, 4))
+    shapes = ({**SMALL}, {**SMALL, "num_hidden_layers": 3}, {**SMALL, "num_hidden_layers": 1}, {})
+    whole = [tiny_model(labels=["good", "bad"], **shape, seed=5) for shape in shapes]
+    pupils = [Pupil(model, layer_map, columns=[1, 0]) for model, layer_map in zip(whole, maps, strict=True)]
+    pupils.append(Pupil(lively(tiny_model(labels=["good", "bad"], **SMALL, seed=6)), (0, 2, 4), [1, 0], 0.1))
+    alone = [pupil._replace(student=copy.deepcopy(pupil.student)) for pupil in pupils]
+    expected = [
+        inherit(teacher, *pupil[:2], Blocks(text(), tmp_path), columns=pupil.columns, prior_weight=pupil.prior_weight)
+        for pupil in alone
+    ]
+    passed = []
+    monkeypatch.setattr(sweep, "run_last_layer", lambda *words: passed.append(words[1]) or fit.run_last_layer(*words))
+    found = inherit_all(teacher, pupils, Blocks(text(), tmp_path))
+    assert len(passed) == 4 * 6  # each of the four layers is somebody's last, once for each of the six blocks
+    for pupil, other, one, two in zip(pupils, alone, found, expected, strict=True):
+        assert all(map(torch.equal, pupil.student.state_dict().values(), other.student.state_dict().values()))
+        assert all(map(torch.equal, one.projections.values(), two.projections.values()))
+        assert (one.states, one.layers, one.head, one.own) == (two.states, two.layers, two.head, two.own)

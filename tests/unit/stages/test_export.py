@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support.models import model_directory
 from tests.support.runs import write_sentiment
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.data.tasks import find_task
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.export.runtimes import open_file
-from tinybert_ds.stages import export
+from tinybert_ds.stages import compare, export
 
 LABELS = ("positive", "negative")  # not in the order of the task
 ONNX_OPENER = """
@@ -71,12 +76,22 @@ def of_task(folder: Path) -> list[str]:
     return ["--data_dir", str(folder / "task"), "--task_name", "sst-2", "--max_seq_length", "64"]
 
 
-def run_export(command: list[str]) -> None:
-    """Run the command in this process, with few and short measurements."""
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+@contextmanager
+def no_ranks() -> Iterator[pytest.MonkeyPatch]:
+    """Let evaluations run without a process group."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "join", lambda log_level: World(0, 1, 0, torch.device("cpu")))
         patch.setattr("tinybert_ds.engine.prediction.gather_objects", lambda own: [own])
         patch.setattr("tinybert_ds.engine.prediction.read_together", lambda read, world: read())
+        yield patch
+
+
+def run_export(command: list[str]) -> None:
+    """Run the command in this process, with few and short measurements."""
+    with no_ranks() as patch:
+        patch.setattr(export, "join", lambda log_level: ALONE)
         patch.setattr(export, "ROUNDS", 1)
         patch.setattr(export, "LATENCY_BATCHES", {1: 1, 4: 1})
         export.main(command)
@@ -179,6 +194,23 @@ def test_the_directory_holds_what_others_look_for(exported):
     wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx", "onnx/model_quantized.onnx"}
     assert wanted <= names
     assert not any(name.startswith(".") or "whole" in name for name in names)
+
+
+def test_a_comparison_has_a_row_for_each_file_and_finds_what_the_export_found(folder, exported):
+    given = ["--teacher", folder, "--student", folder, "--output_dir", folder / "compared", "--split", "dev"]
+    arguments, _ = parse_arguments(CompareArguments, [*map(str, given), *of_task(folder)])
+    with no_ranks():
+        found = compare.measure_exported(exported, 7, find_task("sst-2", None), arguments, ALONE)
+    rows = json.loads((exported / "report.json").read_text())["exports"][1:]
+    assert [candidate.name for candidate, _ in found] == [f"student, {row['name']}" for row in rows]
+    assert [metric for _, metric in found] == pytest.approx([row["metric"] for row in rows])
+    assert [(candidate.parameters, candidate.size_bytes) for candidate, _ in found] == [
+        (7, row["bytes"]) for row in rows
+    ]
+    with pytest.raises(
+        ConfigError, match=r"student holds no export; give the --output_dir of launchers/export_model\.py"
+    ):
+        compare.measure_exported(folder / "student", 7, find_task("sst-2", None), arguments, ALONE)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages import corpora
 
-TEACHER = SimpleNamespace(vocab_size=VOCABULARY, type_vocab_size=2)
-
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
@@ -31,14 +28,14 @@ def directory(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"), random_documents(300))
 
 
-def open_with(directory, *, world_size=1, teacher=TEACHER, tokenizer="a tokeniser", **flags):
+def open_with(directory, *, world_size=1, vocab_size=VOCABULARY, tokenizer="a tokeniser", **flags):
     directories = directory if isinstance(directory, list) else [str(directory)]
     given = {"max_seq_length": 64, "eval_fraction": 0.1, "train_batch_size": 8, "max_steps": 10, **flags}
     arguments = GeneralDistillArguments(
         output_dir="out", pregenerated_data=directories, teacher_model="teacher", student_model=["student"], **given
     )
     assert arguments.problems() == []
-    return corpora.open_corpora(arguments, teacher, tokenizer, World(0, world_size, 0, torch.device("cpu")))
+    return corpora.open_corpora(arguments, vocab_size, tokenizer, World(0, world_size, 0, torch.device("cpu")))
 
 
 def read(opened, epoch, position):
@@ -47,10 +44,9 @@ def read(opened, epoch, position):
 
 
 def test_token_ids_beyond_the_teachers_vocabulary_are_refused(directory):
-    small = SimpleNamespace(vocab_size=VOCABULARY - 1, type_vocab_size=2)
     with pytest.raises(ConfigError, match=rf"ids up to {VOCABULARY - 1}, but --teacher_model teacher has .* 999 tok"):
-        open_with(directory, teacher=small)
-    open_with(directory, teacher=SimpleNamespace(vocab_size=VOCABULARY + 24, type_vocab_size=2))
+        open_with(directory, vocab_size=VOCABULARY - 1)
+    open_with(directory, vocab_size=VOCABULARY + 24)
 
 
 def test_shards_of_another_tokeniser_are_refused_before_samples_are_counted(tmp_path):

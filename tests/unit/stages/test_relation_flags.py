@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -57,7 +58,8 @@ def test_a_run_that_was_killed_goes_on_exactly(alone, words, students, tmp_path)
     directory, _ = alone
     out = tmp_path / "out"
     own = [*with_student(words, students[0]), "--output_dir", out]
-    run_ranks(STAGE, own, log=tmp_path / "log").check()
+    shutil.copytree(directory, out)
+    (out / "model.safetensors").unlink()
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "finished": None}))
     (out / "checkpoints" / "step-00000016" / "complete.json").unlink()
@@ -95,18 +97,11 @@ def test_layers_of_the_teacher_above_the_last_one_compared_are_not_computed(word
     assert "the teacher's last 1 of 4 layers are not read and not computed" in output
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--relation_heads", 5], "5 relation heads do not divide the student's width 24 and the teacher's 48"),
-        (["--relation_layers", "1:5"], "--relation_layers 1:5 names layer 5 of the teacher"),
-    ],
-)
-def test_heads_and_layers_that_do_not_fit_are_refused(words, students, tmp_path, more, said):
-    own = [*with_student(words, students[0]), *more, "--output_dir", tmp_path / "out"]
+def test_heads_that_do_not_divide_the_widths_are_refused(words, students, tmp_path):
+    own = [*with_student(words, students[0]), "--relation_heads", 5, "--output_dir", tmp_path / "out"]
     refused = run_ranks(STAGE, own, log=tmp_path / "log")
     assert refused.returncode == 2
-    assert said in refused.output
+    assert "5 relation heads do not divide the student's width 24 and the teacher's 48" in refused.output
 
 
 def test_the_intermediate_stage_compares_relations_too(inputs, tmp_path):

@@ -10,7 +10,7 @@ layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,19 +19,12 @@ from transformers import PreTrainedModel
 
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.checks import check_inheritance
-from tinybert_ds.models.inherit.fit import (
-    LayerReport,
-    Task,
-    advance,
-    fit_layer,
-    fit_projection,
-    group_sums,
-    state_sums,
-)
-from tinybert_ds.models.inherit.heads import copy_head, fit_head
+from tinybert_ds.models.inherit.fit import LayerReport, Task
+from tinybert_ds.models.inherit.heads import copy_head
 from tinybert_ds.models.inherit.layers import EncoderLayer, embed, encoder_layers, first_state
-from tinybert_ds.models.inherit.start import own_basis, start_embeddings, state_basis
+from tinybert_ds.models.inherit.start import own_basis, second_moments, start_embeddings, state_basis
 from tinybert_ds.models.inherit.sums import LinearMap, Sums
+from tinybert_ds.models.inherit.sweep import Found, Pupil, fit_all
 from tinybert_ds.models.wide_products import wide_products
 
 RIDGE = 1e-5
@@ -48,7 +41,6 @@ class Inheritance(NamedTuple):
     own: float | None = None  # of a student that had weights: share of its states' variance that is its teacher's
 
 
-@torch.no_grad()
 def inherit(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
@@ -62,67 +54,92 @@ def inherit(
     """Write weights into a student that make it do what its teacher does, as well as its size allows.
 
     Args:
-        teacher: In any precision, on the device of the blocks, in eval mode.
-        student: In float32, on the same device, in eval mode; its weights do not matter without `prior_weight`.
-        layer_map: The teacher's state for each state of the student.
-        blocks: The calibration text; call this on all of its ranks.
-        ridge: What the fits hold against large weights, in relation to the features' mean variance.
-        columns: For classifiers, the teacher's output for each of the student's; None: in the same order.
-        prior_weight: How strongly a student that has been distilled keeps what it has learnt: the ridge, in relation
-            to the features' mean variance, with which the fits hold on to its weights. It stays in its own
-            coordinates and keeps its embeddings and neurons, its head is fitted anew. 0 forgets, 1 hardly moves.
+        teacher, blocks, ridge: See `inherit_all`.
+        student, layer_map, columns, prior_weight: See `Pupil`.
 
     Raises:
         ConfigError, ModelError: See `check_inheritance`.
     """
-    check_inheritance(teacher.config, student.config, layer_map)
+    (found,) = inherit_all(teacher, [Pupil(student, layer_map, columns, prior_weight)], blocks, ridge=ridge)
+    return found
+
+
+@torch.no_grad()
+def inherit_all(
+    teacher: PreTrainedModel, pupils: Sequence[Pupil], blocks: Blocks, *, ridge: float = RIDGE
+) -> list[Inheritance]:
+    """Start several students from one pass over their teacher, each as it would be alone.
+
+    Args:
+        teacher: In any precision, on the device of the blocks, in eval mode.
+        pupils: The students.
+        blocks: The calibration text; call this on all of its ranks.
+        ridge: What the fits hold against large weights, in relation to the features' mean variance.
+
+    Raises:
+        ConfigError, ModelError: See `check_inheritance`.
+    """
+    for pupil in pupils:
+        check_inheritance(teacher.config, pupil.student.config, pupil.layer_map)
     with wide_products(teacher, blocks.device):
-        models = encoder_layers(teacher), encoder_layers(student), layer_map, blocks
-        kept = None
-        if prior_weight is None:
-            basis = state_basis(teacher, blocks, layer_map, student.config.hidden_size)
-            task = Task(*models, basis, ridge)
-            start_embeddings(teacher, student, blocks, basis, ridge=ridge)
-        else:
-            (basis, offset), kept = own_basis(teacher, student, blocks, layer_map, ridge=ridge)
-            task = Task(*models, basis, ridge, offset, prior_weight)
-        if task.copied:
-            for layer, own in enumerate(task.student_layers):
-                _copy_layer(task.group(layer)[-1], own)
-            copy_head(teacher, student, columns)
-        _keep_first_states(teacher, student, blocks)
-        maps, shares, reports = [], [], []
-        for layer in range(len(layer_map) - 1):
-            sums = group_sums(task, layer)
-            fitted, share = fit_projection(task, sums)
-            maps.append(fitted)
-            shares.append(share)
-            reports.append(fit_layer(task, layer, sums))
-        fitted, share = fit_projection(task, _last_state_sums(task))
-        head = fit_head(task, teacher, student, columns)
-    return Inheritance(_projections([*maps, fitted]), (*shares, share), tuple(reports), head, kept)
+        depths = {depth for pupil in pupils if _has_basis(teacher, pupil) for depth in pupil.layer_map}
+        moments = second_moments(teacher, blocks, depths)
+        begun = [_begin(teacher, pupil, blocks, moments, ridge, number) for number, pupil in enumerate(pupils)]
+        tasks = [task for task, _ in begun]
+        _keep_first_states(teacher, pupils, tasks, blocks)
+        found = fit_all(teacher, pupils, tasks)
+    return [_inheritance(each, kept) for each, (_, kept) in zip(found, begun, strict=True)]
 
 
-def count_measurements(num_layers: int) -> int:
-    """Return about how often `inherit` goes through all blocks, for a progress bar."""
-    return 6 * num_layers + 6
+def count_measurements(layer_maps: Sequence[tuple[int, ...]]) -> int:
+    """Return about how often `inherit_all` goes through all blocks, for a progress bar."""
+    return sum(5 * len(layer_map) for layer_map in layer_maps) + max(map(len, layer_maps)) + 1
 
 
-def _keep_first_states(teacher: PreTrainedModel, student: PreTrainedModel, blocks: Blocks) -> None:
+def _has_basis(teacher: PreTrainedModel, pupil: Pupil) -> bool:
+    """Whether a student's coordinates are to be found."""
+    return pupil.prior_weight is None and pupil.student.config.hidden_size != teacher.config.hidden_size
+
+
+def _begin(
+    teacher: PreTrainedModel, pupil: Pupil, blocks: Blocks, moments: Mapping[int, Tensor], ridge: float, number: int
+) -> tuple[Task, float | None]:
+    """Settle a student's coordinates and give it its embeddings; return what the share of `own_basis` is, too."""
+    student, layer_map, width = pupil.student, pupil.layer_map, pupil.student.config.hidden_size
+    models = encoder_layers(teacher), encoder_layers(student), layer_map, blocks
+    if pupil.prior_weight is not None:
+        (basis, offset), kept = own_basis(teacher, student, blocks, layer_map, ridge=ridge)
+        return Task(*models, basis, ridge, offset, pupil.prior_weight, number), kept
+    if _has_basis(teacher, pupil):
+        basis = state_basis([moments[depth] for depth in sorted(set(layer_map))], width)
+        blocks.agree([basis])
+    else:
+        basis = torch.eye(width, dtype=torch.float64, device=blocks.device)
+    task = Task(*models, basis, ridge, number=number)
+    start_embeddings(teacher, student, blocks, basis, ridge=ridge)
+    if task.copied:
+        for layer, own in enumerate(task.student_layers):
+            _copy_layer(task.group(layer)[-1], own)
+        copy_head(teacher, student, pupil.columns)
+    return task, None
+
+
+def _keep_first_states(
+    teacher: PreTrainedModel, pupils: Sequence[Pupil], tasks: Sequence[Task], blocks: Blocks
+) -> None:
+    models = [("teacher", teacher), *((task.kept, pupil.student) for pupil, task in zip(pupils, tasks, strict=True))]
+
     def keep(number: int) -> Sums:
         batch = blocks.batch(number)
-        for name, model in (("teacher", teacher), ("student", student)):
+        for name, model in models:
             blocks.keep(number, name, first_state(model, embed(model, batch)))
         return {}
 
     blocks.sum(keep)
 
 
-def _last_state_sums(task: Task) -> Sums:
-    def measure(number: int) -> Sums:
-        return state_sums(advance(task, len(task.student_layers), number), task.blocks.kept(number, "teacher"))
-
-    return task.blocks.sum(measure)
+def _inheritance(found: Found, kept: float | None) -> Inheritance:
+    return Inheritance(_projections(found.maps), tuple(found.shares), tuple(found.reports), found.head, kept)
 
 
 def _copy_layer(source: EncoderLayer, own: EncoderLayer) -> None:

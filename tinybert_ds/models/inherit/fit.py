@@ -36,7 +36,6 @@ from tinybert_ds.models.inherit.sums import (
     read_linear,
     regression_sums,
     solve,
-    with_one,
     write_linear,
 )
 
@@ -55,6 +54,12 @@ class Task:
     ridge: float
     offset: Tensor | float = 0.0  # (h,) of the student's coordinates
     prior_weight: float | None = None  # how strongly the student keeps weights that it has; None: it has none
+    number: int = 0  # of the student among those that are started together
+
+    @property
+    def kept(self) -> str:
+        """The name under which the blocks keep the student's states."""
+        return f"student{self.number}"
 
     @property
     def copied(self) -> bool:
@@ -100,7 +105,8 @@ def fit_layer(task: Task, layer: int, group_sums: Sums) -> LayerReport:
     Args:
         task: The models and the text.
         layer: From 0.
-        group_sums: Of `group_sums` for this layer.
+        group_sums: Of its place in the sweep: "state_..." of the state that goes into it, "products" of that state with
+            the one that goes into the teacher's last layer of the group, and what is known of that layer.
     """
     heads = _fit_attention_inputs(task, layer, group_sums)
     attention = _fit_attention_output(task, layer)
@@ -109,40 +115,32 @@ def fit_layer(task: Task, layer: int, group_sums: Sums) -> LayerReport:
     return LayerReport(attention, neurons, state, heads)
 
 
-def group_sums(task: Task, layer: int) -> Sums:
-    """Run the teacher through the group of a layer, keep its states, and sum up what the layer is fitted from.
+def run_last_layer(blocks: Blocks, number: int, last: EncoderLayer, state: Tensor) -> Sums:
+    """Run the last layer of a group of the teacher's, keep what fits compare with, and sum up what is known of it.
 
-    Before that the student's states are taken through its layer before this one.
+    Args:
+        number: Of the block.
+        state: (T, H) that goes into the layer.
     """
-    *lower, last = task.group(layer)
-    blocks = task.blocks
-
-    def measure(number: int) -> Sums:
-        mask, teacher = blocks.mask(number), blocks.kept(number, "teacher")
-        student = advance(task, layer, number)
-        sums = state_sums(student, teacher)
-        for one in lower:
-            teacher = run_layer(one, teacher, mask)
-        attention = run_attention(last, teacher, mask)
-        forward = run_forward(last, attention.state)
-        blocks.keep(number, "attention_total", attention.total)
-        blocks.keep(number, "output_total", forward.total)
-        blocks.keep(number, "teacher", forward.state)
-        sums["products"] = with_one(student).T @ with_one(teacher)
-        for name in (*_STATES, "context"):
-            by_head = getattr(attention, name).double().unflatten(1, (last.num_heads, -1))
-            sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", by_head, by_head)
-        return {**sums, "activity": forward.activated.float().square().sum(0).double()}
-
-    return blocks.sum(measure)
+    mask = blocks.mask(number)
+    attention = run_attention(last, state, mask)
+    forward = run_forward(last, attention.state)
+    blocks.keep(number, "attention_total", attention.total)
+    blocks.keep(number, "output_total", forward.total)
+    blocks.keep(number, "teacher", forward.state)
+    sums: Sums = {"activity": forward.activated.float().square().sum(0).double()}
+    for name in (*_STATES, "context"):
+        by_head = getattr(attention, name).double().unflatten(1, (last.num_heads, -1))
+        sums[f"{name}_moments"] = torch.einsum("tad,tae->ade", by_head, by_head)
+    return sums
 
 
 def advance(task: Task, layer: int, number: int) -> Tensor:
     """Return the student's states (T, h) that go into a layer and keep them in the place of those before."""
-    state = task.blocks.kept(number, "student")
+    state = task.blocks.kept(number, task.kept)
     if layer:
         state = run_layer(task.student_layers[layer - 1], state, task.blocks.mask(number))
-        task.blocks.keep(number, "student", state)
+        task.blocks.keep(number, task.kept, state)
     return state
 
 
@@ -214,7 +212,7 @@ def _fit_attention_output(task: Task, layer: int) -> float:
     blocks = task.blocks
 
     def totals(number: int) -> Sums:
-        state = blocks.kept(number, "student")
+        state = blocks.kept(number, task.kept)
         query, key, value = own.query(state), own.key(state), own.value(state)
         context = attend(query, key, value, blocks.mask(number), own.num_heads)
         target = blocks.kept(number, "attention_total")
@@ -226,7 +224,7 @@ def _fit_attention_output(task: Task, layer: int) -> float:
     prior = _reset(task, own.attention_norm)
 
     def states(number: int) -> Sums:
-        normalised = run_attention(own, blocks.kept(number, "student"), blocks.mask(number)).state
+        normalised = run_attention(own, blocks.kept(number, task.kept), blocks.mask(number)).state
         return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
 
     return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
@@ -281,7 +279,7 @@ def _fit_output(task: Task, layer: int) -> float:
 def _attended(task: Task, layer: int, number: int) -> Tensor:
     """The student's states (T, h) after the attention of a layer."""
     own = task.student_layers[layer]
-    return run_attention(own, task.blocks.kept(number, "student"), task.blocks.mask(number)).state
+    return run_attention(own, task.blocks.kept(number, task.kept), task.blocks.mask(number)).state
 
 
 def _certainty(total: Tensor) -> Tensor:

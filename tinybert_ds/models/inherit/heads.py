@@ -107,7 +107,7 @@ def _teacher_rows(task: Task, number: int) -> Tensor:
 def _student_rows(task: Task, number: int) -> Tensor:
     """The student's last states of the rows' first tokens (n, h)."""
     mask = task.blocks.mask(number)
-    return task.blocks.kept(number, "student")[_first_tokens(mask)]
+    return task.blocks.kept(number, task.kept)[_first_tokens(mask)]
 
 
 def _first_tokens(mask: Tensor) -> Tensor:

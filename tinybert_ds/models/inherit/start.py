@@ -5,6 +5,7 @@ T real tokens of a block, H hidden size of the teacher, h of the student, E size
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -38,32 +39,34 @@ BASIS_TOKENS = 64
 """For each dimension of the teacher: more of them hardly move its leading directions."""
 
 
-def state_basis(teacher: PreTrainedModel, blocks: Blocks, layer_map: tuple[int, ...], width: int) -> Tensor:
-    """Return the directions (H, h) in which the student keeps the teacher's states.
-
-    They are the leading eigenvectors of the second moments of the states that the layer map names, each state weighed
-    equally; at equal widths the teacher's own axes.
-    """
-    own = teacher.config.hidden_size
-    if width == own:
-        return torch.eye(own, dtype=torch.float64, device=blocks.device)
-    layers, mapped = encoder_layers(teacher), set(layer_map)
+def second_moments(teacher: PreTrainedModel, blocks: Blocks, depths: Collection[int]) -> dict[int, Tensor]:
+    """Return the second moments (H, H) of the teacher's states of these depths, over a part of the text."""
+    if not depths:
+        return {}
+    layers = encoder_layers(teacher)
 
     def measure(number: int) -> Sums:
         state, mask = first_state(teacher, embed(teacher, blocks.batch(number))), blocks.mask(number)
         sums = {}
-        for depth in range(max(mapped) + 1):
+        for depth in range(max(depths) + 1):
             state = run_layer(layers[depth - 1], state, mask) if depth else state
-            if depth in mapped:
+            if depth in depths:
                 wide = state.double()
                 sums[str(depth)] = wide.T @ wide
         return sums
 
-    sums = blocks.sum(measure, up_to_tokens=BASIS_TOKENS * own)
-    moments = torch.stack([each / each.trace() for each in sums.values()]).sum(0)
-    basis = away_from_the_mean(leading_basis(moments, width))
-    blocks.agree([basis])
-    return basis
+    sums = blocks.sum(measure, up_to_tokens=BASIS_TOKENS * teacher.config.hidden_size)
+    return {int(depth): moments for depth, moments in sums.items()}
+
+
+def state_basis(moments: Sequence[Tensor], width: int) -> Tensor:
+    """Return the directions (H, h) in which a student of width h keeps the teacher's states.
+
+    They are the leading eigenvectors of the second moments of the states that its layer map names, each state weighed
+    equally.
+    """
+    total = torch.stack([each / each.trace() for each in moments]).sum(0)
+    return away_from_the_mean(leading_basis(total, width))
 
 
 def own_basis(

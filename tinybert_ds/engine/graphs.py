@@ -1,0 +1,351 @@
+"""CUDA graphs of a step: what teacher and student launch is recorded for each shape of batch, and replayed by one call.
+
+A step of a small student is hundreds of launches that the host is slower to make than the GPU to carry out. The length
+bins give few shapes, and a step that nobody looks at reads nothing back: both make it recordable. The first step of a
+shape runs as it is (kernels are compiled then, libraries set up), the second is recorded. Dropout draws the same
+numbers either way: a replay reads the generator, which is seeded before each forward.
+
+What is recorded works on tensors at fixed places: inputs are copied to theirs, outputs hold until the next replay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tinybert_ds.engine.teacher import Teacher
+from tinybert_ds.losses import gradients_suffice
+from tinybert_ds.types import Batch, Counts, EncoderOutput, LossTerms
+
+logger = logging.getLogger(__name__)
+
+MOST_SHAPES = 64
+"""Of batches that are recorded; 64 lengths up to 512 are that many."""
+LEAST_FREE_SHARE = 0.2
+"""Of the device's memory: with less, no more shapes are recorded, as each keeps its outputs."""
+
+Work = Callable[[], Sequence[Tensor]]
+
+
+class Recorded(NamedTuple):
+    """What has been recorded: the places of its outputs, and the call that fills them."""
+
+    outputs: tuple[Tensor, ...]
+    replay: Callable[[], object]
+
+
+class Recorder(Protocol):
+    """Records work on a device."""
+
+    def record(self, work: Work) -> Recorded:
+        """Record what `work` does, its outputs not filled yet."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether there is memory for one more shape."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs whose inner memory is shared: they are replayed one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, work: Work) -> Recorded:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may allocate pinned memory meanwhile, which only "global" forbids them.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = tuple(work())
+        return Recorded(outputs, graph.replay)
+
+    def has_room(self) -> bool:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return free > LEAST_FREE_SHARE * total
+
+
+class StandInRecorder:
+    """Stands in for graphs where there are none: it does the work again and copies the outputs to their places."""
+
+    def record(self, work: Work) -> Recorded:
+        with torch.random.fork_rng(devices=[]):  # to record draws no random numbers
+            outputs = tuple(output.clone() for output in work())
+
+        def replay() -> None:
+            for place, output in zip(outputs, work(), strict=True):
+                place.copy_(output)
+
+        return Recorded(outputs, replay)
+
+    def has_room(self) -> bool:
+        return True
+
+
+class Shapes:
+    """Which shapes of batches have been seen, and which are recorded."""
+
+    def __init__(self, most: int = MOST_SHAPES) -> None:
+        self._most = most
+        self._seen: set[Hashable] = set()
+        self.recorded: dict[Hashable, Any] = {}
+
+    def is_due(self, shape: Hashable, recorder: Recorder) -> bool:
+        """Whether to record the shape now: it has been seen before, and there is room for one more."""
+        if shape in self._seen:
+            return len(self.recorded) < self._most and recorder.has_room()
+        self._seen.add(shape)
+        return False
+
+    def forget(self) -> None:
+        """Drop all that is recorded; shapes count as never seen."""
+        self._seen.clear()
+        self.recorded.clear()
+
+
+class Places:
+    """Tensors at fixed places that inputs are copied to.
+
+    Args:
+        examples: Of each input one, whose shape it keeps.
+        fixed: Those that are at a fixed place already, by their id: they are taken as they are.
+    """
+
+    def __init__(self, examples: Sequence[Tensor], fixed: frozenset[int] = frozenset()) -> None:
+        self.tensors = [example if id(example) in fixed else example.clone() for example in examples]
+
+    def fill(self, inputs: Sequence[Tensor]) -> None:
+        """Copy inputs to their places, but for those that are there."""
+        for place, tensor in zip(self.tensors, inputs, strict=True):
+            if place is not tensor:
+                place.copy_(tensor, non_blocking=True)
+
+
+class RecordedTeacher:
+    """A teacher that is recorded for each shape of batch. What it returns holds until it is asked again."""
+
+    def __init__(self, teacher: Teacher, recorder: Recorder) -> None:
+        self._teacher, self._recorder = teacher, recorder
+        self._shapes = Shapes()
+        self.fixed: frozenset[int] = frozenset()
+        """The ids of all tensors that it has ever returned from a recording."""
+
+    def __call__(self, batch: Batch) -> EncoderOutput:
+        """Return the teacher's output for a batch."""
+        shape, inputs = shape_of(batch), tensors_of(batch)
+        if shape not in self._shapes.recorded:
+            if not self._shapes.is_due(shape, self._recorder):
+                return self._teacher(batch)
+            self._shapes.recorded[shape] = self._record(batch)
+        places, recorded, output = self._shapes.recorded[shape]
+        places.fill(inputs)
+        recorded.replay()
+        return output
+
+    def _record(self, batch: Batch) -> tuple[Places, Recorded, EncoderOutput]:
+        places = Places(tensors_of(batch))
+        fixed_batch = with_tensors(batch, places.tensors)
+        examples: list[EncoderOutput] = []
+
+        def work() -> list[Tensor]:
+            examples[:] = [self._teacher(fixed_batch)]
+            return tensors_of(examples[0])
+
+        recorded = self._recorder.record(work)
+        output = with_tensors(examples[0], recorded.outputs)
+        self.fixed |= {id(tensor) for tensor in recorded.outputs}
+        return places, recorded, output
+
+
+class RecordedStep(NamedTuple):
+    """Forward, losses and backward of a student for a shape of batch."""
+
+    inputs: Places
+    forward: Recorded  # the loss, and what was noted of the teacher
+    upstream: Tensor  # the gradient of the loss
+    backward: Recorded  # gradients of the parameters
+    parameters: tuple[nn.Parameter, ...]
+
+
+class RecordedStudent:
+    """Runs a student's module, recorded for each shape of batch; see `DistilledStudent.runner`.
+
+    A step that somebody looks at, an evaluation, or a batch of a new shape runs as it is.
+
+    Args:
+        keeps_gradients: Whether a gradient is added to by the next micro-batch: it is copied from its place then.
+        teacher: Whose outputs are at fixed places, and need not be copied.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        recorder: Recorder,
+        *,
+        keeps_gradients: bool = False,
+        teacher: RecordedTeacher | None = None,
+    ) -> None:
+        self._module, self._recorder, self._keeps_gradients, self._teacher = module, recorder, keeps_gradients, teacher
+        self._shapes = Shapes()
+        self._addresses: tuple[int, ...] = ()
+        self._counts: Any = None  # what losses are divided by, as tensors: it differs from step to step
+
+    def __call__(
+        self, compute: Callable[[Batch, EncoderOutput | None], LossTerms], batch: Batch, lesson: EncoderOutput | None
+    ) -> LossTerms:
+        """Return `compute(batch, lesson)`, or of a recorded step the loss alone."""
+        if not (self._module.training and torch.is_grad_enabled() and gradients_suffice()):
+            return compute(batch, lesson)
+        self._forget_what_moved()
+        inputs = tensors_of((batch, lesson))
+        places = tuple(id(tensor) if self._is_fixed(tensor) else 0 for tensor in inputs)
+        key = (shape_of(batch), places)
+        if key not in self._shapes.recorded:
+            if not self._shapes.is_due(shape_of(batch), self._recorder):
+                return compute(batch, lesson)
+            self._shapes.recorded[key] = self._record(compute, batch, lesson)
+        step: RecordedStep = self._shapes.recorded[key]
+        step.inputs.fill(inputs)
+        for place, count in zip(self._counts_on(batch.input_ids.device), batch.counts, strict=True):
+            place.fill_(count)
+        return {"loss": _Replayed.apply(self._module, step, self._keeps_gradients, *step.parameters)}
+
+    def _record(self, compute: Callable[..., LossTerms], batch: Batch, lesson: EncoderOutput | None) -> RecordedStep:
+        fixed = self._teacher.fixed if self._teacher is not None else frozenset()
+        inputs = Places(tensors_of((batch, lesson)), fixed)
+        fixed_batch, fixed_lesson = with_tensors((batch, lesson), inputs.tensors)
+        fixed_batch = fixed_batch._replace(counts=self._counts_on(batch.input_ids.device))
+        module: Any = self._module
+        noted, module.teacher_check = module.teacher_check, None
+        losses: list[Tensor] = []
+
+        def forward() -> list[Tensor]:
+            module.teacher_check = None
+            with torch.enable_grad():
+                losses[:] = [compute(fixed_batch, fixed_lesson)["loss"]]
+            check = module.teacher_check
+            return [losses[0].detach(), torch.zeros_like(losses[0]).detach() if check is None else check]
+
+        recorded_forward = self._recorder.record(forward)
+        upstream = torch.ones_like(recorded_forward.outputs[0])
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        used: list[nn.Parameter] = []
+
+        def backward() -> list[Tensor]:
+            found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
+            if not used:
+                used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
+            return [gradient for gradient in found if gradient is not None]
+
+        recorded_backward = self._recorder.record(backward)
+        module.teacher_check = noted
+        return RecordedStep(inputs, recorded_forward, upstream, recorded_backward, tuple(used))
+
+    def _counts_on(self, device: torch.device) -> Any:
+        if self._counts is None:
+            self._counts = Counts(*(torch.ones((), dtype=torch.float64, device=device) for _ in Counts._fields))
+        return self._counts
+
+    def _is_fixed(self, tensor: Tensor) -> bool:
+        return self._teacher is not None and id(tensor) in self._teacher.fixed
+
+    def _forget_what_moved(self) -> None:
+        """Drop all recordings when a parameter has moved to another place, as a recording would go on with the old."""
+        addresses = tuple(parameter.data_ptr() for parameter in self._module.parameters())
+        if addresses != self._addresses:
+            self._shapes.forget()
+            self._addresses = addresses
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, module: Any, step: RecordedStep, keeps_gradients: bool, *parameters: Tensor) -> Tensor:
+        ctx.step, ctx.keeps_gradients = step, keeps_gradients
+        step.forward.replay()
+        loss, check = (output.clone() for output in step.forward.outputs)
+        module.teacher_check = check if module.teacher_check is None else module.teacher_check + check
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        step: RecordedStep = ctx.step
+        step.upstream.copy_(upstream)
+        step.backward.replay()
+        # A view is taken over as .grad without a copy.
+        found = (one.clone() if ctx.keeps_gradients else one.detach() for one in step.backward.outputs)
+        return None, None, None, *found
+
+
+def graph_refusal(arguments: Any, engines: Sequence[Any], device: torch.device) -> str | None:
+    """Return why the steps of a run cannot be recorded, None where they can; "" where it need not be said."""
+    if device.type != "cuda" or arguments.cuda_graphs == "off":
+        return ""
+    reasons = {
+        "ZeRO 3 gathers parameters at places of their own in every step": any(
+            engine.zero_optimization_partition_weights() for engine in engines
+        ),
+        "an offloaded optimizer moves gradients to the host": any(
+            engine.zero_offload_optimizer() is not None or engine.zero_offload_param() is not None for engine in engines
+        ),
+        "--gradient_checkpointing reads the random generator": arguments.gradient_checkpointing,
+        "--compile records by itself": arguments.compile,
+        "--teacher_engine zero3 gathers parameters in every step": getattr(arguments, "teacher_engine", "") == "zero3",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def record_steps(
+    arguments: Any, engines: Sequence[Any], teacher: Teacher | None, device: torch.device, *, overlapped: bool
+) -> Teacher | None:
+    """Let the steps of a run be recorded where they can be; return the teacher to ask.
+
+    Args:
+        overlapped: Whether the teacher works on the next batch meanwhile: its outputs must not be at fixed places then.
+    """
+    refusal = graph_refusal(arguments, engines, device)
+    if refusal is not None:
+        if refusal:
+            logger.info("no CUDA graphs: %s", refusal)
+        return teacher
+    logger.info("CUDA graphs: steps are recorded for each shape of batch from its second one on (--cuda_graphs off)")
+    asked = RecordedTeacher(teacher, CudaRecorder(device)) if teacher is not None and not overlapped else None
+    recorder = CudaRecorder(device)
+    for engine in engines:
+        module = engine.module
+        module.runner = RecordedStudent(
+            module, recorder, keeps_gradients=arguments.gradient_accumulation_steps > 1, teacher=asked
+        )
+    return asked or teacher
+
+
+def shape_of(batch: Batch) -> Hashable:
+    """Return all that decides about what is launched for a batch."""
+    return (tuple(batch.input_ids.shape), batch.padded, batch.labels is None)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [tensor for part in tree for tensor in tensors_of(part)] if isinstance(tree, tuple) else []
+
+
+def with_tensors(tree: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return nested tuples with other tensors, in the order of `tensors_of`."""
+    left = iter(tensors)
+
+    def rebuild(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return next(left)
+        if not isinstance(part, tuple):
+            return part
+        parts = [rebuild(inner) for inner in part]
+        return part._make(parts) if hasattr(part, "_make") else tuple(parts)
+
+    return rebuild(tree)

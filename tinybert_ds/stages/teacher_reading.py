@@ -1,0 +1,130 @@
+"""How a teacher of the prediction stage reads the rows where its tokeniser is not the student's: as its own tokens.
+
+N rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.data.task_batches import EncodedExamples
+from tinybert_ds.data.task_tokens import judge_rows, load_rows
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.errors import ModelError
+from tinybert_ds.stages.task_data import TaskData
+
+logger = logging.getLogger(__name__)
+
+
+def own_tokenizer(
+    student: PreTrainedTokenizerFast, teacher: str, lower_case: bool | None
+) -> PreTrainedTokenizerFast | None:
+    """Return the teacher's tokeniser where it reads texts in another way than the student's, else None.
+
+    Args:
+        student: The student's tokeniser.
+        teacher: The teacher's directory.
+        lower_case: Forced casing of both; of a teacher with a tokeniser of its own only where nothing else states it.
+
+    Raises:
+        ModelError: See `load_tokenizer`.
+    """
+    found = load_tokenizer(teacher, lower_case)
+    if tokenizer_fingerprint(found) == tokenizer_fingerprint(student):
+        return None
+    if lower_case is None:
+        return found
+    try:
+        return load_tokenizer(teacher, None)
+    except ModelError:  # a vocab.txt alone: the flag is all that is known of its casing
+        return found
+
+
+def read_for_teacher(
+    arguments: TaskDistillArguments, task: TaskData, tokenizer: PreTrainedTokenizerFast, config: Any
+) -> TaskData:
+    """Return the training rows of a task as the teacher's tokens, row by row those of the student.
+
+    Args:
+        arguments: The command line.
+        task: As the student reads it.
+        tokenizer: The teacher's own.
+        config: The teacher's; one without padding gets some, which is nothing but a mark where rows end.
+
+    Raises:
+        ConfigError, DataError: See `load_rows` and `judge_rows`.
+    """
+    length = arguments.teacher_max_seq_length or task.max_seq_length
+    rows = load_rows(
+        task.spec,
+        arguments.data_dir,
+        "train",
+        tokenizer,
+        length,
+        home=task.cache_home,
+        first=task.world.local_rank == 0,
+    )
+    assert len(rows) == len(task.splits["train"]), "student and teacher must read the same rows"
+    path = task.spec.split_path(arguments.data_dir, "train")
+    if warning := judge_rows(rows, tokenizer, path, allow_unknown=arguments.allow_unknown):
+        logger.warning("the teacher: %s", warning)
+    cut = float((rows.lengths == length).mean())
+    logger.info(
+        "the teacher reads the rows by its own tokeniser: %.1f tokens a row, at most %d%s",
+        rows.lengths.mean(),
+        length,
+        f" ({cut:.1%} of the rows are as long, and may be cut)" if cut else "",
+    )
+    return replace(
+        task,
+        splits={"train": rows},
+        max_seq_length=length,
+        pad_id=choose_padding(config, tokenizer, rows),
+        token_types=returns_token_types(tokenizer),
+    )
+
+
+def choose_padding(config: Any, tokenizer: PreTrainedTokenizerFast, rows: EncodedExamples) -> int:
+    """Return the token that the teacher's rows are padded with.
+
+    A model that classifies by a text's last token takes the last one that is not its padding: where its config names
+    none, it must be one that no row ends with.
+
+    Args:
+        config: The teacher's.
+        tokenizer: Its tokeniser.
+        rows: Of its tokens.
+    """
+    stated = config.get_text_config().pad_token_id
+    if stated is not None:
+        return int(stated)
+    last = set(np.unique(rows.tokens[rows.offsets[1:] - 1]).tolist())
+    wanted = tokenizer.pad_token_id
+    if wanted is not None and wanted not in last:
+        return int(wanted)
+    return next(number for number in range(len(last) + 1) if number not in last)
+
+
+def prepare_to_read(model: PreTrainedModel, padding: int) -> None:
+    """Let a model that classifies by the last token know the padding, and keep nothing for tokens that never come."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = padding
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+
+
+def length_problems(arguments: TaskDistillArguments, tokenizer: PreTrainedTokenizerFast | None) -> list[str]:
+    """Flags about a teacher's own tokeniser where it has none."""
+    if tokenizer is not None or arguments.teacher_max_seq_length is None:
+        return []
+    return [
+        f"--teacher_max_seq_length {arguments.teacher_max_seq_length} is for a teacher with a tokeniser of its own; "
+        "this one reads the student's tokens: see --max_seq_length"
+    ]

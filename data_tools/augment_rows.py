@@ -27,6 +27,7 @@ from data_tools.teacher_filter import TeacherJudge, is_sure
 from data_tools.text_variants import draw_variants, find_candidates
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.hardware import choose_float32_products
 
 _BLOCKS_AHEAD_PER_WORKER = 2
@@ -46,6 +47,7 @@ class AugmentationSettings:
     probability: float
     seed: int
     chinese: bool
+    word_list: str | None
     teacher: str | None
     teacher_labels: tuple[str, ...] | None
     confidence: float
@@ -84,7 +86,8 @@ class RowAugmenter:
         self._neighbours = None
         if settings.vectors is not None:
             self._neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
-        self._splitter = SentenceSplitter(tokenizer)
+        words = None if settings.word_list is None else load_word_list(settings.word_list, tokenizer.get_vocab())
+        self._splitter = SentenceSplitter(tokenizer, words)
         self._model = MaskedWordModel(
             settings.model,
             tokenizer,

@@ -32,6 +32,7 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
+from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -217,6 +218,7 @@ def _settings(
         probability=options.p,
         seed=options.seed,
         chinese=options.chinese,
+        word_list=options.word_list,
         teacher=options.teacher_filter,
         teacher_labels=tuple(options.stated_labels) if options.stated_labels else None,
         confidence=options.teacher_confidence,
@@ -237,7 +239,9 @@ def _identity(
     if vectors is not None:
         first = ranks.local_rank == 0
         glove = build_cache(Path(cast(str, options.glove_embs)), options.glove_vocab_size, vectors, first=first)
-    teacher = settings.teacher
+    teacher, words = settings.teacher, {}
+    if settings.word_list is not None:
+        words = {"--word_list": load_word_list(settings.word_list, tokenizer.get_vocab()).fingerprint}
     resolved = {
         "glove_vocab_size": None if glove is None else options.glove_vocab_size,
         "N": settings.copies,
@@ -252,6 +256,7 @@ def _identity(
         "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
         "--glove_embs": glove,
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
+        **words,
         **{f"--{name}": value for name, value in identity_of(options, resolved).items()},
     }
 
@@ -271,10 +276,12 @@ def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: 
 def _task(options: AugmentArguments) -> tuple[TaskSpec, Path]:
     """The task and the folder of its files."""
     spec = find_task(options.task_name, options.task_file)
+    if reason := target_of(spec).not_augmented:
+        raise ConfigError(f"task {spec.name} has {target_of(spec).noun}: {reason}")
     if options.teacher_filter is not None and not target_of(spec).exclusive:
         raise ConfigError(
-            f"--teacher_filter: task {spec.name} is a regression, whose teacher gives scores and no confidence; leave "
-            "the flag out"
+            f"--teacher_filter: task {spec.name} is a {target_of(spec).kind}, whose teacher gives no confidence in "
+            "one label of several; leave the flag out"
         )
     if options.data_dir is not None:
         return spec, Path(options.data_dir)

@@ -85,6 +85,11 @@ def export_task(spec: TaskSpec, splits: Mapping[str, Any], folder: Path) -> list
         DataError: No training split, columns or labels that are not the task's, or another file in a file's place.
     """
     written = []
+    if target_of(spec).by_token or any(layout.more_columns for layout in spec.splits.values()):
+        raise ConfigError(
+            f"task {spec.name}: only texts with one label or score in a column are exported; name the data set's own "
+            "directory, or its Parquet files, in the task file"
+        )
     for split, layout in spec.splits.items():
         name = next((name for name in (*HUB_SPLITS.get(split, ()), split) if name in splits), None)
         if name is None:

@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.vocabulary import count_unknown, unknown_id
+from tinybert_ds.data.word_list import WordTable
 from tinybert_ds.errors import ModelError
 
 STOP_WORDS = frozenset(
@@ -51,11 +52,14 @@ class Sentence(NamedTuple):
 class SentenceSplitter:
     """Splits texts into words and pieces.
 
+    Args:
+        words: which Chinese characters are a word together; None: each is one.
+
     Raises:
         ModelError: a tokeniser that is not WordPiece: only there a piece that is no `##` begins a word.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, words: WordTable | None = None) -> None:
         backend = tokenizer.backend_tokenizer
         kind = type(backend.model).__name__
         if kind != "WordPiece" or backend.pre_tokenizer is None:
@@ -65,11 +69,13 @@ class SentenceSplitter:
             )
         self._backend: Tokenizer = backend
         self._unknown_id = unknown_id(backend)
+        self._words = words
 
     def split(self, texts: Sequence[str]) -> list[Sentence]:
         """The sentences of texts, in their order."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [self._sentence(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        found = [self._sentence(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        return found if self._words is None else _with_words(found, self._words)
 
     def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
         """Count the pieces of texts that are unknown to the tokeniser, and all their pieces."""
@@ -94,26 +100,45 @@ class SentenceSplitter:
         return Sentence(text, words, tuple(encoding.ids), tuple(spans))
 
 
+def _with_words(sentences: Sequence[Sentence], table: WordTable) -> list[Sentence]:
+    """Sentences in which the characters of a word of the list are one word, of as many pieces."""
+    lengths = np.array([len(sentence.piece_ids) for sentence in sentences], dtype=np.int64)
+    pieces = np.array([piece for sentence in sentences for piece in sentence.piece_ids], dtype=np.int64)
+    continues = np.split(table.continues(pieces, lengths), np.cumsum(lengths)[:-1]) if len(pieces) else []
+    joined = []
+    for sentence, inside in zip(sentences, continues, strict=bool(len(pieces))):
+        words: list[str] = []
+        spans: list[tuple[int, int]] = []
+        for word, span in zip(sentence.words, sentence.word_pieces, strict=False):
+            if spans and inside[span[0]] and _CHINESE.fullmatch(word):
+                words[-1], spans[-1] = words[-1] + word, (spans[-1][0], span[1])
+            else:
+                words.append(word)
+                spans.append(span)
+        joined.append(sentence._replace(words=tuple(words), word_pieces=tuple(spans)) if spans else sentence)
+    return joined or list(sentences)
+
+
 def eligible_words(sentence: Sentence, *, chinese: bool) -> list[int]:
     """Positions of the words that may be replaced: a-z only after lower-casing and no stop word.
 
     Args:
-        chinese: Chinese characters, each of which is a word, may be replaced as well.
+        chinese: Chinese words may be replaced as well, each character by itself where there is no list of words.
     """
     return [
         place
         for place, word in enumerate(sentence.words)
         if (_ENGLISH.fullmatch(word.lower()) and word.lower() not in STOP_WORDS)
-        or (chinese and len(word) == 1 and _CHINESE.fullmatch(word))
+        or (chinese and all(map(_CHINESE.fullmatch, word)))
     ]
 
 
 def join_words(words: Sequence[str], *, chinese: bool) -> str:
-    """Words with a space between two of them; with `chinese` none beside a word that is a Chinese character."""
+    """Words with a space between two of them; with `chinese` none beside a Chinese character."""
     if not chinese or not words:
         return " ".join(words)
     parts = []
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        close = not following or _CHINESE.fullmatch(word) or _CHINESE.fullmatch(following)
+        close = not following or _CHINESE.fullmatch(word[-1]) or _CHINESE.fullmatch(following[0])
         parts.append(word if close else f"{word} ")
     return "".join(parts)

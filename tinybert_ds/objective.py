@@ -20,7 +20,7 @@ from tinybert_ds.losses import (
     relation_loss,
 )
 from tinybert_ds.targets import LABELS, Target
-from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms, unit_outputs
 
 Padding = Literal["valid", "reference"]
 ProjectionKind = Literal["per_layer", "shared", "none"]
@@ -257,8 +257,8 @@ class PredictionObjective(nn.Module):
 
         Without a teacher's output and labels (evaluation) the logits alone.
         """
-        logits = student.logits
-        assert logits is not None
+        assert student.logits is not None
+        logits = unit_outputs(student.logits, batch)
         if batch.labels is None and teacher is None:
             return {"logits": logits.detach()}
         total, terms = logits.new_zeros((), dtype=torch.float32), {}
@@ -266,7 +266,7 @@ class PredictionObjective(nn.Module):
         if self.weight:
             assert teacher is not None
             assert teacher.logits is not None
-            outputs = self._answers(teacher.logits)
+            outputs = self._answers(unit_outputs(teacher.logits, batch))
             trusted = self.target.confidence(outputs, batch) if self.mixes else None
             prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
             total = total + self.weight * prediction_loss
@@ -281,7 +281,7 @@ class PredictionObjective(nn.Module):
         return {"loss": total, **terms, "logits": logits.detach()}
 
     def _answers(self, logits: Tensor) -> Tensor:
-        """The teacher's logits (B, C) or (B, S, C) in the order of the task's classes."""
+        """The teacher's logits (n, C) in the order of the task's classes."""
         columns = self.teacher_columns
         return logits.index_select(-1, columns) if isinstance(columns, Tensor) else logits
 

@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     rows: float
     tokens: float  # padding="valid": Σ length; padding="reference": rows · S
     token_pairs: float  # padding="valid": Σ length²; padding="reference": rows · S²
-    units: float = 0.0  # `Batch.units`; 0 where each row is one
+    units: float = 0.0  # `Batch.units`, or pairs of rows of one group; 0 where losses count rows alone
 
 
 class Batch(NamedTuple):
@@ -41,6 +41,7 @@ class Batch(NamedTuple):
     padded: bool = True
     """Whether some row has padding, known where the batch is made: no device is asked. True where it is not known."""
     units: Tensor | None = None  # (B, S) bool: the tokens that are answered, each by itself; None: rows are
+    groups: Tensor | None = None  # (B,) int64: rows of one group may be compared; None: nothing says so
 
 
 class EncoderOutput(NamedTuple):

@@ -143,6 +143,7 @@ def settings(model: Path, vectors: Path, columns: int) -> AugmentationSettings:
         probability=PROBABILITY,
         seed=0,
         chinese=False,
+        word_list=None,
         teacher=None,
         teacher_labels=None,
         confidence=0.0,

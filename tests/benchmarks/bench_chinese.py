@@ -112,11 +112,11 @@ def masked_batch(stream: np.ndarray, size: int, generator: torch.Generator) -> t
 class Road:
     """The commands of one seed, each in a directory of its own; those that have finished are not run again."""
 
-    def __init__(self, out_dir: Path, data: Path, seed: int, epochs: int) -> None:
+    def __init__(self, out_dir: Path, data: Path, seed: int, *, epochs: int, general_steps: int) -> None:
         self.common, self.folder, self.epochs = out_dir, out_dir / f"seed-{seed}", epochs
         task = ["--data_dir", data, "--task_file", out_dir / "task.yaml", "--cache_dir", out_dir / "cache"]
         self._task = [*task, "--seed", seed, "--eval_step", 100, "--train_batch_size", 32]
-        self._seed = seed
+        self._seed, self._general_steps = seed, general_steps
 
     def run(self) -> dict[str, float]:
         """Run all commands; return the accuracy of each entry of ENTRIES."""
@@ -125,8 +125,9 @@ class Road:
         self._stage("finetune_teacher", "teacher", ["--model", bert, *self._fine(3, 2e-4)])
         self._stage("finetune_teacher", "unprepared", [*unprepared, *self._fine(3, 2e-4)])
         general = ["--pregenerated_data", self.common / "shards", "--teacher_model", bert, "--student_model", student]
-        general += ["--max_steps", 300, "--train_batch_size", 32, "--learning_rate", 5e-4, "--seed", self._seed]
-        self._stage("general_distill", "general", [*general, "--max_seq_length", LENGTH])
+        general += ["--max_steps", self._general_steps, "--train_batch_size", 32]
+        general += ["--learning_rate", 5e-4, "--seed", self._seed, "--max_seq_length", LENGTH]
+        self._stage("general_distill", "general", general)
         teacher = ["--teacher_model", self.folder / "teacher"]
         begin = ["--student_model", self.folder / "general", *teacher, *self._fine(self.epochs, 5e-4)]
         self._stage("task_distill", "intermediate", begin)
@@ -173,12 +174,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--mlm_steps", type=int, default=1500)
+    parser.add_argument("--general_steps", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=3, help="of each stage of task distillation")
     options = parser.parse_args(arguments)
     out, texts = options.out_dir.absolute(), read_texts(options.data / "train.tsv")
     out.mkdir(parents=True, exist_ok=True)
     prepare(out, texts, options.mlm_steps)
-    found = {seed: Road(out, options.data.absolute(), seed, options.epochs).run() for seed in options.seeds}
+    budget = {"epochs": options.epochs, "general_steps": options.general_steps}
+    found = {seed: Road(out, options.data.absolute(), seed, **budget).run() for seed in options.seeds}
     labels = [line.rsplit("\t", 1)[1] for line in (options.data / "dev.tsv").read_text("utf-8").splitlines()[1:]]
     majority = max(labels.count(label) for label in set(labels)) / len(labels)
     told: dict[str, Any] = json.loads((out / "mlm.json").read_text())

@@ -6,8 +6,9 @@ A 12-layer teacher of width 768 in fp16 and the 4L_312 student in bf16 under ZeR
 rows, on a step that is not logged. Teacher, student, losses and backward run at full size on tensors without data
 (`launch_counter`), where whatever waits for the device fails. What DeepSpeed adds (hooks, norm, clipping, AdamW) is
 counted in a real engine of narrow models on the CPU: launches do not depend on the width; its bytes are those of the
-student's parameters. "busy ms" is the time if each launch takes what its bytes or products take, two microseconds at
-least; "host ms" is that of the launches at `HOST_SECONDS` each.
+student's parameters. "launched one by one" is `--cuda_graphs off`, "recorded" a replay. "busy ms" is the time if each
+launch takes what its bytes or products take, two microseconds at least; "host ms" is that of the launches at
+`HOST_SECONDS` each.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from transformers import BertConfig, BertModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import bench_step
-from tests.benchmarks.launch_counter import LaunchCounter, Tally, counting
+from tests.benchmarks.launch_counter import CountingRecorder, LaunchCounter, Tally, counting
 from tests.benchmarks.measurement import replace_section
+from tinybert_ds.engine.graphs import RecordedStudent, RecordedTeacher
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.build import STUDENTS_DIR
@@ -99,38 +101,45 @@ def configs(width_divisor: int = 1) -> tuple[BertConfig, BertConfig]:
     )  # type: ignore[return-value]
 
 
-def modules(teacher_config: BertConfig, student_config: BertConfig) -> tuple[CapturingEncoder, DistilledStudent]:
+def modules(
+    teacher_config: BertConfig, student_config: BertConfig, device: str = "cpu"
+) -> tuple[CapturingEncoder, DistilledStudent]:
     """Return the teacher's encoder and the student with its objective, in training."""
     depth = student_config.num_hidden_layers
-    teacher = CapturingEncoder(
-        BertModel(teacher_config).eval(),
-        states=LAYER_MAP,
-        attention_layers=attention_layers(LAYER_MAP),
-        logits=False,
-    )
-    student = CapturingEncoder(
-        BertModel(student_config), states=range(depth + 1), attention_layers=range(depth), logits=False
-    )
-    freeze_unused(student)
     widths = student_config.hidden_size, teacher_config.hidden_size
-    objective = IntermediateObjective(depth, *widths, projection="per_layer", padding="valid")
+    with torch.device(device):
+        models = BertModel(teacher_config).eval(), BertModel(student_config)
+        objective = IntermediateObjective(depth, *widths, projection="per_layer", padding="valid")
+    layers = attention_layers(LAYER_MAP)
+    teacher = CapturingEncoder(models[0], states=LAYER_MAP, attention_layers=layers, logits=False)
+    student = CapturingEncoder(models[1], states=range(depth + 1), attention_layers=range(depth), logits=False)
+    freeze_unused(student)
     return teacher, DistilledStudent(student, objective).train()
 
 
-def count_models(case: Case, teacher: CapturingEncoder, student: DistilledStudent) -> LaunchCounter:
-    """Count the models' part of a step; they have no data."""
+def count_models(
+    case: Case, teacher: CapturingEncoder, student: DistilledStudent, *, recorded: bool
+) -> dict[str, Tally]:
+    """Count the models' part of a step; they have no data. Recorded, it is the third of the shape, a replay."""
     counter = LaunchCounter()
+    asked: Any = teacher
+    if recorded:
+        asked = RecordedTeacher(teacher, CountingRecorder(counter))
+        student.runner = RecordedStudent(student, CountingRecorder(counter), teacher=asked)
     with counting(counter), gradients_only():
         batch = padded_batch(case.rows, case.length)
-        with torch.no_grad():
-            counter.part("teacher")
-            lesson = teacher(batch)
-        counter.part("student")
-        loss = student(batch, lesson)["loss"]
-        del lesson
-        counter.part("backward")
-        loss.backward()
-    return counter
+        for _ in range(3 if recorded else 1):
+            counter.tallies.clear()
+            student.teacher_check = None
+            with torch.no_grad():
+                counter.part("teacher")
+                lesson = asked(batch)
+            counter.part("student")
+            loss = student(batch, lesson)["loss"]
+            counter.part("backward")
+            loss.backward()
+            student.zero_grad(set_to_none=True)
+    return counter.tallies
 
 
 def count_engine(config: str = "zero2_bf16.json") -> Tally:
@@ -164,13 +173,11 @@ def count_engine(config: str = "zero2_bf16.json") -> Tally:
     return Tally(launches=launches[1] - launches[0])
 
 
-def count(case: Case, engine: Tally) -> Counted:
-    """Count a step of a case; `engine` is `count_engine`'s."""
-    with torch.device("cpu"):
-        teacher, student = modules(*configs())
+def count(case: Case, engine: Tally, *, recorded: bool) -> Counted:
+    """Count a step of a case, launched one by one or replayed; `engine` is `count_engine`'s."""
+    teacher, student = modules(*configs(), device="meta")
     parameters = count_parameters(student)
-    teacher, student = (module.to_empty(device="meta") for module in (teacher.half(), student.bfloat16()))
-    tallies = count_models(case, teacher, student).tallies
+    tallies = count_models(case, teacher.half(), student.bfloat16(), recorded=recorded)
     own = Tally()
     own.add(engine.launches, parameters * (3 * 4 * 2 + 2 * 2 * 3))  # masters and moments, gradients and copies
     return Counted(tallies["teacher"], tallies["student"], tallies["backward"], own)
@@ -202,8 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in values.cases:
-        lines.append(line(name, CASES[name], count(CASES[name], engine)))
-        print(lines[-1], flush=True)
+        for recorded in (False, True):
+            what = f"{name}, {'recorded' if recorded else 'launched one by one'}"
+            lines.append(line(what, CASES[name], count(CASES[name], engine, recorded=recorded)))
+            print(lines[-1], flush=True)
     table = "\n".join(lines) + "\n"
     if values.readme:
         replace_section(values.readme, table)

@@ -20,12 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.support import standin_gpu
+from tinybert_ds.engine.graphs import Recorded, Work
 from tinybert_ds.losses import triton_attention
 
 BYTES_PER_SECOND = 2.7e12  # of an H100's 3.35 TB/s, what copies reach
 HALF_FLOPS, TF32_FLOPS, FULL_FLOPS = 600e12, 250e12, 50e12  # of products that fill the chip, 2 for each multiply-add
 LEAST_SECONDS = 2e-6
 """What a kernel takes at least, its start included."""
+
+LAUNCHES_OF_REPLAY = 3
 
 FREE = frozenset(
     """empty empty_like empty_strided new_empty new_empty_strided detach alias _unsafe_view lift_fresh view
@@ -110,6 +113,36 @@ def product_of(func: Any, args: Sequence[Any]) -> tuple[float, float]:
     left, right = (args[place] for place in PRODUCTS[name])
     rate = HALF_FLOPS if left.dtype in (torch.float16, torch.bfloat16) else FULL_FLOPS
     return 2.0 * left.numel() * right.shape[-1], rate
+
+
+class CountingRecorder:
+    """Counts a recording as what replays it: the graph, and the generator's seed and offset put in their places.
+
+    Its work is counted for the bytes, the products and the time that a replay takes.
+    """
+
+    def __init__(self, counter: LaunchCounter) -> None:
+        self._counter = counter
+
+    def record(self, work: Work) -> Recorded:
+        """Do the work once, counted apart."""
+        outer, inner = self._counter.tally, Tally()
+        self._counter.tally = inner
+        outputs = tuple(work())
+        self._counter.tally = outer
+
+        def replay() -> None:
+            tally = self._counter.tally
+            tally.launches += LAUNCHES_OF_REPLAY
+            tally.bytes += inner.bytes
+            tally.flops += inner.flops
+            tally.seconds += inner.seconds
+
+        return Recorded(outputs, replay)
+
+    def has_room(self) -> bool:
+        """There always is."""
+        return True
 
 
 @contextmanager

@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "max_seq_length": 64,
     "train_batch_size": 32,
-    "max_steps": 300,
-    "learning_rate": 3e-4,
-    "calibration_tokens": 40_000,
-    "eval_step": 100,
+    "max_steps": 2000,
+    "learning_rate": 1e-4,
+    "calibration_tokens": 100_000,
+    "eval_step": 500,
 }
-PROSE_TEXTS = 2_000
+PROSE_TEXTS = 5_000
 WORDS = range(5, 61)
 """Of a paragraph that is taken: the others are headings, or would be cut."""
 
@@ -118,11 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         texts.append(write_prose(out_dir / "prose.txt", values.prose))
     words = ["--teacher_model", values.teacher, "--student_model", values.student, "--texts", *texts]
     words += ["--text_column", "sentence1", "sentence2", "--cache_dir", out_dir, "--sts", values.sts / "dev.tsv"]
+    words += ["--deepspeed_config", ROOT / "ds_configs" / "zero0_fp32.json"]
     words += [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
     students = {seed: student_scores(out_dir / f"seed-{seed}", [*words, "--seed", seed]) for seed in values.seeds}
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
     machine = ", ".join(f"{name} {value}" for name, value in environment().items())
-    content = f"{machine}\n\nStudent {values.student}; {settings}.\n\n{table(teacher, students)}"
+    content = f"{machine}\n\nStudent {values.student}, fp32; {settings}.\n\n{table(teacher, students)}"
     values.out.write_text(content, encoding="utf-8")
     print(content)
 

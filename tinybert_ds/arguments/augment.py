@@ -33,7 +33,10 @@ class AugmentArguments(groups.KnownOrOwnTask, groups.Casing, groups.StatedLabels
     M: int = result("Candidates of a word.", 15, least=1)
     p: float = result("Probability that a word is replaced.", 0.4, least=0, most=1)
     seed: int = like(groups.SEED, help="Seed of the draws; each row has its own.")
-    chinese: bool = result("Replace Chinese characters as well, each of them as a word.", False)
+    chinese: bool = result(
+        "Replace Chinese words as well: each character by itself, or with --word_list those of the list.", False
+    )
+    word_list: str | None = like(groups.WORD_LIST)
     teacher_filter: str | None = data("Fine-tuned teacher that judges the variants.", None, path=True)
     teacher_confidence: float = result(
         "Variants whose likeliest label has a lower probability are dropped.", 0.9, resolved=True, least=0, most=1
@@ -50,6 +53,8 @@ class AugmentArguments(groups.KnownOrOwnTask, groups.Casing, groups.StatedLabels
         found = super().problems()
         if (self.glove_embs is None) == (not self.no_glove):
             found.append("give one of --glove_embs and --no_glove")
+        if self.word_list is not None and not self.chinese:
+            found.append("--word_list is for Chinese words: add --chinese, or drop it")
         if (self.glue_dir is None) == (self.data_dir is None):
             found.append("give one of --glue_dir and --data_dir")
         if self.task_file is not None and self.data_dir is None:

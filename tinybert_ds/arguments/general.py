@@ -12,6 +12,7 @@ from tinybert_ds.arguments.groups import (
     STUDENT_MODEL,
     STUDENT_TOKENIZER,
     TEACHER_MODEL,
+    WORD_LIST,
     Corpora,
     Sampling,
 )
@@ -68,6 +69,7 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
     eval_step: int | None = like(EVAL_STEP, None, help="Published name of --save_steps in this command.")
     eval_fraction: float = data("Share of documents held out for eval_loss; 0: none.", 0.005, least=0, below=1)
     eval_steps: int | None = pace("Steps between two evaluations of eval_loss. Default: --save_steps.", None, least=1)
+    word_list: str | None = like(WORD_LIST)
     full_sentences: bool = data(
         "Fill samples with whole sentences of one document after the other; no sentence pairs.", False
     )
@@ -130,6 +132,8 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
                 f"--save_steps {self.save_steps} and --eval_step {self.eval_step} are two names of one setting here; "
                 "give one of them"
             )
+        if self.word_list is not None and not self.do_whole_word_mask:
+            found.append("--word_list says which characters are masked together: add --do_whole_word_mask, or drop it")
         if self.continue_train and self.init in ("teacher", "svd"):
             found.append(
                 f"--init {self.init} and --continue_train contradict each other: the student's weights are in "

@@ -36,6 +36,13 @@ STUDENT_TOKENIZER = data(
     None,
     path=True,
 )
+WORD_LIST = data(
+    "Words of a language without spaces, such as Chinese: a file with a word a line and perhaps its frequency; or "
+    "jieba for the dictionary of that package.",
+    None,
+    path=True,
+    metavar="FILE|jieba",
+)
 EVAL_STEP = pace("Steps between two evaluations on the task's evaluation split.", 50, least=1)
 DATASET = data("What datasets.load_dataset opens: a name on the hub, or a local copy.", None, path=True, metavar="NAME")
 DATASET_CONFIG = data("Its configuration.", None, metavar="NAME")

@@ -1,8 +1,8 @@
 """Recipes: settings of the training commands as YAML, a section for each stage.
 
 A recipe says how to learn and never what or where: models, data and directories stay on the command line, whose flags
-win over the recipe. The shipped ones are those of the paper and of CLUE, a file each: sections, and where a task
-differs.
+win over the recipe. The shipped ones are those of the paper and of CLUE, a file each (sections, and where a task
+differs), and one for small students.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tinybert_ds.foreign_text import listed
 from tinybert_ds.strict_formats import read_yaml
 
 _RECIPES = Path(tinybert_ds.__file__).parent / "recipes"
-PAPER, CLUE = _RECIPES / "paper.yaml", _RECIPES / "clue.yaml"
+PAPER, CLUE, SMALL = (_RECIPES / f"{name}.yaml" for name in ("paper", "clue", "small"))
 
 
 def shipped_recipes() -> dict[str, dict[str, Any]]:
     """Return the recipes that come with the package, name -> sections."""
-    found = {"paper/general": {"general": _read(PAPER)["general"]}}
+    found = {"paper/general": {"general": _read(PAPER)["general"]}, "small": _read(SMALL)}
     for file in (PAPER, CLUE):
         sections = _read(file)
         exceptions = sections.pop("exceptions")

@@ -133,6 +133,12 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         "teacher's (prediction_loss).",
         "gold",
     )
+    score_loss: Literal["mse", "margin_mse"] = _prediction(
+        "For tasks with scores, against the teacher: mean squared error, or that of the margins between the rows of a "
+        "query (`group` of the task file).",
+        "mse",
+        later=True,
+    )
     teacher_max_seq_length: int | None = result(
         "Longest row in the teacher's tokens, where it has a tokeniser of its own. Default: --max_seq_length.",
         None,

@@ -21,7 +21,9 @@ from tinybert_ds.data.samples import PADDING_MULTIPLE
 from tinybert_ds.types import Batch, Counts
 
 Padding = Literal["valid", "reference"]
-INFINITE_COUNTS = Counts(rows=float("inf"), tokens=float("inf"), token_pairs=float("inf"))
+INFINITE_COUNTS = Counts(*(float("inf") for _ in Counts._fields))
+IGNORED = -100
+"""The label of a token that is not answered."""
 
 Item = TypeVar("Item")
 
@@ -59,7 +61,9 @@ class Rows(NamedTuple):
     lengths: Ints  # (n,)
     first_lengths: Ints  # (n,) leading tokens of token type 0; the others are of type 1
     sample_ids: Ints  # (n,)
-    labels: NDArray | None = None  # (n,) integer class ids or floating scores
+    labels: NDArray | None = None  # (n, ...) integer or floating; with units (Σ lengths,)
+    units: NDArray[np.bool_] | None = None  # (Σ lengths,) which tokens are answered; None: rows are
+    groups: Ints | None = None  # (n,) which rows belong together
 
 
 class RowLayout(NamedTuple):
@@ -105,18 +109,22 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     return [steps[step] for step in permutation(make_key(key, "steps"), full)] + steps[full:]
 
 
-def split_rows(n_rows: int, parts: int) -> list[slice]:
-    """Cut `n_rows` into `parts` consecutive slices, as even as can be; some are empty when there are too few rows."""
-    edges = [n_rows * part // parts for part in range(parts + 1)]
+def split_rows(n_rows: int, parts: int, together: int = 1) -> list[slice]:
+    """Cut `n_rows` into `parts` consecutive slices, as even as can be; some are empty when there are too few rows.
+
+    Args:
+        together: So many neighbours stay in one slice.
+    """
+    edges = [n_rows // together * part // parts * together for part in range(parts)] + [n_rows]
     return [slice(begin, end) for begin, end in itertools.pairwise(edges)]
 
 
-def rank_rows(step_rows: Ints, *, rank: int, world_size: int, accumulation: int) -> list[Ints]:
+def rank_rows(step_rows: Ints, *, rank: int, world_size: int, accumulation: int, together: int = 1) -> list[Ints]:
     """The rows of a step (r,) that one rank takes in each of its micro-steps; some are empty in a short step.
 
     Part `micro_step · world_size + rank` of the step's rows belongs to that micro-step of that rank.
     """
-    slices = split_rows(len(step_rows), world_size * accumulation)
+    slices = split_rows(len(step_rows), world_size * accumulation, together)
     return [step_rows[part] for part in slices[rank::world_size]]
 
 
@@ -128,13 +136,18 @@ def padded_length(lengths: Ints, layout: RowLayout) -> int:
     return max(longest, min(-(-longest // PADDING_MULTIPLE) * PADDING_MULTIPLE, layout.max_seq_length))
 
 
-def step_counts(lengths: Ints, padded: int, padding: Padding, parts: int) -> Counts:
-    """What each of the `parts` micro-batches of a step divides its losses by (see `types.Counts`)."""
+def step_counts(lengths: Ints, padded: int, padding: Padding, parts: int, units: int = 0) -> Counts:
+    """What each of the `parts` micro-batches of a step divides its losses by (see `types.Counts`).
+
+    Args:
+        units: Tokens of the step that are answered.
+    """
     lengths = np.full_like(lengths, padded) if padding == "reference" else lengths
     return Counts(
         rows=len(lengths) / parts,
         tokens=int(lengths.sum()) / parts,
         token_pairs=int((lengths**2).sum()) / parts,
+        units=units / parts,
     )
 
 
@@ -147,6 +160,8 @@ def step_batches(
     rank: int,
     world_size: int,
     accumulation: int,
+    units: Ints | None = None,
+    pairs: int | None = None,
 ) -> list[Batch]:
     """The micro-batches that one rank takes in one optimizer step.
 
@@ -158,23 +173,28 @@ def step_batches(
         step_rows: (r,) row numbers of the whole step, from `plan_window`.
         lengths: (n,) lengths of all rows that the row numbers point into.
         fetch: reads rows; called once per micro-batch, only for rows of this rank.
+        units: (n,) tokens that are answered in all rows; None: rows are.
+        pairs: Pairs of rows of one group in this step, which stay together; None: rows are not compared.
     """
     step_lengths = lengths[step_rows]
     padded = padded_length(step_lengths, layout)
-    counts = step_counts(step_lengths, padded, layout.padding, world_size * accumulation)
+    answered = pairs or 0 if units is None else int(units[step_rows].sum())
+    together = 1 if pairs is None else 2
+    counts = step_counts(step_lengths, padded, layout.padding, world_size * accumulation, answered)
     batches = []
-    for mine in rank_rows(step_rows, rank=rank, world_size=world_size, accumulation=accumulation):
+    for mine in rank_rows(step_rows, rank=rank, world_size=world_size, accumulation=accumulation, together=together):
         if len(mine):
             batches.append(collate(fetch(mine), padded, layout, counts))
         else:
             filler = fetch(step_rows[:1])
-            filler = filler._replace(sample_ids=np.full_like(filler.sample_ids, -1))
+            nothing = None if filler.units is None else np.zeros_like(filler.units)
+            filler = filler._replace(sample_ids=np.full_like(filler.sample_ids, -1), units=nothing)
             batches.append(collate(filler, padded, layout, INFINITE_COUNTS))
     return batches
 
 
 def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch:
-    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B,) int64 or float32.
+    """Rows as padded tensors: ids, mask and types (B, S) int64, labels (B, ...) int64 or float32, units (B, S) bool.
 
     Types are always those of the rows; a model without segments leaves them aside.
     """
@@ -183,10 +203,13 @@ def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch
     input_ids = np.full(mask.shape, layout.pad_id, dtype=np.int64)
     input_ids[mask] = rows.tokens
     types = mask & (column >= rows.first_lengths[:, None])
-    labels = None
+    labels = units = None
     if rows.labels is not None:
         wanted = np.float32 if np.issubdtype(rows.labels.dtype, np.floating) else np.int64
-        labels = torch.from_numpy(rows.labels.astype(wanted))
+        values = rows.labels if rows.units is None else _padded(rows.labels, mask, IGNORED)
+        labels = torch.from_numpy(values.astype(wanted))
+    if rows.units is not None:
+        units = torch.from_numpy(_padded(rows.units, mask, False))
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(mask.astype(np.int64)),
@@ -195,7 +218,16 @@ def collate(rows: Rows, padded: int, layout: RowLayout, counts: Counts) -> Batch
         sample_ids=torch.from_numpy(rows.sample_ids.astype(np.int64)),
         counts=counts,
         padded=bool((rows.lengths < padded).any()),
+        units=units,
+        groups=None if rows.groups is None else torch.from_numpy(rows.groups.astype(np.int64)),
     )
+
+
+def _padded(values: NDArray, mask: NDArray[np.bool_], fill: int | bool) -> NDArray:
+    """(Σ lengths,) -> (B, S)."""
+    padded = np.full(mask.shape, fill, dtype=values.dtype)
+    padded[mask] = values
+    return padded
 
 
 def spans(begins: Ints, ends: Ints) -> Ints:

@@ -98,6 +98,7 @@ class CorpusSource:
         short_seq_prob: share of documents cut into shorter samples; none in the eval split.
         max_samples: an epoch ends after so many samples.
         verification: checks the files in the background; the first damaged one ends the run.
+        word_list: words of a language without spaces, for whole-word masking, see `load_word_list`.
 
     Raises:
         ConfigError: arguments out of range.
@@ -123,6 +124,7 @@ class CorpusSource:
         max_predictions_per_seq: int | None = None,
         max_samples: int | None = None,
         verification: Verification | None = None,
+        word_list: str | None = None,
     ) -> None:
         paths = [directories] if isinstance(directories, str | Path) else directories
         corpora = [open_corpus(path) for path in paths]
@@ -158,7 +160,7 @@ class CorpusSource:
         self._weights = weights
         self._layout = RowLayout(padding, max_seq_length, self.special_ids.pad)
         self._template = _template(self.special_ids, self.sampling)
-        self._masking = make_masking(corpora[0], self.sampling)
+        self._masking = make_masking(corpora[0], self.sampling, word_list)
         self._corpora = corpora
         selections = [
             _select(corpus, split, eval_fraction, self.special_ids, self.sampling, self._template) for corpus in corpora
@@ -179,12 +181,14 @@ class CorpusSource:
     @property
     def identity(self) -> dict[str, Any]:
         """What changes the samples, by name: data, sampling, split; neither seed nor batch size nor padding."""
+        words = None if self._masking is None else self._masking.words
         return {
             "data": [corpus.manifest.fingerprint for corpus in self._corpora],
             "corpus_weights": None if self._weights is None else list(self._weights),
             "sampling": asdict(self.sampling),
             "eval_fraction": self._eval_fraction,
             "max_train_samples": self._max_samples,
+            **({} if words is None else {"word_list": words.fingerprint}),
         }
 
     @property

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tinybert_ds.data.blocks import Selection, is_held_out
-from tinybert_ds.data.manifest import Corpus, Sampling, continuation_mask
+from tinybert_ds.data.manifest import Corpus, Sampling, continuation_mask, tokens_of
 from tinybert_ds.data.masking import Masking
 from tinybert_ds.data.tokenizer import SpecialIds
+from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.errors import ConfigError, DataError, raise_all
 
 _DOCUMENTS_AT_ONCE = 1 << 16
@@ -103,22 +104,32 @@ def check_documents(
     )
 
 
-def make_masking(corpus: Corpus, sampling: Sampling) -> Masking | None:
+def make_masking(corpus: Corpus, sampling: Sampling, word_list: str | None = None) -> Masking | None:
     """How tokens are masked; None when nothing is.
 
+    Args:
+        word_list: See `load_word_list`.
+
     Raises:
-        DataError: whole words are wanted, but the vocabulary does not mark them.
+        ConfigError, DataError: whole words are wanted, but the vocabulary does not mark them and no list has them.
     """
     special = corpus.manifest.special_ids
+    words = None
+    if word_list is not None:
+        words = load_word_list(word_list, tokens_of(corpus.directory))
     if sampling.masked_lm_prob == 0 or special.mask is None:
         return None
     is_special = np.zeros(special.vocab_size, dtype=bool)
     is_special[list(special.all_special)] = True
+    continuation = None
+    if sampling.whole_word:
+        continuation = continuation_mask(corpus.directory, special.vocab_size, listed=words is not None)
     return Masking(
         probability=sampling.masked_lm_prob,
         max_predictions=sampling.max_predictions_per_seq,
         mask_id=special.mask,
         special=is_special,
         replacements=np.flatnonzero(~is_special).astype(np.int64),
-        continuation=continuation_mask(corpus.directory, special.vocab_size) if sampling.whole_word else None,
+        continuation=continuation,
+        words=words if sampling.whole_word else None,
     )

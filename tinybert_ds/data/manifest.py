@@ -308,8 +308,18 @@ def _from_document(document: _Document) -> Manifest:
     return manifest
 
 
-def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##") -> np.ndarray:
+def tokens_of(directory: Path) -> dict[str, int]:
+    """Token -> id of a corpus's tokeniser, whose file `open_corpus` has found to be as it was written; without those
+    that were added."""
+    vocabulary = json.loads((directory / TOKENIZER_NAME).read_text(encoding="utf-8"))["model"]["vocab"]
+    return dict(vocabulary) if isinstance(vocabulary, dict) else {piece: n for n, (piece, _) in enumerate(vocabulary)}
+
+
+def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
     """(vocab_size,) bool: which ids continue a word, for whole-word masking.
+
+    Args:
+        listed: Whether a list says which characters belong together, so that pieces need not.
 
     Raises:
         DataError: the corpus's tokeniser is missing, or does not show where words begin.
@@ -317,11 +327,14 @@ def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##") -> n
     path = directory / TOKENIZER_NAME
     if not path.is_file():
         raise DataError(f"{str(path)!r} is missing; whole-word masking needs it. Write the corpus again.")
-    return continuations(path.read_text(encoding="utf-8"), vocab_size, prefix)
+    return continuations(path.read_text(encoding="utf-8"), vocab_size, prefix, listed=listed)
 
 
-def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##") -> np.ndarray:
+def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
     """(vocab_size,) bool: which ids of a tokeniser continue a word.
+
+    Args:
+        listed: See `continuation_mask`.
 
     Raises:
         DataError: its vocabulary does not show where words begin: it marks no pieces, or consists of Chinese
@@ -332,13 +345,13 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##") -> n
     if isinstance(vocabulary, dict):
         mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True
         chinese = sum(len(token) == 1 and "\u4e00" <= token <= "\u9fff" for token in vocabulary)
-        if chinese > _CHINESE_SHARE * len(vocabulary):
+        if chinese > _CHINESE_SHARE * len(vocabulary) and not listed:
             raise DataError(
                 f"whole-word masking needs to know where words begin, and this tokeniser cuts Chinese text into "
                 f"characters ({chinese:,} of its {len(vocabulary):,} tokens are one). Leave --do_whole_word_mask away: "
-                "characters are masked one by one."
+                "characters are masked one by one; or give it in general distillation, with a --word_list."
             )
-    if not mask.any():
+    if not mask.any() and not listed:
         raise DataError(
             f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; this "
             "tokeniser has none. Leave --do_whole_word_mask away."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinybert_ds.data.order import Ints, random_bits
+from tinybert_ds.data.word_list import WordTable
 
 _NO_CANDIDATE = np.uint64(1 << 63)
 _SCORE_BITS = np.uint64((1 << 63) - (1 << 20))  # between that bit and those of a position
@@ -30,6 +31,7 @@ class Masking:
     special: NDArray[np.bool_]  # (vocabulary,) never masked
     replacements: Ints  # (r,) ids that a random token is drawn from
     continuation: NDArray[np.bool_] | None  # (vocabulary,) pieces inside a word; None: tokens are masked one by one
+    words: WordTable | None = None  # of a language without spaces, whose characters belong together
 
 
 def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking: Masking) -> Ints:
@@ -51,7 +53,10 @@ def mask_tokens(key: int, sample_ids: Ints, tokens: Ints, lengths: Ints, masking
     if masking.continuation is None:
         chosen = _choose(row_keys, maskable, lengths, budget)
     else:
-        chosen = _choose_words(row_keys, maskable, lengths, budget, masking.continuation[tokens])
+        continuation = masking.continuation[tokens]
+        if masking.words is not None:
+            continuation = continuation | masking.words.continues(tokens, lengths)
+        chosen = _choose_words(row_keys, maskable, lengths, budget, continuation)
     places, begins = np.flatnonzero(chosen), np.cumsum(lengths) - lengths
     rows = np.repeat(np.arange(len(lengths)), np.add.reduceat(chosen, begins, dtype=np.int64))
     bits = random_bits(row_keys[rows], places - begins[rows] + _REPLACEMENT_COUNTER)

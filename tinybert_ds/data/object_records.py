@@ -36,6 +36,14 @@ class Records(NamedTuple):
     class_names: Mapping[str, Sequence[str]] = {}  # column -> what its numbers stand for, where the file says it
 
 
+class Objects(NamedTuple):
+    """The rows of a file as they are, each an object; the file is read while they are taken."""
+
+    unit: str  # what the file counts in, see `Records`
+    rows: Iterator[tuple[int, Mapping[str, Any]]]  # (1-based number, object)
+    class_names: Mapping[str, Sequence[str]] = {}  # column -> what its numbers stand for
+
+
 def find_column(names: Sequence[str], wanted: str) -> list[int]:
     """Return the positions of a column's name: as it is written, or else whatever its capitals."""
     exact = [at for at, name in enumerate(names) if name.strip() == wanted]
@@ -54,14 +62,17 @@ def json_records(
     Raises:
         OSError, DataError: See `read_records`.
     """
+    return _object_records(path, json_objects(path, encoding, form), needed, arrays)
+
+
+def json_objects(path: Path, encoding: str, form: str = "") -> Objects:
+    """Read the objects of JSON lines or of a JSON list; `form` as in `json_records`."""
     document = None
     if without_compression(path).suffix.lower() == ".json":
         document = _document(path, encoding)
     if document is None:
-        lines = _formed(path, "line", _objects_of_lines(path, encoding), form)
-        return _object_records(path, "line", lines, needed, arrays=arrays)
-    objects = _formed(path, "record", _objects_of_list(path, document), form)
-    return _object_records(path, "record", objects, needed, arrays=arrays)
+        return Objects("line", _formed(path, "line", _objects_of_lines(path, encoding), form))
+    return Objects("record", _formed(path, "record", _objects_of_list(path, document), form))
 
 
 def _formed(
@@ -72,15 +83,24 @@ def _formed(
 
 def parquet_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
     """Read a Parquet file; what its numbers stand for is known where `datasets` wrote it."""
+    return _object_records(path, parquet_objects(path), needed, arrays)
+
+
+def parquet_objects(path: Path) -> Objects:
+    """Read the rows of a Parquet file."""
     file = open_parquet(path)
     batches = file.iter_batches(batch_size=_ROWS_AT_ONCE)
-    names = file.schema_arrow.names
-    objects = _arrow_objects(path, "as Parquet", names, batches)
-    return _object_records(path, "row", objects, needed, _stated_classes(file.schema_arrow), arrays)
+    rows = _arrow_objects(path, "as Parquet", file.schema_arrow.names, batches)
+    return Objects("row", rows, _stated_classes(file.schema_arrow))
 
 
 def dataset_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
     """Read a directory that `save_to_disk` of the `datasets` library wrote."""
+    return _object_records(path, dataset_objects(path), needed, arrays)
+
+
+def dataset_objects(path: Path) -> Objects:
+    """Read the rows of such a directory."""
     if (path / "dataset_dict.json").is_file():
         splits = sorted(inner.name for inner in path.iterdir() if inner.is_dir())
         raise DataError(
@@ -101,8 +121,7 @@ def dataset_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = (
     inner = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
     classes = {name: feature.names for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     batches = dataset.with_format("arrow").iter(_ROWS_AT_ONCE)
-    objects = _arrow_objects(path, "by `datasets`", dataset.column_names, batches)
-    return _object_records(path, "row", objects, needed, classes, arrays)
+    return Objects("row", _arrow_objects(path, "by `datasets`", dataset.column_names, batches), classes)
 
 
 def open_parquet(path: Path) -> parquet.ParquetFile:
@@ -142,18 +161,12 @@ def field_text(value: Any, name: str, place: str, *, needed: bool) -> str:
     raise DataError(f"{place}, column {shown(name)!r}: {found}{inside}; texts are strings, labels strings or numbers")
 
 
-def _object_records(
-    path: Path,
-    unit: str,
-    objects: Iterator[tuple[int, Mapping[str, Any]]],
-    needed: Sequence[str],
-    class_names: Mapping[str, Sequence[str]] = {},
-    arrays: Sequence[str] = (),
-) -> Records:
+def _object_records(path: Path, found: Objects, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
     """The rows of objects, in the columns of the first one, and in those inside its values that are asked for.
 
     Values of `arrays` may be lists, which become JSON.
     """
+    unit, objects = found.unit, found.rows
     first = next(objects, None)
     if first is None:
         return Records(unit, [], iter(()))
@@ -174,7 +187,16 @@ def _object_records(
         return field_text(None if value is _MISSING else value, name, place, needed=name in read)
 
     rows = ((number, [text_of(item, name, number) for name in names]) for number, item in chain([first], objects))
-    return Records(unit, names, rows, class_names)
+    return Records(unit, names, rows, found.class_names)
+
+
+def find_value(item: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a key, or of keys within keys, None where there is none; capitals do not count."""
+    value = _value(item, name)
+    if value is _MISSING:
+        near = [key for key in item if key.lower() == name.lower()]
+        value = item[near[0]] if near else None
+    return value
 
 
 def _value(item: Any, name: str) -> Any:

@@ -11,7 +11,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 
-from tinybert_ds.data.object_records import Records, dataset_records, json_records, open_parquet, parquet_records
+from tinybert_ds.data.object_records import (
+    Objects,
+    Records,
+    dataset_objects,
+    dataset_records,
+    json_objects,
+    json_records,
+    open_parquet,
+    parquet_objects,
+    parquet_records,
+)
 from tinybert_ds.data.task_spec import SplitFile, TextFormat
 from tinybert_ds.data.text_lines import is_quoted, text_rows
 from tinybert_ds.errors import DataError
@@ -95,6 +105,14 @@ def read_records(
             ".parquet, or the whole directory that `save_to_disk` of `datasets` wrote"
         )
     return Records("line", None, text_rows(path, text_format, separator=_SEPARATORS[kind]))
+
+
+def read_objects(path: Path, text_format: TextFormat) -> Objects:
+    """Read a file of objects, JSON, Parquet or a directory of `datasets`, row by row; see `read_records`."""
+    kind = file_format(path)
+    if kind == "dataset":
+        return dataset_objects(path)
+    return parquet_objects(path) if kind == "parquet" else json_objects(path, text_format.encoding)
 
 
 def estimate_rows(paths: Sequence[Path]) -> int | None:

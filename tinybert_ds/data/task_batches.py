@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, spans, step_batches
 from tinybert_ds.data.order import Ints, make_key
+from tinybert_ds.data.row_pairs import count_pairs, plan_pairs
 from tinybert_ds.data.task_files import Examples, Labels
+from tinybert_ds.data.task_spec import GROUPS
 from tinybert_ds.data.tokenizer import returns_token_types
 from tinybert_ds.errors import ConfigError, ModelError
 from tinybert_ds.types import Batch
@@ -32,9 +34,10 @@ class EncodedExamples:
     tokens: NDArray[np.integer]  # (T,)
     offsets: NDArray[np.int64]  # (N + 1,)
     segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
-    labels: Labels | None  # (N,) int64 class ids or float32 scores
+    labels: Labels | None  # (N, ...) as the target has them; where tokens are answered (T,), `IGNORED` elsewhere
     skipped_rows: int = 0  # rows of the file that lack fields and were left out
     columns: Mapping[str, NDArray] = field(default_factory=dict)  # (N, ...) what else is known of each row, by name
+    units: NDArray[np.bool_] | None = None  # (T,) the tokens that are answered; None: rows are
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,6 +46,31 @@ class EncodedExamples:
     def has_second_segments(self) -> bool:
         """Whether any token is of type 1."""
         return bool((self.segment_a_lengths < self.lengths).any())
+
+    @cached_property
+    def unit_offsets(self) -> NDArray[np.int64] | None:
+        """(N + 1,) where the answers of each row's tokens begin among those of all; None: each row has one."""
+        if self.units is None:
+            return None
+        return np.concatenate([[0], np.cumsum(np.add.reduceat(self.units, self.offsets[:-1], dtype=np.int64))])
+
+    @property
+    def num_units(self) -> int:
+        """How many answers there are."""
+        return len(self) if self.unit_offsets is None else int(self.unit_offsets[-1])
+
+    @property
+    def gold(self) -> Labels | None:
+        """The labels of all that is answered, in the order of the rows."""
+        return self.labels if self.labels is None or self.units is None else self.labels[self.units]
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """The number of the group that each of all that is answered belongs to; None: nothing says so."""
+        groups = self.columns.get(GROUPS)
+        if groups is None or self.unit_offsets is None:
+            return groups
+        return np.repeat(groups, np.diff(self.unit_offsets))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -56,7 +84,8 @@ class EncodedExamples:
         for part in (self.tokens, self.offsets, self.segment_a_lengths, self.labels):
             digest.update(b"none" if part is None else f"{part.dtype}{part.shape}".encode())
             digest.update(b"" if part is None else np.ascontiguousarray(part).data)
-        for name, column in sorted(self.columns.items()):
+        more = dict(self.columns) if self.units is None else {**self.columns, "units": self.units}
+        for name, column in sorted(more.items()):
             digest.update(f"{name}{column.dtype}{column.shape}".encode())
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
@@ -84,6 +113,9 @@ class EncodedBlock(NamedTuple):
     tokens: NDArray[np.int32]  # (Σ lengths,)
     lengths: NDArray[np.int64]  # (n,)
     segment_a_lengths: NDArray[np.int32]  # (n,)
+    units: NDArray[np.bool_] | None = None  # these three where rows are not those of the file, see `EncodedExamples`
+    labels: Labels | None = None
+    columns: Mapping[str, NDArray] | None = None
 
 
 def row_encoder(
@@ -147,7 +179,9 @@ def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
         lengths=lengths,
         first_lengths=encoded.segment_a_lengths[rows].astype(np.int64),
         sample_ids=rows,
-        labels=None if encoded.labels is None else encoded.labels[rows],
+        labels=None if encoded.labels is None else encoded.labels[rows if encoded.units is None else places],
+        units=None if encoded.units is None else encoded.units[places],
+        groups=None if GROUPS not in encoded.columns else encoded.columns[GROUPS][rows],
     )
 
 
@@ -160,6 +194,7 @@ class TaskSource:
         padding: "valid" or "reference", see `batching.RowLayout`.
         shuffle: False gives every row once in order of length, the same in every epoch: for evaluation.
         numbers: Those of the rows that are read; None: all.
+        in_pairs: Whether rows of one group come in pairs, see `row_pairs`.
     """
 
     def __init__(
@@ -173,13 +208,16 @@ class TaskSource:
         pad_id: int,
         shuffle: bool = True,
         numbers: Ints | None = None,
+        in_pairs: bool = False,
     ) -> None:
         assert global_batch_size > 0, global_batch_size
         assert encoded.lengths.max() <= max_seq_length, (encoded.lengths.max(), max_seq_length)
         self._encoded = encoded
         self._lengths = encoded.lengths
+        self._units = None if encoded.unit_offsets is None else np.diff(encoded.unit_offsets)
         self._numbers = np.arange(len(encoded)) if numbers is None else numbers
         self._global_batch_size = global_batch_size
+        self._pair_groups = encoded.columns[GROUPS] if in_pairs else None
         self._layout = RowLayout(padding, max_seq_length, pad_id)
         self._seed = seed
         self._shuffle = shuffle
@@ -215,9 +253,14 @@ class TaskSource:
             rank=rank,
             world_size=world_size,
             accumulation=accumulation,
+            units=self._units,
+            pairs=None if self._pair_groups is None else count_pairs(self._pair_groups[steps[position]]),
         )
 
     def _plan_epoch(self, epoch: int) -> list[Ints]:
         key = make_key("task", self._seed, epoch) if self._shuffle else None
+        if self._pair_groups is not None and key is not None:
+            lengths, groups = self._lengths[self._numbers], self._pair_groups[self._numbers]
+            return [self._numbers[step] for step in plan_pairs(groups, lengths, self._global_batch_size, key)]
         steps = plan_window(self._lengths[self._numbers], self._global_batch_size, key)
         return [self._numbers[step] for step in steps]

@@ -123,8 +123,8 @@ class SplitAudit:
         if self._token_characters <= _TOKEN_CHARACTERS * rows:
             raise DataError(
                 f"{self._name}: {self._tokens:,} of {rows:,} rows hold a single word, in {groups:,} groups between "
-                "blank lines, as files for the labelling of tokens do (CoNLL). A task here has a label for each text; "
-                "give a file with a whole text in each row"
+                "blank lines, as files for the labelling of tokens do (CoNLL). Say `target: tags` in the task "
+                "file for a tag of each word; give a whole text in each row for a label of each text"
             )
 
     def _judge_quotes(self) -> None:
@@ -157,19 +157,26 @@ class SplitAudit:
             )
 
     def _judge_labels(self) -> None:
-        if self._rows < 2 or self._labels is None:
-            return
-        is_training = self._split == "train"
-        for finding in self._labels.findings(self._rows):
-            if finding.all_alike:
-                self._tell_or_refuse(finding.what, refuse=is_training)
-            elif is_training:
-                logger.warning("%s: %s", self._name, finding.what)
+        if self._labels is not None:
+            tell_findings(self._labels, self._rows, self._split, self._name)
 
-    def _tell_or_refuse(self, what: str, *, refuse: bool) -> None:
-        if refuse:
+
+def tell_findings(audit: LabelAudit, rows: int, split: str, name: str) -> None:
+    """Tell what is odd about the labels of a split.
+
+    Raises:
+        DataError: Training rows that all have one label.
+    """
+    if rows < 2:
+        return
+    is_training = split == "train"
+    for finding in audit.findings(rows):
+        if finding.all_alike and is_training:
             raise DataError(
-                f"{self._name}: {what}; there is nothing to learn. Is `label` the right column, and the file sorted by "
-                "label and cut off?"
+                f"{name}: {finding.what}; there is nothing to learn. Is `label` the right column, and the file sorted "
+                "by label and cut off?"
             )
-        logger.warning("%s: %s; metrics say little about such a split", self._name, what)
+        if finding.all_alike:
+            logger.warning("%s: %s; metrics say little about such a split", name, finding.what)
+        elif is_training:
+            logger.warning("%s: %s", name, finding.what)

@@ -10,16 +10,19 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tinybert_ds.data.table_formats import file_format, is_pattern
-from tinybert_ds.data.task_checks import SplitAudit
+from tinybert_ds.data.task_checks import SplitAudit, tell_findings
 from tinybert_ds.data.task_labels import Labels, parse_labels
-from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_spec import GROUPS, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
+from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed_paths, shown
+from tinybert_ds.targets import target_of
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,49 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     Raises:
         DataError: see `read_labelled_blocks`.
     """
+    if target_of(spec).by_token:
+        yield from _token_blocks(spec, data_dir, split)
+        return
     for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
         yield Examples(table.path, texts, labels, table.skipped_rows, more_columns(spec, table))
+
+
+def _token_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
+    """Read the words of a split, and which sentence each belongs to."""
+    layout, target, paths = _layout(spec, split), target_of(spec), split_files(spec, data_dir, split)
+    parse, audit, number, words = target.parser(spec), target.audit(spec), 0, 0
+    found: set[bool] = set()  # whether sentences have tags
+    for path in paths:
+        try:
+            for block in sentence_blocks(path, layout):
+                labels = [
+                    parse(tag, _word_place(sentence, at, layout))
+                    for sentence in block
+                    for at, tag in enumerate(sentence.tags or ())
+                ]
+                sizes = [len(sentence.words) for sentence in block]
+                groups = np.repeat(np.arange(number, number + len(block)), sizes)
+                number, words = number + len(block), words + len(groups)
+                found.update(sentence.tags is not None for sentence in block)
+                if len(found) > 1:
+                    raise DataError(
+                        f"{path}: some sentences have tags, others have none; give each of a split its tags, or none"
+                    )
+                tags = target.as_labels(spec, labels) if True in found else None
+                if tags is not None:
+                    audit.look(tags)
+                texts = ([word for sentence in block for word in sentence.words],)
+                yield Examples(path, texts, tags, columns={GROUPS: groups})
+        except OSError as error:
+            raise _cannot_read(spec, path, error) from error
+    tell_findings(audit, words, split, str(paths[-1]))
+
+
+def _word_place(sentence: Sentence, at: int, layout: SplitFile) -> str:
+    """File and line of a word, and the column of its tag, for a message."""
+    place = f"{sentence.place.rpartition(' ')[0]} {sentence.lines[at]}" if sentence.lines else sentence.place
+    return f"{place}, column {layout.label!r}" + ("" if sentence.lines else f", word {at + 1}")
 
 
 def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[tuple[Table, Labels | None]]:
@@ -77,7 +120,15 @@ def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
 
 def more_columns(spec: TaskSpec, table: Table) -> dict[str, NDArray]:
     """Return what else is read of each row of a block, beside its texts and its label, by name."""
-    return {COLUMNS: parse_teacher(spec, table)} if COLUMNS in table.more else {}
+    found: dict[str, NDArray] = {}
+    if COLUMNS in table.more:
+        found[COLUMNS] = parse_teacher(spec, table)
+    if GROUPS in table.more:
+        (at,) = table.more[GROUPS]
+        names = [fields[at].strip().encode() for _, fields in table.rows]
+        # A hash of the name, so that no block needs to know of the others.
+        found[GROUPS] = np.array([xxhash.xxh3_64_intdigest(name) >> 1 for name in names], dtype=np.int64)
+    return found
 
 
 def read_table(spec: TaskSpec, data_dir: str | Path, split: str) -> Table:

@@ -20,6 +20,9 @@ _WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0+$")
 LABEL_COLUMNS = "labels"
 """What the columns are called, among `SplitFile.more_columns`, that together hold the label: one for each name."""
 
+GROUPS = "group"
+"""What the column is called, among the columns of rows, that says which rows, or words, belong together."""
+
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
 

@@ -1,8 +1,8 @@
 """A task's rows as token ids on disk: tokenised once, mapped by every process that reads them.
 
 A directory for each (file, task, tokeniser, length): `rows.bin/.idx`, a sequence for each row, special tokens
-included; `segments.npy` and `labels.npy`; for what else is known of each row a file of its own, as it is in memory;
-`record.json` with what was written. N rows, T tokens.
+included; `segments.npy`, `labels.npy` and, where tokens are answered, `units.npy`; for what else is known of each row
+a file of its own, as it is in memory; `record.json` with what was written. N rows, T tokens.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_enc
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
 from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.teacher_columns import COLUMNS
+from tinybert_ds.data.token_rows import token_encoder
 from tinybert_ds.data.tokenizer import tokenizer_fingerprint, vocabulary_size
 from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
@@ -33,6 +34,7 @@ from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, map_array, obtain, save_array
 from tinybert_ds.strict_formats import parse_json
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ FORMAT_VERSION = 1
 """Raised whenever the same file, task, tokeniser and length give other bytes than before."""
 
 _LATER = {"skip_labels", "text_form", "target", "label_separator", "more_columns"}
-_ROWS, _SEGMENTS, _LABELS, _RECORD = "rows", "segments.npy", "labels.npy", "record.json"
+_ROWS, _SEGMENTS, _LABELS, _UNITS, _RECORD = "rows", "segments.npy", "labels.npy", "units.npy", "record.json"
 
 
 def load_rows(
@@ -77,7 +79,7 @@ def load_rows(
 
     def build(target: Path) -> None:
         logger.info("tokenising %s, kept in %s", path, directory)
-        encoder = row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
+        encoder = encoder_of(spec, tokenizer, max_seq_length)
         with progress_bar(
             total=estimate_rows(paths), desc=f"tokenising {path.name}", unit="row", unit_scale=True
         ) as bar:
@@ -85,6 +87,15 @@ def load_rows(
             write_rows(target, blocks, encoder, token_dtype(vocabulary_size(tokenizer)), key, bar.update)
 
     return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+
+
+def encoder_of(
+    spec: TaskSpec, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
+) -> Callable[[Examples], EncodedBlock]:
+    """Return what tokenises the rows of a task."""
+    if target_of(spec).by_token:
+        return token_encoder(tokenizer, max_seq_length)
+    return row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
 
 
 def judge_rows(
@@ -140,21 +151,26 @@ def write_rows(
 ) -> None:
     """Tokenise and write block after block: the memory that it takes does not grow with the file's texts."""
     writer = ShardWriter(directory, _ROWS, dtype)
-    segments, labels, skipped_rows = [], [], 0
+    segments, labels, units, skipped_rows = [], [], [], 0
     columns = ColumnWriter(directory)
     for examples in blocks:
         block = encoder(examples)
         writer.add_sentences(block.tokens, block.lengths, np.zeros(0, dtype=np.int64))
         segments.append(block.segment_a_lengths)
-        if examples.labels is not None:
-            labels.append(examples.labels)
-        columns.add(examples.columns)
+        own = block.labels if block.units is not None else examples.labels
+        if own is not None:
+            labels.append(own)
+        if block.units is not None:
+            units.append(block.units)
+        columns.add(examples.columns if block.columns is None else block.columns)
         skipped_rows += examples.skipped_rows
         progress(len(examples))
     writer.finish()
     save_array(directory / _SEGMENTS, np.concatenate(segments))
     if labels:
         save_array(directory / _LABELS, np.concatenate(labels))
+    if units:
+        save_array(directory / _UNITS, np.concatenate(units))
     shapes = columns.finish()
     written = _map(directory, skipped_rows, shapes)
     record = {"key": key, "skipped_rows": skipped_rows, "fingerprint": written.fingerprint}
@@ -176,7 +192,7 @@ def read_rows(directory: Path, *, key: dict[str, Any]) -> EncodedExamples | None
 def _map(directory: Path, skipped_rows: int, columns: Mapping[str, ColumnShape]) -> EncodedExamples:
     shard = open_shard(directory, _ROWS)
     ends = np.append(shard.offsets // shard.tokens.itemsize, len(shard.tokens))
-    labels = directory / _LABELS
+    labels, units = directory / _LABELS, directory / _UNITS
     return EncodedExamples(
         shard.tokens,
         ends,
@@ -184,4 +200,5 @@ def _map(directory: Path, skipped_rows: int, columns: Mapping[str, ColumnShape])
         map_array(labels) if labels.is_file() else None,
         skipped_rows,
         {name: map_column(directory, name, shape) for name, shape in columns.items()},
+        map_array(units) if units.is_file() else None,
     )

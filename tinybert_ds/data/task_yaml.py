@@ -129,32 +129,23 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
     problems += _file_problems(files)
     problems += format_problems
     problems += _header_problems(header, named)
-    if "labels" in content and (len(labels) < 2 or len({label.lower() for label in labels}) < len(labels)):
-        problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
     if not _is_length(max_seq_length):
         problems.append(f"max_seq_length: a whole number from 8 up, found {quoted(max_seq_length)}")
     label, label_columns, label_problems = _label_columns(content["label"], labels, target)
     problems += label_problems
     problems += _column_problems(texts, label_columns or (label,))
     problems += _alias_problems(aliases, labels)
-    problems += _label_problems(labels, skip_labels, aliases)
+    problems += _label_problems(content, labels, skip_labels, aliases, target)
     problems += _metric_problems(metrics, labels, target)
+    more_columns = {**({LABEL_COLUMNS: label_columns} if label_columns else {}), **target.more_columns(content)}
     own, own_problems = target.read_keys(content)
     teacher, teacher_problems = read_teacher(content.get("teacher"), target, labels)
     problems += own_problems + teacher_problems
+    usual = SplitFile("", tuple(texts), label, header == "true", text_format=text_format, more_columns=more_columns)
     spec = TaskSpec(
         name=str(content.get("name", default_name)),
         splits={
-            split: SplitFile(
-                names[0],
-                tuple(texts),
-                label,
-                header == "true",
-                label_required=split != "test",
-                more_files=tuple(names[1:]),
-                text_format=text_format,
-                more_columns={LABEL_COLUMNS: label_columns} if label_columns else {},
-            )
+            split: replace(usual, file=names[0], label_required=split != "test", more_files=tuple(names[1:]))
             for split, names in named.items()
             if names
         },
@@ -232,17 +223,20 @@ def _is_length(text: str) -> bool:
     return text.isdecimal() and len(text) < 9 and int(text) >= 8
 
 
-def _label_problems(labels: list[str], skip_labels: list[str], aliases: Any) -> list[str]:
+def _label_problems(
+    content: dict[str, Any], labels: list[str], skip_labels: list[str], aliases: Any, target: Target
+) -> list[str]:
     known = {label.lower() for label in [*labels, *(aliases if isinstance(aliases, dict) else [])]}
     problems = [
         f"skip_labels: {quoted(label)} is one of labels or aliases too; leave it out there or here"
         for label in skip_labels
         if label.lower() in known
     ]
-    if "o" in known and any(label.lower().startswith(("b-", "i-")) for label in labels):
-        problems.append(
-            f"labels: {listed(labels)} label the tokens of a text; a task here has a label for each text or pair"
-        )
+    fewest = 1 if "scheme" in content else 2  # of entities one is enough
+    if "labels" in content and (len(labels) < fewest or len({label.lower() for label in labels}) < len(labels)):
+        problems.append(f"labels: at least two different names (capitals do not count), found {listed(labels)}")
+    if target is LABELS and "o" in known and any(label.lower().startswith(("b-", "i-")) for label in labels):
+        problems.append(f"labels: {listed(labels)} label the tokens of a text, for which there is `target: tags`")
     return problems
 
 

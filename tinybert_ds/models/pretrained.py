@@ -142,6 +142,11 @@ def load_classifier(
     model, info = _load(HEAD_CLASSES[kind], Path(directory), config, role, seed)
     _check_encoder(model, info, directory, role)
     new = sorted(_missing(info))
+    if kind == "tokens" and head == "required" and not _is_for_tokens(config):
+        raise ModelError(
+            f"{role} {directory} has a head for whole texts ({listed(config.architectures)}), and this task has a tag "
+            "for each word; fine-tune it on the task first, with launchers/finetune_teacher.py"
+        )
     if head == "required":
         _check_head(new, own_names, 1 if label_names is None else len(label_names), directory, role)
     elif other_kind or _is_for_other_labels(info, own_names, label_names):
@@ -299,6 +304,12 @@ def _is_encoder_key(model: PreTrainedModel, key: str) -> bool:
     parts = {name.partition(".")[0] for name, _ in model.base_model.named_parameters()}
     part = key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
     return part in parts and not part.startswith("pooler") and not key.endswith("position_ids")
+
+
+def _is_for_tokens(config: Any) -> bool:
+    """Whether the weights may be those of a head for tokens, whose names are often those of one for texts."""
+    names = getattr(config, "architectures", None) or []
+    return not names or any("TokenClassification" in name for name in names)
 
 
 def _missing(info: dict) -> set[str]:

@@ -13,6 +13,7 @@ from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.arguments.option import Command, Flag, flags_of
 from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
 from tinybert_ds.records import read_metrics, read_run
+from tinybert_ds.strict_formats import parse_json
 
 COMMANDS: Mapping[str, type[Command]] = {
     "general_distill": GeneralDistillArguments,
@@ -71,7 +72,7 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
     teacher = arguments.get("teacher_model") or arguments.get("model")
     return Card(
         name=directory.resolve().name,
-        pipeline_tag=_OFFERS.get(stage, "text-classification"),
+        pipeline_tag=_OFFERS.get(stage) or _offer(directory),
         library_name="sentence-transformers" if stage == "embed_distill" else "transformers",
         license=arguments.get("license"),
         language=arguments.get("languages") or (),
@@ -80,6 +81,15 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
         figures=figures,
         sections=sections,
     )
+
+
+def _offer(directory: Path) -> str:
+    """What a classifier does: it answers for each token, or for the text."""
+    file = directory / "config.json"
+    content = parse_json(file.read_bytes()) if file.is_file() else {}
+    architectures = content.get("architectures") if isinstance(content, dict) else None
+    by_token = any("ForTokenClassification" in str(name) for name in architectures or ())
+    return "token-classification" if by_token else "text-classification"
 
 
 def standard_error(metric: str, value: float, rows: int | None) -> float | None:

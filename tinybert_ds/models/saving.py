@@ -64,6 +64,7 @@ def save_student(
             model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
         save_tokenizer(tokenizer, scratch, with_types=takes_token_types(model))
         config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]  # a head for tokens is told from one for texts by it
         # transformers loads in the dtype that the config states, so it must be that of the weights written
         config.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
         config.save_pretrained(scratch)

@@ -153,12 +153,12 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray) -> float:
+def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return what the best answer that never looks at the text gets, see `Target.constant_answer`."""
     assert train.labels is not None
     target = target_of(spec)
     constant = np.broadcast_to(target.constant_answer(train.labels), references.shape)
-    return official_metric(spec, target.measure(spec, constant, references))
+    return official_metric(spec, target.measure(spec, constant, references, groups))
 
 
 def build_report(
@@ -331,9 +331,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     latencies_ms = {
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
     }
-    references = candidates[0].encoded.labels
+    references = candidates[0].encoded.gold
     assert references is not None
-    majority = majority_metric(spec, train, references)
+    majority = majority_metric(spec, train, references, candidates[0].encoded.groups)
     own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])

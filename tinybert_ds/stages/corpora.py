@@ -205,4 +205,5 @@ def _open(
         max_predictions_per_seq=arguments.max_predictions_per_seq,
         max_samples=arguments.phase_max_samples(length) if training else None,
         verification=verification,
+        word_list=arguments.word_list,
     )

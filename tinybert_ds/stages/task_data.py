@@ -55,8 +55,17 @@ class TaskData:
         """Name of the evaluation metric whose highest value is the best."""
         return "eval_score" if len(self.spec.official) > 1 else f"eval_{self.spec.official[0]}"
 
-    def source(self, split: str, batch_size: int, *, seed: int, padding: Any = "valid", shuffle: bool) -> TaskSource:
-        """Return the batches of a split."""
+    def source(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        seed: int,
+        padding: Any = "valid",
+        shuffle: bool,
+        in_pairs: bool = False,
+    ) -> TaskSource:
+        """Return the batches of a split; `in_pairs`: with pairs of rows of one group."""
         return TaskSource(
             self.splits[split],
             global_batch_size=batch_size,
@@ -65,6 +74,7 @@ class TaskData:
             padding=padding,
             pad_id=self.pad_id,
             shuffle=shuffle,
+            in_pairs=in_pairs,
         )
 
     def predict(
@@ -98,15 +108,17 @@ class TaskData:
         return logits if columns is None else logits[:, list(columns)]
 
     def _settle(self, split: str, logits: NDArray[np.float32]) -> Settings:
-        labels = self.splits[split].labels
+        labels = self.splits[split].gold
         assert labels is not None, f"{split} has no labels"
         return target_of(self.spec).settle(self.spec, logits, labels)
 
     def _judge(self, split: str, logits: NDArray[np.float32], settings: Settings | None) -> dict[str, float]:
-        target, labels = target_of(self.spec), self.splits[split].labels
+        target, labels = target_of(self.spec), self.splits[split].gold
         assert labels is not None, f"{split} has no labels"
         settings = self._settle(split, logits) if settings is None else settings
-        metrics = target.measure(self.spec, target.predict(self.spec, logits, settings), labels)
+        metrics = target.measure(
+            self.spec, target.predict(self.spec, logits, settings), labels, self.splits[split].groups
+        )
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
+from tinybert_ds.data.task_files import split_files
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
@@ -51,16 +52,20 @@ from tinybert_ds.stages.evaluate import (
     write_results,
 )
 from tinybert_ds.stages.give_away import give_away
+from tinybert_ds.stages.prediction_choice import (
+    margin_problems,
+    prediction_problems,
+    prediction_weights,
+    teacher_problems,
+)
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
 from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
 from tinybert_ds.stages.vocabulary import read_vocabulary
-from tinybert_ds.targets import target_of
+from tinybert_ds.targets import MARGINS, target_of
 
 logger = logging.getLogger(__name__)
-
-_WITHOUT_TEACHER = "only --do_eval, and --pred_distill with `teacher` in the task file, run without a teacher"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     session = begin_training(arguments, problems)
     spec = find_task(arguments.task_name, arguments.task_file)
-    pair = _read_pair(arguments, spec)
+    pair = _read_pair(arguments, spec, session.world.size)
     splits = ("train", *spec.eval_splits)
     train_spec = augmented(spec) if arguments.aug_train else with_teacher(spec) if arguments.pred_distill else spec
     judged = arguments.stage != "intermediate"
@@ -106,8 +111,14 @@ class _Pair(NamedTuple):
     teacher_ids: NDArray[np.int64] | None = None  # of a teacher of layers: its id of each of the student's tokens
 
 
-def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec) -> _Pair:
-    raise_all([*teacher_problems(arguments, spec), *prediction_problems(arguments, spec)])
+def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int) -> _Pair:
+    raise_all(
+        [
+            *teacher_problems(arguments, spec),
+            *prediction_problems(arguments, spec),
+            *margin_problems(arguments, spec, world_size),
+        ]
+    )
     find_student(arguments.student_model, weights="load")
     if arguments.teacher_model is None:
         student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
@@ -231,7 +242,7 @@ def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: Ta
         temperature=arguments.temperature,
         form=arguments.prediction_loss,
         mixes=arguments.label_mixing == "confidence",
-        target=target_of(task.spec),
+        target=MARGINS if arguments.score_loss == "margin_mse" else target_of(task.spec),
         teacher_columns=pair.columns,
     )
 
@@ -284,82 +295,25 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     write_results(session.output_dir, results, world)
     if wanted is not None:
         predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
-        content = format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions)
-        path = session.output_dir / f"predictions_{wanted}.tsv"
+        paths = split_files(spec, arguments.data_dir, wanted)
+        own = target_of(spec).prediction_file(spec, wanted, paths, predictions, task.splits[wanted].groups)
+        suffix, content = own or (
+            ".tsv",
+            format_predictions(spec, read_index(spec, Path(arguments.data_dir), wanted), predictions),
+        )
+        path = session.output_dir / f"predictions_{wanted}{suffix}"
         write_on_main(world, path, lambda: write_atomically(path, content))
         logger.info("predictions: %s", path)
 
 
-class PredictionWeights(NamedTuple):
-    """Factors of the losses of the prediction stage."""
-
-    teacher: float
-    labels: float
-
-
-def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
-    """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
-    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
-        return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
-    return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
-
-
-def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """Flags of the prediction stage that do not fit the task's target."""
-    target, problems = target_of(spec), []
-    what = target.noun
-    if not target.learns_gold and arguments.regression_target != "gold":
-        problems.append(f"--regression_target is for scores; task {spec.name} has {what}: see --label_weight")
-    if not target.softens:
-        problems += [
-            f"--{name} is for labels; task {spec.name} has {what}, which are learned by their squared error: leave it "
-            "out"
-            for name, given in (
-                ("temperature", arguments.temperature != 1),
-                ("squared_temperature", arguments.squared_temperature),
-            )
-            if given
-        ]
-    forms = ("cross_entropy", *target.other_forms)
-    if arguments.prediction_loss not in forms:
-        problems.append(
-            f"--prediction_loss {arguments.prediction_loss} is for labels; task {spec.name} has {what}, whose loss has "
-            "one form: leave it out"
-        )
-    if arguments.label_mixing != "constant" and not target.mixes:
-        problems.append(
-            f"--label_mixing {arguments.label_mixing} is for labels, which a teacher gives probabilities; task "
-            f"{spec.name} has {what}: leave it out"
-        )
-    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
-        problems.append(
-            f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
-            "take --regression_target teacher, or leave it out"
-        )
-    return problems
-
-
-def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
-    """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
-    if not arguments.pred_distill or spec.teacher is None:
-        return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
-    problems = []
-    if arguments.teacher_model is not None:
-        problems.append(
-            f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "
-            "one that the student is not to learn from"
-        )
-    if arguments.aug_train:
-        problems.append(
-            "--aug_train: the columns of `teacher` in the task file are about the rows as they were; leave the flag "
-            "out, or let data_tools/label_rows.py write new ones"
-        )
-    return problems
-
-
 def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
     return task.source(
-        "train", arguments.train_batch_size, seed=arguments.seed, padding=arguments.padding, shuffle=True
+        "train",
+        arguments.train_batch_size,
+        seed=arguments.seed,
+        padding=arguments.padding,
+        shuffle=True,
+        in_pairs=arguments.score_loss == "margin_mse",
     )
 
 

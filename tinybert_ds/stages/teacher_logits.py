@@ -21,6 +21,7 @@ from tinybert_ds.engine.teacher_cache import (
     missing_anywhere,
     read_logits,
 )
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
@@ -50,6 +51,11 @@ def logits_teacher(
     """
     config = read_config(cast(str, arguments.teacher_model), role="teacher")
     own = tokenizer is not None
+    if tokenizer is not None and target_of(task.spec).by_token:
+        raise ConfigError(
+            f"--teacher_model {arguments.teacher_model} has its own tokeniser, and task {task.spec.name} has a tag "
+            "for each word, at pieces that both must have; give a teacher with the student's tokeniser"
+        )
     if tokenizer is not None:
         task = read_for_teacher(arguments, task, tokenizer, config)
     world, rows = task.world, task.splits["train"]
@@ -71,16 +77,15 @@ def logits_teacher(
         rotary=getattr(config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(task.cache_home, key)
-    logits = read_logits(directory, len(rows))
+    logits = read_logits(directory, rows.num_units)
     if not missing_anywhere(logits):
         assert logits is not None
         logger.info("the teacher's predictions come from %s", directory)
-        return cached_teacher(logits, world.device)
+        return cached_teacher(logits, world.device, rows.unit_offsets)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    return cached_teacher(
-        compute_logits(directory, _live_teacher(arguments, task, token_types), len(rows), batches_of, world),
-        world.device,
-    )
+    teacher = _live_teacher(arguments, task, token_types)
+    logits = compute_logits(directory, teacher, rows.num_units, batches_of, world)
+    return cached_teacher(logits, world.device, rows.unit_offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

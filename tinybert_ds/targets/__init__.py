@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.targets.labels import OneLabel
 from tinybert_ds.targets.multi_label import SeveralLabels
-from tinybert_ds.targets.scores import Score
+from tinybert_ds.targets.scores import Score, ScoreMargin
+from tinybert_ds.targets.tags import Tags
 from tinybert_ds.targets.target import Labels, Target
 
-__all__ = ["LABELS", "SCORES", "TARGETS", "Labels", "Target", "target_of"]
+__all__ = ["LABELS", "MARGINS", "SCORES", "TARGETS", "Labels", "Target", "target_of"]
 
 LABELS, SCORES = OneLabel(), Score()
-TARGETS: Mapping[str, Target] = {target.name: target for target in (LABELS, SCORES, SeveralLabels())}
+MARGINS = ScoreMargin()
+"""Scores that learn a teacher's margins within groups."""
+TARGETS: Mapping[str, Target] = {target.name: target for target in (LABELS, SCORES, SeveralLabels(), Tags())}
 """By the name that `target` in a task file gives them."""
 
 

@@ -32,7 +32,7 @@ class SeveralLabels(Target):
 
     name = "multi_label"
     noun = "several labels a row"
-    kind = "several labels a row"
+    kind = "multi-label classification"
     metrics = ("micro_f1", "macro_f1", "subset_accuracy")
     keys: ClassVar[Mapping[str, str]] = {
         "label_separator": f"what stands between the labels of a row in text files (default: {_BETWEEN})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinybert_ds.data.metrics import Values, compute_metrics
-from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_spec import Column, TaskSpec
 from tinybert_ds.models.labels import Head
 from tinybert_ds.types import Batch
 
-Labels = NDArray[np.int64 | np.float32 | np.uint8]
+Labels = NDArray[np.int64 | np.float32 | np.uint8 | np.int16]
 """What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8."""
 
 
@@ -65,7 +66,7 @@ class Target(ABC):
     key_rules: ClassVar[Mapping[str, bool]] = {}
     """Of the common keys that not every target has: whether this one needs them; others are refused."""
     softens: ClassVar[bool] = True
-    """Whether predictions are probabilities, which a temperature softens and a confidence judges."""
+    """Whether predictions are probabilities, which a temperature softens."""
     other_forms: ClassVar[tuple[str, ...]] = ()
     """Of `--prediction_loss`, beside the form that `teacher_loss` has: what `formed_loss` takes."""
     mixes: ClassVar[bool] = False
@@ -74,6 +75,10 @@ class Target(ABC):
     """What columns with a teacher's answers may hold, the usual first; none: it learns from no columns."""
     teacher_width: ClassVar[int | None] = None
     """Values of a teacher for a row of a task without names of labels; None: as many as the rows have."""
+    by_token: ClassVar[bool] = False
+    """Whether it is the words of a text that are answered, each by itself."""
+    not_augmented: ClassVar[str] = ""
+    """Why data augmentation cannot make more rows of this kind; "" where it can."""
     exclusive: ClassVar[bool] = False
     """Whether a row has one of several labels, whose probabilities add up to 1."""
     several_columns: ClassVar[bool] = False
@@ -100,6 +105,10 @@ class Target(ABC):
             Fields of `TaskSpec`, and what is wrong with the keys, a sentence each.
         """
         return {}, []
+
+    def more_columns(self, content: Mapping[str, Any]) -> dict[str, tuple[Column, ...]]:
+        """Return the columns that a task file's own keys name, by what they hold; see `SplitFile.more_columns`."""
+        return {}
 
     @abstractmethod
     def parser(self, spec: TaskSpec) -> Parser:
@@ -201,8 +210,15 @@ class Target(ABC):
         """
         return {}
 
-    def measure(self, spec: TaskSpec, predictions: Values, labels: Labels) -> dict[str, float]:
-        """Return every metric of the task by name; predictions and labels are those of one split, row by row."""
+    def measure(
+        self, spec: TaskSpec, predictions: Values, labels: Labels, groups: NDArray[np.int64] | None = None
+    ) -> dict[str, float]:
+        """Return every metric of the task by name.
+
+        Args:
+            predictions, labels: Of one split, answer by answer.
+            groups: Which answers belong together, where the rows say so.
+        """
         return compute_metrics(spec, predictions, labels)
 
     @abstractmethod
@@ -216,3 +232,14 @@ class Target(ABC):
     @abstractmethod
     def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
         """Return predictions as a file of predictions spells them."""
+
+    def prediction_file(
+        self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None
+    ) -> tuple[str, str] | None:
+        """Return the suffix and the content of a split's file of predictions; None: a line for each row.
+
+        Args:
+            paths: The split's own files.
+            predictions, groups: See `measure`.
+        """
+        return None

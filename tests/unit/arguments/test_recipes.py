@@ -115,3 +115,18 @@ def test_a_recipe_of_an_earlier_version_may_call_a_flag_by_its_older_name(tmp_pa
     arguments, problems = parse_arguments(GeneralDistillArguments, [*basis, "--recipe", str(path)], "command.py")
     assert problems == []
     assert arguments.init == "svd"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_recipe_for_small_students_fits_every_task_stage_and_its_rates_are_above_the_papers(stage):
+    small, problems = parse(stage, "--recipe", "small")
+    assert problems == []
+    paper, _ = parse(stage, "--recipe", "paper/sst-2")
+    assert small.learning_rate > 5 * paper.learning_rate
+
+
+def test_the_recipe_for_small_students_has_the_general_and_the_joint_stage_too():
+    words = "--pregenerated_data p --teacher_model t --student_model 3L_192 --output_dir o --recipe small".split()
+    assert parse_arguments(GeneralDistillArguments, words, "command.py")[0].learning_rate == 3e-4
+    arguments, problems = parse("intermediate", "--joint", "--recipe", "small")
+    assert (problems, arguments.learning_rate, arguments.stage) == ([], 5e-4, "joint")

@@ -149,7 +149,7 @@ def test_a_rank_without_rows_gets_a_filler_row_that_counts_for_nothing():
     )
     assert batch.sample_ids.tolist() == [-1]
     assert batch.input_ids.tolist() == [[101] * 6 + [0] * 2]
-    assert batch.counts == Counts(float("inf"), float("inf"), float("inf"))
+    assert batch.counts == Counts(*[float("inf")] * len(Counts._fields))
     assert token_counts(batch) == (0, 8)
 
 

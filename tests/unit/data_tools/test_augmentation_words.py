@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from data_tools.sentence_words import STOP_WORDS, SentenceSplitter, eligible_words, join_words
 from tests.support.models import VOCABULARY, write_tokenizer
 from tinybert_ds.data.tokenizer import load_tokenizer
+from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.errors import ModelError
 
 
@@ -80,6 +81,18 @@ def test_chinese_characters_may_be_replaced_if_asked_for(splitter):
     sentence = split(splitter, "中文film好 , the")
     assert [sentence.words[place] for place in eligible_words(sentence, chinese=True)] == ["中", "文", "film", "好"]
     assert [sentence.words[place] for place in eligible_words(sentence, chinese=False)] == ["film"]
+
+
+def test_characters_of_a_listed_word_are_one_word_of_as_many_pieces(tokenizer, tmp_path):
+    (tmp_path / "words.txt").write_text("中文\n文好\n", encoding="utf-8")
+    splitter = SentenceSplitter(tokenizer, load_word_list(str(tmp_path / "words.txt"), tokenizer.get_vocab()))
+    (sentence, other, empty) = splitter.split(["中文 film 好!", "好 films文好", ""])
+    assert sentence.words == ("中文", "film", "好", "!")
+    assert sentence.word_pieces == ((0, 2), (2, 3), (3, 4), (4, 5))
+    assert other.words == ("好", "films", "文好")
+    assert empty.words == ()
+    assert [sentence.words[place] for place in eligible_words(sentence, chinese=True)] == ["中文", "film", "好"]
+    assert join_words(sentence.words, chinese=True) == "中文film好!"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,12 @@ def test_the_card_of_a_run_has_its_recipe_its_data_its_budget_and_its_evaluation
     assert "other tasks" in card.sections["What it is not for"]
 
 
+def test_a_model_that_answers_for_each_token_is_offered_as_one(runs):
+    assert run_card(runs / "student", {"dev": 100}).pipeline_tag == "text-classification"
+    (runs / "student" / "config.json").write_text('{"architectures": ["BertForTokenClassification"]}')
+    assert run_card(runs / "student", {"dev": 100}).pipeline_tag == "token-classification"
+
+
 def test_a_general_student_is_said_to_predict_nothing(tmp_path):
     write_run(tmp_path / "general", finished={"eval_loss": 1.5})
     write_run_card(tmp_path / "general", {})

@@ -105,7 +105,7 @@ def batches(model) -> list[Batch]:
     """Pairs and single texts, padded and full."""
     padding = model.config.pad_token_id or 0
     pairs, full = random_batch(LENGTHS, pad_id=padding), random_batch((16, 16), seed=1, pad_id=padding)
-    return [pairs, full._replace(token_type_ids=torch.zeros_like(full.token_type_ids))]
+    return [pairs, full._replace(token_type_ids=torch.zeros_like(full.token_type_ids), padded=False)]
 
 
 def inputs_of(model, batch: Batch) -> dict[str, Tensor]:

@@ -1,0 +1,98 @@
+"""Tables of what the yardstick of quality has found."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.benchmarks.measurement import environment
+
+
+class Result(NamedTuple):
+    """A student of one arm."""
+
+    task: str
+    arm: str
+    seed: int
+    score: float
+    divergence: float
+    equal: float
+    steps: int
+    budget_s: float  # operations in seconds of the budget
+    wall_s: float
+
+
+def tables(results: Sequence[Result], teachers: Mapping[str, float]) -> str:
+    """Return Markdown: a table for each task, one of all tasks, and the paired differences of arms that follow."""
+    lines: list[str] = []
+    for task in dict.fromkeys(result.task for result in results):
+        lines += [f"### {task}, teacher {100 * teachers[task]:.1f}", "", *_task_table(results, task), ""]
+    return "\n".join([*lines, "### Paired differences, all tasks and seeds", "", *_differences(results), ""])
+
+
+def _task_table(results: Sequence[Result], task: str) -> list[str]:
+    lines = ["| arm | score | std | divergence | equal | steps | budget, s | wall, s | each seed |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---|"]
+    for arm in _arms(results):
+        own = [result for result in results if (result.task, result.arm) == (task, arm)]
+        if not own:
+            continue
+        scores = [100 * result.score for result in own]
+        spread = f"{statistics.stdev(scores):.2f}" if len(own) > 1 else ""
+        means = [statistics.mean(getattr(result, name) for result in own) for name in Result._fields[4:]]
+        divergence, equal, steps, budget, wall = means
+        each = ", ".join(f"{score:.1f}" for score in scores)
+        row = [arm, f"{statistics.mean(scores):.1f}", spread, f"{divergence:.4f}", f"{100 * equal:.1f}", f"{steps:.0f}"]
+        lines.append(f"| {' | '.join([*row, f'{budget:.0f}', f'{wall:.0f}', each])} |")
+    return lines
+
+
+def _differences(results: Sequence[Result]) -> list[str]:
+    """Each arm against the one before it, on the same task and seed."""
+    lines = ["| arm | against | pairs | score | standard error | divergence, share of the other's |"]
+    lines += ["|---|---|---:|---:|---:|---:|"]
+    arms = _arms(results)
+    for place, arm in enumerate(arms):
+        for other in arms[:place]:
+            pairs = paired(results, arm, other)
+            if not pairs:
+                continue
+            found = [100 * (one.score - two.score) for one, two in pairs]
+            error = f"{standard_error(found):.2f}" if len(found) > 1 else ""
+            ratio = math.exp(statistics.mean(math.log(one.divergence / two.divergence) for one, two in pairs))
+            row = [arm, other, str(len(found)), f"{statistics.mean(found):+.2f}", error, f"{ratio:.2f}"]
+            lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def paired(results: Sequence[Result], arm: str, other: str) -> list[tuple[Result, Result]]:
+    """Return the results of two arms on the same tasks with the same seeds."""
+    rivals = {(result.task, result.seed): result for result in results if result.arm == other}
+    own = [result for result in results if result.arm == arm]
+    return [(result, rivals[place]) for result in own if (place := (result.task, result.seed)) in rivals]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of a mean."""
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _arms(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.arm for result in results))
+
+
+def write_results(folder: Path, name: str, text: str, results: Sequence[Result]) -> None:
+    """Write the tables and the figures, with what they depend on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    around = environment()
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow([*Result._fields, *around])
+        for result in results:
+            figures = [f"{value:.6g}" if isinstance(value, float) else value for value in result]
+            writer.writerow([*figures, *around.values()])

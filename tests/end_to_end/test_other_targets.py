@@ -1,0 +1,130 @@
+"""Tasks whose rows are answered with other things than one label or score, from their files to predictions."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from tests.support.models import model_directory
+from tests.support.runs import read_metrics, run_ranks
+
+NEUTRAL = "the a story plot actor was is not very long short dull music we saw".split()
+STUDENT = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return a folder with a teacher and a student without heads."""
+    folder = tmp_path_factory.mktemp("models")
+    model_directory(folder / "teacher")
+    model_directory(folder / "student", seed=3, scale=1.0, **STUDENT)
+    return folder
+
+
+def learning(folder, out, *, steps=40):
+    words = ["--data_dir", folder, "--task_file", folder / "task.yaml", "--learning_rate", 3e-3, "--logging_steps", 1]
+    return [*words, "--train_batch_size", 16, "--max_steps", steps, "--eval_step", 20, "--output_dir", folder / out]
+
+
+def run(stage, words, folder, *, ranks=1):
+    return run_ranks(stage, words, world_size=ranks, log=folder / "log").check().output
+
+
+def distil(folder, models, *flags, student, out, ranks=1, steps=20):
+    words = [*flags, "--teacher_model", folder / "teacher", "--student_model", student, "--teacher_dtype", "fp32"]
+    run("task_distill", [*words, *learning(folder, out, steps=steps)], folder, ranks=ranks)
+
+
+def predict(folder, out, *, ranks=1):
+    words = ["--do_eval", "--student_model", folder / "student", "--data_dir", folder, "--predict_split", "dev"]
+    words += ["--task_file", folder / "task.yaml", "--output_dir", folder / out]
+    run("task_distill", words, folder, ranks=ranks)
+    return json.loads((folder / out / "eval_results.json").read_text())
+
+
+def write_words(folder):
+    """Write sentences in which cities and rivers, of two words where the second is road, are entities."""
+    rng = random.Random(0)
+    for name, count in (("train", 96), ("dev", 32)):
+        lines = []
+        for _ in range(count):
+            for word in rng.choices([*NEUTRAL, "city", "river"], k=rng.randint(2, 30)):
+                lines.append(f"{word}\tn\t{'B-PLACE' if word in ('city', 'river') else 'O'}\n")
+                if word == "river" and rng.random() < 0.5:
+                    lines.append("road\tn\tI-PLACE\n")
+            lines.append("\n")
+        (folder / f"{name}.conll").write_text("".join(lines))
+    (folder / "task.yaml").write_text(
+        "target: tags\nfiles: {train: train.conll, dev: dev.conll}\ntext: 0\nlabel: -1\nscheme: BIO\nlabels: [PLACE]\n"
+        "metric: entity_f1\nmax_seq_length: 24\n"
+    )
+
+
+def test_tags_are_learned_in_all_stages_and_written_in_the_format_of_their_files(models, tmp_path):
+    write_words(tmp_path)
+    run("finetune", ["--model", models / "teacher", *learning(tmp_path, "teacher", steps=60)], tmp_path)
+    assert json.loads((tmp_path / "teacher" / "eval_results.json").read_text())["eval_entity_f1"] > 0.9
+    assert type(AutoModelForTokenClassification.from_pretrained(tmp_path / "teacher")).__name__ == (
+        "BertForTokenClassification"
+    )
+    distil(tmp_path, models, student=models / "student", out="intermediate")
+    start = tmp_path / "intermediate"
+    distil(tmp_path, models, "--pred_distill", student=start, out="student", steps=60)
+    distil(tmp_path, models, "--pred_distill", student=start, out="on_two", ranks=2, steps=60)
+    one, two = (
+        [line["loss"] for line in read_metrics(tmp_path / out) if "loss" in line] for out in ("student", "on_two")
+    )
+    assert two == pytest.approx(one, rel=2e-3)
+    results = predict(tmp_path, "evaluation", ranks=2)
+    assert results == json.loads((tmp_path / "student" / "eval_results.json").read_text())
+    assert results["eval_entity_f1"] > 0.5
+    gold = (tmp_path / "dev.conll").read_text().splitlines()
+    found = (tmp_path / "evaluation" / "predictions_dev.conll").read_text().splitlines()
+    assert [line.rpartition("\t")[0] for line in found] == [line.rpartition("\t")[0] for line in gold]
+    assert len({line.rpartition("\t")[2] for line in found if line}) == 3
+    refused = run_ranks("augment_task", augmenting(models, tmp_path), log=tmp_path / "log")
+    assert refused.returncode == 2
+    assert "tags belong to the words as they were" in refused.output
+
+
+def augmenting(models, folder):
+    words = ["--pretrained_bert_model", models / "teacher", "--no_glove", "--data_dir", folder]
+    return [*words, "--task_file", folder / "task.yaml"]
+
+
+def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_evaluation_split(models, tmp_path):
+    rng = random.Random(0)
+    for name, count in (("train", 96), ("dev", 48)):
+        rows = []
+        for _ in range(count):
+            words, labels = rng.choices(NEUTRAL, k=rng.randint(2, 12)), []
+            for label, word in (("praise", "good"), ("blame", "bad"), ("place", "city")):
+                if rng.random() < 0.4:
+                    words.insert(rng.randint(0, len(words)), word)
+                    labels.append(label)
+            rows.append(json.dumps({"text": " ".join(words), "labels": labels}) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    (tmp_path / "task.yaml").write_text(
+        "target: multi_label\nfiles: {train: train.jsonl, dev: dev.jsonl}\ntext: text\nlabel: labels\n"
+        "labels: [praise, blame, place]\nmetric: [micro_f1, macro_f1]\n"
+    )
+    run("finetune", ["--model", models / "teacher", *learning(tmp_path, "teacher", steps=60)], tmp_path)
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").config
+    assert config.problem_type == "multi_label_classification"
+    distil(tmp_path, models, "--pred_distill", student=models / "student", out="student", steps=60)
+    results = predict(tmp_path, "evaluation", ranks=2)
+    thresholds = json.loads((tmp_path / "student" / "config.json").read_text())["thresholds"]
+    assert len(thresholds) == 3
+    names = ["praise", "blame", "place"]
+    gold = [json.loads(line)["labels"] for line in (tmp_path / "dev.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "evaluation" / "predictions_dev.tsv").read_text().splitlines()[1:]
+    found = [line.partition("\t")[2].split("|") for line in lines]
+    truth, predicted = (np.array([[name in row for name in names] for row in rows]) for rows in (gold, found))
+    assert results["eval_micro_f1"] == pytest.approx(f1_score(truth, predicted, average="micro"))
+    assert results["eval_score"] == pytest.approx((results["eval_micro_f1"] + results["eval_macro_f1"]) / 2)
+    assert results["eval_micro_f1"] > 0.6

@@ -1,0 +1,413 @@
+"""The check to run first where there is a GPU: every part of the GPU path, most valuable first, in eight minutes.
+
+    python tests/gpu/check.py [PART ...]     # all parts, each in a process of its own with a time limit
+    python tests/gpu/check.py --dry          # on a CPU: every part runs, small, in this process
+
+Prints PASS and FAIL lines; exit code 1 if any failed. Run it from the checkout; it needs no network. Parts:
+`env` versions, device, collectives, the default config; `losses` the tests marked gpu; `commands` general distillation
+as users run it, gone on with, with each kind of config; `step` sequences/s with and without graphs, waits, kernels;
+`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `precision` fp16 and bf16
+against fp32; `ranks` two ranks where there are two GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+LIMITS = {
+    "env": 40,
+    "losses": 70,
+    "commands": 110,
+    "step": 110,
+    "attention": 25,
+    "kernels": 40,
+    "precision": 45,
+    "ranks": 40,
+}
+"""Seconds of each part; 480 in all."""
+NO_TESTS = 5  # pytest's exit code where all are left out
+
+
+class Check:
+    """What a part is told, and says."""
+
+    def __init__(self, *, dry: bool) -> None:
+        self.dry = dry
+        self.failed = 0
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.dry else "cuda"
+
+    def say(self, name: str, passed: bool, text: str = "") -> None:
+        """Print one line, and count it if it failed."""
+        self.failed += not passed
+        print(f"{'PASS' if passed else 'FAIL'} {name}: {text}", flush=True)
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if not self.dry:
+            import torch  # noqa: PLC0415 - in the parts' processes only
+
+            torch.cuda.synchronize()
+
+    def milliseconds(self, run: Callable[[], object], *, rounds: int = 15) -> float:
+        """Return the median time of a call, the device waited for."""
+        times = []
+        for number in range(1 if self.dry else rounds + 3):
+            self.wait()
+            begin = time.perf_counter()
+            run()
+            self.wait()
+            if self.dry or number >= 3:
+                times.append((time.perf_counter() - begin) * 1e3)
+        return statistics.median(times)
+
+
+def part_env(check: Check) -> None:
+    """Versions, the device, collectives of one rank, and the default config."""
+    import deepspeed  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    from tests.benchmarks.bench_step import joined_world  # noqa: PLC0415
+    from tinybert_ds.engine.ds_config import default_config_path  # noqa: PLC0415
+    from tinybert_ds.versions import requirements, version_problems  # noqa: PLC0415
+
+    found = f"torch {torch.__version__}, transformers {transformers.__version__}, deepspeed {deepspeed.__version__}"
+    problems = version_problems(requirements())
+    check.say("versions", not problems, "; ".join(problems) or found)
+    world = joined_world()
+    check.say("device", world.device.type == check.device, str(world.device))
+    if not check.dry:
+        properties = torch.cuda.get_device_properties(0)
+        print(properties.name, properties.total_memory >> 20, "MiB, cuDNN", torch.backends.cudnn.version(), flush=True)
+    number = torch.ones((), device=world.device)
+    torch.distributed.all_reduce(number)
+    gathered: list[Any] = [None]
+    torch.distributed.all_gather_object(gathered, {"a": 1})
+    check.say("collectives", float(number) == 1 and gathered == [{"a": 1}], torch.distributed.get_backend())
+    name = default_config_path(world.device.type, fp16=False).name
+    expected = ("zero0",) if check.dry else ("zero2_bf16" if torch.cuda.get_device_capability() >= (8, 0) else "zero2",)
+    check.say("default config", name.startswith(expected), name)
+
+
+def part_losses(check: Check) -> None:
+    """The tests that need a GPU."""
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "--tb=short", "tests/numerics/test_gpu.py"]
+    words += ["--collect-only"] if check.dry else []
+    code = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=check.dry, check=False).returncode
+    check.say("tests marked gpu", code == 0 or (check.dry and code == NO_TESTS), f"exit code {code}")
+
+
+def part_commands(check: Check) -> None:
+    """General distillation as users run it: to an end, again, further, and under other configs."""
+    from tests.support.models import config_directory, model_directory  # noqa: PLC0415
+    from tests.support.runs import write_documents  # noqa: PLC0415
+
+    folder = Path(tempfile.mkdtemp())
+    model_directory(folder / "teacher", num_attention_heads=12, hidden_size=96)
+    config_directory(folder / "student", num_attention_heads=12, hidden_size=24)
+    write_documents(folder / "corpus.txt", documents=60)
+    shards = ["data_tools/pregenerate_training_data.py", "--train_corpus", folder / "corpus.txt"]
+    run_command(check, "shards", [*shards, "--bert_model", folder / "teacher", "--output_dir", folder / "shards"])
+    base = ["launchers/general_distill.py", "--pregenerated_data", folder / "shards", "--teacher_model"]
+    base += [folder / "teacher", "--student_model", folder / "student", "--max_seq_length", 64, "--init", "random"]
+    base += ["--train_batch_size", 16, "--learning_rate", 1e-3, "--save_steps", 10, "--logging_steps", 5]
+    run_command(check, "20 steps", [*base, "--output_dir", folder / "a", "--max_steps", 20])
+    run_command(check, "40 steps from there", [*base, "--output_dir", folder / "a", "--max_steps", 40])
+    if check.dry:
+        return
+    kinds = {"no graphs": ["--cuda_graphs", "off"], "overlap": ["--overlap_teacher"], "fp16": ["--fp16"]}
+    names = ("zero1_bf16", "zero2_offload_bf16", "zero3_bf16")
+    kinds |= {name: ["--deepspeed_config", f"ds_configs/{name}.json"] for name in names}
+    for name, words in kinds.items():
+        run_command(check, name, [*base, "--output_dir", folder / name.replace(" ", "_"), "--max_steps", 10, *words])
+
+
+def run_command(check: Check, name: str, words: Sequence[object]) -> None:
+    """Run a command of the checkout; of one that fails show the end of what it printed."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, *map(str, words)]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    good = finished.returncode == 0
+    check.say(f"command, {name}", good, "" if good else (finished.stdout + finished.stderr)[-1500:])
+
+
+def build_step(
+    check: Check,
+    *,
+    padded: bool = True,
+    config: str = "zero2_bf16.json",
+    graphs: bool = False,
+    overlap: bool = False,
+    teacher_dtype: str = "float16",
+    dropout: float = 0.1,
+    rows: int = 256,
+) -> tuple[Callable[..., float | None], Any]:
+    """Return a step of general distillation, 12 layers of 768 to 4L_312, rows of 128; small in a dry run.
+
+    The step returns its loss if it is called with need_value=True. The second is its engine.
+    """
+    import torch  # noqa: PLC0415
+
+    from tests.benchmarks import bench_step, count_step  # noqa: PLC0415
+    from tinybert_ds.engine import graphs as recording  # noqa: PLC0415
+    from tinybert_ds.engine.loop import Step, optimizer_step  # noqa: PLC0415
+    from tinybert_ds.engine.student import build_engine  # noqa: PLC0415
+    from tinybert_ds.engine.teacher import build_teacher  # noqa: PLC0415
+    from tinybert_ds.engine.teacher_pass import TeacherPass, pin, side_stream  # noqa: PLC0415
+    from tinybert_ds.engine.watch.monitor import Stopwatch  # noqa: PLC0415
+    from tinybert_ds.losses import gradients_only  # noqa: PLC0415
+
+    world = bench_step.joined_world()
+    rows, length = (4, 16) if check.dry else (rows, 128)
+    torch.manual_seed(0)
+    configs = count_step.configs(24 if check.dry else 1)
+    for one in configs:
+        one.update({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
+    encoder, student = count_step.modules(*configs)
+    case = bench_step.Case("check", rows, 1, length - 7 if padded else length, length)
+    ds_config = bench_step.deepspeed_config(case, config, world)
+    how = {"weight_decay": 0.01, "total_steps": 10**6, "warmup": 0.0, "schedule": "constant"}
+    engine = build_engine(student, ds_config, **how)
+    engine.train()
+    dtype = torch.float32 if check.dry else getattr(torch, teacher_dtype)
+    teacher = build_teacher(encoder, dtype)
+    if graphs:
+        recorder = recording.StandInRecorder() if check.dry else recording.CudaRecorder(world.device)
+        own = recording.StandInRecorder() if check.dry else recording.CudaRecorder(world.device)
+        teacher = recording.RecordedTeacher(teacher, own)
+        engine.module.runner = recording.RecordedStudent(engine.module, recorder, teacher=teacher)
+    teacher_pass = TeacherPass(teacher, world.device, side_stream(world.device) if overlap else None)
+    (batch,) = bench_step.batches_of(case, bins=True)
+    batch = pin(batch._replace(input_ids=batch.input_ids % configs[1].vocab_size), world.device)
+    watch, numbers = Stopwatch(world.device), iter(range(1, 10**9))
+
+    def run(*, need_value: bool = False) -> float | None:
+        step = Step(next(numbers), 0, rows, [batch], batch)
+        context = gradients_only() if not need_value else warnings.catch_warnings()
+        with context:
+            (terms,) = optimizer_step([engine], teacher_pass, step, watch, seed=0, rank=0, need_terms=need_value)
+        watch._events.clear()
+        return float(terms["loss"]) if need_value else None
+
+    return run, engine
+
+
+def part_step(check: Check) -> None:
+    """Sequences a second, peak memory, waits and kernels of a step."""
+    import torch  # noqa: PLC0415
+
+    kinds: dict[str, dict[str, Any]] = {
+        "recorded, padded rows": {"graphs": True},
+        "recorded, full rows": {"graphs": True, "padded": False},
+        "launched one by one, padded rows": {},
+        "launched one by one, full rows": {"padded": False},
+        "overlapped teacher, padded rows": {"overlap": True},
+    }
+    for name, how in list(kinds.items())[: 3 if check.dry else None]:
+        run, _ = build_step(check, **how)
+        first = run(need_value=True)
+        for _ in range(3 if check.dry else 8):
+            run()
+        check.wait()
+        begin, steps = time.perf_counter(), 2 if check.dry else 20
+        for _ in range(steps):
+            run()
+        check.wait()
+        seconds = (time.perf_counter() - begin) / steps
+        peak = 0 if check.dry else torch.cuda.max_memory_allocated() >> 20
+        last = run(need_value=True)
+        assert first is not None
+        assert last is not None
+        rows = 4 if check.dry else 256
+        text = f"{seconds * 1e3:.1f} ms, {rows / seconds:,.0f} sequences/s, peak {peak} MiB, {first:.3f} to {last:.3f}"
+        check.say(f"step {name}", math.isfinite(last) and last < first, text)
+        if not check.dry and name.endswith("padded rows") and not how:
+            look_inside(check, run)
+        del run
+        if not check.dry:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+
+def look_inside(check: Check, run: Callable[..., object]) -> None:
+    """Print what a step waits for and its kernels; waiting fails."""
+    import torch  # noqa: PLC0415
+
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run()
+    torch.cuda.set_sync_debug_mode("default")
+    places = sorted({f"{Path(warning.filename).name}:{warning.lineno}" for warning in found})
+    check.say("no waiting in a step", not places, ", ".join(places))
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        check.wait()
+    events = [event for event in profile.key_averages() if event.self_device_time_total]
+    busy = sum(event.self_device_time_total for event in events) / 1e3
+    print(f"{sum(event.count for event in events)} kernels, busy {busy:.1f} ms")
+    table = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=60)
+    print(table[:6000], flush=True)
+
+
+def part_attention(check: Check) -> None:
+    """Which of SDPA's kernels takes heads of 64 and 26, with a mask of padding and without; math keeps the scores."""
+    import torch  # noqa: PLC0415
+
+    from tinybert_ds import hardware  # noqa: PLC0415
+    from tinybert_ds.models.fused_attention import fused_sdpa  # noqa: PLC0415
+
+    layer = torch.nn.Module()
+    layer.is_causal = False
+    chosen: list[int] = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        how = {name: options[name] for name in ("attn_mask", "dropout_p", "scale")}
+        chosen.append(int(torch._fused_sdp_choice(query, key, value, **how)))
+        return plain(query, key, value, **options)
+
+    torch.nn.functional.scaled_dot_product_attention = spy
+    before, hardware.CUDA = hardware.CUDA, check.device
+    try:
+        for head, dtype, trains in ((64, torch.float16, False), (26, torch.bfloat16, True), (26, torch.float32, True)):
+            for masked in (False, True):
+                shape = (2, 8, 12, head) if check.dry else (256, 128, 12, head)
+                kind = {"device": check.device, "dtype": torch.float32 if check.dry else dtype}
+                heads = [torch.randn(shape, **kind).transpose(1, 2).requires_grad_(trains) for _ in "qkv"]
+                mask = heads[0].new_zeros(shape[0], 1, 1, shape[1]) if masked else None
+                attend = functools.partial(fused_sdpa, layer, *heads, mask, dropout=0.1 if trains else 0.0)
+
+                def run(attend: Callable[..., Any] = attend, trains: bool = trains) -> None:
+                    output, _ = attend()
+                    if trains:
+                        output.float().sum().backward()
+
+                run()
+                text = f"kernel {chosen[-1]} (0 math, 1 flash, 2 efficient, 3 cuDNN), {check.milliseconds(run):.2f} ms"
+                check.say(f"attention, heads of {head} {dtype}, masked {masked}", check.dry or chosen[-1] != 0, text)
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = plain
+        hardware.CUDA = before
+
+
+def part_kernels(check: Check) -> None:
+    """The attention loss in Triton against float64, and beside the form of matrix products."""
+    import torch  # noqa: PLC0415
+
+    from tests.support.numerics import attention_case, relative_error  # noqa: PLC0415
+
+    shapes = ((2, 24, 26, 64),) if check.dry else ((256, 128, 26, 64), (8, 2048, 26, 64), (1, 8192, 26, 64))
+    shapes += () if check.dry else ((256, 128, 64, 64), (256, 128, 16, 32))
+    for rows, length, student, teacher in shapes:
+        lengths = [max(1, length - 7 * (row % 9)) for row in range(rows)]
+        case = attention_case(heads=12, length=length, head_sizes=(student, teacher), lengths=lengths)
+        case = case.to(torch.bfloat16)
+        few = case.rows(slice(0, max(1, 4096 // length))).to(torch.float64)
+        exact = few.loss_and_gradients(1.0, backend="tiled", denominator=1e6)
+        moved = case._replace(**{name: getattr(case, name).detach().to(check.device) for name in case._fields[:5]})
+        moved = moved.to(torch.bfloat16)
+        backend = "gram" if check.dry else "triton"
+        part = moved.rows(slice(0, max(1, 4096 // length))).to(torch.bfloat16)
+        found = part.loss_and_gradients(1.0, backend=backend, denominator=1e6)
+        errors = relative_error(found[0].cpu(), exact[0]), relative_error([g.cpu() for g in found[1:]], exact[1:])
+        times = {
+            name: check.milliseconds(functools.partial(moved.loss_and_gradients, backend=name, denominator=1e6))
+            for name in (backend, "gram")
+        }
+        text = f"errors {errors[0]:.1e} and {errors[1]:.1e}; ms {times}"
+        check.say(f"attention loss {rows, length, student, teacher}", errors[0] < 2e-4 and errors[1] < 2**-7, text)
+
+
+def part_precision(check: Check) -> None:
+    """The losses of 30 steps in bf16 and fp16 beside those of fp32, from the same start."""
+    configs = {"fp32": "zero0_fp32.json", "bf16": "zero2_bf16.json", "fp16": "zero2_fp16.json"}
+    steps, curves = (3, {}) if check.dry else (30, {})
+    for name, config in list(configs.items())[: 2 if check.dry else None]:
+        how = {"teacher_dtype": "float32" if name == "fp32" else "float16", "rows": 64}
+        run, engine = build_step(check, config=config, dropout=0.0, **how)
+        curves[name] = [run(need_value=True) for _ in range(steps)]
+        last, first = curves[name][-1], curves[name][0]
+        beside = last / curves["fp32"][-1]
+        good = math.isfinite(last) and last < first and abs(beside - 1) < 0.05
+        text = f"{first:.4f} to {last:.4f}, {beside:.4f} of fp32's, {engine.skipped_steps} steps skipped"
+        check.say(f"30 steps in {name}", good, text)
+
+
+def part_ranks(check: Check) -> None:
+    """Two ranks, where there are two GPUs."""
+    import torch  # noqa: PLC0415
+
+    if check.dry or torch.cuda.device_count() < 2:
+        check.say("two ranks", True, "left out: there are no two GPUs")
+        return
+    words = ["-m", "pytest", "-q", "-x", "tests/distributed/test_ranks.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    finished = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False)
+    check.say("two ranks", finished.returncode == 0, f"{finished.returncode}")
+
+
+PARTS: dict[str, Callable[[Check], None]] = {name: globals()[f"part_{name}"] for name in LIMITS}
+
+
+def run_part(name: str, *, dry: bool) -> int:
+    """Run a part here; return how many of its lines failed."""
+    check = Check(dry=dry)
+    try:
+        PARTS[name](check)
+    except Exception:  # whatever it is, the other parts are to run
+        check.say(name, False, traceback.format_exc()[-2000:])
+    return check.failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(description="Check the GPU path.", allow_abbrev=False)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(LIMITS)}; default: all")
+    parser.add_argument("--dry", action="store_true", help="run every part small, on the CPU, in this process")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    values = parser.parse_args(arguments)
+    if unknown := sorted(set(values.parts) - set(PARTS)):
+        parser.error(f"unknown part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if values.part:
+        return min(1, run_part(values.part, dry=False))
+    os.environ["DS_ACCELERATOR"] = "cpu" if values.dry else "cuda"
+    failed, begin = 0, time.monotonic()
+    for name in values.parts or PARTS:
+        started = time.monotonic()
+        if values.dry:
+            failed += run_part(name, dry=True)
+        else:
+            command = [sys.executable, __file__, "--part", name]
+            try:
+                failed += subprocess.run(command, timeout=LIMITS[name], check=False).returncode != 0
+            except subprocess.TimeoutExpired:
+                failed += 1
+                print(f"FAIL {name}: longer than {LIMITS[name]} s", flush=True)
+        now = time.monotonic()
+        print(f"== {name}: {now - started:.0f} s, {now - begin:.0f} s in all", flush=True)
+    return min(1, failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

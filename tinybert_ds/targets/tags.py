@@ -1,0 +1,181 @@
+"""A tag for each word: entities, parts of speech."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinybert_ds.data.metrics import Values
+from tinybert_ds.data.task_spec import TaskSpec, describe_labels, file_spelling, find_label, label_ids
+from tinybert_ds.data.token_files import suffix_of, with_tags
+from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.losses import soft_cross_entropy
+from tinybert_ds.models.labels import Head, match_labels
+from tinybert_ds.targets.labels import ClassAudit
+from tinybert_ds.targets.target import LabelAudit, Labels, Parser, Settings, Target
+from tinybert_ds.types import Batch
+
+_SCHEMES: Mapping[str, tuple[str, ...]] = {"BIO": ("B", "I"), "IOBES": ("B", "I", "E", "S")}
+_OUTSIDE = "O"
+_ENTITY_METRICS: Mapping[str, str] = {
+    "entity_f1": "f1_score",
+    "entity_precision": "precision_score",
+    "entity_recall": "recall_score",
+}
+
+
+class Tags(Target):
+    """A class id, int16, for each word, at its first piece; the model has an output for each tag and token."""
+
+    name = "tags"
+    noun = "tags"
+    kind = "tagging of words"
+    metrics = (*_ENTITY_METRICS, "tag_accuracy", "tag_macro_f1")
+    keys: ClassVar[Mapping[str, str]] = {
+        "scheme": f"{' or '.join(_SCHEMES)}: labels lists the kinds of entities, and tags are made of them (default: "
+        "labels lists the tags themselves)"
+    }
+    key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False, "skip_labels": False}
+    by_token = True
+    not_augmented = (
+        "a word that is replaced may begin, end or be no part of an entity any more, and tags belong to the words as "
+        "they were; train on the rows as they are, or on more of them that a teacher has labelled"
+    )
+
+    def read_keys(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        fields: dict[str, Any] = {} if "max_seq_length" in content else {"max_seq_length": 128}
+        problems = []
+        scheme, labels = content.get("scheme"), content.get("labels")
+        if isinstance(content.get("text"), list):
+            problems.append("text: one column of words")
+        if scheme is not None and scheme not in _SCHEMES:
+            problems.append(f"scheme: one of {', '.join(_SCHEMES)}, found {shown(scheme)!r}")
+        elif scheme is not None and isinstance(labels, list):
+            entities = [str(label) for label in labels if str(label) != _OUTSIDE]
+            if any(label[:2] in ("B-", "I-", "E-", "S-") for label in entities):
+                problems.append(
+                    f"scheme: labels lists tags already ({listed(entities)}); leave scheme out, or name entities"
+                )
+            names = (_OUTSIDE, *(f"{mark}-{entity}" for entity in entities for mark in _SCHEMES[scheme]))
+            fields["label_names"] = names
+        metrics = content.get("metric")
+        wanted = metrics if isinstance(metrics, list) else [metrics]
+        if any(metric in _ENTITY_METRICS for metric in wanted) and importlib.util.find_spec("seqeval") is None:
+            problems.append("metric: entity metrics need seqeval: pip install 'tinybert-ds[tags]'")
+        return fields, problems
+
+    def parser(self, spec: TaskSpec) -> Parser:
+        known = label_ids(spec)
+
+        def parse(text: str, where: str) -> int:
+            label = find_label(known, text)
+            if label is None:
+                raise DataError(
+                    f"{where}: task {spec.name} has no tag {quoted(text)}; it has {shown(describe_labels(spec), 1000)}"
+                    ". Mend the word, or list the tag in labels or aliases of the task file"
+                )
+            return label
+
+        return parse
+
+    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
+        return np.asarray(values, dtype=np.int16)
+
+    def audit(self, spec: TaskSpec) -> LabelAudit:
+        return ClassAudit(spec.label_names)
+
+    def head(self, spec: TaskSpec) -> Head:
+        return Head(tuple(spec.label_names), kind="tokens")
+
+    def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
+        return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role, kind="tokens"))
+
+    def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
+        """Soft cross-entropy of each word, over the words of the global batch."""
+        denominator = batch.counts.units * logits.shape[-1]
+        return soft_cross_entropy(logits, teacher, temperature=temperature, denominator=denominator)
+
+    def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of each word, over the words of the global batch."""
+        assert batch.labels is not None
+        assert batch.units is not None
+        return F.cross_entropy(logits.float(), batch.labels[batch.units], reduction="sum") / batch.counts.units
+
+    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
+        """The best tag of each word."""
+        return np.asarray(logits.argmax(axis=-1)).astype(np.int16)
+
+    def measure(
+        self, spec: TaskSpec, predictions: Values, labels: Labels, groups: NDArray[np.int64] | None = None
+    ) -> dict[str, float]:
+        """Entities are compared sentence by sentence, as conlleval does; `groups` says which a word belongs to."""
+        found: dict[str, float] = {}
+        names = np.array(spec.label_names, dtype=object)
+        sentences = []
+        if any(name in _ENTITY_METRICS for name in spec.metrics):
+            assert groups is not None
+            sentences = [by_sentence(names[values], groups) for values in (labels, predictions)]
+        for name in spec.metrics:
+            if name in _ENTITY_METRICS:
+                found[name] = entity_metric(_ENTITY_METRICS[name], *sentences)
+            else:
+                found[name] = _tag_metric(name, predictions, labels)
+        return found
+
+    def constant_answer(self, labels: Labels) -> Any:
+        """The commonest tag."""
+        return int(np.bincount(labels.astype(np.int64)).argmax())
+
+    def field(self, spec: TaskSpec, label: Any) -> str:
+        return file_spelling(spec, int(label))
+
+    def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
+        return [self.field(spec, label) for label in predictions]
+
+    def prediction_file(
+        self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None
+    ) -> tuple[str, str]:
+        """The split's file with the predicted tags in the place of its own."""
+        assert groups is not None
+        tags = iter(by_sentence(np.array(self.words(spec, predictions), dtype=object), groups))
+        layout = spec.splits[split]
+        return suffix_of(paths[0]), "".join(line for path in paths for line in with_tags(path, layout, tags))
+
+
+def by_sentence(words: NDArray, groups: NDArray[np.int64]) -> list[list[str]]:
+    """Return what belongs to each word (P,) as a list for each sentence; `groups` (P,) are their numbers."""
+    begins = np.flatnonzero(np.diff(groups, prepend=-1)).tolist()
+    return [words[begin:end].tolist() for begin, end in pairwise([*begins, len(groups)])]
+
+
+def entity_metric(name: str, references: list[list[str]], predictions: list[list[str]]) -> float:
+    """Return a metric of seqeval by its name, 0 where it is undefined.
+
+    Raises:
+        ConfigError: seqeval is not installed.
+    """
+    try:
+        seqeval = importlib.import_module("seqeval.metrics")
+    except ImportError as error:
+        raise ConfigError("entity metrics need seqeval: pip install 'tinybert-ds[tags]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metrics that are undefined, and of tags that are no entities
+        return float(getattr(seqeval, name)(references, predictions, zero_division=0))
+
+
+def _tag_metric(name: str, predictions: Values, labels: Labels) -> float:
+    if name == "tag_accuracy":
+        return float((predictions == labels).mean())
+    metrics = importlib.import_module("sklearn.metrics")
+    return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))

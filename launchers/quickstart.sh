@@ -35,16 +35,16 @@ if [ -e "$out/stages.json" ]; then
     fi
 fi
 
-bash launchers/install.sh
+bash launchers/install.sh export
 export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
 teacher_steps=250 general_steps=50 intermediate_steps=350 prediction_steps=300 eval_step=150
-data_options=() calibration=(--calibration_tokens 200000)
+data_options=() calibration=(--calibration_tokens 200000) max_loss=0.01 formats=(onnx openvino)
 if [ "$kind" = smoke ]; then
     teacher_steps=4 general_steps=2 intermediate_steps=4 prediction_steps=4 eval_step=2
-    data_options=(--max_documents 20 --max_rows 64) calibration=(--calibration_tokens 1000)
+    data_options=(--max_documents 20 --max_rows 64) calibration=(--calibration_tokens 1000) max_loss=1 formats=(onnx)
 fi
 
 stage() {
@@ -90,8 +90,13 @@ stage student_from_labels_alone python launchers/finetune_teacher.py --from_scra
     --model 3L_192 --tokenizer "$out/data/teacher" --output_dir "$out/student_without_distillation" "${task[@]}" \
     --max_steps "$((intermediate_steps + prediction_steps))" --learning_rate 3e-4 --eval_step "$eval_step"
 
+# What is served: files for other runtimes, each measured on dev.tsv beside the student and the teacher in its format.
+stage export_student python launchers/export_model.py --model "$out/student" --teacher "$out/teacher" \
+    --output_dir "$out/exported" --format "${formats[@]}" --precision fp32 int8 --max_loss "$max_loss" \
+    --data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --license other --languages en
+
 stage compare_models python launchers/compare_models.py --teacher "$out/teacher" --student "$out/student" \
     --student_before_training "$out/start" \
-    --student_without_distillation "$out/student_without_distillation" --data_dir "$out/data/sentiment" \
+    --student_without_distillation "$out/student_without_distillation" --student_exported "$out/exported" --data_dir "$out/data/sentiment" \
     --task_name sst-2 --split test --max_seq_length 64 --stages_file "$out/stages.json" --output_dir "$out"
 cat "$out/report.md"

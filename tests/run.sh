@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash launchers/install.sh test,mpi
+bash launchers/install.sh test,mpi,export,wandb
 export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 
 # Two hosts out of network namespaces (tests/support/two_hosts.py) need these programs; without them their tests are skipped.

@@ -21,9 +21,11 @@ STAGES = [
     "intermediate_distillation",
     "prediction_distillation",
     "student_from_labels_alone",
+    "export_student",
     "compare_models",
 ]
 MODELS = ["teacher", "student", "student_before_training", "student_without_distillation"]
+EXPORTED = [f"student, {name}" for name in ("ONNX fp32", "ONNX int8 dynamic")]
 
 
 def start(out: Path) -> subprocess.Popen[str]:
@@ -82,10 +84,12 @@ def test_the_quickstart_killed_on_its_way_goes_on_and_reports_everything(tmp_pat
     assert second.returncode == 0, output[-5000:]
     assert "prepare_corpus: finished before" in output
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert list(report) == [*MODELS, "majority_class", "compression", "speedup", "stages"]
+    assert list(report) == [*MODELS, *EXPORTED, "majority_class", "compression", "speedup", "stages"]
     assert [stage["name"] for stage in report["stages"]] == STAGES
     assert [report["stages"][i]["seconds"] for i in (0, 1)] == [before[name] for name in STAGES[:2]]
     assert all(0 <= report[name]["metric"] <= 1 for name in [*MODELS, "majority_class"])
-    assert all(set(report[name]["latency_ms"]) == {"1", "32"} for name in MODELS)
+    assert all(set(report[name]["latency_ms"]) == {"1", "32"} for name in [*MODELS, *EXPORTED])
+    assert report["student, ONNX fp32"]["metric"] == report["student"]["metric"]
+    assert report["student, ONNX int8 dynamic"]["bytes"] < report["student"]["bytes"] / 3
     assert (report["teacher"]["parameters"], report["student"]["parameters"]) == (22_713_986, 7_331_330)
     assert output.endswith((out / "report.md").read_text(encoding="utf-8"))

@@ -26,7 +26,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
 
 DATA_TOOLS = ("prepare_corpus", "inspect_shards", "augment_task", "label_rows")
-STAGES = ("general_distill", "task_distill", "finetune", "evaluate_glue", "inherit", "embed_distill", "embed_evaluate")
+STAGES = (
+    "general_distill",
+    "task_distill",
+    "finetune",
+    "evaluate_glue",
+    "inherit",
+    "embed_distill",
+    "embed_evaluate",
+    "export",
+)
 SERIES, THEN = "series", "then"
 """Several general distillations in one process, in turn: SERIES as the stage, THEN between their arguments."""
 

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tinybert_ds.arguments", "tinybert_ds.launch", "tinybert_ds.losses", "tinybert_ds.shared_work"),
     ("tinybert_ds.models", "tinybert_ds.data", "tinybert_ds.targets"),
     ("data_tools",),
-    ("tinybert_ds.objective", "tinybert_ds.vector_objective", "tinybert_ds.engine"),
+    ("tinybert_ds.objective", "tinybert_ds.vector_objective", "tinybert_ds.engine", "tinybert_ds.export"),
     ("tinybert_ds.stages",),
     ("tinybert_ds.doctor", "tinybert_ds.report", "launchers"),
 )
@@ -39,6 +39,7 @@ OWNERS = {
     "deepspeed": ("tinybert_ds.engine.", "tinybert_ds.launch."),
     "triton": ("tinybert_ds.losses.triton_",),
     "mpi4py": ("data_tools.",),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "openvino", "nncf"), ("tinybert_ds.export.",)),
     "data_tools": ("data_tools.",),
     "launchers": ("launchers.",),
     "tests": (),

@@ -17,6 +17,7 @@ from tinybert_ds.arguments.data_sets import ExportArguments, QuickstartDataArgum
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.arguments.embed import EmbedDistillArguments, EmbedEvaluateArguments
 from tinybert_ds.arguments.evaluate import EvaluateArguments
+from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.arguments.general import GeneralDistillArguments
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.inspect import InspectArguments
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "embed_distill": EmbedDistillArguments,
     "embed_evaluate": EmbedEvaluateArguments,
     "compare_models": CompareArguments,
+    "export_model": ExportModelArguments,
     "pregenerate_training_data": PrepareArguments,
     "data_augmentation": AugmentArguments,
     "label_rows": LabelRowsArguments,

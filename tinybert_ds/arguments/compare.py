@@ -20,6 +20,9 @@ class CompareArguments(TaskPlace):
         "Directory that the student started from, if that predicts already.", None, path=True
     )
     student_without_distillation: str | None = data("Directory of a student to compare with.", None, path=True)
+    student_exported: str | None = data(
+        "Directory of the student as launchers/export_model.py wrote it: a row for each of its files.", None, path=True
+    )
     output_dir: str = like(OUTPUT_DIR)
     max_seq_length: int | None = like(MAX_SEQ_LENGTH)
     stages_file: str | None = like(STAGES_FILE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
+from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
 from tinybert_ds.arguments.groups import OUTPUT_DIR, SEED, LayerLosses, Stage, Teacher
 from tinybert_ds.arguments.option import like, machine, pace, place, result
 
@@ -83,6 +85,11 @@ class TrainingArguments(Stage):
         hyper_parameter=True,
         ds_follows=("scheduler.params.total_num_steps",),
     )
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = place(
+        "Where the figures of metrics.jsonl are shown too, under the same names; all but the first are packages that "
+        "you install.",
+        ["tensorboard"],
+    )
     logging_steps: int = pace("Steps between two lines of metrics.jsonl, TensorBoard and the console.", 10, least=1)
     save_steps: int | None = pace(
         "Steps between two resumable checkpoints. Default: 1000, or the published --eval_step in general distillation.",
@@ -116,6 +123,10 @@ class TrainingArguments(Stage):
         False,
     )
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
+    license: str | None = like(LICENSE)
+    languages: list[str] = like(LANGUAGES)
+    datasets: list[str] = like(DATASETS)
+    push_to_hub: str | None = like(PUSH_TO_HUB)
     cuda_graphs: Literal["auto", "off"] = machine(
         "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
         "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",
@@ -144,6 +155,12 @@ class TrainingArguments(Stage):
         found = super().problems()
         if self.fp16 and self.no_cuda:
             found.append("--fp16 and --no_cuda contradict each other: this CPU path has no fp16; drop one of them")
+        missing = [name for name in self.report_to if find_spec(name) is None]
+        if missing:
+            found.append(
+                f"--report_to {' '.join(missing)}: not installed; pip install {' '.join(missing)} into the environment "
+                "of this program, or leave it out"
+            )
         return found
 
 

@@ -62,7 +62,7 @@ def save_student(
         state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         with quiet():
             model.save_pretrained(scratch, state_dict=dict(state))  # which empties the dict it gets
-        _save_tokenizer(tokenizer, scratch, with_types=takes_token_types(model))
+        save_tokenizer(tokenizer, scratch, with_types=takes_token_types(model))
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__]  # a head for tokens is told from one for texts by it
         # transformers loads in the dtype that the config states, so it must be that of the weights written
@@ -112,7 +112,7 @@ def load_projections(directory: str | Path) -> dict[str, Tensor] | None:
     return published.published_projections(published.read_bin(weights)) if weights.is_file() else None
 
 
-def _save_tokenizer(tokenizer: Any, directory: Path, *, with_types: bool) -> None:
+def save_tokenizer(tokenizer: Any, directory: Path, *, with_types: bool) -> None:
     """Write a tokeniser that returns what its model takes: a RoBERTa has no embedding for token type 1."""
     names = list(tokenizer.model_input_names)
     if not with_types:

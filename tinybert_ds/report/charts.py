@@ -25,6 +25,7 @@ class Series(NamedTuple):
 
     name: str
     points: Points
+    band: Sequence[tuple[int, float, float]] = ()  # (step, lowest, highest): how far several runs spread around it
 
 
 class Scale(NamedTuple):
@@ -52,11 +53,13 @@ def line_chart(
         marks: Steps with a vertical line, such as restarts.
         may_be_logarithmic: Whether values that span much are drawn on a logarithmic scale.
     """
-    drawn = [Series(line.name, thin(line.points, MOST_POINTS)) for line in series if line.points]
+    drawn = [line._replace(points=thin(line.points, MOST_POINTS)) for line in series if line.points]
     if not drawn:
         return ""
-    x, y = _scales([point for line in drawn for point in line.points], may_be_logarithmic)
+    edges = [(step, value) for line in drawn for step, *both in line.band for value in both]
+    x, y = _scales([*edges, *(point for line in drawn for point in line.points)], may_be_logarithmic)
     parts = [*_grid(x, y), *(_mark(x, step) for step in marks if x.low <= step <= x.high)]
+    parts += [_band(x, y, line.band, number) for number, line in enumerate(drawn) if line.band]
     parts += [_line(x, y, line.points, number) for number, line in enumerate(drawn)]
     keys = "".join(
         f'<li><svg width="22" height="8"><line x1="0" y1="4" x2="22" y2="4" class="c{number % NUM_COLOURS}"'
@@ -160,6 +163,13 @@ def _line(x: Scale, y: Scale, points: Points, index: int) -> str:
         left, top = places[0].split(",")
         return f'<circle {colour} cx="{left}" cy="{top}" r="3"/>'
     return f'<polyline {colour}{_dash(index)} points="{" ".join(places)}"/>'
+
+
+def _band(x: Scale, y: Scale, band: Sequence[tuple[int, float, float]], index: int) -> str:
+    """The space between the lowest and the highest, there and back again."""
+    there = [f"{x.place(step):.1f},{y.place(low):.1f}" for step, low, _ in band]
+    back = [f"{x.place(step):.1f},{y.place(high):.1f}" for step, _, high in reversed(band)]
+    return f'<polygon class="c{index % NUM_COLOURS} band" points="{" ".join([*there, *back])}"/>'
 
 
 def _dash(index: int) -> str:

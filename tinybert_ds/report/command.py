@@ -9,6 +9,7 @@ from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.compare import ReportArguments
 from tinybert_ds.files import make_output_directory, write_atomically
 from tinybert_ds.report.markdown import render_markdown
+from tinybert_ds.report.models import find_measured
 from tinybert_ds.report.page import render_page
 from tinybert_ds.report.runs import read_runs
 
@@ -16,9 +17,10 @@ from tinybert_ds.report.runs import read_runs
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; raises ConfigError for a directory without a run."""
     values = parse(ReportArguments, arguments)
-    runs = read_runs([Path(directory) for directory in values.runs])
+    given = [Path(directory) for directory in values.runs]
+    runs = read_runs(given)
     target = runs[0].path if values.output_dir is None else Path(values.output_dir)
     make_output_directory(target)
-    write_atomically(target / "report.html", render_page(runs))
+    write_atomically(target / "report.html", render_page(runs, find_measured(given)))
     write_atomically(target / "report.md", render_markdown(runs))
     print(f"wrote {target / 'report.html'} and report.md: {', '.join(run.name for run in runs)}")

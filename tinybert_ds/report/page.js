@@ -1,5 +1,5 @@
 // Under the pointer: a line at the step, and each curve's value there beside its name. At rest: the last values.
-for (const figure of document.querySelectorAll("figure")) {
+for (const figure of document.querySelectorAll("figure:not(.still)")) {
   const chart = figure.querySelector("svg.chart");
   const { x: [low, high, begin, end], lines } = JSON.parse(figure.querySelector("script").textContent);
   const outputs = figure.querySelectorAll("output");

@@ -6,21 +6,30 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 
+from tinybert_ds.engine.watch.clock import shares
 from tinybert_ds.report.charts import Series, line_chart
+from tinybert_ds.report.figures import Bar, bars
+from tinybert_ds.report.models import Measured, figures_of
 from tinybert_ds.report.runs import Run
+from tinybert_ds.report.seeds import mean_and_band, name_of, seed_groups
 from tinybert_ds.report.tables import Table, all_tables
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever would be fetched."""
 
 
-def render_page(runs: Sequence[Run]) -> str:
-    """Return the page: tables, then curves; with several runs each figure's curves lie over one another."""
+def render_page(runs: Sequence[Run], measured: Sequence[Measured] = ()) -> str:
+    """Return the page: tables, then curves; with several runs each figure's curves lie over one another.
+
+    Args:
+        measured: What comparisons and exports of these runs have found.
+    """
     resources = files("tinybert_ds.report")
     style, script = (resources.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     first, *others = all_tables(runs)
     sections = single_run_charts(runs[0]) if len(runs) == 1 else comparison_charts(runs)
+    sections = [*(("Models", figures_of(found)) for found in measured), *sections]
     charts = "".join(
         f"<h2>{escape(name)}</h2><div class='charts'>{''.join(figures)}</div>" for name, figures in sections
     )
@@ -64,15 +73,17 @@ def single_run_charts(run: Run) -> list[Section]:
 
 
 def comparison_charts(runs: Sequence[Run]) -> list[Section]:
-    """Return (heading, charts) of several runs: a chart for each figure, a line for each run that has it."""
+    """Return (heading, charts) of several runs: a chart for each figure, a line for each run that has it.
+
+    Runs that differ in their seed alone have one line, their mean, and a band from the lowest to the highest.
+    """
+    groups = seed_groups(runs)
     unsorted = dict.fromkeys(name for run in runs for name in run.names() if "/" not in name)
     names = sorted(unsorted, key=_importance)
 
     def charts(wanted: Iterator[str]) -> list[str]:
         return [
-            line_chart(
-                name, [Series(run.name, run.curve(name)) for run in runs], may_be_logarithmic=name.endswith("loss")
-            )
+            line_chart(name, [_series(group, name) for group in groups], may_be_logarithmic=name.endswith("loss"))
             for name in wanted
         ]
 
@@ -80,7 +91,20 @@ def comparison_charts(runs: Sequence[Run]) -> list[Section]:
         return name.endswith("_share") or name in ("step_seconds", "communicated_bytes_per_step")
 
     health, time = (charts(name for name in names if is_time(name) is wanted) for wanted in (False, True))
+    time.insert(0, bars("share of the time, in %", [Bar(run.name, _shares(run)) for run in runs], form=".0f"))
     return list(_not_empty([("Curves", health), ("Where the time goes", time)]))
+
+
+def _series(group: Sequence[Run], name: str) -> Series:
+    curves = [curve for run in group if (curve := run.curve(name))]
+    if len(curves) < 2:
+        return Series(name_of(group), curves[0] if curves else [])
+    mean, band = mean_and_band(curves)
+    return Series(name_of(group), mean, band)
+
+
+def _shares(run: Run) -> list[tuple[str, float]]:
+    return [(part, 100 * value) for part, value in shares(run.clock).items()] if run.clock else []
 
 
 def _importance(name: str) -> int:

@@ -31,13 +31,18 @@ from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, raise_all
+from tinybert_ds.export.measure import as_model
+from tinybert_ds.export.record import is_export, read_export
+from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.files import write_atomically
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.pretrained import Role, read_config
-from tinybert_ds.models.student import DistilledStudent, count_parameters
+from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
-from tinybert_ds.stages.evaluate import load_fine_tuned
+from tinybert_ds.stages.evaluate import load_fine_tuned, task_columns
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import RowFlags, load_task
+from tinybert_ds.stages.task_settings import read_settings
 from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
 from tinybert_ds.types import Batch
@@ -54,9 +59,11 @@ class Candidate(NamedTuple):
     """A model that takes part, and the split as its tokeniser and its config see it."""
 
     name: str
-    module: DistilledStudent
+    module: Any  # from a batch to its terms, the logits among them
     encoded: EncodedExamples
     layout: RowLayout
+    parameters: int = 0  # 0: as many as the module has
+    size_bytes: int = 0  # on the disk
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Return the rows as one batch, padded to its longest."""
@@ -85,7 +92,38 @@ def measure_metric(
     metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
-    return Candidate(name, model.module, task.splits[split], layout), official_metric(spec, own)
+    size = sum(file.stat().st_size for file in model_files(directory).glob("*.safetensors"))
+    candidate = Candidate(name, model.module, task.splits[split], layout, size_bytes=size)
+    return candidate, official_metric(spec, own)
+
+
+def measure_exported(
+    directory: Path, parameters: int, spec: TaskSpec, arguments: CompareArguments, world: World
+) -> list[tuple[Candidate, float]]:
+    """Return the files of an exported student and their official metric on the split.
+
+    Args:
+        directory: Of launchers/export_model.py.
+        parameters: Of the student.
+    """
+    exports = read_export(directory)["exports"]
+    tokenizer, config = load_tokenizer(directory, None), read_config(directory, role="student")
+    flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
+    task = load_task(spec, arguments.data_dir, (arguments.split,), tokenizer, config, flags, world)
+    columns = task_columns(config, spec, None, role="student")
+    settings = read_settings(config, target_of(spec).setting_names, columns, role="student")
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if task.token_types else ()))
+    layout = RowLayout("valid", task.max_seq_length, task.pad_id)
+    found = []
+    for row in exports:
+        if row["model"] != "teacher" and row["file"]:
+            model = as_model(open_file(row["kind"], directory / row["file"], torch.get_num_threads()), names)
+            metrics = task.evaluate(model, arguments.split, columns=columns, settings=settings)
+            own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
+            rows, name = task.splits[arguments.split], f"student, {row['name']}"
+            candidate = Candidate(name, model, rows, layout, parameters, row["bytes"])
+            found.append((candidate, official_metric(spec, own)))
+    return found
 
 
 @torch.no_grad()
@@ -137,9 +175,10 @@ def build_report(
     """
     report: dict[str, Any] = {
         candidate.name: {
-            "parameters": count_parameters(candidate.module.encoder.model),
+            "parameters": candidate.parameters or count_parameters(candidate.module.encoder.model),
             "metric": metrics[candidate.name],
             "latency_ms": {str(size): latency[candidate.name] for size, latency in latencies_ms.items()},
+            "bytes": candidate.size_bytes,
         }
         for candidate in candidates
     }
@@ -161,15 +200,15 @@ def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: i
         "",
         f"Task {spec.name}, {split} split, {rows:,} rows.",
         "",
-        f"| | parameters | {metric} | " + " | ".join(f"ms, batch of {size}" for size in LATENCY_BATCHES) + " |",
-        "|---|" + "---:|" * (2 + len(LATENCY_BATCHES)),
+        f"| | parameters | {metric} | " + " | ".join(f"ms, batch of {size}" for size in LATENCY_BATCHES) + " | MiB |",
+        "|---|" + "---:|" * (3 + len(LATENCY_BATCHES)),
     ]
     for name in names:
         latencies = " | ".join(f"{value:.2f}" for value in report[name]["latency_ms"].values())
-        lines.append(
-            f"| {_words(name)} | {report[name]['parameters']:,} | {report[name]['metric']:.4f} | {latencies} |"
-        )
-    lines.append(f"| majority class | | {report['majority_class']['metric']:.4f} |" + " |" * len(LATENCY_BATCHES))
+        own = report[name]
+        figures = f"{own['parameters']:,} | {own['metric']:.4f} | {latencies} | {own['bytes'] / 2**20:.1f}"
+        lines.append(f"| {_words(name)} | {figures} |")
+    lines.append(f"| majority class | | {report['majority_class']['metric']:.4f} |" + " |" * (1 + len(LATENCY_BATCHES)))
     lines += ["", *_conclusions(report, names, spec, rows), ""]
     if report["stages"]:
         lines += ["| stage | seconds |", "|---|---:|"]
@@ -207,16 +246,17 @@ def _conclusions(report: Mapping[str, Any], names: Sequence[str], spec: TaskSpec
 def _conditions() -> list[str]:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "deepspeed"))
     return [
-        f"Measured on {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
+        f"Measured on {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
         f"Python {platform.python_version()}, {versions}.",
-        "Latencies: one forward in fp32 without tokenisation, batches of real sentences padded to their longest, the "
-        f"models in turn in one process, median of {ROUNDS} rounds of "
+        "Latencies: one forward without tokenisation, in fp32 where nothing else is said, batches of real sentences "
+        f"padded to their longest, the models in turn in one process, median of {ROUNDS} rounds of "
         + " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
         + ".",
     ]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
@@ -227,10 +267,14 @@ def _cpu_name() -> str:
 
 def path_problems(arguments: CompareArguments) -> Iterator[str]:
     """Yield what is wrong with the paths that the command line names."""
-    for name in ("teacher", "student", "student_before_training", "student_without_distillation", "data_dir"):
+    directories = ("teacher", "student", "student_before_training", "student_without_distillation", "student_exported")
+    for name in (*directories, "data_dir"):
         path = getattr(arguments, name)
         if path is not None and not Path(path).is_dir():
             yield f"--{name}: {path} is not a directory; give an existing one"
+    exported = arguments.student_exported
+    if exported is not None and Path(exported).is_dir() and not is_export(Path(exported)):
+        yield f"--student_exported: {exported} holds no export; give the --output_dir of launchers/export_model.py"
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         yield f"--output_dir: {output_dir} is a file; give a directory"
@@ -280,6 +324,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (path := getattr(arguments, name)) is not None:
             directories[name] = path
     measured = [measure_metric(name, Path(path), spec, arguments, world) for name, path in directories.items()]
+    if arguments.student_exported is not None:
+        parameters = count_parameters(measured[1][0].module.encoder.model)
+        measured += measure_exported(Path(arguments.student_exported), parameters, spec, arguments, world)
     candidates = [candidate for candidate, _ in measured]
     latencies_ms = {
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()

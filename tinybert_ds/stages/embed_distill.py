@@ -37,6 +37,7 @@ from tinybert_ds.stages.embed_student import (
     start_model,
 )
 from tinybert_ds.stages.evaluate import write_results
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.sentence_encoders import (
     SentenceDirectory,
     export_sentence_student,
@@ -100,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             train(run, taught, overlap_teacher=arguments.overlap_teacher)
             run.finish()
         write_results(session.output_dir, run.results[0], session.world)
+    give_away(session, [session.output_dir], None)
 
 
 def _find_teacher(arguments: EmbedDistillArguments) -> SentenceDirectory | None:

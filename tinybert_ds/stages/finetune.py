@@ -20,6 +20,7 @@ from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import has_weights, load_classifier, read_config
 from tinybert_ds.stages.distillation import classifying_student, export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, label_objective, write_results
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.search import prepare_search, search
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.task_data import TaskData, load_task
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     fine_tune = partial(_fine_tune, path=path, tokenizer=tokenizer, task=task, fingerprint=model_fingerprint(path))
     results = search(session, fine_tune, score=task.score) if arguments.search else fine_tune(session)
     write_results(session.output_dir, results, session.world)
+    give_away(session, [session.output_dir], task)
 
 
 def _fine_tune(

@@ -43,6 +43,7 @@ from tinybert_ds.stages.distillation import (
     relation_layers,
     require_same_tokenizer,
 )
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.inheritance import started_once
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
@@ -103,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(run, teacher, overlap_teacher=arguments.overlap_teacher)
         corpora.finish_verification(run.stall.alive)
         run.finish()
+    give_away(session, [candidate.directory for candidate in candidates], None)
 
 
 _STARTS: dict[str | None, Literal["teacher", "svd", "random"]] = {

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
+from tinybert_ds.engine.watch.trackers import RUN_NAMES_FILE
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.models.saving import copy_student
@@ -21,7 +22,7 @@ from tinybert_ds.stages.start import with_arguments
 logger = logging.getLogger(__name__)
 
 SEARCH_FILE = "search.json"
-_NOT_OF_THE_MODEL = ("run.json", "metrics.jsonl", "eval_results.json")
+_NOT_OF_THE_MODEL = ("run.json", "metrics.jsonl", "eval_results.json", RUN_NAMES_FILE)
 
 
 class Trial(NamedTuple):

@@ -51,6 +51,7 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
+from tinybert_ds.stages.give_away import give_away
 from tinybert_ds.stages.prediction_choice import (
     margin_problems,
     prediction_problems,
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
     write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
+    give_away(session, [session.output_dir], task)
 
 
 class _Pair(NamedTuple):

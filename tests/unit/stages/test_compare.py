@@ -77,7 +77,8 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     assert list(report) == [*models, "majority_class", "compression", "speedup", "stages"]
     for name, folder, positive in zip(models, ("teacher", "student", "student", "plain"), (1, 1, 1, 0), strict=True):
         weights = AutoModelForSequenceClassification.from_pretrained(setting / folder).parameters()
-        assert set(report[name]) == {"parameters", "metric", "latency_ms"}
+        assert set(report[name]) == {"parameters", "metric", "latency_ms", "bytes"}
+        assert report[name]["bytes"] == (setting / folder / "model.safetensors").stat().st_size
         assert report[name]["parameters"] == sum(weight.numel() for weight in weights)
         assert report[name]["metric"] == pytest.approx(accuracy_one_by_one(setting / folder, positive))
         assert set(report[name]["latency_ms"]) == {"1", "32"}

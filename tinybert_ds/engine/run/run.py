@@ -215,6 +215,7 @@ class Run:
             title=self._title,
             name=directory.path.name if len(self._directories) > 1 else None,
             show_bar=not self.students,
+            report_to=self.arguments.report_to,
         )
         monitor.describe(arguments, hyper_parameters_of(self.arguments), config, self.world.size)
         return monitor

@@ -1,4 +1,4 @@
-"""Watching a run: metrics.jsonl, TensorBoard, the progress bar, and where the time goes."""
+"""Watching a run: metrics.jsonl, trackers, the progress bar, and where the time goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.engine.watch.console import evaluation_line, step_line, summary_table
-from tinybert_ds.engine.watch.tensorboard import TensorBoard
+from tinybert_ds.engine.watch.trackers import open_trackers
 from tinybert_ds.files import write_atomically
 from tinybert_ds.records import read_metrics
 
@@ -99,6 +99,7 @@ class Monitor:
         start_step: Step the run goes on from: later lines of an earlier attempt are cut off.
         name: Of this student among several; it begins the lines on the console.
         show_bar: Whether this run has the bar; of several students one has.
+        report_to: Trackers that get the figures too.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Monitor:
         title: str,
         name: str | None = None,
         show_bar: bool = True,
+        report_to: Sequence[str] = ("tensorboard",),
     ) -> None:
         self._enabled = enabled
         if not enabled:
@@ -121,7 +123,7 @@ class Monitor:
         self._prefix = f"{name}: " if name else ""
         self._steps = (start_step, total_steps)
         self._metrics = path.open("a", encoding="utf-8")
-        self._tensorboard = TensorBoard(directory / "tensorboard", start_step=start_step)
+        self._trackers = open_trackers(report_to, directory, start_step=start_step)
         self._clock: dict[str, float] = {}
         self._started = time.perf_counter()
         # In a file the lines of the logged steps say the same; a bar would fill it with every refresh.
@@ -142,9 +144,10 @@ class Monitor:
         deepspeed_config: Mapping[str, Any],
         world_size: int,
     ) -> None:
-        """Write what the run is started with where TensorBoard shows it."""
+        """Write what the run is started with where the trackers show it."""
         if self._enabled:
-            self._tensorboard.describe(arguments, learning, deepspeed_config, world_size)
+            for tracker in self._trackers:
+                tracker.describe(arguments, learning, deepspeed_config, world_size)
 
     def advance(self) -> None:
         """One optimizer step is done."""
@@ -158,7 +161,7 @@ class Monitor:
         self._write_line({"step": step, **values, "clock": clock})
         self.account(clock)
         shown = {name: value for name, value in clock.items() if name not in ("seconds", "steps")}
-        self._tensorboard.scalars(step, {**values, **shown})
+        self._track(step, {**values, **shown})
         first, last = self._steps
         seconds_left = (time.perf_counter() - self._started) / max(1, step - first) * (last - step)
         logger.info("%s%s", self._prefix, step_line(step, last, values, clock, seconds_left))
@@ -173,25 +176,31 @@ class Monitor:
         if not self._enabled:
             return
         self._write_line({"step": step, **metrics})
-        self._tensorboard.scalars(step, metrics)
+        self._track(step, metrics)
         logger.info("%s%s", self._prefix, evaluation_line(step, metrics))
 
     def flush(self) -> None:
         """Bring everything written so far to disk."""
         if self._enabled:
             self._metrics.flush()
-            self._tensorboard.flush()
+            for tracker in self._trackers:
+                tracker.flush()
 
     def finish(self, results: Mapping[str, float]) -> None:
         """Write the final metrics, show the summary and close the files."""
         if not self._enabled:
             return
         self._bar.close()
-        self._tensorboard.finish(self._steps[1], results)
         self._metrics.close()
-        self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.finish(self._steps[1], results)
+            tracker.close()
         table = summary_table(self._title, self._directory, results, self._clock, steps=self._steps)
         logger.info("%s", table)
+
+    def _track(self, step: int, values: Mapping[str, float | None]) -> None:
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
 
     def _write_line(self, line: dict[str, Any]) -> None:
         assert all(not isinstance(v, float) or math.isfinite(v) for v in line.values()), f"not finite: {line}"

@@ -1,0 +1,118 @@
+import json
+import math
+
+import pytest
+from huggingface_hub import HfApi, ModelCard
+
+from tests.support.run_records import write_run
+from tinybert_ds.errors import ModelError
+from tinybert_ds.models import hub
+from tinybert_ds.models.card import CARD_FILE, Card, Figure, read_base_model, render_card, write_card
+from tinybert_ds.models.run_card import run_card, write_run_card
+
+FIGURE = Figure("accuracy", 0.75, "sst-2", "dev", 100, 0.0433)
+
+
+def test_what_the_hub_reads_comes_back_from_its_own_classes():
+    card = Card(
+        "student", "text-classification", license="mit", language=["en"], datasets=["nyu-mll/glue"], figures=[FIGURE]
+    )
+    data = ModelCard(render_card(card)).data
+    assert (data.license, data.language, data.datasets) == ("mit", ["en"], ["nyu-mll/glue"])
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name, result.dataset_split) == (
+        *("accuracy", 0.75, "sst-2", "dev"),
+    )
+    index = data.to_dict()["model-index"]
+    assert index[0]["name"] == "student"
+    assert "license" not in ModelCard(render_card(Card("x", "feature-extraction"))).data.to_dict()
+
+
+def test_a_card_of_our_own_is_written_anew_and_one_that_somebody_edited_is_not(tmp_path):
+    write_card(tmp_path, Card("a", "text-classification"))
+    write_card(tmp_path, Card("b", "text-classification"))
+    assert "# b\n" in (tmp_path / CARD_FILE).read_text()
+    (tmp_path / CARD_FILE).write_text("# mine\n")
+    write_card(tmp_path, Card("c", "text-classification"))
+    assert (tmp_path / CARD_FILE).read_text() == "# mine\n"
+
+
+def test_the_base_model_is_what_the_card_of_the_directory_says(tmp_path):
+    assert read_base_model(tmp_path) == ()
+    (tmp_path / CARD_FILE).write_text("---\nbase_model: a/b\n---\n")
+    assert read_base_model(tmp_path) == ("a/b",)
+    (tmp_path / CARD_FILE).write_text("---\nbase_model: [\n---\n")
+    assert read_base_model(tmp_path) == ()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A fine-tuned teacher and a student of it, as runs leave them behind."""
+    teacher = {"model": "/home/me/plain", "task_name": "sst-2", "data_dir": "/home/me/task", "output_dir": "/x/teacher"}
+    write_run(tmp_path / "teacher", stage="finetune", arguments=teacher, finished={"eval_accuracy": 0.9})
+    (tmp_path / "teacher" / CARD_FILE).write_text("---\nbase_model: a/b\n---\n")
+    student = {"student_model": "/home/me/general", "teacher_model": str(tmp_path / "teacher"), "pred_distill": True}
+    student |= {"task_name": "sst-2", "output_dir": str(tmp_path / "student"), "train_batch_size": 16}
+    student |= {"license": "mit", "languages": ["en"], "temperature": 2.0}
+    student |= {"datasets": ["stanfordnlp/sst2"]}
+    results = {"eval_accuracy": 0.75}
+    path = write_run(tmp_path / "student", stage="task_distill prediction", arguments=student, finished=results)
+    record = json.loads((path / "run.json").read_text())
+    record |= {"arguments": record["launches"][0]["arguments"], "world_size": 2}
+    record["identity"] |= {"teacher": "abc", "data": "def"}
+    (path / "run.json").write_text(json.dumps(record))
+    record = json.loads((tmp_path / "teacher" / "run.json").read_text())
+    record["arguments"] = record["launches"][0]["arguments"]
+    (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_card_of_a_run_has_its_recipe_its_data_its_budget_and_its_evaluation_with_the_error(runs):
+    card = run_card(runs / "student", {"dev": 100})
+    assert (card.license, card.language, card.base_model) == ("mit", ["en"], ("a/b",))
+    assert card.datasets == ["stanfordnlp/sst2"]
+    (figure,) = card.figures
+    assert (figure.metric, figure.split, figure.rows) == ("accuracy", "dev", 100)
+    assert figure.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 100))
+    recipe = card.sections["How it was made"]
+    assert recipe.index("launchers/finetune_teacher.py") < recipe.index("launchers/task_distill.py")
+    assert "--temperature 2.0" in recipe
+    assert "--pred_distill" in recipe
+    assert "/home/me" not in render_card(card), "where things were is nobody's business"
+    assert "| teacher | `abc` |" in card.sections["Data"]
+    assert "6 optimizer steps of 16 samples" in card.sections["Losses and budget"]
+    assert "loss 0.3333" in card.sections["Losses and budget"]
+    assert "| sst-2 | dev | 100 | accuracy | 0.7500 | 0.0433 |" in card.sections["Evaluation"]
+    assert "other tasks" in card.sections["What it is not for"]
+
+
+def test_a_model_that_answers_for_each_token_is_offered_as_one(runs):
+    assert run_card(runs / "student", {"dev": 100}).pipeline_tag == "text-classification"
+    (runs / "student" / "config.json").write_text('{"architectures": ["BertForTokenClassification"]}')
+    assert run_card(runs / "student", {"dev": 100}).pipeline_tag == "token-classification"
+
+
+def test_a_general_student_is_said_to_predict_nothing(tmp_path):
+    write_run(tmp_path / "general", finished={"eval_loss": 1.5})
+    write_run_card(tmp_path / "general", {})
+    text = (tmp_path / "general" / CARD_FILE).read_text()
+    assert "it has no head" in text
+    assert ModelCard(text).data.pipeline_tag == "feature-extraction"
+
+
+def test_an_upload_takes_the_model_and_leaves_the_run_and_its_failure_is_told(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **named: asked.append(named))
+    hub.upload(tmp_path, "a/b")
+    (named,) = asked
+    assert (named["repo_id"], named["folder_path"]) == ("a/b", tmp_path)
+    assert {"run.json", "checkpoints/*", "trackers.json"} <= set(named["ignore_patterns"])
+
+    def fail(self, **named):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(HfApi, "upload_folder", fail)
+    with pytest.raises(ModelError, match=r"is complete, but could not be uploaded to a/b: .*no route.*hf upload a/b"):
+        hub.upload(tmp_path, "a/b")
+    with pytest.raises(ModelError, match=r"--push_to_hub a/b: the hub cannot be reached or refuses"):
+        hub.require_repository("a/b")  # the tests are offline

@@ -1,0 +1,278 @@
+"""The export of a tiny classifier, its files opened as their users open them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.support.models import model_directory
+from tests.support.runs import write_sentiment
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.errors import ConfigError, DataError, ModelError
+from tinybert_ds.export.runtimes import open_file
+from tinybert_ds.stages import compare, export
+
+LABELS = ("positive", "negative")  # not in the order of the task
+ONNX_OPENER = """
+import json, sys
+import numpy, onnxruntime
+from tokenizers import Tokenizer
+session = onnxruntime.InferenceSession(f"{sys.argv[1]}/{sys.argv[2]}", providers=["CPUExecutionProvider"])
+run = lambda feed: session.run(["logits"], {x.name: feed[x.name] for x in session.get_inputs()})[0]
+"""
+OPENVINO_OPENER = """
+import json, sys
+import numpy, openvino
+from tokenizers import Tokenizer
+model = openvino.Core().compile_model(f"{sys.argv[1]}/{sys.argv[2]}", "CPU")
+run = lambda feed: model({x.get_any_name(): feed[x.get_any_name()] for x in model.inputs})["logits"]
+"""
+ACCURACY = """
+tokenizer = Tokenizer.from_file(f"{sys.argv[1]}/tokenizer.json")
+labels = json.load(open(f"{sys.argv[1]}/config.json"))["id2label"]
+rows = [line.rstrip().split("\\t") for line in open(sys.argv[3])][1:]
+right = 0
+for text, label in rows:
+    found = tokenizer.encode(text)
+    feed = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
+    logits = run({name: numpy.array([ids], dtype=numpy.int64) for name, ids in feed.items()})
+    right += labels[str(int(logits[0].argmax()))] == ("negative", "positive")[int(label)]
+print(right / len(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A classifier and its task."""
+    folder = tmp_path_factory.mktemp("export")
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
+    model_directory(folder / "student", labels=LABELS, seed=1, **sizes)
+    write_sentiment(folder / "task", rows=80)
+    return folder
+
+
+def words(folder: Path, out: str, *more: str) -> list[str]:
+    return [
+        *("--model", str(folder / "student"), "--output_dir", str(folder / out), "--max_loss", "0.1"),
+        *("--threads", "1", *more),
+    ]
+
+
+def of_task(folder: Path) -> list[str]:
+    return ["--data_dir", str(folder / "task"), "--task_name", "sst-2", "--max_seq_length", "64"]
+
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+@contextmanager
+def no_ranks() -> Iterator[pytest.MonkeyPatch]:
+    """Let evaluations run without a process group."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinybert_ds.engine.prediction.gather_objects", lambda own: [own])
+        patch.setattr("tinybert_ds.engine.prediction.read_together", lambda read, world: read())
+        yield patch
+
+
+def run_export(command: list[str]) -> None:
+    """Run the command in this process, with few and short measurements."""
+    with no_ranks() as patch:
+        patch.setattr(export, "join", lambda log_level: ALONE)
+        patch.setattr(export, "ROUNDS", 1)
+        patch.setattr(export, "LATENCY_BATCHES", {1: 1, 4: 1})
+        export.main(command)
+
+
+@pytest.fixture(scope="module")
+def exported(folder) -> Path:
+    """The classifier as ONNX, exported once for all tests."""
+    more = ["--format", "onnx", "--precision", "fp32", "int8", "--license", "mit", "--languages", "en"]
+    run_export(words(folder, "out", *of_task(folder), *more))
+    return folder / "out"
+
+
+def largest_difference(student: Path, kind, file: Path, longest: int = 64) -> float:
+    """The largest difference of a logit from those of transformers, over many sizes of batches and lengths."""
+    model = AutoModelForSequenceClassification.from_pretrained(student).eval()
+    run, rng, found = open_file(kind, file, 1), np.random.default_rng(0), 0.0
+    sizes = [(1 + number % 33, 1 + (7 * number) % longest) for number in range(66)]
+    for rows, length in [*sizes, (1, 1), (33, longest), (1, longest), (33, 1)]:
+        lengths = rng.integers(1, length + 1, rows)
+        lengths[0] = length
+        mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+        types = (np.arange(length) >= lengths[:, None] // 2).astype(np.int64) * mask
+        feed = {
+            "input_ids": rng.integers(5, 90, (rows, length)) * mask,
+            "attention_mask": mask,
+            "token_type_ids": types,
+        }
+        with torch.no_grad():
+            wanted = model(**{name: torch.from_numpy(value) for name, value in feed.items()}).logits.numpy()
+        found = max(found, float(np.abs(run(feed) - wanted).max()))
+    return found
+
+
+def accuracy_of_a_fresh_process(opener: str, out: Path, file: str, task: Path) -> float:
+    command = [sys.executable, "-c", opener + ACCURACY, str(out), file, str(task / "dev.tsv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def accuracy_of_transformers(student: Path, task: Path) -> float:
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(student),
+        AutoTokenizer.from_pretrained(student),
+    )
+    rows = [line.split("\t") for line in (task / "dev.tsv").read_text().splitlines()[1:]]
+    with torch.no_grad():
+        names = [LABELS[int(model.eval()(**tokenizer(text, return_tensors="pt")).logits.argmax())] for text, _ in rows]
+    return float(
+        np.mean([name == ("negative", "positive")[int(label)] for name, (_, label) in zip(names, rows, strict=True)])
+    )
+
+
+def test_onnx_in_float_is_the_model_for_every_batch_and_length(folder, exported):
+    assert largest_difference(folder / "student", "onnx", exported / "onnx" / "model.onnx") < 1e-4
+
+
+def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_metric(folder, exported):
+    report = json.loads((exported / "report.json").read_text())
+    rows = {row["name"]: row for row in report["exports"]}
+    whole = accuracy_of_a_fresh_process(ONNX_OPENER, exported, "onnx/model.onnx", folder / "task")
+    assert whole == pytest.approx(rows["ONNX fp32"]["metric"])
+    assert whole == pytest.approx(accuracy_of_transformers(folder / "student", folder / "task"))
+    small = accuracy_of_a_fresh_process(ONNX_OPENER, exported, "onnx/model_quantized.onnx", folder / "task")
+    assert small == pytest.approx(rows["ONNX int8 dynamic"]["metric"], abs=0.051)  # a row of 20: batches scale together
+
+
+def test_the_report_has_every_file_beside_the_model_with_all_that_was_measured(exported):
+    report = json.loads((exported / "report.json").read_text())
+    first, whole, small = report["exports"][:3]
+    assert [row["name"] for row in (first, whole, small)] == ["torch fp32", "ONNX fp32", "ONNX int8 dynamic"]
+    assert whole["loss"] == 0
+    assert whole["agreement"] == 1
+    assert whole["largest_difference"] < 1e-4
+    assert small["largest_difference"] > 1e-4
+    for row in report["exports"]:
+        assert set(row["latency_ms"]) == {"1", "4"}
+        assert all(value > 0 for value in row["latency_ms"].values())
+        assert row["peak_mib"] > 10
+        assert row["file"] == "" or row["bytes"] == (exported / row["file"]).stat().st_size or row["kind"] == "openvino"
+    about = report["about"]
+    assert (about["task"], about["split"], about["rows"], about["metric"]) == ("sst-2", "dev", 20, "accuracy")
+    table = (exported / "report.md").read_text()
+    assert f"| student, ONNX fp32 | {whole['bytes'] / 2**20:.1f} | {whole['metric']:.4f} |" in table
+    assert "opset 20" in table
+    assert "1 threads" in table
+
+
+def test_the_card_is_read_by_the_hub_s_own_classes(exported):
+    data = ModelCard.load(exported / "README.md").data
+    assert (data.license, data.language, data.pipeline_tag) == ("mit", ["en"], "text-classification")
+    files = {result.metric_name.partition(" of ")[2] for result in data.eval_results}
+    assert {"onnx/model.onnx", "onnx/model_quantized.onnx"} <= files
+    assert all(result.dataset_split == "dev" and result.metric_type == "accuracy" for result in data.eval_results)
+
+
+def test_the_directory_holds_what_others_look_for(exported):
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx", "onnx/model_quantized.onnx"}
+    assert wanted <= names
+    assert not any(name.startswith(".") or "whole" in name for name in names)
+
+
+def test_a_comparison_has_a_row_for_each_file_and_finds_what_the_export_found(folder, exported):
+    given = ["--teacher", folder, "--student", folder, "--output_dir", folder / "compared", "--split", "dev"]
+    arguments, _ = parse_arguments(CompareArguments, [*map(str, given), *of_task(folder)])
+    with no_ranks():
+        found = compare.measure_exported(exported, 7, find_task("sst-2", None), arguments, ALONE)
+    rows = json.loads((exported / "report.json").read_text())["exports"][1:]
+    assert [candidate.name for candidate, _ in found] == [f"student, {row['name']}" for row in rows]
+    assert [metric for _, metric in found] == pytest.approx([row["metric"] for row in rows])
+    assert [(candidate.parameters, candidate.size_bytes) for candidate, _ in found] == [
+        (7, row["bytes"]) for row in rows
+    ]
+    with pytest.raises(
+        ConfigError, match=r"student holds no export; give the --output_dir of launchers/export_model\.py"
+    ):
+        compare.measure_exported(folder / "student", 7, find_task("sst-2", None), arguments, ALONE)
+
+
+@pytest.mark.slow
+def test_openvino_in_float_is_the_model_and_a_fresh_process_repeats_the_metric(folder):
+    out = folder / "openvino_out"
+    run_export(words(folder, out.name, *of_task(folder), "--format", "openvino", "--precision", "fp32", "int8"))
+    assert largest_difference(folder / "student", "openvino", out / "openvino" / "openvino_model.xml") < 1e-4
+    rows = {row["name"]: row for row in json.loads((out / "report.json").read_text())["exports"]}
+    for name, key in (("openvino_model.xml", "fp32"), ("openvino_model_qint8_quantized.xml", "int8 static")):
+        found = accuracy_of_a_fresh_process(OPENVINO_OPENER, out, f"openvino/{name}", folder / "task")
+        assert found == pytest.approx(rows[f"OpenVINO {key}"]["metric"], abs=0.051)
+
+
+@pytest.mark.slow
+def test_a_model_without_token_types_is_exported_without_a_task_and_checked_on_noise(tmp_path):
+    model_directory(tmp_path / "student", model_type="roberta", labels=LABELS, num_hidden_layers=2)
+    run_export(words(tmp_path, "out", "--format", "onnx", "--precision", "fp32", "fp16", "--max_seq_length", "40"))
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["exports"]
+    assert [row["name"] for row in rows] == ["torch fp32", "ONNX fp32", "ONNX fp16"]
+    assert rows[1]["largest_difference"] < 1e-4
+    assert rows[1]["metric"] is None
+    assert rows[2]["agreement"] > 0.9
+
+
+def test_a_file_that_loses_too_much_fails_the_command_with_its_figures_and_nothing_is_written(folder, monkeypatch):
+    monkeypatch.setattr(export, "peak_mib", lambda *words: None)
+    true_open = export.open_file
+
+    def spoiled(kind, file, threads):
+        run = true_open(kind, file, threads)
+        return lambda feed: -run(feed)
+
+    monkeypatch.setattr(export, "open_file", spoiled)
+    more = ["--format", "onnx", "--precision", "fp32", "--max_loss", "0"]
+    told = r"onnx/model.onnx \(ONNX fp32\) loses .* of accuracy .* more than --max_loss 0; .*nothing was"
+    with pytest.raises(DataError, match=told):
+        run_export([*words(folder, "bad"), *of_task(folder), *more])
+    assert not (folder / "bad").exists()
+    assert not list(folder.glob(".exporting-*"))
+
+
+def test_mistakes_are_told_together_before_any_work(folder, tmp_path, monkeypatch):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine").touch()
+    monkeypatch.setattr(export, "missing_packages", lambda formats: ["onnxruntime"])
+    with pytest.raises(ConfigError) as error:
+        export.main(["--model", str(tmp_path / "gone"), "--output_dir", str(tmp_path / "foreign"), "--split", "dev"])
+    for part in (
+        "gone is not a directory",
+        "onnxruntime not installed; `bash launchers/install.sh export`",
+        "holds files that are no export",
+        "--precision int8 needs the task",
+        "--split is one of a task's",
+    ):
+        assert part in str(error.value)
+
+
+def test_without_a_network_the_hub_is_told_of_before_any_work(folder, monkeypatch):
+    monkeypatch.setattr(export, "join", lambda log_level: World(0, 1, 0, torch.device("cpu")))
+    more = ["--precision", "fp32", "--push_to_hub", "someone/something"]
+    with pytest.raises(
+        ModelError, match=r"--push_to_hub someone/something: the hub cannot be reached .*nothing was done"
+    ):
+        export.main(words(folder, "pushed", *more))
+    assert not (folder / "pushed").exists()

@@ -1,0 +1,15 @@
+"""The flags of what is said of a model where it is given away."""
+
+from __future__ import annotations
+
+from tinybert_ds.arguments.option import place
+
+LICENSE = place("License of the model for its card, by the hub's name: apache-2.0, mit, cc-by-4.0.", None, metavar="ID")
+LANGUAGES = place("Languages of the model for its card: en, zh, ..., or multilingual.", [], metavar="CODE")
+DATASETS = place("Hub names of the data sets that the model learned from, for its card.", [], metavar="ID")
+PUSH_TO_HUB = place(
+    "Upload the finished directory to this repository of the Hugging Face hub, USER/NAME, with the login of "
+    "`hf auth login`; a new one is private.",
+    None,
+    metavar="REPO",
+)

@@ -1,0 +1,79 @@
+"""The arguments of the export of a model to other runtimes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tinybert_ds.arguments import groups
+from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
+from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.arguments.option import like, machine, result
+from tinybert_ds.arguments.task import FinetuneArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportModelArguments(groups.TaskName):
+    """Write a fine-tuned model for ONNX Runtime and OpenVINO, whole and in fewer bits, and measure each file beside
+    the model that it was made of: quality, latency, memory, size. What loses too much fails the command."""
+
+    prog = "export_model.py"
+
+    model: str = like(FinetuneArguments.__dataclass_fields__["model"], help="Directory of the fine-tuned model.")
+    teacher: str | None = like(
+        CompareArguments.__dataclass_fields__["teacher"],
+        None,
+        help="Directory of its fine-tuned teacher, which is measured beside it in the same formats.",
+    )
+    output_dir: str = like(groups.OUTPUT_DIR)
+    format: list[Literal["onnx", "openvino"]] = result("What is written.", ["onnx", "openvino"])
+    precision: list[Literal["fp32", "fp16", "int8"]] = result(
+        "In which precisions. int8 needs the task: its layers are chosen by measurement on training rows.",
+        ["fp32", "int8"],
+    )
+    int8: list[Literal["dynamic", "static"]] = result(
+        "ONNX int8 with scales of the activations that are computed for each batch, or fixed ones of calibration rows. "
+        "OpenVINO's int8 is static.",
+        ["dynamic"],
+    )
+    opset: int = result("Operator set of the ONNX files.", 20, least=18)
+    data_dir: str | None = like(groups.DATA_DIR, None, help="Directory of the task's files.")
+    split: str | None = like(
+        CompareArguments.__dataclass_fields__["split"],
+        None,
+        help="Labelled split to measure on. Default: the task's evaluation split.",
+    )
+    calibration_rows: int = result(
+        "Training rows that fix the scales of static int8, and as many others that choose the layers that stay in "
+        "float.",
+        256,
+        least=1,
+    )
+    max_loss: float = result(
+        "How much of the task's official metric a file may lose against the model; more fails the command.",
+        0.01,
+        least=0,
+    )
+    max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
+    threads: int | None = machine("Threads of each runtime. Default: those of torch here.", None, least=1)
+    license: str | None = like(LICENSE)
+    languages: list[str] = like(LANGUAGES)
+    datasets: list[str] = like(DATASETS)
+    push_to_hub: str | None = like(PUSH_TO_HUB)
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        task = (self.task_name is None) != (self.task_file is None)
+        if (self.data_dir is None) == task or (self.task_name is not None and self.task_file is not None):
+            found.append("--data_dir goes with one of --task_name and --task_file")
+        elif not task and "int8" in self.precision:
+            found.append(
+                "--precision int8 needs the task (--data_dir with --task_name or --task_file), which says what a layer "
+                "in 8 bits loses; or leave int8 out"
+            )
+        if self.split is not None and not task:
+            found.append("--split is one of a task's; give --task_name or --task_file with it")
+        if self.several_tasks:
+            found.append("give one --task_name: a model is exported for its own task")
+        return found

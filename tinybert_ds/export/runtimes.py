@@ -1,0 +1,77 @@
+"""Running exported files with the runtimes that they are for. No torch: a server has none, and its memory is measured.
+
+B batch rows, S sequence length, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_ds.versions import installed_version
+
+Format = Literal["onnx", "openvino"]
+Feed = Mapping[str, NDArray[np.int64]]
+"""(B, S) integers by the names that the tokeniser gives them."""
+Run = Callable[[Feed], NDArray[np.float32]]
+"""From a feed to logits (B, C)."""
+
+LOGITS = "logits"
+PACKAGES: Mapping[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+}
+"""What writes and runs a format."""
+
+
+def missing_packages(formats: list[Format]) -> list[str]:
+    """Return the packages that the formats need and that are not installed."""
+    return [name for kind in formats for name in PACKAGES[kind] if installed_version(name) is None]
+
+
+def open_file(kind: Format, file: Path, threads: int) -> Run:
+    """Load an exported file on the CPU with its own runtime."""
+    return _open_onnx(file, threads) if kind == "onnx" else _open_openvino(file, threads)
+
+
+def _open_onnx(file: Path, threads: int) -> Run:
+    import onnxruntime  # noqa: PLC0415 - an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Waiting threads sleep: in a process with other models they would take its cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(feed: Feed) -> NDArray[np.float32]:
+        (logits,) = session.run([LOGITS], {name: feed[name] for name in names})
+        return np.asarray(logits)
+
+    return run
+
+
+def _open_openvino(file: Path, threads: int) -> Run:
+    import openvino  # noqa: PLC0415 - an extra
+
+    # Its default is bfloat16 where the CPU multiplies that: a file in float32 should say the same on every machine.
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings = {
+        **precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+    model = openvino.Core().compile_model(str(file), "CPU", settings)
+    names = [port.get_any_name() for port in model.inputs]
+    request = model.create_infer_request()
+
+    def run(feed: Feed) -> NDArray[np.float32]:
+        found = request.infer({name: feed[name] for name in names}, share_inputs=True)
+        return np.array(found[LOGITS])
+
+    return run

@@ -1,0 +1,195 @@
+"""The card of a model that was trained: all of it is read from what the runs left behind."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinybert_ds.arguments import FinetuneArguments, GeneralDistillArguments, TaskDistillArguments
+from tinybert_ds.arguments.embed import EmbedDistillArguments
+from tinybert_ds.arguments.option import Command, Flag, flags_of
+from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
+from tinybert_ds.records import read_metrics, read_run
+from tinybert_ds.strict_formats import parse_json
+
+COMMANDS: Mapping[str, type[Command]] = {
+    "general_distill": GeneralDistillArguments,
+    "task_distill": TaskDistillArguments,
+    "finetune": FinetuneArguments,
+    "embed_distill": EmbedDistillArguments,
+}
+"""By the first word of the stage that run.json names."""
+
+_MADE_BY = {
+    "general_distill": "general distillation: it learned the hidden states and attention of its teacher on plain text",
+    "task_distill intermediate": "the intermediate stage of task distillation: it learned the hidden states and "
+    "attention of a fine-tuned teacher",
+    "task_distill prediction": "task distillation: it learned the predictions of a fine-tuned teacher",
+    "task_distill joint": "task distillation: it learned the hidden states, the attention and the predictions of a "
+    "fine-tuned teacher together",
+    "finetune": "fine-tuning on the labels of a task",
+    "embed_distill": "the distillation of vectors: it learned the vectors that its teacher gives texts",
+}
+_OFFERS = {"general_distill": "feature-extraction", "embed_distill": "sentence-similarity"}
+_NOT_FOR = {
+    "general_distill": "Predictions of any kind: it has no head. Fine-tune it, or distil it on a task, first.",
+    "task_distill intermediate": "Predictions: its head has not learned yet. It is the start of the prediction stage.",
+}
+_NOT_FOR_OTHER = (
+    "Texts that are unlike those of its task in language, kind or length; other tasks; and decisions about people "
+    "that nobody looks at. It repeats the mistakes and leanings of its teacher and of its training texts."
+)
+MADE = ("How it was made", "Data", "Losses and budget")
+"""Sections that hold for whatever is made of a run's model."""
+_NOT_OF_THE_RECIPE = ("local_rank", "push_to_hub", "license", "languages", "datasets")
+_MOST_RUNS = 5  # of the chain that leads to a model
+
+
+def write_run_card(directory: Path, rows: Mapping[str, int]) -> None:
+    """Write the card of a finished run's directory; one that somebody has edited stays as it is.
+
+    Args:
+        rows: Of each split that the run was judged on; empty where it was judged by its losses.
+    """
+    write_card(directory, run_card(directory, rows))
+
+
+def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
+    """Return the card of a finished run's directory, see `write_run_card`."""
+    record = _record(directory)
+    arguments, stage = _arguments(record), str(record["identity"].get("stage", ""))
+    figures = _figures(record, rows)
+    made_by = f"Made by {_MADE_BY.get(stage, stage)}, with TinyBERT-DS."
+    sections = {
+        "What it is": f"{made_by} {_sizes(record)}".strip(),
+        **dict(zip(MADE, (_commands(directory), _data(record), _budget(directory, record)), strict=True)),
+        "Evaluation": figures_table(figures) if figures else "",
+        "What it is not for": _NOT_FOR.get(stage, _NOT_FOR_OTHER),
+    }
+    teacher = arguments.get("teacher_model") or arguments.get("model")
+    return Card(
+        name=directory.resolve().name,
+        pipeline_tag=_OFFERS.get(stage) or _offer(directory),
+        library_name="sentence-transformers" if stage == "embed_distill" else "transformers",
+        license=arguments.get("license"),
+        language=arguments.get("languages") or (),
+        base_model=read_base_model(Path(teacher)) if teacher else (),
+        datasets=arguments.get("datasets") or (),
+        figures=figures,
+        sections=sections,
+    )
+
+
+def _offer(directory: Path) -> str:
+    """What a classifier does: it answers for each token, or for the text."""
+    file = directory / "config.json"
+    content = parse_json(file.read_bytes()) if file.is_file() else {}
+    architectures = content.get("architectures") if isinstance(content, dict) else None
+    by_token = any("ForTokenClassification" in str(name) for name in architectures or ())
+    return "token-classification" if by_token else "text-classification"
+
+
+def standard_error(metric: str, value: float, rows: int | None) -> float | None:
+    """Return the standard error of a share of rows; None for a metric that is none."""
+    if metric != "accuracy" or not rows:
+        return None
+    return math.sqrt(value * (1 - value) / rows)
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    return dict(read_run(directory / "run.json"))
+
+
+def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(record.get("arguments", {}))
+
+
+def _figures(record: Mapping[str, Any], rows: Mapping[str, int]) -> list[Figure]:
+    """The metrics of a finished run: the first split's have no name of their own, see `TaskData.evaluate_all`."""
+    results = (record.get("finished") or {}).get("results", {})
+    arguments = _arguments(record)
+    task = arguments.get("task_name") or Path(arguments.get("task_file") or "task").stem
+    figures = []
+    for name, value in results.items():
+        metric, split = name.removeprefix("eval_"), next(iter(rows), "held-out text")
+        for other in list(rows)[1:]:
+            if metric.startswith(f"{other}_"):
+                metric, split = metric.removeprefix(f"{other}_"), other
+        count = rows.get(split)
+        what = task if rows else "held-out text"
+        figures.append(Figure(metric, value, what, split, count, standard_error(metric, value, count)))
+    return figures
+
+
+def _sizes(record: Mapping[str, Any]) -> str:
+    versions = record.get("versions", {})
+    told = [f"{name} {version}" for name, version in sorted(versions.items())]
+    return f"Versions: {', '.join(told)}." if told else ""
+
+
+def _commands(directory: Path) -> str:
+    """The commands of this run and of those that it builds on, in the order in which they ran."""
+    commands: list[str] = []
+    waiting, seen = [directory.resolve()], set()
+    while waiting and len(commands) < _MOST_RUNS:
+        path = waiting.pop(0)
+        if path in seen or not (path / "run.json").is_file():
+            continue
+        seen.add(path)
+        record = _record(path)
+        arguments = _arguments(record)
+        commands.insert(0, _command(str(record["identity"].get("stage", "")), arguments))
+        before = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]
+        waiting += [Path(name).resolve() for name in before if isinstance(name, str)]
+    return "```bash\n" + "\n".join(filter(None, commands)) + "\n```" if any(commands) else ""
+
+
+def _command(stage: str, arguments: Mapping[str, Any]) -> str:
+    kind = COMMANDS.get(stage.partition(" ")[0])
+    if kind is None:
+        return ""
+    words = [f"deepspeed launchers/{kind.prog}"]
+    for flag in flags_of(kind):
+        value = arguments.get(flag.name, flag.default)
+        if value != flag.default and flag.name not in _NOT_OF_THE_RECIPE:
+            words.append(" ".join([flag.shown, *(shlex.quote(word) for word in _words(flag, value))]))
+    return " \\\n    ".join(words)
+
+
+def _words(flag: Flag, value: Any) -> list[str]:
+    """The values of a flag; of a path its last part, because the others are nobody's business."""
+    if value is True:
+        return []
+    items = value if isinstance(value, list) else [value]
+    return [Path(str(item)).name if flag.says.path else str(item) for item in items]
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    identity = record["identity"]
+    found = {
+        "training data": identity.get("data"),
+        "evaluation data": identity.get("evaluation_data"),
+        "teacher": identity.get("teacher"),
+        "student before it": identity.get("student") or identity.get("model"),
+    }
+    rows = [f"| {name} | `{value}` |" for name, value in found.items() if value]
+    return "\n".join(["| | fingerprint (xxh3) |", "|---|---|", *rows]) if rows else ""
+
+
+def _budget(directory: Path, record: Mapping[str, Any]) -> str:
+    """Steps, samples and seconds, and what the losses were in the end."""
+    lines = [line for line in read_metrics(directory / "metrics.jsonl") if "loss" in line]
+    if not lines:
+        return ""
+    last = lines[-1]
+    seconds = sum(line.get("clock", {}).get("seconds", 0.0) for line in lines)
+    batch = _arguments(record).get("train_batch_size")
+    losses = {name: value for name, value in last.items() if name.endswith("loss") and isinstance(value, float)}
+    told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    return (
+        f"{last['step']:,} optimizer steps of {batch} samples, {last.get('samples', 0):,} samples in all, "
+        f"{seconds:,.0f} s on {record.get('world_size', 1)} rank(s). At step {last['step']:,}: {told}."
+    )

@@ -1,0 +1,252 @@
+"""A fine-tuned model as files for other runtimes: written, measured beside the model, and only then put in place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinybert_ds.arguments import parse_arguments
+from tinybert_ds.arguments.export import ExportModelArguments
+from tinybert_ds.data.metrics import official_metric_name
+from tinybert_ds.data.tasks import find_task
+from tinybert_ds.errors import DataError, raise_all
+from tinybert_ds.export.files import Export, bytes_of, wanted
+from tinybert_ds.export.measure import as_model, feed_of, judge, torch_model
+from tinybert_ds.export.peak_memory import peak_mib
+from tinybert_ds.export.record import REPORT_FILE, Row, failures, is_export, render, report_of
+from tinybert_ds.export.runtimes import PACKAGES, missing_packages, open_file
+from tinybert_ds.files import write_atomically
+from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
+from tinybert_ds.models.hub import require_repository, upload
+from tinybert_ds.models.run_card import MADE, run_card, standard_error
+from tinybert_ds.models.saving import save_tokenizer
+from tinybert_ds.stages.compare import LATENCY_BATCHES, ROUNDS, Candidate, cpu_name, measure_latency_ms
+from tinybert_ds.stages.export_files import write_files
+from tinybert_ds.stages.export_subject import Subject, load_subject
+from tinybert_ds.stages.start import join
+from tinybert_ds.versions import installed_version
+
+logger = logging.getLogger(__name__)
+
+_SCRATCH_PREFIX = ".exporting-"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    arguments, problems = parse_arguments(ExportModelArguments, argv)
+    raise_all([*problems, *path_problems(arguments)])
+    world = join("info")
+    if arguments.push_to_hub:
+        require_repository(arguments.push_to_hub)
+    threads = arguments.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    spec = find_task(arguments.task_name, arguments.task_file) if arguments.data_dir else None
+    subject = load_subject(arguments.model, spec, arguments, world, role="model")
+    teacher = None
+    if arguments.teacher:
+        teacher = load_subject(arguments.teacher, spec, arguments, world, role="teacher")
+    exports = wanted(arguments.format, arguments.precision, arguments.int8)
+    output_dir = Path(arguments.output_dir)
+    with _scratch(output_dir) as scratch:
+        in_float = write_files(subject, exports, scratch / "model", arguments, threads, choose=True)
+        subjects = [(subject, scratch / "model", in_float)]
+        if teacher is not None:
+            write_files(teacher, exports, scratch / "teacher", arguments, threads, choose=False)
+            subjects.append((teacher, scratch / "teacher", {}))
+        rows = measure(subjects, exports, threads)
+        report = report_of(rows, _about(subject, arguments, threads))
+        print(render(report))
+        lost = failures(rows, report["about"]["metric"] or "its decisions", arguments.max_loss)
+        raise_all([f"{problem}; leave it out, or allow more (nothing was written)" for problem in lost], DataError)
+        _put_in_place(scratch / "model", output_dir, exports, subject)
+    write_atomically(output_dir / "report.md", render(report))
+    write_atomically(output_dir / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+    write_card(output_dir, _card(subject, rows, report, arguments))
+    logger.info("exported: %s", output_dir)
+    if arguments.push_to_hub:
+        upload(output_dir, arguments.push_to_hub)
+        logger.info("uploaded to %s", arguments.push_to_hub)
+
+
+def path_problems(arguments: ExportModelArguments) -> Iterator[str]:
+    """Yield what is wrong with the paths and the installed packages, before any work."""
+    for name in ("model", "teacher", "data_dir"):
+        path = getattr(arguments, name)
+        if path is not None and not Path(path).is_dir():
+            yield f"--{name}: {path} is not a directory; give an existing one"
+    missing = missing_packages(arguments.format)
+    if missing:
+        yield (
+            f"--format {' '.join(arguments.format)}: {', '.join(missing)} not installed; `bash launchers/install.sh "
+            f"export` in the checkout, or pip install {' '.join(missing)}"
+        )
+    elif find_spec("transformers.exporters") is None:
+        yield f"transformers {installed_version('transformers')} has no exporters; install transformers>=5.24"
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        yield f"--output_dir: {output_dir} is a file; give a directory"
+    elif output_dir.is_dir() and any(output_dir.iterdir()) and not is_export(output_dir):
+        yield (
+            f"--output_dir: {output_dir} holds files that are no export of this program; give an empty or new "
+            "directory (nothing was changed)"
+        )
+
+
+def measure(
+    subjects: Sequence[tuple[Subject, Path, dict[str, Sequence[str]]]], exports: Sequence[Export], threads: int
+) -> list[Row]:
+    """Return what each file of each subject is worth, beside the subject in torch.
+
+    Args:
+        subjects: Each with the directory of its files, and by file the layers that stayed in float.
+    """
+    rows, candidates = [], []
+    for subject, folder, in_float in subjects:
+        models: dict[str, Any] = {"torch fp32": torch_model(subject.model, subject.input_names)}
+        for export in exports:
+            run = open_file(export.kind, folder / export.file, threads)
+            models[export.name] = as_model(run, subject.input_names)
+        reference = subject.logits(models["torch fp32"])
+        settings = subject.settle(reference)
+        own = subject.metric(reference, settings)
+        feed = feed_of(subject.batch(np.arange(min(max(LATENCY_BATCHES), len(subject.rows)))), subject.input_names)
+        weights = sum(file.stat().st_size for file in subject.directory.glob("*.safetensors"))
+        rows.append(
+            Row(
+                model=subject.name,
+                name="torch fp32",
+                kind="torch",
+                precision="fp32",
+                file="",
+                bytes=weights or 4 * subject.model.num_parameters(),
+                metric=own,
+                loss=None,
+                largest_difference=None,
+                agreement=None,
+                latency_ms={},
+                peak_mib=peak_mib("torch", subject.directory, feed, threads),
+            )
+        )
+        for export in exports:
+            found = subject.logits(models[export.name])
+            quality = judge(found, reference, subject.metric(found, settings), own, several=subject.several)
+            rows.append(
+                Row(
+                    model=subject.name,
+                    name=export.name,
+                    kind=export.kind,
+                    precision=export.precision,
+                    file=export.file,
+                    bytes=bytes_of(folder / export.file),
+                    metric=quality.metric,
+                    loss=quality.loss,
+                    largest_difference=quality.largest_difference,
+                    agreement=quality.agreement,
+                    latency_ms={},
+                    peak_mib=peak_mib(export.kind, folder / export.file, feed, threads),
+                    in_float=in_float.get(export.file, ()),
+                )
+            )
+        candidates += [Candidate(f"{subject.name}/{n}", m, subject.rows, subject.layout) for n, m in models.items()]
+    return _with_latencies(rows, candidates)
+
+
+def _with_latencies(rows: Sequence[Row], candidates: Sequence[Candidate]) -> list[Row]:
+    found = {size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()}
+    return [
+        Row(
+            **{
+                **vars(row),
+                "latency_ms": {str(size): times[f"{row.model}/{row.name}"] for size, times in found.items()},
+            }
+        )
+        for row in rows
+    ]
+
+
+def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> dict[str, Any]:
+    packages = ["torch", "transformers", *(name for kind in arguments.format for name in PACKAGES[kind])]
+    versions = {name: installed_version(name) for name in packages}
+    batches = " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
+    return {
+        "task": subject.spec.name if subject.spec else None,
+        "split": subject.split,
+        "rows": len(subject.rows),
+        "metric": official_metric_name(subject.spec) if subject.spec else None,
+        "opset": arguments.opset,
+        "threads": threads,
+        "versions": versions,
+        "conditions": [
+            f"Measured on {cpu_name()}, {os.cpu_count()} cores, {threads} threads for each runtime, "
+            f"{platform.system()}, Python {platform.python_version()}, "
+            f"{', '.join(f'{name} {value}' for name, value in versions.items())}.",
+            "Latencies: one forward without tokenisation, batches of real rows padded to their longest, all models in "
+            f"turn in one process, median of {ROUNDS} rounds of {batches}; waiting threads sleep. Peak memory: a "
+            f"process of its own that loads the file and runs one batch. ONNX opset {arguments.opset}.",
+        ],
+    }
+
+
+def _card(subject: Subject, rows: Sequence[Row], report: dict[str, Any], arguments: ExportModelArguments) -> Card:
+    figures = []
+    own = [row for row in rows if row.model == subject.name and row.file]
+    if subject.spec is not None:
+        metric = official_metric_name(subject.spec)
+        for row in own:
+            assert row.metric is not None
+            error = standard_error(metric, row.metric, len(subject.rows))
+            figures.append(
+                Figure(metric, row.metric, subject.spec.name, subject.split, len(subject.rows), error, row.file)
+            )
+    files = "\n".join(f"- `{row.file}`: {row.name}, {row.bytes / 2**20:.1f} MiB" for row in own)
+    table = render(report).partition("\n")[2]
+    made = run_card(subject.directory, {}) if (subject.directory / "run.json").is_file() else None
+    sections = made.sections if made else {}
+    return Card(
+        name=Path(arguments.output_dir).resolve().name,
+        pipeline_tag="text-classification",
+        license=arguments.license,
+        language=arguments.languages,
+        datasets=arguments.datasets,
+        base_model=read_base_model(subject.directory) or (made.base_model if made else ()),
+        library_name="optimum",
+        figures=figures,
+        sections={
+            "What it is": f"The model `{subject.name}` for other runtimes, exported by TinyBERT-DS.\n\n{files}",
+            **{heading: text for heading, text in sections.items() if heading in MADE},
+            "Evaluation": f"{figures_table(figures)}\n{table}" if figures else table,
+            "What it is not for": "Anything that the model it was made of is not for, and texts on which it was not "
+            "measured in 8 bits: other languages, other lengths, other kinds than those of the split above.",
+        },
+    )
+
+
+@contextmanager
+def _scratch(output_dir: Path) -> Iterator[Path]:
+    """A folder on the disk of the output directory, which is not made before there is something to put there."""
+    parent = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent) as name:
+        yield Path(name)
+
+
+def _put_in_place(source: Path, output_dir: Path, exports: Sequence[Export], subject: Subject) -> None:
+    """Replace the files of an earlier export by those of this one."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for folder in ("onnx", "openvino"):
+        shutil.rmtree(output_dir / folder, ignore_errors=True)
+        if (source / folder).is_dir():
+            os.replace(source / folder, output_dir / folder)
+    subject.model.config.save_pretrained(output_dir)
+    save_tokenizer(subject.tokenizer, output_dir, with_types="token_type_ids" in subject.input_names)

@@ -1,0 +1,155 @@
+"""Writing the files of an export: float first, then 8 bits with the layers that measurement leaves in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_ds.arguments.export import ExportModelArguments
+from tinybert_ds.data.task_batches import EncodedExamples
+from tinybert_ds.export.choice import choose_layers
+from tinybert_ds.export.convert import export_onnx, export_openvino, half_onnx, save_openvino
+from tinybert_ds.export.files import Export
+from tinybert_ds.export.measure import agreement_of, as_model, torch_model
+from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
+from tinybert_ds.export.runtimes import open_file
+from tinybert_ds.stages.export_subject import Subject, some_rows
+
+logger = logging.getLogger(__name__)
+
+FLIPS = 2
+"""Decisions that may change on training rows, for each that the metric may lose: they change to the better as well."""
+_CHOOSING = 2
+"""Rows that choose the layers in float, for each row of calibration."""
+
+
+def write_files(
+    subject: Subject,
+    exports: Sequence[Export],
+    folder: Path,
+    arguments: ExportModelArguments,
+    threads: int,
+    *,
+    choose: bool,
+) -> dict[str, Sequence[str]]:
+    """Write the files of a model.
+
+    Args:
+        choose: Whether layers that lose too much in 8 bits stay in float.
+
+    Returns:
+        By file the layers that stayed in float; of files in 8 bits alone.
+    """
+    calibration, choosing = _training_rows(subject, arguments.calibration_rows)
+    found: dict[str, Sequence[str]] = {}
+    for kind in dict.fromkeys(export.kind for export in exports):
+        write: _OnnxWriter | _OpenVinoWriter
+        write = _OnnxWriter(subject, folder, arguments) if kind == "onnx" else _OpenVinoWriter(subject, folder)
+        for export in (export for export in exports if export.kind == kind):
+            target = folder / export.file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            logger.info("%s: writing %s", subject.name, export.name)
+            if not export.precision.startswith("int8"):
+                write.whole(target, export.precision)
+                continue
+            assert calibration is not None
+            assert choosing is not None
+            scales = export.precision.removeprefix("int8 ")
+            quantise = partial(write.quantised, target, scales, calibration)
+            if not choose:
+                quantise(())
+                continue
+            found[export.file] = _choose(
+                subject, export, target, write.layers(), quantise, choosing, arguments, threads
+            )
+    return found
+
+
+def _choose(
+    subject: Subject,
+    export: Export,
+    target: Path,
+    layers: Sequence[str],
+    quantise: Any,
+    rows: EncodedExamples,
+    arguments: ExportModelArguments,
+    threads: int,
+) -> Sequence[str]:
+    """Write a file in 8 bits whose decisions on training rows are those of the model; return its layers in float."""
+    reference = subject.logits(torch_model(subject.model, subject.input_names), rows)
+    written: frozenset[str] | None = None
+
+    def loss(in_float: frozenset[str]) -> float:
+        nonlocal written
+        quantise(in_float)
+        written = in_float
+        run = open_file(export.kind, target, threads)
+        return 1 - agreement_of(
+            subject.logits(as_model(run, subject.input_names), rows), reference, several=subject.several
+        )
+
+    choice = choose_layers(layers, loss, FLIPS * arguments.max_loss)
+    if written != frozenset(choice.in_float):
+        quantise(choice.in_float)
+    logger.info(
+        "%s: %s decides otherwise than the model in %.2f%% of %d training rows%s",
+        subject.name,
+        export.name,
+        100 * choice.loss,
+        len(rows),
+        f", {', '.join(choice.in_float)} in float ({100 * choice.loss_of_all:.2f}% without)" if choice.in_float else "",
+    )
+    return choice.in_float
+
+
+def _training_rows(subject: Subject, count: int) -> tuple[Any, EncodedExamples | None]:
+    """Rows that fix scales, as batches, and others that choose layers, from the training rows."""
+    rows = subject.training_rows
+    if rows is None:
+        return None, None
+    order = np.random.default_rng(0).permutation(len(rows))
+    first, others = order[:count], order[count : (1 + _CHOOSING) * count]
+    return subject.feeds(some_rows(rows, first)), some_rows(rows, others if len(others) else first)
+
+
+class _OnnxWriter:
+    """ONNX files; the whole graph is made once, in a file that other precisions are made of."""
+
+    def __init__(self, subject: Subject, folder: Path, arguments: ExportModelArguments) -> None:
+        self._graph = folder / "whole" / "model.onnx"
+        self._graph.parent.mkdir(parents=True)
+        export_onnx(subject.model, subject.input_names, self._graph, opset=arguments.opset)
+
+    def whole(self, target: Path, precision: str) -> None:
+        if precision == "fp16":
+            half_onnx(self._graph, target)
+            return
+        for file in self._graph.parent.iterdir():  # with weights that may lie beside it
+            (target.parent / file.name).write_bytes(file.read_bytes())
+
+    def layers(self) -> list[str]:
+        return list(layers_of(self._graph))
+
+    def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
+        quantise_onnx(self._graph, target, scales=scales, calibration=calibration, in_float=in_float)
+
+
+class _OpenVinoWriter:
+    """OpenVINO files; the whole model is made once."""
+
+    def __init__(self, subject: Subject, folder: Path) -> None:
+        self._model = export_openvino(subject.model, subject.input_names)
+
+    def whole(self, target: Path, precision: str) -> None:
+        save_openvino(self._model, target, half=precision == "fp16")
+
+    def layers(self) -> list[str]:
+        return list(openvino_layers(self._model))
+
+    def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
+        save_openvino(quantise_openvino(self._model, calibration, in_float), target, half=False)

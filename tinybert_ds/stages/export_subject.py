@@ -1,0 +1,170 @@
+"""A model that is exported, with the rows that it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinybert_ds.arguments.export import ExportModelArguments
+from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, take_rows
+from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
+from tinybert_ds.engine.prediction import predict_logits
+from tinybert_ds.engine.ranks.process_group import World
+from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.export.measure import Logits, Model, metric_of
+from tinybert_ds.export.runtimes import Feed
+from tinybert_ds.models.capture import takes_token_types
+from tinybert_ds.models.labels import Head, output_names
+from tinybert_ds.models.pretrained import Role, load_headed, read_config
+from tinybert_ds.stages.evaluate import task_columns
+from tinybert_ds.stages.task_data import RowFlags, load_task
+from tinybert_ds.stages.task_settings import read_settings
+from tinybert_ds.targets import Labels, target_of
+from tinybert_ds.targets.target import Settings
+
+BATCH_ROWS = 32
+TEACHER = "teacher"
+_NOISE_ROWS = 256
+_SHORTEST = 4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A fine-tuned model and its task as its tokeniser sees it; without a task `rows` are noise of all lengths."""
+
+    name: str
+    directory: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    input_names: tuple[str, ...]
+    spec: TaskSpec | None
+    split: str
+    columns: tuple[int, ...]  # the model's output for each output of the task
+    settings: Settings | None  # what its predictions need to know, as its config says it
+    several: bool  # whether a row may have several labels
+    rows: EncodedExamples
+    training_rows: EncodedExamples | None
+    layout: RowLayout
+    world: World
+
+    def logits(self, model: Model, rows: EncodedExamples | None = None) -> Logits:
+        """Return the logits (N, C) that a model, or a file of it, gives for the rows."""
+        source = TaskSource(
+            self.rows if rows is None else rows,
+            global_batch_size=BATCH_ROWS,
+            max_seq_length=self.layout.max_seq_length,
+            seed=0,
+            padding="valid",
+            pad_id=self.layout.pad_id,
+            shuffle=False,
+        )
+        return predict_logits(model, source, self.world)
+
+    def settle(self, logits: Logits) -> Settings:
+        """Return what predictions need to know: what the config says, else what is best for the model's logits."""
+        if self.settings is not None or self.spec is None:
+            return self.settings or {}
+        return target_of(self.spec).settle(self.spec, logits[:, list(self.columns)], _labels(self.rows))
+
+    def metric(self, logits: Logits, settings: Settings) -> float | None:
+        """Return the task's official metric; None without a task."""
+        if self.spec is None:
+            return None
+        return metric_of(logits, self.spec, self.columns, _labels(self.rows), settings)
+
+    def batch(self, numbers: NDArray[np.int64], rows: EncodedExamples | None = None) -> Any:
+        """Return some rows as one batch, padded to its longest."""
+        taken = take_rows(self.rows if rows is None else rows, numbers)
+        return collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)._replace(labels=None)
+
+    def feeds(self, rows: EncodedExamples) -> list[Feed]:
+        """Return rows as the runtimes take them, batch by batch."""
+        numbers = np.arange(len(rows))
+        parts = np.array_split(numbers, -(-len(rows) // BATCH_ROWS))
+        batches = [self.batch(part, rows) for part in parts]
+        return [{name: getattr(batch, name).numpy() for name in self.input_names} for batch in batches]
+
+
+def load_subject(
+    directory: str, spec: TaskSpec | None, arguments: ExportModelArguments, world: World, *, role: Role
+) -> Subject:
+    """Load a fine-tuned model in float32 and tokenise what it is measured on.
+
+    Raises:
+        ModelError, DataError: No classifier for this task, or a split without labels.
+    """
+    tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    head = Head(None if config.num_labels == 1 else output_names(config), kind="several" if several else "one")
+    head = head if spec is None else target_of(spec).head(spec)
+    if head.kind == "tokens":
+        raise ConfigError(
+            "models that give each token a label cannot be exported by this command yet; give a classifier or one of "
+            "scores"
+        )
+    model = load_headed(directory, head, role=role)
+    split = arguments.split or (spec.eval_splits[0] if spec else "")
+    if spec is None:
+        length = min(arguments.max_seq_length or 128, config.max_position_embeddings)
+        rows, training, columns = _noise(config.vocab_size, length), None, list(range(config.num_labels))
+    else:
+        flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
+        splits = dict.fromkeys(("train", split))
+        task = load_task(spec, str(arguments.data_dir), list(splits), tokenizer, config, flags, world)
+        rows, training, length = task.splits[split], task.splits["train"], task.max_seq_length
+        if rows.labels is None:
+            path = spec.split_path(str(arguments.data_dir), split)
+            raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
+        columns = task_columns(model.config, spec, None, role=role)
+    names = target_of(spec).setting_names if spec else ()
+    types = returns_token_types(tokenizer) and takes_token_types(model)
+    return Subject(
+        name=TEACHER if role == "teacher" else _name(directory),
+        directory=Path(directory),
+        model=model.eval(),
+        tokenizer=tokenizer,
+        input_names=("input_ids", "attention_mask", *(("token_type_ids",) if types else ())),
+        spec=spec,
+        split=split,
+        columns=tuple(columns),
+        settings=read_settings(model.config, names, columns, role=role),
+        several=head.kind == "several",
+        rows=rows,
+        training_rows=training,
+        layout=RowLayout("valid", length, special_ids(tokenizer).pad),
+        world=world,
+    )
+
+
+def _name(directory: str) -> str:
+    """What a model is called beside its teacher: as its directory."""
+    name = Path(directory).resolve().name
+    return "model" if name == TEACHER else name
+
+
+def some_rows(rows: EncodedExamples, numbers: NDArray[np.int64]) -> EncodedExamples:
+    """Return some of the rows as examples of their own."""
+    taken = take_rows(rows, numbers)
+    offsets = np.concatenate([[0], np.cumsum(taken.lengths)])
+    return EncodedExamples(taken.tokens, offsets, taken.first_lengths.astype(np.int32), taken.labels)
+
+
+def _noise(vocabulary: int, longest: int) -> EncodedExamples:
+    """Rows of random tokens, of all lengths up to the longest."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(min(_SHORTEST, longest), longest + 1, _NOISE_ROWS)
+    tokens = rng.integers(0, vocabulary, int(lengths.sum()), dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return EncodedExamples(tokens, offsets, (lengths // 2).astype(np.int32), None)
+
+
+def _labels(rows: EncodedExamples) -> Labels:
+    assert rows.labels is not None
+    return rows.labels

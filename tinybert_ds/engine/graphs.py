@@ -250,7 +250,7 @@ class RecordedStudent:
 
     def _counts_on(self, device: torch.device) -> Any:
         if self._counts is None:
-            self._counts = Counts(*(torch.ones((), dtype=torch.float64, device=device) for _ in Counts._fields))
+            self._counts = Counts._make(torch.ones((), dtype=torch.float64, device=device) for _ in Counts._fields)
         return self._counts
 
     def _is_fixed(self, tensor: Tensor) -> bool:

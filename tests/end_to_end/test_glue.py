@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tests.support.glue_files import GLUE_FILES, NAMES, SPLITS, write_glue
 from tests.support.models import model_directory
 from tests.support.runs import run_ranks
+from tinybert_ds.data.glue import GLUE_TASKS
 from tinybert_ds.data.tasks import TASKS
 
 FINE_TUNED = ("cola", "mnli")
@@ -98,7 +99,7 @@ def test_a_task_goes_from_its_files_to_its_files_of_the_submission(glue, evaluat
 def test_the_table_has_every_task_and_the_submission_every_file_of_the_benchmark(glue, evaluated):
     folder, files = glue
     content = json.loads((evaluated / "glue_results.json").read_text())
-    assert list(content["tasks"]) == [name for name in TASKS if name != "mnli-mm"]
+    assert list(content["tasks"]) == [spec.name for spec in GLUE_TASKS if spec.name != "mnli-mm"]
     assert content["submissions"]["student"]["missing"] == []
     mismatched = content["tasks"]["mnli"]["dev_mismatched"]
     expected = files["mnli", "dev_mismatched.tsv"]

@@ -80,7 +80,7 @@ def test_the_quickstart_killed_on_its_way_goes_on_and_reports_everything(tmp_pat
     before = {stage["name"]: stage["seconds"] for stage in json.loads((out / "stages.json").read_text())}
 
     second = start(out)
-    output, _ = second.communicate(timeout=500)
+    output, _ = second.communicate(timeout=900)
     assert second.returncode == 0, output[-5000:]
     assert "prepare_corpus: finished before" in output
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))

@@ -48,10 +48,15 @@ def test_the_base_model_is_what_the_card_of_the_directory_says(tmp_path):
 @pytest.fixture
 def runs(tmp_path):
     """A fine-tuned teacher and a student of it, as runs leave them behind."""
-    teacher = {"model": "/home/me/plain", "task_name": "sst-2", "data_dir": "/home/me/task", "output_dir": "/x/teacher"}
+    teacher = {
+        "model": "/house/mine/plain",
+        "task_name": "sst-2",
+        "data_dir": "/house/mine/task",
+        "output_dir": "/x/teacher",
+    }
     write_run(tmp_path / "teacher", stage="finetune", arguments=teacher, finished={"eval_accuracy": 0.9})
     (tmp_path / "teacher" / CARD_FILE).write_text("---\nbase_model: a/b\n---\n")
-    student = {"student_model": "/home/me/general", "teacher_model": str(tmp_path / "teacher"), "pred_distill": True}
+    student = {"student_model": "/house/mine/general", "teacher_model": str(tmp_path / "teacher"), "pred_distill": True}
     student |= {"task_name": "sst-2", "output_dir": str(tmp_path / "student"), "train_batch_size": 16}
     student |= {"license": "mit", "languages": ["en"], "temperature": 2.0}
     student |= {"datasets": ["stanfordnlp/sst2"]}
@@ -78,7 +83,7 @@ def test_the_card_of_a_run_has_its_recipe_its_data_its_budget_and_its_evaluation
     assert recipe.index("launchers/finetune_teacher.py") < recipe.index("launchers/task_distill.py")
     assert "--temperature 2.0" in recipe
     assert "--pred_distill" in recipe
-    assert "/home/me" not in render_card(card), "where things were is nobody's business"
+    assert "/house/mine" not in render_card(card), "where things were is nobody's business"
     assert "| teacher | `abc` |" in card.sections["Data"]
     assert "6 optimizer steps of 16 samples" in card.sections["Losses and budget"]
     assert "loss 0.3333" in card.sections["Losses and budget"]

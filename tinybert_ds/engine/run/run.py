@@ -35,6 +35,7 @@ from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.watch.health import Health
 from tinybert_ds.engine.watch.monitor import Monitor
 from tinybert_ds.engine.watch.stall import StallWatch
+from tinybert_ds.engine.watch.tensorboard import RunStart
 from tinybert_ds.errors import CheckpointError, raise_all
 from tinybert_ds.models.saving import copy_student
 from tinybert_ds.models.student import DistilledStudent
@@ -217,7 +218,7 @@ class Run:
             show_bar=not self.students,
             report_to=self.arguments.report_to,
         )
-        monitor.describe(arguments, hyper_parameters_of(self.arguments), config, self.world.size)
+        monitor.describe(RunStart(arguments, hyper_parameters_of(self.arguments), config, self.world.size))
         return monitor
 
 

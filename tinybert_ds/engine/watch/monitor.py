@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.engine.watch.console import evaluation_line, step_line, summary_table
+from tinybert_ds.engine.watch.tensorboard import RunStart
 from tinybert_ds.engine.watch.trackers import open_trackers
 from tinybert_ds.files import write_atomically
 from tinybert_ds.records import read_metrics
@@ -137,17 +138,11 @@ class Monitor:
             disable=not wanted,
         )
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
+    def describe(self, start: RunStart) -> None:
         """Write what the run is started with where the trackers show it."""
         if self._enabled:
             for tracker in self._trackers:
-                tracker.describe(arguments, learning, deepspeed_config, world_size)
+                tracker.describe(start)
 
     def advance(self) -> None:
         """One optimizer step is done."""

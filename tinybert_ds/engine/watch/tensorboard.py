@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -108,6 +108,15 @@ def _quieten_event_threads() -> None:
         threading.excepthook = quiet
 
 
+class RunStart(NamedTuple):
+    """What a run is started with."""
+
+    arguments: Mapping[str, Any]
+    learning: Mapping[str, Any]  # the part of the arguments that changes what is learnt
+    deepspeed_config: Mapping[str, Any]
+    world_size: int
+
+
 class TensorBoard:
     """Writes the events of one run; no run ends for the sake of its pictures.
 
@@ -128,19 +137,13 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory), purge_step=self._start_step + 1)
 
     @_optional
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
+    def describe(self, start: RunStart) -> None:
         """Write what the run was started with as text, and remember for `finish` what changes the learning."""
-        self._writer.add_text("run/arguments", arguments_table(arguments), self._start_step)
-        config = json.dumps(deepspeed_config, indent=2).replace("\n", "\n    ")
+        self._writer.add_text("run/arguments", arguments_table(start.arguments), self._start_step)
+        config = json.dumps(start.deepspeed_config, indent=2).replace("\n", "\n    ")
         self._writer.add_text("run/deepspeed_config", f"    {config}", self._start_step)
-        stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
-        self._hyper_parameters = hyper_parameters(learning, {"world_size": world_size, "zero_stage": stage})
+        stage = start.deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+        self._hyper_parameters = hyper_parameters(start.learning, {"world_size": start.world_size, "zero_stage": stage})
         self._writer.flush()
 
     @_optional

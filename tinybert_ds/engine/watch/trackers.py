@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tinybert_ds.engine.watch.tensorboard import FINAL, TensorBoard, hyper_parameters, tag
+from tinybert_ds.engine.watch.tensorboard import FINAL, RunStart, TensorBoard, hyper_parameters, tag
 from tinybert_ds.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,14 +31,8 @@ _LONGEST_PARAMETER = 250  # characters, of MLflow
 class Tracker(Protocol):
     """What a run tells a tracker."""
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
-        """What the run is started with; `learning` is the part of the arguments that changes what is learnt."""
+    def describe(self, start: RunStart) -> None:
+        """What the run is started with."""
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """The figures of a step."""
@@ -78,36 +72,25 @@ class Guarded:
         with self._watched():
             self._tracker = make()
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
-        with self._watched():
-            if self._tracker:
-                self._tracker.describe(arguments, learning, deepspeed_config, world_size)
+    def describe(self, start: RunStart) -> None:
+        self._tell("describe", start)
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        with self._watched():
-            if self._tracker:
-                self._tracker.scalars(step, values)
+        self._tell("scalars", step, values)
 
     def finish(self, step: int, results: Mapping[str, float]) -> None:
-        with self._watched():
-            if self._tracker:
-                self._tracker.finish(step, results)
+        self._tell("finish", step, results)
 
     def flush(self) -> None:
-        with self._watched():
-            if self._tracker:
-                self._tracker.flush()
+        self._tell("flush")
 
     def close(self) -> None:
-        with self._watched():
-            if self._tracker:
-                self._tracker.close()
+        self._tell("close")
+
+    def _tell(self, what: str, *values: Any) -> None:
+        if self._tracker is not None:
+            with self._watched():
+                getattr(self._tracker, what)(*values)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -140,14 +123,8 @@ class Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
-        config = {**arguments, "deepspeed_config": dict(deepspeed_config), "world_size": world_size}
+    def describe(self, start: RunStart) -> None:
+        config = {**start.arguments, "deepspeed_config": dict(start.deepspeed_config), "world_size": start.world_size}
         self._run.config.update(config, allow_val_change=True)
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
@@ -182,15 +159,9 @@ class MLflow:
             known = note_run_name(directory, "mlflow", run.info.run_id)
         self._run_id = known
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
+    def describe(self, start: RunStart) -> None:
         there = self._client.get_run(self._run_id).data.params  # which MLflow lets nobody change
-        wanted = hyper_parameters(learning, {"world_size": world_size})
+        wanted = hyper_parameters(start.learning, {"world_size": start.world_size})
         new = [self._param(n, str(v)[:_LONGEST_PARAMETER]) for n, v in wanted.items() if n not in there]
         self._client.log_batch(self._run_id, params=new)
 
@@ -223,14 +194,8 @@ class Trackio:
         self._trackio = trackio
         self._run = trackio.init(project=os.environ.get("TRACKIO_PROJECT", PROJECT), name=name, resume="allow")
 
-    def describe(
-        self,
-        arguments: Mapping[str, Any],
-        learning: Mapping[str, Any],
-        deepspeed_config: Mapping[str, Any],
-        world_size: int,
-    ) -> None:
-        self._run.config.update({**arguments, "world_size": world_size})
+    def describe(self, start: RunStart) -> None:
+        self._run.config.update({**start.arguments, "world_size": start.world_size})
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         self._run.log(tagged(values), step=step)

@@ -8,6 +8,7 @@ import torch
 from tinybert_ds.engine.watch import monitor
 from tinybert_ds.engine.watch.clock import add_clocks
 from tinybert_ds.engine.watch.monitor import Monitor, Stopwatch
+from tinybert_ds.engine.watch.tensorboard import RunStart
 from tinybert_ds.errors import CheckpointError
 
 
@@ -62,7 +63,7 @@ def test_a_run_shows_lines_and_its_summary_on_the_first_rank_alone(tmp_path, now
     clock = {"seconds": 2.0, "steps": 2, "step_seconds": 1.0, "samples_per_second": 8.0, "tokens_per_second": 64.0}
     for enabled in (False, True):
         watching = Monitor(tmp_path, enabled=enabled, start_step=2, total_steps=10, title="fine-tuning")
-        watching.describe({"seed": 1}, {"seed": 1}, {}, world_size=1)
+        watching.describe(RunStart({"seed": 1}, {"seed": 1}, {}, world_size=1))
         now[0] += 2.0
         watching.log_step(4, values, clock)
         watching.log_evaluation(4, {"eval_loss": 0.5})

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from tinybert_ds.engine.watch.tensorboard import TensorBoard, arguments_table, hyper_parameters, layout, tag
+from tinybert_ds.engine.watch.tensorboard import RunStart, TensorBoard, arguments_table, hyper_parameters, layout, tag
 
 VALUES = {"loss": 3.0, "attention_loss": 1.0, "attention_loss/layer_1": 1.0, "hidden_loss/state_0": 2.0}
 
@@ -61,7 +61,9 @@ def test_a_bar_in_an_argument_does_not_break_the_table():
 def test_events_hold_scalars_arguments_layout_and_hyper_parameters_with_their_results(tmp_path):
     board = TensorBoard(tmp_path, start_step=0)
     learning = {"learning_rate": 1e-3, "seed": 7}
-    board.describe({**learning, "log_level": "info"}, learning, {"zero_optimization": {"stage": 2}}, world_size=2)
+    board.describe(
+        RunStart({**learning, "log_level": "info"}, learning, {"zero_optimization": {"stage": 2}}, world_size=2)
+    )
     for step in (1, 2):
         board.scalars(step, {**VALUES, "grad_norm": None} if step == 1 else VALUES)
     board.finish(2, {"eval_accuracy": 0.75})
@@ -99,7 +101,7 @@ def test_a_resumed_run_hides_what_came_after_the_step_it_goes_on_from(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tinybert_ds.engine.watch.tensorboard import TensorBoard
+from tinybert_ds.engine.watch.tensorboard import RunStart, TensorBoard
 limit = int(sys.argv[2])
 if not limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
@@ -109,7 +111,7 @@ if limit:
 for step in range(200):
     board.scalars(step, {"loss": 1.0, "learning_rate": 0.1})
     board.flush()
-board.describe({"seed": 1}, {}, 1)
+board.describe(RunStart({"seed": 1}, {"seed": 1}, {}, 1))
 board.finish(200, {"eval_accuracy": 0.5})
 board.close()
 print("went on")

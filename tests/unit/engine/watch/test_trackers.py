@@ -12,6 +12,7 @@ import pytest
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.engine.watch import trackers
 from tinybert_ds.engine.watch.monitor import Monitor
+from tinybert_ds.engine.watch.tensorboard import RunStart
 from tinybert_ds.engine.watch.trackers import RUN_NAMES_FILE, Guarded, open_trackers, run_name
 
 VALUES = {"loss": 3.5, "attention_loss/layer_1": 1.25, "grad_norm": None}
@@ -22,7 +23,7 @@ def watch(directory, names, step, *, start_step=0, finish=False):
     """Let a run begin or go on, log one step and end."""
     directory.mkdir(exist_ok=True)
     for tracker in open_trackers(names, directory, start_step=start_step):
-        tracker.describe({"seed": 7, "log_level": "info"}, {"seed": 7}, {}, 2)
+        tracker.describe(RunStart({"seed": 7, "log_level": "info"}, {"seed": 7}, {}, 2))
         tracker.scalars(step, VALUES)
         tracker.flush()
         if finish:
@@ -116,7 +117,7 @@ def test_a_tracker_that_fails_is_given_up_with_one_warning_and_the_run_goes_on(c
         return SimpleNamespace(**{name: method(name) for name in ("describe", "scalars", "finish", "flush", "close")})
 
     tracker = Guarded("wandb", make)
-    tracker.describe({}, {}, {}, 1)
+    tracker.describe(RunStart({}, {}, {}, 1))
     tracker.scalars(1, {})
     tracker.flush()
     tracker.finish(1, {})

@@ -22,4 +22,5 @@ fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" # a file's tests share their runs
+# A file's tests share their runs. A test that ends its process ends the run, which would wait for the lost tests forever.
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"

@@ -9,7 +9,7 @@ LANGUAGES = place("Languages of the model for its card: en, zh, ..., or multilin
 DATASETS = place("Hub names of the data sets that the model learned from, for its card.", [], metavar="ID")
 PUSH_TO_HUB = place(
     "Upload the finished directory to this repository of the Hugging Face hub, USER/NAME, with the login of "
-    "`hf auth login`; a new one is private.",
+    "`hf auth login`; a new one is private. Several students go to one each, USER/NAME-STUDENT.",
     None,
     metavar="REPO",
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from tinybert_ds.files import write_atomically
 
@@ -29,6 +31,7 @@ class Figure:
     rows: int | None = None
     standard_error: float | None = None
     file: str = ""  # of an exported model
+    of_datasets: bool = True  # whether its rows are of the card's `datasets`
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ def render_card(card: Card) -> str:
 
 
 def read_base_model(directory: Path) -> tuple[str, ...]:
-    """Return the hub names that a directory's own card gives for what it was made of; none without a card."""
+    """Return the hub names that a directory's own card gives for what it was made of; none without a card.
+
+    Somebody else's card may say anything there, such as the path of a directory: only NAME and USER/NAME are names.
+    """
     path = directory / CARD_FILE
     if not path.is_file():
         return ()
@@ -90,7 +96,17 @@ def read_base_model(directory: Path) -> tuple[str, ...]:
     except (ValueError, TypeError, yaml.YAMLError):  # somebody else's file, of which nothing but a name is wanted
         return ()
     found = card.data.get("base_model")
-    return tuple([found] if isinstance(found, str) else found or ())
+    return tuple(name for name in (found if isinstance(found, list) else [found]) if _is_hub_name(name))
+
+
+def _is_hub_name(name: object) -> bool:
+    if not isinstance(name, str):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def figures_table(figures: Sequence[Figure]) -> str:
@@ -107,7 +123,7 @@ def figures_table(figures: Sequence[Figure]) -> str:
 def _result(figure: Figure, card: Card) -> EvalResult:
     return EvalResult(
         task_type=card.pipeline_tag,
-        dataset_type=card.datasets[0] if card.datasets else figure.task,
+        dataset_type=card.datasets[0] if card.datasets and figure.of_datasets else figure.task,
         dataset_name=figure.task,
         dataset_split=figure.split,
         metric_type=figure.metric,

@@ -11,7 +11,7 @@ from typing import Any
 from tinybert_ds.arguments import FinetuneArguments, GeneralDistillArguments, TaskDistillArguments
 from tinybert_ds.arguments.embed import EmbedDistillArguments
 from tinybert_ds.arguments.option import Command, Flag, flags_of
-from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
+from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model
 from tinybert_ds.records import read_metrics, read_run
 from tinybert_ds.strict_formats import parse_json
 
@@ -44,21 +44,20 @@ _NOT_FOR_OTHER = (
 )
 MADE = ("How it was made", "Data", "Losses and budget")
 """Sections that hold for whatever is made of a run's model."""
-_NOT_OF_THE_RECIPE = ("local_rank", "push_to_hub", "license", "languages", "datasets")
+_NOT_OF_THE_RECIPE = (
+    *("local_rank", "push_to_hub", "license", "languages", "datasets"),
+    *("search", "search_learning_rates", "search_seeds"),  # of a search's trial, which has a rate and a seed of its own
+)
+_OF_STS = "_spearman"  # eval_FILE_spearman
 _MOST_RUNS = 5  # of the chain that leads to a model
 
 
-def write_run_card(directory: Path, rows: Mapping[str, int]) -> None:
-    """Write the card of a finished run's directory; one that somebody has edited stays as it is.
+def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
+    """Return the card of a finished run's directory.
 
     Args:
         rows: Of each split that the run was judged on; empty where it was judged by its losses.
     """
-    write_card(directory, run_card(directory, rows))
-
-
-def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
-    """Return the card of a finished run's directory, see `write_run_card`."""
     record = _record(directory)
     arguments, stage = _arguments(record), str(record["identity"].get("stage", ""))
     figures = _figures(record, rows)
@@ -108,7 +107,10 @@ def _arguments(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(record: Mapping[str, Any], rows: Mapping[str, int]) -> list[Figure]:
-    """The metrics of a finished run: the first split's have no name of their own, see `TaskData.evaluate_all`."""
+    """The metrics of a finished run: the first split's have no name of their own, see `TaskData.evaluate_all`.
+
+    Those of a run on texts are losses of held-out ones, and for each file of --sts a correlation, see `judge_likeness`.
+    """
     results = (record.get("finished") or {}).get("results", {})
     arguments = _arguments(record)
     task = arguments.get("task_name") or Path(arguments.get("task_file") or "task").stem
@@ -118,6 +120,10 @@ def _figures(record: Mapping[str, Any], rows: Mapping[str, int]) -> list[Figure]
         for other in list(rows)[1:]:
             if metric.startswith(f"{other}_"):
                 metric, split = metric.removeprefix(f"{other}_"), other
+        if not rows and metric.endswith(_OF_STS):
+            file, metric = metric.removesuffix(_OF_STS), _OF_STS.removeprefix("_")
+            figures.append(Figure(metric, value, file, "STS file", of_datasets=False))
+            continue
         count = rows.get(split)
         what = task if rows else "held-out text"
         figures.append(Figure(metric, value, what, split, count, standard_error(metric, value, count)))

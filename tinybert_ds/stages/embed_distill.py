@@ -37,7 +37,7 @@ from tinybert_ds.stages.embed_student import (
     start_model,
 )
 from tinybert_ds.stages.evaluate import write_results
-from tinybert_ds.stages.give_away import give_away
+from tinybert_ds.stages.give_away import give_away, require_repositories
 from tinybert_ds.stages.sentence_encoders import (
     SentenceDirectory,
     export_sentence_student,
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     arguments, problems = parse_arguments(EmbedDistillArguments, argv)
     session = begin_training(arguments, problems)
+    require_repositories(session, [session.output_dir])
     teacher = _find_teacher(arguments)
     prompt = "" if teacher is None else teacher.prompt(arguments.prompt_name)
     candidate = find_candidate(arguments, teacher)

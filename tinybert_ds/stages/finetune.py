@@ -20,7 +20,7 @@ from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import has_weights, load_classifier, read_config
 from tinybert_ds.stages.distillation import classifying_student, export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, label_objective, write_results
-from tinybert_ds.stages.give_away import give_away
+from tinybert_ds.stages.give_away import give_away, require_repositories
 from tinybert_ds.stages.search import prepare_search, search
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.task_data import TaskData, load_task
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     session = begin_training(arguments, problems, single=not arguments.search)
     if arguments.search:
         prepare_search(session)
+    require_repositories(session, [session.output_dir])
     path = find_model(arguments)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)
     spec = find_task(arguments.task_name, arguments.task_file)

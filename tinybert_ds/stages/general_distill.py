@@ -43,7 +43,7 @@ from tinybert_ds.stages.distillation import (
     relation_layers,
     require_same_tokenizer,
 )
-from tinybert_ds.stages.give_away import give_away
+from tinybert_ds.stages.give_away import give_away, require_repositories
 from tinybert_ds.stages.inheritance import started_once
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         files = model_files(candidate.path)
         if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
             require_same_tokenizer(candidate.path, vocabulary.directory, arguments.lower_case)
+    require_repositories(session, [candidate.directory for candidate in candidates])
     vocab_size = vocabulary.size or teacher_config.vocab_size
     corpora = open_corpora(arguments, vocab_size, tokenizer_fingerprint(tokenizer), world)
     with open_run(

@@ -22,6 +22,7 @@ from tinybert_ds.stages.start import with_arguments
 logger = logging.getLogger(__name__)
 
 SEARCH_FILE = "search.json"
+SEARCH_TABLE = "search.md"
 _NOT_OF_THE_MODEL = ("run.json", "metrics.jsonl", "eval_results.json", RUN_NAMES_FILE)
 
 
@@ -77,16 +78,22 @@ def search(
             results[trial] = run(with_arguments(session, own))
     content = summarise(results, score)
     text = markdown(content)
-    chosen = Trial(content["taken"]["learning_rate"], content["taken"]["seed"])
+    chosen = Trial(**content["taken"])
 
     def finish() -> None:
         copy_student(session.output_dir / chosen.name, session.output_dir, leave_out=_NOT_OF_THE_MODEL)
-        write_atomically(session.output_dir / "search.md", text)
+        write_atomically(session.output_dir / SEARCH_TABLE, text)
         write_atomically(session.output_dir / SEARCH_FILE, json.dumps(content, indent=2) + "\n")
 
     write_on_main(session.world, session.output_dir, finish)
     logger.info("%s", text)
     return results[chosen]
+
+
+def taken_directory(directory: Path) -> Path:
+    """Return the directory of the trial whose model a finished search has taken over."""
+    content = json.loads((directory / SEARCH_FILE).read_text(encoding="utf-8"))
+    return directory / Trial(**content["taken"]).name
 
 
 def summarise(results: Mapping[Trial, Mapping[str, float]], score: str) -> dict[str, Any]:

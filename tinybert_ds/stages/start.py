@@ -23,7 +23,6 @@ from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.watch.console import set_up_console
 from tinybert_ds.errors import UserError, raise_all
 from tinybert_ds.hardware import Precision, choose_float32_products, multiplies_fast, precision_problems
-from tinybert_ds.models.hub import require_repository
 from tinybert_ds.preemption import grace_problems
 
 logger = logging.getLogger(__name__)
@@ -62,8 +61,6 @@ def begin_training(arguments: Training, problems: Sequence[str], *, single: bool
     resume = arguments.resume
     if single:
         resume = run_on_main(world, partial(_look, Path(arguments.output_dir), arguments))
-    if arguments.push_to_hub:
-        run_on_main(world, partial(require_repository, arguments.push_to_hub))
     choose_float32_products(world.device, onednn=not arguments.no_onednn_matmul)
     if not multiplies_fast(torch.bfloat16, world.device):
         _warn_of_slow_bf16(config, teacher=teacher_dtype == "bf16")

@@ -51,7 +51,7 @@ from tinybert_ds.stages.evaluate import (
     task_columns,
     write_results,
 )
-from tinybert_ds.stages.give_away import give_away
+from tinybert_ds.stages.give_away import give_away, require_repositories
 from tinybert_ds.stages.prediction_choice import (
     margin_problems,
     prediction_problems,
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _evaluate(begin_evaluation(arguments, problems))
         return
     session = begin_training(arguments, problems)
+    require_repositories(session, [session.output_dir])
     spec = find_task(arguments.task_name, arguments.task_file)
     pair = _read_pair(arguments, spec, session.world.size)
     splits = ("train", *spec.eval_splits)

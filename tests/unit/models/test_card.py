@@ -1,14 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 
 from tests.support.run_records import write_run
-from tinybert_ds.errors import ModelError
-from tinybert_ds.models import hub
 from tinybert_ds.models.card import CARD_FILE, Card, Figure, read_base_model, render_card, write_card
-from tinybert_ds.models.run_card import run_card, write_run_card
+from tinybert_ds.models.run_card import run_card
 
 FIGURE = Figure("accuracy", 0.75, "sst-2", "dev", 100, 0.0433)
 
@@ -43,6 +42,24 @@ def test_the_base_model_is_what_the_card_of_the_directory_says(tmp_path):
     assert read_base_model(tmp_path) == ("a/b",)
     (tmp_path / CARD_FILE).write_text("---\nbase_model: [\n---\n")
     assert read_base_model(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("bert-base-uncased", ("bert-base-uncased",)),
+        ("[a/b, /house/mine/plain, c, 7, {d: e}]", ("a/b", "c")),
+        ("/house/mine/plain", ()),
+        ("/plain", ()),
+        ("../plain", ()),
+        ("~/plain", ()),
+        ("7", ()),
+        ("{a: b}", ()),
+    ],
+)
+def test_of_what_a_card_says_for_its_base_model_only_names_of_the_hub_are_read(tmp_path, said, read):
+    (tmp_path / CARD_FILE).write_text(f"---\nbase_model: {said}\n---\n")
+    assert read_base_model(tmp_path) == read
 
 
 @pytest.fixture
@@ -99,25 +116,22 @@ def test_a_model_that_answers_for_each_token_is_offered_as_one(runs):
 
 def test_a_general_student_is_said_to_predict_nothing(tmp_path):
     write_run(tmp_path / "general", finished={"eval_loss": 1.5})
-    write_run_card(tmp_path / "general", {})
+    write_card(tmp_path / "general", run_card(tmp_path / "general", {}))
     text = (tmp_path / "general" / CARD_FILE).read_text()
     assert "it has no head" in text
     assert ModelCard(text).data.pipeline_tag == "feature-extraction"
 
 
-def test_an_upload_takes_the_model_and_leaves_the_run_and_its_failure_is_told(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **named: asked.append(named))
-    hub.upload(tmp_path, "a/b")
-    (named,) = asked
-    assert (named["repo_id"], named["folder_path"]) == ("a/b", tmp_path)
-    assert {"run.json", "checkpoints/*", "trackers.json"} <= set(named["ignore_patterns"])
-
-    def fail(self, **named):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(HfApi, "upload_folder", fail)
-    with pytest.raises(ModelError, match=r"is complete, but could not be uploaded to a/b: .*no route.*hf upload a/b"):
-        hub.upload(tmp_path, "a/b")
-    with pytest.raises(ModelError, match=r"--push_to_hub a/b: the hub cannot be reached or refuses"):
-        hub.require_repository("a/b")  # the tests are offline
+def test_the_card_of_distilled_vectors_names_the_file_of_pairs_and_its_metric(tmp_path):
+    results = {"eval_loss": 0.25, "eval_dev_spearman": 0.5}
+    write_run(tmp_path / "encoder", stage="embed_distill", finished=results)
+    card = replace(run_card(tmp_path / "encoder", {}), datasets=("a/texts",))
+    loss, likeness = card.figures
+    assert (loss.metric, loss.task, loss.split) == ("loss", "held-out text", "held-out text")
+    assert (likeness.metric, likeness.task, likeness.split) == ("spearman", "dev", "STS file")
+    data = ModelCard(render_card(card)).data
+    assert data.metrics == ["loss", "spearman"]
+    told = {result.metric_type: (result.dataset_type, result.dataset_name) for result in data.eval_results}
+    assert told == {"loss": ("a/texts", "held-out text"), "spearman": ("dev", "dev")}, (
+        "it learned nothing from the pairs"
+    )

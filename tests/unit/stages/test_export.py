@@ -296,7 +296,7 @@ def test_without_a_network_the_hub_is_told_of_before_any_work(folder, monkeypatc
     monkeypatch.setattr(export, "join", lambda log_level: World(0, 1, 0, torch.device("cpu")))
     more = ["--precision", "fp32", "--push_to_hub", "someone/something"]
     with pytest.raises(
-        ModelError, match=r"--push_to_hub someone/something: the hub cannot be reached .*nothing was done"
+        ModelError, match=r"--push_to_hub someone/something: the hub cannot be reached .*no work was begun"
     ):
         export.main(words(folder, "pushed", *more))
     assert not (folder / "pushed").exists()

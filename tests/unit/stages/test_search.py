@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from tests.support.runs import run_ranks
@@ -58,7 +59,7 @@ def test_a_search_takes_a_recipe_whose_learning_rate_is_for_a_single_run(tmp_pat
 def test_a_search_trains_every_pair_and_keeps_the_chosen_model(inputs, tmp_path):
     words = ["--model", inputs / "teacher", "--data_dir", inputs / "task", "--task_name", "sst-2", "--search"]
     words += ["--train_batch_size", 16, "--max_steps", 3, "--search_learning_rates", 3e-3, 1e-9, "--search_seeds", 1, 2]
-    words += ["--output_dir", tmp_path / "out"]
+    words += ["--output_dir", tmp_path / "out", "--license", "mit"]
     run_ranks("finetune", words, log=tmp_path / "log").check()
     content = json.loads((tmp_path / "out" / "search.json").read_text())
     for row in content["learning_rates"]:
@@ -70,6 +71,7 @@ def test_a_search_trains_every_pair_and_keeps_the_chosen_model(inputs, tmp_path)
     expected, found = (load_file(folder / "model.safetensors") for folder in (chosen, tmp_path / "out"))
     assert all(found[name].equal(value) for name, value in expected.items())
     assert not (tmp_path / "out" / "run.json").exists()
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.license == "mit"
     assert (tmp_path / "out" / "search.md").read_text() in (tmp_path / "log.rank0").read_text()
 
     (tmp_path / "out" / "model.safetensors").unlink()  # as if stopped before the end: all trials are done

@@ -8,6 +8,7 @@ Processes share the rows through the folder `OUTPUT.parts` alone; one of them pu
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -279,7 +280,8 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 def task_lines(spec: TaskSpec, options: LabelRowsArguments) -> str:
     """Return what a task file says to let a prediction stage learn from the output."""
     kind = target_of(spec).teacher_kinds[0]
-    return f"`files: {{train: {options.output}, ...}}`, `teacher: {{columns: {options.column}, kind: {kind}}}`"
+    name = os.path.relpath(options.output, options.data_dir)  # which is where names in `files` begin
+    return f"`files: {{train: {name}, ...}}`, `teacher: {{columns: {options.column}, kind: {kind}}}`"
 
 
 def _path_problems(options: LabelRowsArguments) -> list[str]:

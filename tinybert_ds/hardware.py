@@ -46,6 +46,11 @@ def on_cuda(device: torch.device) -> bool:
     return device.type == CUDA
 
 
+def computes_bf16_itself() -> bool:
+    """Whether the CUDA device has bf16 of its own: V100 and T4 compute it by way of fp32, and fp16 fast."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether the device multiplies matrices of a half-precision dtype faster than float32 ones.
 

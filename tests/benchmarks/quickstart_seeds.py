@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "teacher": lambda report: report["teacher"]["metric"],
     "student": lambda report: report["student"]["metric"],
+    "student before training": lambda report: report["student_before_training"]["metric"],
     "student without distillation": lambda report: report["student_without_distillation"]["metric"],
     "gain by distillation": lambda report: (
         report["student"]["metric"] - report["student_without_distillation"]["metric"]

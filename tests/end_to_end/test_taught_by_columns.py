@@ -60,6 +60,7 @@ def labelled(folder):
     words += ["--output", folder / "labelled.jsonl", "--column", "answers", "--dtype", "fp32"]
     output = run_ranks("label_rows", words, log=folder / "label.log").check().output
     assert "labelled.jsonl: 60 rows of train with the column answers" in output
+    assert "`files: {train: labelled.jsonl, ...}`" in output  # names in `files` begin in --data_dir
     return words
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def part_step(check: Check) -> None:
         "overlapped teacher, padded rows": {"overlap": True},
     }
     for name, how in list(kinds.items())[: 3 if check.dry else None]:
-        run, _ = build_step(check, **how)
+        run, engine = build_step(check, **how)
+        asks_nothing = isinstance(engine.optimizer.scaled_global_norm, partial)
+        check.say(f"norm and clipping, {name}", asks_nothing, "" if asks_nothing else "are DeepSpeed's own")
         first = run(need_value=True)
         for _ in range(3 if check.dry else 8):
             run()
@@ -139,7 +142,7 @@ def part_step(check: Check) -> None:
         check.say(f"step {name}", math.isfinite(last) and last < first, text)
         if not check.dry and name.endswith("padded rows") and not how:
             look_inside(check, run)
-        del run
+        del run, engine
         if not check.dry:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from tinybert_ds.arguments import groups
@@ -16,6 +17,7 @@ from tinybert_ds.arguments.training import TrainingArguments
 _OF_GENERAL = GeneralDistillArguments.__dataclass_fields__
 _vector_weight = partial(result, stage=("vectors",), least=0)
 
+TEXT_COLUMN = ["text"]
 STS_COLUMNS = ["sentence1", "sentence2", "score"]
 
 
@@ -34,6 +36,8 @@ class StsFiles(Command):
 
     def problems(self) -> list[str]:
         found = super().problems()
+        if self.sts_columns != STS_COLUMNS and not self.sts:
+            found.append("--sts_columns is for --sts; leave it out")
         if len(self.sts_columns) != 3:
             found.append(f"--sts_columns are {self.sts_columns}; give three: two sentences and their score")
         return found
@@ -64,7 +68,7 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         path=True,
         metavar="FILE",
     )
-    text_column: list[str] = data("Columns of --texts that hold texts, each of them one of its own.", ["text"])
+    text_column: list[str] = data("Columns of --texts that hold texts, each of them one of its own.", TEXT_COLUMN)
     vector_column: str | None = data(
         "Column of --texts with the teacher's vector for each text, a list of numbers in .jsonl, .json or .parquet: no "
         "teacher is needed then.",
@@ -157,6 +161,16 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         found = []
         if self.short_seq_prob is not None and not self.pregenerated_data:
             found.append("--short_seq_prob is for --pregenerated_data; leave it out with --texts")
+        if self.pregenerated_data:
+            given = {
+                "text_column": self.text_column != TEXT_COLUMN,
+                "cache_dir": self.cache_dir is not None,
+                "no_teacher_cache": self.no_teacher_cache,
+                "allow_unknown": self.allow_unknown,
+            }
+            found += [
+                f"--{name} is for --texts; leave it out with --pregenerated_data" for name in given if given[name]
+            ]
         if self.pregenerated_data and self.prompt_name not in (None, "none"):
             found.append("--prompt_name is for --texts: shards hold tokens, before which no prompt stands")
         return found
@@ -188,6 +202,13 @@ class EmbedEvaluateArguments(StsFiles, groups.Stage):
         found = super().problems()
         if not self.sts and not self.retrieval:
             found.append("give --sts FILE, --retrieval DIR, or both: there is nothing to judge")
+        names = [Path(directory).resolve().name for directory in self.retrieval]
+        if alike := sorted({name for name in names if names.count(name) > 1}):
+            found.append(
+                f"--retrieval has two directories of the name {', '.join(alike)}; figures go by that name: rename one"
+            )
+        if self.retrieval_split != "test" and not self.retrieval:
+            found.append("--retrieval_split is for --retrieval; leave it out")
         if self.document_model is not None and not self.retrieval:
             found.append("--document_model is for --retrieval; leave it out")
         return found

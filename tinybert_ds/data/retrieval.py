@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tinybert_ds.data.object_records import Records, find_column, json_records
 from tinybert_ds.data.table_formats import read_records
@@ -64,8 +65,10 @@ def open_retrieval(directory: str | Path, split: str) -> RetrievalSet:
     """Open a directory in BEIR's layout.
 
     Raises:
+        ConfigError: The library that will judge it is not installed.
         DataError: Files that are not there, or not in that layout; names file and line.
     """
+    _ir_measures()
     directory = Path(directory)
     corpus, queries = (_existing(directory, name) for name in ("corpus.jsonl", "queries.jsonl"))
     judgements = _judgements(directory, split)
@@ -79,16 +82,17 @@ def open_retrieval(directory: str | Path, split: str) -> RetrievalSet:
 
 
 def ndcg(judgements: Judgements, ranking: Ranking) -> float:
-    """Return nDCG@10, the mean over all judged queries; one without a ranking counts 0.
+    """Return nDCG@10, the mean over all judged queries; one without a ranking counts 0."""
+    ir_measures = _ir_measures()
+    return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], judgements, ranking)[ir_measures.nDCG @ 10])
 
-    Raises:
-        ConfigError: The library that computes it is not installed.
-    """
+
+def _ir_measures() -> Any:
     try:
         import ir_measures  # noqa: PLC0415 - only who judges retrieval needs it
     except ImportError as error:
         raise ConfigError(f"--retrieval is judged by the library ir-measures ({error}); {_INSTALL}") from error
-    return float(ir_measures.calc_aggregate([ir_measures.nDCG @ 10], judgements, ranking)[ir_measures.nDCG @ 10])
+    return ir_measures
 
 
 def _existing(directory: Path, name: str) -> Path:

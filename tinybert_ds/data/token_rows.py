@@ -51,7 +51,8 @@ def windows(pieces: Sequence[int], room: int) -> list[Window]:
         if end == count:
             break
         earliest = int(np.searchsorted(starts, starts[end] - int(OVERLAP * room), side="left"))
-        begin = max(begin + 1, earliest)
+        from_where_the_next_word_fits = int(np.searchsorted(starts, starts[end + 1] - room, side="left"))
+        begin = max(begin + 1, earliest, from_where_the_next_word_fits)
     cuts = [0, *((right[0] + left[1] + 1) // 2 for left, right in pairwise(spans)), count]
     return [Window(*span, *cut) for span, cut in zip(spans, pairwise(cuts), strict=True)]
 

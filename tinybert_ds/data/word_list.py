@@ -124,7 +124,7 @@ def load_word_list(given: str, vocabulary: Mapping[str, int]) -> WordTable:
 def _dictionary() -> Path:
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise ConfigError(f"--word_list {PACKAGE} needs the package: pip install {PACKAGE}, or give a file")
+        raise ConfigError(f"--word_list {PACKAGE} needs the package {PACKAGE}: install the extra zh, or give a file")
     return Path(found.origin).parent / "dict.txt"
 
 

@@ -95,17 +95,17 @@ def _accelerator() -> dict[str, Any]:
         import torch  # noqa: PLC0415 - may be what is amiss
     except (ImportError, OSError) as error:  # OSError: a shared library that is not there
         return {"error": f"{type(error).__name__}: {error}"}
+    from tinybert_ds.hardware import computes_bf16_itself, multiplies_fast  # noqa: PLC0415 - needs torch
+
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         return {
             "kind": "cuda",
             "names": [device.name for device in devices],
             "memory_bytes": [device.total_memory for device in devices],
-            "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
+            "bf16": computes_bf16_itself(),
             "fp16": True,
         }
-    from tinybert_ds.hardware import multiplies_fast  # noqa: PLC0415 - needs torch
-
     bf16 = multiplies_fast(torch.bfloat16, torch.device("cpu"))
     return {"kind": "cpu", "names": [platform.processor() or platform.machine()], "bf16": bf16, "fp16": False}
 

@@ -170,7 +170,7 @@ def _student_states(job: Job, precision: Precision) -> dict[str, int]:
     parameters = count * width // split["parameters"]
     gradients = count * width // split["gradients"]
     if precision.stage >= 2:
-        buckets = 2 if ranks > 1 else 1  # one rank has nothing to overlap
+        buckets = 1 if ranks == 1 and precision.stage == 2 else 2  # one rank of ZeRO 2 has nothing to overlap
         gradients += buckets * min(count, _BUCKET) * width  # on their way to their owners
     masters = 4 * count // split["optimizer"] if width == 2 or precision.stage else 0
     return {"parameters": parameters, "gradients": gradients, "optimizer": masters + 8 * count // split["optimizer"]}

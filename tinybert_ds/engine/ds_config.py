@@ -25,7 +25,7 @@ from tinybert_ds.engine.ds_defaults import fill_defaults
 from tinybert_ds.engine.optimizer_check import optimizer_problems, scheduler_problems
 from tinybert_ds.errors import ConfigError, did_you_mean
 from tinybert_ds.foreign_text import shown
-from tinybert_ds.hardware import multiplies_fast
+from tinybert_ds.hardware import computes_bf16_itself, multiplies_fast
 from tinybert_ds.strict_formats import read_json
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -92,7 +92,7 @@ def default_config_path(device_type: str, *, fp16: bool, wide: bool = False) -> 
 def computes_bf16(device_type: str) -> bool:
     """Whether an accelerator has bf16 of its own: V100 and T4 compute it by way of fp32, and fp16 fast."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return computes_bf16_itself()
     return bool(get_accelerator().is_bf16_supported())
 
 

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 MOST_SHAPES = 64
 """Of batches that are recorded; 64 lengths up to 512 are that many."""
 LEAST_FREE_SHARE = 0.2
-"""Of the device's memory: with less, no more shapes are recorded, as each keeps its outputs."""
+"""Of the device's memory, that is to be free beside what a step needs: with less, no more shapes are recorded, as each
+keeps its outputs."""
 
 Work = Callable[[], Sequence[Tensor]]
 
@@ -68,7 +69,8 @@ class CudaRecorder:
 
     def has_room(self) -> bool:
         free, total = torch.cuda.mem_get_info(self._device)
-        return free > LEAST_FREE_SHARE * total
+        # What recorded steps need is theirs for good, and steps that are looked at need as much once more.
+        return free > torch.cuda.max_memory_allocated(self._device) + LEAST_FREE_SHARE * total
 
 
 class StandInRecorder:
@@ -212,9 +214,8 @@ class RecordedStudent:
     ) -> LossTerms:
         """Return `compute(batch, lesson)`, or of a recorded step the loss alone."""
         is_plain = self._module.training and torch.is_grad_enabled() and gradients_suffice()
-        if not is_plain or batch.units is not None:  # how many units there are is read
-            return compute(batch, lesson)
-        if batch.units is not None or batch.groups is not None:  # how much is computed depends on what is in them
+        depends_on_content = batch.units is not None or batch.groups is not None  # how much is computed
+        if not is_plain or depends_on_content:
             return compute(batch, lesson)
         self._forget_what_moved()
         inputs = tensors_of((batch, lesson))
@@ -240,10 +241,10 @@ class RecordedStudent:
         losses: list[Tensor] = []
 
         def forward() -> list[Tensor]:
-            module.teacher_check = None
+            before, module.teacher_check = module.teacher_check, None
             with torch.enable_grad():
                 losses[:] = [compute(fixed_batch, fixed_lesson)["loss"]]
-            check = module.teacher_check
+            check, module.teacher_check = module.teacher_check, before
             return [losses[0].detach(), torch.zeros_like(losses[0]).detach() if check is None else check]
 
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -102,7 +102,7 @@ class CapturingEncoder(nn.Module):
         states: Hidden states to return, in this order; 0 is the embedding output, N the last one, as the model
             returns them (`output_hidden_states`). Repeats are allowed.
         attention_layers: Attention layers (0-based) whose queries and keys to return, in this order. When it is empty
-            the model's attention is left as it is, so that any architecture can give logits.
+            any architecture can give logits: attention is replaced only where it is transformers' SDPA, by the same.
         relations: Of "queries", "keys" and "values" those to return, for relations between tokens. Empty: queries and
             keys, for attention scores.
         logits: Whether to run the classification head. Without it only the base model runs.

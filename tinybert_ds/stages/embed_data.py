@@ -218,6 +218,7 @@ def vectors_teacher(
         dtype=str(inference_dtype(world.device, arguments.teacher_dtype)),
         types=None,
         padding=(texts.pad_id, teacher.config.pad_token_id),
+        rotary=getattr(teacher.config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(texts.home, {**key, "vectors": True})
     vectors = read_logits(directory, len(texts.rows))

@@ -81,29 +81,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation_steps=arguments.eval_steps or arguments.checkpoint_steps,
         total_steps=corpora.total_steps,
     ) as run:
-        if run.finished:
-            return
-        teacher_model = load_encoder(arguments.teacher_model, role="teacher")
-        teacher, students = build_intermediate(
-            teacher_model,
-            _students(session, candidates, teacher_model, corpora.train, vocabulary),
-            arguments,
-            max_seq_length=corpora.longest,
-            world=world,
-            token_types=vocabulary.teacher_types,
-        )
-        teacher = translated(teacher, vocabulary.teacher_ids, world.device)
-        evaluate = None
-        if corpora.held_out is not None:
-            evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
-        types = vocabulary.teacher_types
-        variances = balance(run, teacher, students, corpora.train, token_types=types)
-        export = partial(export_student, tokenizer=tokenizer, world=world)
-        for student, found in zip(students, variances, strict=True):
-            run.attach(student, evaluate=evaluate, export=export, measured=recorded(found))
-        train(run, teacher, overlap_teacher=arguments.overlap_teacher)
-        corpora.finish_verification(run.stall.alive)
-        run.finish()
+        if not run.finished:
+            teacher_model = load_encoder(arguments.teacher_model, role="teacher")
+            teacher, students = build_intermediate(
+                teacher_model,
+                _students(session, candidates, teacher_model, corpora.train, vocabulary),
+                arguments,
+                max_seq_length=corpora.longest,
+                world=world,
+                token_types=vocabulary.teacher_types,
+            )
+            teacher = translated(teacher, vocabulary.teacher_ids, world.device)
+            evaluate = None
+            if corpora.held_out is not None:
+                evaluate = partial(held_out_loss, teacher=teacher, source=corpora.held_out, world=world)
+            types = vocabulary.teacher_types
+            variances = balance(run, teacher, students, corpora.train, token_types=types)
+            export = partial(export_student, tokenizer=tokenizer, world=world)
+            for student, found in zip(students, variances, strict=True):
+                run.attach(student, evaluate=evaluate, export=export, measured=recorded(found))
+            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
+            corpora.finish_verification(run.stall.alive)
+            run.finish()
     give_away(session, [candidate.directory for candidate in candidates], None)
 
 
@@ -220,7 +219,8 @@ def _students(
     """Make the students and give each the weights that it starts from."""
     arguments, models = session.arguments, []
     token_types = returns_token_types(vocabulary.tokenizer)
-    reading = with_rows(teacher, vocabulary.teacher_ids)
+    from_teacher = any(candidate.init in ("teacher", "svd") for candidate in candidates)
+    reading = with_rows(teacher, vocabulary.teacher_ids) if from_teacher else teacher
     for candidate in candidates:
         weights: Literal["load", "random"] = "load" if candidate.init == "load" else "random"
         models.append(build_student(candidate.path, weights=weights, head=None, seed=arguments.seed))

@@ -141,7 +141,9 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
         columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
-        task = load_task(spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world)
+        task = load_task(
+            spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world, unlabelled=("train",)
+        )
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
         if target_of(spec).by_token:  # whose head has no closed form: it is new, the rows are text
             return _Text(rows, rows.fingerprint, None, None)

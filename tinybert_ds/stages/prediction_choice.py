@@ -20,9 +20,15 @@ class PredictionWeights(NamedTuple):
 
 def prediction_weights(arguments: TaskDistillArguments, spec: TaskSpec) -> PredictionWeights:
     """Say what the prediction stage learns from: the teacher, or what the files say where the target learns that."""
-    if target_of(spec).learns_gold and spec.teacher is None and arguments.regression_target == "gold":
+    if _learns_gold(arguments, spec):
         return PredictionWeights(teacher=0.0, labels=arguments.prediction_weight)
     return PredictionWeights(teacher=arguments.soft_label_weight, labels=arguments.label_weight)
+
+
+def _learns_gold(arguments: TaskDistillArguments, spec: TaskSpec) -> bool:
+    """Whether the files' own answers take the place of the teacher's; where these are columns, they are wanted."""
+    in_columns = arguments.pred_distill and spec.teacher is not None
+    return target_of(spec).learns_gold and not in_columns and arguments.regression_target == "gold"
 
 
 def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[str]:
@@ -49,12 +55,18 @@ def prediction_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list
             f"--prediction_loss {arguments.prediction_loss} is for labels; task {spec.name} has {what}, whose loss has "
             "one form: leave it out"
         )
+    kind = spec.teacher.kind if arguments.pred_distill and spec.teacher is not None else None
+    if arguments.prediction_loss == "mse" and kind == "probabilities":
+        problems.append(
+            "--prediction_loss mse compares logits, which probabilities in the columns of `teacher` do not tell; take "
+            "kl or cross_entropy, or columns of `kind: logits`"
+        )
     if arguments.label_mixing != "constant" and not target.mixes:
         problems.append(
             f"--label_mixing {arguments.label_mixing} is for labels, which a teacher gives probabilities; task "
             f"{spec.name} has {what}: leave it out"
         )
-    if target.learns_gold and spec.teacher is None and arguments.regression_target == "gold" and arguments.label_weight:
+    if _learns_gold(arguments, spec) and arguments.label_weight:
         problems.append(
             f"--label_weight beside --regression_target gold would count the gold {what} of task {spec.name} twice; "
             "take --regression_target teacher, or leave it out"

@@ -76,7 +76,7 @@ def with_arguments(session: Session[Training], arguments: Training) -> Session[T
     Raises:
         ConfigError: They do not fit the DeepSpeed config.
     """
-    config, problems = _deepspeed_config(arguments, session.world)
+    config, problems = _deepspeed_config(arguments, session.world, wide=not _autocasts(session.ds_config))
     raise_all(problems)
     return Session(arguments, session.world, config, arguments.resume)
 
@@ -97,12 +97,16 @@ def _look(path: Path, arguments: TrainingArguments) -> str:
     return directory.resolve_resume(arguments.resume)
 
 
-def _deepspeed_config(arguments: TrainingArguments, world: World) -> tuple[dict[str, Any], list[str]]:
+def _deepspeed_config(
+    arguments: TrainingArguments, world: World, *, wide: bool | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Read the config and say what is wrong with it; `wide` None: fp32 products if the directory's run has them."""
     if arguments.deepspeed_config is not None:
         path = Path(arguments.deepspeed_config)
     else:
-        begun_wide = run_on_main(world, partial(_begun_wide, Path(arguments.output_dir)))
-        path = default_config_path(world.device.type, fp16=arguments.fp16, wide=begun_wide)
+        if wide is None:
+            wide = run_on_main(world, partial(_begun_wide, Path(arguments.output_dir)))
+        path = default_config_path(world.device.type, fp16=arguments.fp16, wide=wide)
     config, problems = read_config(path)
     if not problems:
         logger.info("DeepSpeed config: %s", path)
@@ -123,15 +127,19 @@ def _begun_wide(output_dir: Path) -> bool:
         with suppress(UserError):  # of a record that cannot be read is told where the directory is looked into
             record = RunDirectory(directory).record()
             if record is not None:
-                return not record.get("deepspeed_config", {}).get("torch_autocast", {}).get("enabled", False)
+                return not _autocasts(record.get("deepspeed_config", {}))
     return False
+
+
+def _autocasts(config: dict[str, Any]) -> bool:
+    return bool(config.get("torch_autocast", {}).get("enabled", False))
 
 
 def _warn_of_slow_bf16(config: dict[str, Any], *, teacher: bool) -> None:
     """Say what bf16 costs on a CPU that does not multiply it."""
     if teacher or config.get("bf16", {}).get("enabled"):
         logger.warning("this CPU has no bf16 instructions: bf16 products are computed in fp32, which gains no time")
-    if config.get("torch_autocast", {}).get("enabled"):
+    if _autocasts(config):
         logger.warning(
             "this CPU has no bf16 instructions: torch_autocast takes many times as long as fp32; remove it from the "
             "DeepSpeed config"

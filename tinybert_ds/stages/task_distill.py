@@ -121,6 +121,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     )
     find_student(arguments.student_model, weights="load")
     if arguments.teacher_model is None:
+        raise_all(length_problems(arguments, None))
         student, tokenizer = arguments.student_model, load_tokenizer(arguments.student_model, arguments.lower_case)
         config = read_config(student, role="student")
         return _Pair(config, tokenizer, (), (), None, False, None, model_fingerprint(student))

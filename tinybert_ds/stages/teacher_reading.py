@@ -126,5 +126,5 @@ def length_problems(arguments: TaskDistillArguments, tokenizer: PreTrainedTokeni
         return []
     return [
         f"--teacher_max_seq_length {arguments.teacher_max_seq_length} is for a teacher with a tokeniser of its own; "
-        "this one reads the student's tokens: see --max_seq_length"
+        "there is none here: see --max_seq_length"
     ]

@@ -1,7 +1,8 @@
 """Nothing in a step that is not looked at waits for the device: it is run where no number can be read.
 
 DeepSpeed's own waits that are left, each for a reason: fp16 asks every step whether the loss scale was too large;
-ZeRO 3 and offloaded optimizers take their norms on the host; `engine.deepspeed_private` removes the others.
+ZeRO 3 and offloaded optimizers take their norms on the host; `engine.deepspeed_private` removes the others. Of ours,
+teachers that read rows by a tokeniser of their own, and kept answers for each word, ask the device which rows they are.
 """
 
 from __future__ import annotations

@@ -8,7 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.masking_utils import bidirectional_mask_function, create_bidirectional_mask, sdpa_mask
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    sdpa_mask,
+)
 
 from tests.support.models import random_batch, tiny_model
 from tests.support.numerics import mask_of
@@ -82,7 +87,7 @@ def test_the_mask_of_padding_is_that_of_transformers_in_one_row_for_all_queries(
     assert make_mask(padding_mask, None) is None
 
 
-def test_a_mask_of_more_than_padding_is_made_by_transformers(monkeypatch):
+def test_a_mask_of_more_than_padding_is_made_by_transformers():
     model = tiny_model()
     CapturingEncoder(model, states=(), attention_layers=(0,), logits=False)
     embeddings, mask = torch.zeros(2, 6, 4), mask_of((6, 2), 6)
@@ -91,6 +96,11 @@ def test_a_mask_of_more_than_padding_is_made_by_transformers(monkeypatch):
     assert made.shape == (2, 1, 6, 6)
     assert made[0, 0].sum() == 6 + 2 * 5
     assert made[1, 0, :2, 2:].sum() == 0
+    model.config.sliding_window = 2
+    windowed = create_bidirectional_sliding_window_mask(model.config, embeddings, mask)
+    model.config._attn_implementation = "sdpa"
+    assert torch.equal(windowed, create_bidirectional_sliding_window_mask(model.config, embeddings, mask))
+    assert windowed.shape == (2, 1, 6, 6)
 
 
 def test_on_cuda_the_mask_is_what_is_added_to_the_scores(monkeypatch):

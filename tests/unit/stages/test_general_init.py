@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -111,6 +112,16 @@ def test_a_run_that_goes_on_does_not_make_its_start_again_and_ends_as_one_that_n
     assert "the student starts from its teacher" not in output
     ends = [(folder / "model.safetensors").read_bytes() for folder in (directory, tmp_path / "whole")]
     assert ends[0] == ends[1]
+
+
+def test_a_run_that_was_stopped_before_its_first_step_begins_with_the_start_that_it_kept(interrupted, tmp_path):
+    directory, words = interrupted
+    (kept,) = (directory / "checkpoints").glob("start-*.safetensors")
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    shutil.copy(kept, tmp_path / "out" / "checkpoints")
+    again = [*words, "--output_dir", tmp_path / "out"]
+    output = run_ranks("general_distill", again, log=tmp_path / "log").check().output
+    assert "the student's start is the one that this run began with" in output
 
 
 def test_a_kept_start_that_is_damaged_is_made_anew(interrupted, tmp_path):

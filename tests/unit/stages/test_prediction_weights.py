@@ -1,6 +1,9 @@
+import dataclasses
+
 import pytest
 
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
+from tinybert_ds.data.task_spec import TeacherColumns
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.stages.task_distill import prediction_problems, prediction_weights
 
@@ -30,6 +33,24 @@ def parse(*words):
 def test_labels_are_learned_from_the_teacher_and_scores_from_the_gold_ones_unless_told_otherwise(task, words, expected):
     assert prediction_weights(parse(*words), TASKS[task]) == expected
     assert prediction_problems(parse(*words), TASKS[task]) == []
+
+
+def with_columns(task, kind):
+    return dataclasses.replace(TASKS[task], teacher=TeacherColumns(columns=("a", "b"), kind=kind))
+
+
+def test_columns_of_a_teacher_take_the_place_of_gold_scores_where_they_are_read():
+    spec = with_columns("sts-b", "scores")
+    assert prediction_weights(parse(), spec) == (1.0, 0.0)
+    joint, _ = parse_arguments(TaskDistillArguments, ["--joint", *COMMAND[1:]], "command.py")
+    assert prediction_weights(joint, spec) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("logits", False), ("probabilities", True)])
+def test_squared_errors_of_logits_need_logits(kind, refused):
+    found = prediction_problems(parse("--prediction_loss", "mse"), with_columns("sst-2", kind))
+    assert [problem for problem in found if "which probabilities" in problem] == found
+    assert bool(found) is refused
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,17 @@ def test_a_run_of_an_earlier_version_goes_on_with_fp32_products_where_new_ones_h
     def has_autocast():
         return "torch_autocast" in begin_training(arguments, [], single=False).ds_config
 
+    def new_trial_has_autocast():
+        session = begin_training(arguments, [], single=False)
+        trial = dataclasses.replace(arguments, output_dir=str(tmp_path / "out" / "lr1e-05-seed2"))
+        return "torch_autocast" in with_arguments(session, trial).ds_config
+
     assert has_autocast()
+    assert new_trial_has_autocast()
     directory = RunDirectory(tmp_path / "out" / name)
     directory.open(identity_of(arguments), resume="auto")
     directory.note_start(identity_of(arguments), {"deepspeed_config": {"train_batch_size": 32}})
     assert not has_autocast()
+    assert not new_trial_has_autocast()
     directory.note_start(identity_of(arguments), {"deepspeed_config": {"torch_autocast": {"enabled": True}}})
     assert has_autocast()

@@ -153,8 +153,9 @@ def test_windows_overlap_and_answer_each_word_once_where_more_is_around_it():
     assert windows([1] * 10, 8) == [(0, 8, 0, 7), (6, 10, 7, 10)]
     assert windows([9, 1], 4) == [(0, 1, 0, 1), (1, 2, 1, 2)]  # a word of more pieces than there is room for
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        pieces = rng.integers(1, 5, rng.integers(1, 60)).tolist()
+    assert windows([1] * 10 + [10] + [1] * 3, 10) == [(0, 10, 0, 10), (10, 11, 10, 11), (11, 14, 11, 14)]
+    for longest in [4] * 200 + [12] * 200 + [30] * 200:
+        pieces = np.minimum(rng.integers(1, longest + 1, rng.integers(1, 60)), 12).tolist()
         found = windows(pieces, 12)
         assert [word for window in found for word in range(window.first, window.last)] == list(range(len(pieces)))
         for window in found:

@@ -17,6 +17,7 @@ from tinybert_ds.engine.ranks.process_group import RANK_PREFIX
 from tinybert_ds.errors import CheckpointError, ConfigError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.foreign_text import shown
+from tinybert_ds.models.inherit.kept import holds_starts_alone
 from tinybert_ds.records import read_run
 from tinybert_ds.versions import installed_version
 
@@ -52,7 +53,7 @@ class RunDirectory:
         record = self.record()
         if record is None:
             found = self.path.iterdir() if self.path.exists() else ()
-            foreign = (path.name for path in found if not path.name.startswith(_OWN_PREFIXES))
+            foreign = (path.name for path in found if not _is_of_a_beginning(path))
             refuse_foreign_files(self.path, foreign, "holds files that are no run of this program")
             return None
         if resume == "never":
@@ -164,6 +165,11 @@ class RunDirectory:
 
     def _write(self, record: dict[str, Any]) -> None:
         write_atomically(self.path / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    """Whether a run that has no record yet leaves such a file or directory: it was stopped before its first step."""
+    return path.name.startswith(_OWN_PREFIXES) or (path.name == CHECKPOINT_DIRECTORY and holds_starts_alone(path))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

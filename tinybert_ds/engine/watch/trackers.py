@@ -191,7 +191,6 @@ class Trackio:
         import trackio  # noqa: PLC0415 - an extra
 
         name = f"{directory.resolve().name}-{run_name(directory, 'trackio')}"
-        self._trackio = trackio
         self._run = trackio.init(project=os.environ.get("TRACKIO_PROJECT", PROJECT), name=name, resume="allow")
 
     def describe(self, start: RunStart) -> None:

@@ -33,6 +33,11 @@ def keep_start(directory: Path, student: PreTrainedModel, projections: Mapping[s
     write_atomically(directory / _NAME.format(hash=xxhash.xxh3_64_hexdigest(content)), content)
 
 
+def holds_starts_alone(directory: Path) -> bool:
+    """Whether a directory is there and holds nothing but what `keep_start` writes, whole or not."""
+    return directory.is_dir() and all(path.name.startswith(("start-", ".start-")) for path in directory.iterdir())
+
+
 def find_start(directory: Path) -> Path | None:
     """Return the file that `keep_start` wrote, whole; None where there is none. Damaged ones are told and removed."""
     found = None

@@ -82,6 +82,8 @@ def read_modules(directory: str | Path, hidden_size: int) -> SentenceModules:
         "prompts": {name: text for name, text in prompts.items() if text},
         "default_prompt": model.get("default_prompt_name"),
     }
+    if prompts.get(how_texts_come["default_prompt"]) == "":
+        how_texts_come["default_prompt"] = None
     if how_texts_come["default_prompt"] not in (None, *prompts):
         raise ModelError(
             f"{directory / MODEL_FILE}: default_prompt_name {shown(how_texts_come['default_prompt'])} is none of its "

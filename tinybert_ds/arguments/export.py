@@ -8,7 +8,7 @@ from typing import Literal
 from tinybert_ds.arguments import groups
 from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
 from tinybert_ds.arguments.compare import CompareArguments
-from tinybert_ds.arguments.option import like, machine, result
+from tinybert_ds.arguments.option import flags_of, like, machine, result
 from tinybert_ds.arguments.task import FinetuneArguments
 
 
@@ -74,6 +74,17 @@ class ExportModelArguments(groups.TaskName):
             )
         if self.split is not None and not task:
             found.append("--split is one of a task's; give --task_name or --task_file with it")
+        found += self._unread_problems()
         if self.several_tasks:
             found.append("give one --task_name: a model is exported for its own task")
         return found
+
+    def _unread_problems(self) -> list[str]:
+        """What nobody reads with these formats and precisions."""
+        onnx, int8 = "onnx" in self.format, "int8" in self.precision
+        for_onnx = "is for ONNX files; leave it out, or add onnx to --format"
+        for_int8 = "is for files in 8 bits; leave it out, or add int8 to --precision"
+        readers: dict[str, tuple[bool, str]] = {"opset": (onnx, for_onnx), "calibration_rows": (int8, for_int8)}
+        readers["int8"] = (onnx and int8, for_int8 if onnx else for_onnx)
+        stated = [flag for flag in flags_of(type(self)) if getattr(self, flag.name) != flag.default]
+        return [f"{flag.shown} {readers[flag.name][1]}" for flag in stated if not readers.get(flag.name, (True, ""))[0]]

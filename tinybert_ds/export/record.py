@@ -12,6 +12,7 @@ from tinybert_ds.strict_formats import parse_json
 
 TITLE = "# The exported model"
 REPORT_FILE = "report.json"
+TABLE_FILE = "report.md"
 MIB = 2**20
 
 
@@ -61,7 +62,7 @@ def render(report: Mapping[str, Any]) -> str:
         cells = [f"{row['model']}, {row['name']}", f"{row['bytes'] / MIB:.1f}"]
         cells += [_figure(row[name], form) for name, form in _QUALITY.items()]
         cells += [*(f"{row['latency_ms'][size]:.2f}" for size in sizes), f"{row['rows_per_second']:,.0f}"]
-        cells.append(_figure(row["peak_mib"], ".0f"))
+        cells.append(_figure(row["peak_mib"], ".0f") or "not measured")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_in_words(rows), ""]
     lines += [f"`{row['file']}`: {row['name']}." for row in rows if row["file"] and row["model"] != "teacher"]
@@ -75,7 +76,7 @@ def failures(rows: Sequence[Row], metric: str, max_loss: float) -> list[str]:
         + ("" if row.metric is None else f" ({row.metric:.4f})")
         + f", more than --max_loss {max_loss:g}; it decides as the model does in {row.agreement:.2%} of the rows"
         for row in rows
-        if row.loss is not None and row.model != "teacher" and row.loss > max_loss
+        if row.loss is not None and row.model != "teacher" and not row.loss <= max_loss  # NaN is no small loss
     ]
 
 

@@ -58,10 +58,14 @@ class Card:
 
 def write_card(directory: Path, card: Card) -> None:
     """Write the card of a directory; one that somebody has edited, or brought, stays as it is."""
+    if not has_own_card(directory):
+        write_atomically(directory / CARD_FILE, render_card(card))
+
+
+def has_own_card(directory: Path) -> bool:
+    """Whether a directory has a card that somebody has edited, or brought."""
     path = directory / CARD_FILE
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        return
-    write_atomically(path, render_card(card))
+    return path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def render_card(card: Card) -> str:

@@ -90,6 +90,15 @@ def has_weights(directory: str | Path) -> bool:
     return any((model_files(directory) / name).is_file() for name in WEIGHT_FILES)
 
 
+def weights_bytes(directory: str | Path) -> int:
+    """Return the size of the weights that are loaded from a directory, without projections or copies in other forms."""
+    folder = model_files(directory)
+    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), "")
+    stem, _, ending = name.removesuffix(".index.json").rpartition(".")
+    files = folder.glob(f"{stem}-*.{ending}") if name.endswith(".index.json") else [folder / name] if name else []
+    return sum(file.stat().st_size for file in files)
+
+
 def load_encoder(directory: str | Path, *, role: Role, seed: int = 0) -> PreTrainedModel:
     """Load an encoder without a head, in float32 and eval mode.
 

@@ -10,7 +10,6 @@ from tinybert_ds.report.figures import Bar, Dot, bars, scatter
 from tinybert_ds.strict_formats import parse_json
 
 REPORT_FILE = "report.json"
-_BELOW = f"*/{REPORT_FILE}"
 _MIB = 2**20
 
 

@@ -35,8 +35,7 @@ from tinybert_ds.export.measure import as_model
 from tinybert_ds.export.record import is_export, read_export
 from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.files import write_atomically
-from tinybert_ds.models.directory import model_files
-from tinybert_ds.models.pretrained import Role, read_config
+from tinybert_ds.models.pretrained import Role, read_config, weights_bytes
 from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
 from tinybert_ds.stages.evaluate import load_fine_tuned, task_columns
@@ -92,8 +91,7 @@ def measure_metric(
     metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
-    size = sum(file.stat().st_size for file in model_files(directory).glob("*.safetensors"))
-    candidate = Candidate(name, model.module, task.splits[split], layout, size_bytes=size)
+    candidate = Candidate(name, model.module, task.splits[split], layout, size_bytes=weights_bytes(directory))
     return candidate, official_metric(spec, own)
 
 

@@ -6,10 +6,7 @@ import json
 import logging
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,13 @@ from tinybert_ds.errors import DataError, raise_all
 from tinybert_ds.export.files import Export, bytes_of, wanted
 from tinybert_ds.export.measure import as_model, feed_of, judge, torch_model
 from tinybert_ds.export.peak_memory import peak_mib
-from tinybert_ds.export.record import REPORT_FILE, Row, failures, is_export, render, report_of
+from tinybert_ds.export.place import may_take_export, put_in_place, scratch_beside
+from tinybert_ds.export.record import REPORT_FILE, TABLE_FILE, Row, failures, render, report_of
 from tinybert_ds.export.runtimes import PACKAGES, missing_packages, open_file
 from tinybert_ds.files import write_atomically
-from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model, write_card
+from tinybert_ds.models.card import Card, Figure, figures_table, has_own_card, read_base_model, write_card
 from tinybert_ds.models.hub import require_repository, upload
+from tinybert_ds.models.pretrained import weights_bytes
 from tinybert_ds.models.run_card import MADE, run_card, standard_error
 from tinybert_ds.models.saving import save_tokenizer
 from tinybert_ds.stages.compare import LATENCY_BATCHES, ROUNDS, Candidate, cpu_name, measure_latency_ms
@@ -39,8 +38,6 @@ from tinybert_ds.stages.start import join
 from tinybert_ds.versions import installed_version
 
 logger = logging.getLogger(__name__)
-
-_SCRATCH_PREFIX = ".exporting-"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher = load_subject(arguments.teacher, spec, arguments, world, role="teacher")
     exports = wanted(arguments.format, arguments.precision, arguments.int8)
     output_dir = Path(arguments.output_dir)
-    with _scratch(output_dir) as scratch:
+    with scratch_beside(output_dir) as scratch:
         in_float = write_files(subject, exports, scratch / "model", arguments, threads, choose=True)
         subjects = [(subject, scratch / "model", in_float)]
         if teacher is not None:
@@ -70,10 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(render(report))
         lost = failures(rows, report["about"]["metric"] or "its decisions", arguments.max_loss)
         raise_all([f"{problem}; leave it out, or allow more (nothing was written)" for problem in lost], DataError)
-        _put_in_place(scratch / "model", output_dir, exports, subject)
-    write_atomically(output_dir / "report.md", render(report))
-    write_atomically(output_dir / REPORT_FILE, json.dumps(report, indent=2) + "\n")
-    write_card(output_dir, _card(subject, rows, report, arguments))
+        _gather(scratch / "model", scratch / "whole", subject)
+        write_atomically(scratch / "whole" / TABLE_FILE, render(report))
+        write_atomically(scratch / "whole" / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+        if not has_own_card(output_dir):
+            write_card(scratch / "whole", _card(subject, rows, report, arguments))
+        put_in_place(scratch / "whole", output_dir)
     logger.info("exported: %s", output_dir)
     if arguments.push_to_hub:
         upload(output_dir, arguments.push_to_hub)
@@ -97,7 +96,7 @@ def path_problems(arguments: ExportModelArguments) -> Iterator[str]:
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         yield f"--output_dir: {output_dir} is a file; give a directory"
-    elif output_dir.is_dir() and any(output_dir.iterdir()) and not is_export(output_dir):
+    elif output_dir.is_dir() and not may_take_export(output_dir):
         yield (
             f"--output_dir: {output_dir} holds files that are no export of this program; give an empty or new "
             "directory (nothing was changed)"
@@ -122,7 +121,8 @@ def measure(
         settings = subject.settle(reference)
         own = subject.metric(reference, settings)
         feed = feed_of(subject.batch(np.arange(min(max(LATENCY_BATCHES), len(subject.rows)))), subject.input_names)
-        weights = sum(file.stat().st_size for file in subject.directory.glob("*.safetensors"))
+        in_torch = folder / "torch"  # as transformers loads it, which knows no published or old layout
+        subject.model.save_pretrained(in_torch)
         rows.append(
             Row(
                 model=subject.name,
@@ -130,13 +130,13 @@ def measure(
                 kind="torch",
                 precision="fp32",
                 file="",
-                bytes=weights or 4 * subject.model.num_parameters(),
+                bytes=weights_bytes(subject.directory),
                 metric=own,
                 loss=None,
                 largest_difference=None,
                 agreement=None,
                 latency_ms={},
-                peak_mib=peak_mib("torch", subject.directory, feed, threads),
+                peak_mib=peak_mib("torch", in_torch, feed, threads),
             )
         )
         for export in exports:
@@ -185,7 +185,7 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
         "split": subject.split,
         "rows": len(subject.rows),
         "metric": official_metric_name(subject.spec) if subject.spec else None,
-        "opset": arguments.opset,
+        "opset": arguments.opset if "onnx" in arguments.format else None,
         "threads": threads,
         "versions": versions,
         "conditions": [
@@ -194,7 +194,8 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
             f"{', '.join(f'{name} {value}' for name, value in versions.items())}.",
             "Latencies: one forward without tokenisation, batches of real rows padded to their longest, all models in "
             f"turn in one process, median of {ROUNDS} rounds of {batches}; waiting threads sleep. Peak memory: a "
-            f"process of its own that loads the file and runs one batch. ONNX opset {arguments.opset}.",
+            "process of its own that loads the file and runs one batch."
+            + (f" ONNX opset {arguments.opset}." if "onnx" in arguments.format else ""),
         ],
     }
 
@@ -233,20 +234,11 @@ def _card(subject: Subject, rows: Sequence[Row], report: dict[str, Any], argumen
     )
 
 
-@contextmanager
-def _scratch(output_dir: Path) -> Iterator[Path]:
-    """A folder on the disk of the output directory, which is not made before there is something to put there."""
-    parent = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=parent) as name:
-        yield Path(name)
-
-
-def _put_in_place(source: Path, output_dir: Path, exports: Sequence[Export], subject: Subject) -> None:
-    """Replace the files of an earlier export by those of this one."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for folder in ("onnx", "openvino"):
-        shutil.rmtree(output_dir / folder, ignore_errors=True)
-        if (source / folder).is_dir():
-            os.replace(source / folder, output_dir / folder)
-    subject.model.config.save_pretrained(output_dir)
-    save_tokenizer(subject.tokenizer, output_dir, with_types="token_type_ids" in subject.input_names)
+def _gather(written: Path, folder: Path, subject: Subject) -> None:
+    """Gather in a folder the files of the formats, config and tokeniser."""
+    folder.mkdir()
+    for name in ("onnx", "openvino"):
+        if (written / name).is_dir():
+            os.replace(written / name, folder / name)
+    subject.model.config.save_pretrained(folder)
+    save_tokenizer(subject.tokenizer, folder, with_types="token_type_ids" in subject.input_names)

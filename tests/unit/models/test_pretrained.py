@@ -15,7 +15,7 @@ from transformers import BertForMaskedLM
 from tests.support.models import config_directory, model_directory, random_batch, tiny_model
 from tinybert_ds.errors import ModelError
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config
+from tinybert_ds.models.pretrained import has_weights, load_classifier, load_encoder, read_config, weights_bytes
 
 LABELS = ("negative", "positive")
 
@@ -40,6 +40,30 @@ def last_state(model):
 def inputs():
     batch = random_batch((9, 5))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def test_the_size_of_a_model_is_that_of_the_weights_that_are_loaded(tmp_path):
+    old = tmp_path / "old" / "0_Transformer"
+    files = {
+        tmp_path / "student": {"model.safetensors": 5, "pytorch_model.bin": 6, "projections.safetensors": 7},
+        tmp_path / "sharded": {
+            "model.safetensors.index.json": 1,
+            "model-00001.safetensors": 2,
+            "model-2.safetensors": 4,
+        },
+        old: {"config.json": 1, "pytorch_model.bin": 6},
+        tmp_path / "none": {"projections.safetensors": 7},
+    }
+    for folder, sizes in files.items():
+        folder.mkdir(parents=True)
+        for name, size in sizes.items():
+            (folder / name).write_bytes(bytes(size))
+    assert {name: weights_bytes(tmp_path / name) for name in ("student", "sharded", "old", "none")} == {
+        "student": 5,
+        "sharded": 6,
+        "old": 6,
+        "none": 0,
+    }
 
 
 def test_an_encoder_is_loaded_in_float32_and_eval_mode_with_its_own_weights(tmp_path):

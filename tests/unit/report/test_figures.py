@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 from tests.support.run_records import write_run
 from tinybert_ds.report.charts import Series, line_chart
@@ -56,6 +58,35 @@ def test_runs_of_other_seeds_are_one_line_and_runs_that_differ_otherwise_are_not
     mean, band = mean_and_band([run.curve("loss") for run in groups[0]])
     assert mean[:2] == [(1, 3.0), (2, 1.5)]
     assert band[0] == (1, 2.0, 4.0)
+
+
+def write_seeded_run(directory: Path, seed: int, layers: int | None, teacher: Path) -> None:
+    """A run whose start and teacher have the seed in their weights; of a student of so many layers, None: not saved."""
+    path = write_run(directory, arguments={"teacher_model": str(teacher), "student_model": str(directory / "gone")})
+    record = json.loads((path / "run.json").read_text())
+    record["identity"] |= {"seed": seed, "student": f"start {layers} {seed}", "teacher": f"{teacher.name} {seed}"}
+    (path / "run.json").write_text(json.dumps(record))
+    if layers is not None:
+        config = {"model_type": "bert", "num_hidden_layers": layers, "pad_token_id": seed, "dropout": seed / 10}
+        (path / "config.json").write_text(json.dumps(config))
+
+
+def test_runs_of_other_seeds_whose_models_differ_are_lines_of_their_own(tmp_path):
+    for name, layers in (("small", 4), ("large", 12)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "bert", "num_hidden_layers": layers}))
+    runs = {
+        "a": (1, 4, "large"),
+        "b": (2, 4, "large"),
+        "c": (3, 6, "large"),  # another student
+        "d": (4, 4, "small"),  # another teacher
+        "e": (5, None, "large"),  # students of which nothing is known but that their starts differ
+        "f": (6, None, "large"),
+    }
+    for name, (seed, layers, teacher) in runs.items():
+        write_seeded_run(tmp_path / "runs" / name, seed, layers, tmp_path / teacher)
+    groups = seed_groups(read_runs([tmp_path / "runs"]))
+    assert [[run.name for run in group] for group in groups] == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
 
 
 def test_two_runs_of_one_seed_stay_apart(tmp_path):

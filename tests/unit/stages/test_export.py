@@ -16,15 +16,17 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.support.models import model_directory
+from tests.support.models import model_directory, published_directory, write_tokenizer
 from tests.support.runs import write_sentiment
 from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.stages import compare, export
+from tinybert_ds.stages.export_subject import load_subject
 
 LABELS = ("positive", "negative")  # not in the order of the task
 ONNX_OPENER = """
@@ -259,6 +261,19 @@ def test_a_model_without_token_types_is_exported_without_a_task_and_checked_on_n
     assert rows[2]["agreement"] > 0.9
 
 
+def test_a_published_model_in_a_folder_of_the_old_layout_is_measured_as_any_other(tmp_path, monkeypatch):
+    inside, _ = published_directory(tmp_path / "student" / "0_Transformer", labels=2)
+    write_tokenizer(inside)  # a bare vocab.txt does not say its casing
+    monkeypatch.setattr(export, "ROUNDS", 1)
+    monkeypatch.setattr(export, "LATENCY_BATCHES", {1: 1})
+    arguments, _ = parse_arguments(ExportModelArguments, words(tmp_path, "out", "--precision", "fp32"))
+    with no_ranks():
+        subject = load_subject(arguments.model, None, arguments, ALONE, role="model")
+        (row,) = export.measure([(subject, tmp_path / "scratch", {})], [], 1)
+    assert row.peak_mib is not None
+    assert row.bytes == (inside / "pytorch_model.bin").stat().st_size
+
+
 def test_a_file_that_loses_too_much_fails_the_command_with_its_figures_and_nothing_is_written(folder, monkeypatch):
     monkeypatch.setattr(export, "peak_mib", lambda *words: None)
     true_open = export.open_file
@@ -282,6 +297,9 @@ def test_mistakes_are_told_together_before_any_work(folder, tmp_path, monkeypatc
     monkeypatch.setattr(export, "missing_packages", lambda formats: ["onnxruntime"])
     with pytest.raises(ConfigError) as error:
         export.main(["--model", str(tmp_path / "gone"), "--output_dir", str(tmp_path / "foreign"), "--split", "dev"])
+    (tmp_path / "foreign" / "mine").rename(tmp_path / "foreign" / ".exporting-left")
+    arguments, _ = parse_arguments(ExportModelArguments, words(folder, str(tmp_path / "foreign")))
+    assert "foreign" not in "".join(export.path_problems(arguments))
     for part in (
         "gone is not a directory",
         "onnxruntime not installed; `bash launchers/install.sh export`",

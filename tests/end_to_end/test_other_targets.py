@@ -128,3 +128,54 @@ def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_eva
     assert results["eval_micro_f1"] == pytest.approx(f1_score(truth, predicted, average="micro"))
     assert results["eval_score"] == pytest.approx((results["eval_micro_f1"] + results["eval_macro_f1"]) / 2)
     assert results["eval_micro_f1"] > 0.6
+
+
+def write_questions(folder):
+    """Write questions after cities, nested as SQuAD 2.0 is: some contexts have none, and most are longer than a row."""
+    rng = random.Random(0)
+    for name, count in (("train", 96), ("dev", 32)):
+        paragraphs = []
+        for number in range(count):
+            words = rng.choices(NEUTRAL, k=rng.randint(6, 30))
+            if number % 4:
+                words.insert(rng.randint(0, len(words)), "city")
+            context = " ".join(words)
+            answers = [{"text": "city", "answer_start": context.index("city")}] if "city" in words else []
+            question = {
+                "id": f"{name}-{number}",
+                "question": "we saw",
+                "answers": answers,
+                "is_impossible": not answers,
+            }
+            paragraphs.append({"context": context, "qas": [question]})
+        data = [{"title": "t", "paragraphs": paragraphs[at::2]} for at in range(2)]
+        (folder / f"{name}.json").write_text(json.dumps({"version": "v2.0", "data": data}))
+    (folder / "task.yaml").write_text(
+        "target: spans\nfiles: {train: train.json, dev: dev.json}\ntext: [question, context]\nlabel: answers\n"
+        "metric: [exact_match, answer_f1]\nmax_seq_length: 24\n"
+    )
+
+
+def test_spans_are_learned_in_all_stages_and_written_as_the_official_scripts_read_them(models, tmp_path):
+    write_questions(tmp_path)
+    run("finetune", ["--model", models / "teacher", *learning(tmp_path, "teacher", steps=60)], tmp_path)
+    assert json.loads((tmp_path / "teacher" / "eval_results.json").read_text())["eval_exact_match"] > 0.8
+    distil(tmp_path, models, student=models / "student", out="intermediate")
+    start = tmp_path / "intermediate"
+    distil(tmp_path, models, "--pred_distill", student=start, out="student", steps=40)
+    distil(tmp_path, models, "--pred_distill", student=start, out="on_two", ranks=2, steps=40)
+    one, two = (
+        [line["loss"] for line in read_metrics(tmp_path / out) if "loss" in line] for out in ("student", "on_two")
+    )
+    assert two == pytest.approx(one, rel=2e-3)
+    results = predict(tmp_path, "evaluation", ranks=2)
+    assert results == json.loads((tmp_path / "student" / "eval_results.json").read_text())
+    assert len(json.loads((tmp_path / "student" / "config.json").read_text())["thresholds"]) == 2
+    articles = json.loads((tmp_path / "dev.json").read_text())["data"]
+    asked = [entry for article in articles for paragraph in article["paragraphs"] for entry in paragraph["qas"]]
+    found = json.loads((tmp_path / "evaluation" / "predictions_dev.json").read_text())
+    assert list(found) == [entry["id"] for entry in asked]
+    right = [found[entry["id"]] == ("city" if entry["answers"] else "") for entry in asked]
+    assert results["eval_exact_match"] == pytest.approx(np.mean(right))
+    assert results["eval_score"] == pytest.approx((results["eval_exact_match"] + results["eval_answer_f1"]) / 2)
+    assert results["eval_exact_match"] > 0.5

@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tinybert_ds.data.span_files import first_span, question_blocks
 from tinybert_ds.data.table_formats import file_format, is_pattern
 from tinybert_ds.data.task_checks import SplitAudit, tell_findings
 from tinybert_ds.data.task_labels import Labels, parse_labels
@@ -58,8 +59,9 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     Raises:
         DataError: see `read_labelled_blocks`.
     """
-    if target_of(spec).by_token:
-        yield from _token_blocks(spec, data_dir, split)
+    blocks_of = {"word": _token_blocks, "piece": _span_blocks}.get(target_of(spec).unit)
+    if blocks_of is not None:
+        yield from blocks_of(spec, data_dir, split)
         return
     for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
@@ -95,6 +97,30 @@ def _token_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[
         except OSError as error:
             raise _cannot_read(spec, path, error) from error
     tell_findings(audit, words, split, str(paths[-1]))
+
+
+def _span_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
+    """Read the questions of a split, each with its context, its number and the characters of its answer."""
+    layout, target, paths = _layout(spec, split), target_of(spec), split_files(spec, data_dir, split)
+    audit, number = target.audit(spec), 0
+    said: set[bool] = set()  # whether questions say what their answers are
+    try:
+        for path, block in question_blocks(paths, layout):
+            said.update(question.answers is not None for question in block)
+            if len(said) > 1:
+                raise DataError(
+                    f"{path}: some questions have answers, others say nothing of them; give each of a split its "
+                    "answers, an empty list where there is none"
+                )
+            labels = target.as_labels(spec, [first_span(question) for question in block]) if True in said else None
+            if labels is not None:
+                audit.look(labels)
+            texts = [question.question for question in block], [question.context for question in block]
+            yield Examples(path, texts, labels, columns={GROUPS: np.arange(number, number + len(block))})
+            number += len(block)
+    except OSError as error:
+        raise _cannot_read(spec, paths[0], error) from error
+    tell_findings(audit, number, split, str(paths[-1]))
 
 
 def _word_place(sentence: Sentence, at: int, layout: SplitFile) -> str:

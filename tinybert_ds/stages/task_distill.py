@@ -293,10 +293,13 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
-    results = task.evaluate_all(model.module, columns=model.columns, settings=model.settings)
+    settings = model.settings
+    if settings is None and wanted is not None and target_of(spec).setting_names:  # else each split would have its own
+        settings = task.settle(model.module, columns=model.columns)
+    results = task.evaluate_all(model.module, columns=model.columns, settings=settings)
     write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
+        predictions = task.predict(model.module, wanted, columns=model.columns, settings=settings)
         paths = split_files(spec, arguments.data_dir, wanted)
         own = target_of(spec).prediction_file(spec, wanted, paths, predictions, task.splits[wanted].groups)
         suffix, content = own or (

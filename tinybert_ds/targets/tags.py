@@ -47,7 +47,7 @@ class Tags(Target):
         "labels lists the tags themselves)"
     }
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False, "skip_labels": False}
-    by_token = True
+    unit = "word"
     not_augmented = (
         "a word that is replaced may begin, end or be no part of an entity any more, and tags belong to the words as "
         "they were; train on the rows as they are, or on more of them that a teacher has labelled"

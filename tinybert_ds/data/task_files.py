@@ -20,6 +20,7 @@ from tinybert_ds.data.task_labels import Labels, parse_labels
 from tinybert_ds.data.task_spec import GROUPS, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
+from tinybert_ds.data.teacher_words import parse_word_answers
 from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed_paths, shown
@@ -93,7 +94,10 @@ def _token_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[
                 if tags is not None:
                     audit.look(tags)
                 texts = ([word for sentence in block for word in sentence.words],)
-                yield Examples(path, texts, tags, columns={GROUPS: groups})
+                columns: dict[str, NDArray] = {GROUPS: groups}
+                if COLUMNS in layout.more_columns:
+                    columns[COLUMNS] = parse_word_answers(spec, block)
+                yield Examples(path, texts, tags, columns=columns)
         except OSError as error:
             raise _cannot_read(spec, path, error) from error
     tell_findings(audit, words, split, str(paths[-1]))

@@ -267,7 +267,8 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
             if weights.teacher and pair.teacher is None:
-                teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
+                rows = task.splits["train"]
+                teacher = cached_teacher(rows.columns[COLUMNS], world.device, rows.unit_offsets)
             elif weights.teacher:
                 assert pair.teacher is not None
                 types, own = pair.teacher_types, pair.teacher_tokenizer

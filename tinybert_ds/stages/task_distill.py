@@ -61,7 +61,7 @@ from tinybert_ds.stages.prediction_choice import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
-from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer, reading_problems
 from tinybert_ds.stages.vocabulary import read_vocabulary
 from tinybert_ds.targets import MARGINS, target_of
 
@@ -133,6 +133,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     own, ids, vocab_size = None, None, None
     if arguments.stage == "prediction":
         own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        raise_all(reading_problems(arguments, spec, own, world_size))
         vocab_size = None if own is None else student_config.vocab_size
     else:
         _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)

@@ -13,14 +13,7 @@ from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.engine.own_rows import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
-from tinybert_ds.engine.teacher_cache import (
-    cached_teacher,
-    compute_logits,
-    logits_directory,
-    logits_key,
-    missing_anywhere,
-    read_logits,
-)
+from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
@@ -77,15 +70,9 @@ def logits_teacher(
         rotary=getattr(config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(task.cache_home, key)
-    logits = read_logits(directory, rows.num_units)
-    if not missing_anywhere(logits):
-        assert logits is not None
-        logger.info("the teacher's predictions come from %s", directory)
-        return cached_teacher(logits, world.device, rows.unit_offsets)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    teacher = _live_teacher(arguments, task, token_types)
-    logits = compute_logits(directory, teacher, rows.num_units, batches_of, world)
-    return cached_teacher(logits, world.device, rows.unit_offsets)
+    live = partial(_live_teacher, arguments, task, token_types)
+    return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=rows.unit_offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

@@ -56,10 +56,10 @@ def logits_teacher(
     steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
     in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
     # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
+    live = partial(_live_teacher, arguments, task, token_types)
     if arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0):
-        live = _live_teacher(arguments, task, token_types)
         layout = RowLayout("valid", task.max_seq_length, task.pad_id)
-        return reading_own_rows(live, rows, layout, world.device) if own else live
+        return reading_own_rows(live(), rows, layout, world.device) if own else live()
     key = logits_key(
         teacher=fingerprint,
         data=rows.fingerprint,
@@ -71,7 +71,6 @@ def logits_teacher(
     )
     directory = logits_directory(task.cache_home, key)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    live = partial(_live_teacher, arguments, task, token_types)
     return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=rows.unit_offsets)
 
 

@@ -80,6 +80,9 @@ ARMS = (
     Arm("SVD start", "svd", from_teacher=False),
     Arm("inherited, general stage", "teacher"),
     Arm(INHERITED),
+    Arm("inherited, relations", layers=("--attention_loss", "relations")),
+    Arm("inherited, losses over variances", layers=("--loss_balance", "variance")),
+    Arm("inherited, kl of predictions", predictions=("--prediction_loss", "kl")),
 )
 """The student before its first step is judged with the arm `INHERITED`."""
 

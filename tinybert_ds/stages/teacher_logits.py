@@ -13,14 +13,7 @@ from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.engine.own_rows import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
-from tinybert_ds.engine.teacher_cache import (
-    cached_teacher,
-    compute_logits,
-    logits_directory,
-    logits_key,
-    missing_anywhere,
-    read_logits,
-)
+from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
@@ -58,11 +51,11 @@ def logits_teacher(
     steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
     in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
     # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
+    live = partial(_live_teacher, arguments, task, token_types)
     asked_anew = arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0)
     if asked_anew and not word_by_word:
-        live = _live_teacher(arguments, task, token_types)
         layout = RowLayout("valid", task.max_seq_length, task.pad_id)
-        return reading_own_rows(live, rows, layout, world.device) if own else live
+        return reading_own_rows(live(), rows, layout, world.device) if own else live()
     key = logits_key(
         teacher=fingerprint,
         data=rows.fingerprint,
@@ -73,15 +66,8 @@ def logits_teacher(
         rotary=getattr(config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(task.cache_home, key)
-    logits = read_logits(directory, rows.num_units)
-    if not missing_anywhere(logits):
-        assert logits is not None
-        logger.info("the teacher's predictions come from %s", directory)
-        return cached_teacher(logits, world.device, offsets)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    teacher = _live_teacher(arguments, task, token_types)
-    logits = compute_logits(directory, teacher, rows.num_units, batches_of, world)
-    return cached_teacher(logits, world.device, offsets)
+    return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

@@ -14,7 +14,6 @@ from tinybert_ds.engine.own_rows import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key
-from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
@@ -40,15 +39,11 @@ def logits_teacher(
     They are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the run sees no
     whole epoch, or the teacher is split among the ranks, which then have to ask it together. `token_types`: whether the
     teacher's tokeniser returns them. `tokenizer`: the teacher's, where it has one of its own, by which it reads the
-    rows; logits belong to rows, whatever these are made of.
+    rows; logits belong to rows, whatever these are made of, or to words, and are then kept in any case.
     """
     config = read_config(cast(str, arguments.teacher_model), role="teacher")
-    own = tokenizer is not None
-    if tokenizer is not None and target_of(task.spec).by_token:
-        raise ConfigError(
-            f"--teacher_model {arguments.teacher_model} has its own tokeniser, and task {task.spec.name} has a tag "
-            "for each word, at pieces that both must have; give a teacher with the student's tokeniser"
-        )
+    own, offsets = tokenizer is not None, task.splits["train"].unit_offsets
+    word_by_word = own and target_of(task.spec).by_token  # the words are the same ones, the rows they stand in are not
     if tokenizer is not None:
         task = read_for_teacher(arguments, task, tokenizer, config)
     world, rows = task.world, task.splits["train"]
@@ -57,7 +52,8 @@ def logits_teacher(
     in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
     # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
     live = partial(_live_teacher, arguments, task, token_types)
-    if arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0):
+    asked_anew = arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0)
+    if asked_anew and not word_by_word:
         layout = RowLayout("valid", task.max_seq_length, task.pad_id)
         return reading_own_rows(live(), rows, layout, world.device) if own else live()
     key = logits_key(
@@ -71,7 +67,7 @@ def logits_teacher(
     )
     directory = logits_directory(task.cache_home, key)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=rows.unit_offsets)
+    return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

@@ -17,7 +17,6 @@ OUT_DIR/other_targets.md and results/.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -31,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.ablation_inputs import STUDENT, fetch_teacher, once
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.support.runs import start_ranks, wait_ranks
+from tests.benchmarks.real_commands import run_to_the_end, write_table
 
-TIMEOUT_SECONDS = 4 * 3600
 LABEL_RATES = (3e-4, 1e-3)
 
 
@@ -182,12 +180,10 @@ class Work:
         return float(json.loads((output / "eval_results.json").read_text(encoding="utf-8"))[f"eval_{task.metric}"])
 
     def _run(self, stage: str, words: Sequence[object], name: str) -> None:
-        (self.out / "logs").mkdir(exist_ok=True)
         done, log = self.out / "logs" / f"{name}.done", self.out / "logs" / name
         if done.exists():
             return
-        finished = wait_ranks(start_ranks(stage, words, 1, log), log, timeout=TIMEOUT_SECONDS)
-        assert finished.returncode == 0, f"{name}: {finished.output[-4000:]}"
+        run_to_the_end(stage, words, log)
         done.touch()
 
 
@@ -227,12 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(found[-1], flush=True)
             how = f"Budget: {', '.join(f'{value:,} {key}' for key, value in budget._asdict().items())}. "
             text = how + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".\n\n" + table(found)
-            (out / "other_targets.md").write_text(text, encoding="utf-8")
-            if not values.smoke:
-                (RESULTS / "other_targets.md").write_text(text, encoding="utf-8")
-                with (RESULTS / "other_targets.csv").open("w", newline="", encoding="utf-8") as file:
-                    lines = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
-                    csv.writer(file).writerows([("target", "seed", "model", "figure"), *lines])
+            rows = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
+            for folder in (out,) if values.smoke else (out, RESULTS):
+                write_table(folder, "other_targets", text, ("target", "seed", "model", "figure"), rows)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,20 @@ def bfloat16_operands() -> Iterator[None]:
         settings.fp32_precision = before
 
 
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Within the context CUDA multiplies float32 matrices in TF32, which has the exponents of float32 and ten bits of
+    mantissa: exact for operands that have no more, bfloat16 and float16 numbers in any mixture; sums stay float32.
+    """
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 def choose_float32_products(device: torch.device, *, onednn: bool) -> None:
     """Take float32 matrix products on a CPU through oneDNN where it computes them as accurately as float32 does.
 

@@ -220,7 +220,10 @@ def problem_on_another_device(head_sizes=(26, 64), dtype=torch.float16) -> Probl
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"head_sizes": (26, 128)}, "a head is wider than 64"),
+        ({"head_sizes": (26, 144)}, "a head is wider than 128"),
+        ({"head_sizes": (64, 96)}, "a head is wider than 64"),
+        ({"head_sizes": (96, 64)}, "a head is wider than 64"),
+        ({"head_sizes": (26, 128)}, None),
         ({"dtype": torch.float32}, "an input is not in half precision"),
         ({}, None),
     ],

@@ -46,6 +46,12 @@ def on_cuda(device: torch.device) -> bool:
     return device.type == CUDA
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was given, before a clock is read; a CPU has when a call returns."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def computes_bf16_itself() -> bool:
     """Whether the CUDA device has bf16 of its own: V100 and T4 compute it by way of fp32, and fp16 fast."""
     return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -113,7 +113,8 @@ def product_of(func: Any, args: Sequence[Any]) -> tuple[float, float]:
     if name not in PRODUCTS:
         return 0.0, HALF_FLOPS
     left, right = (args[place] for place in PRODUCTS[name])
-    rate = HALF_FLOPS if left.dtype in (torch.float16, torch.bfloat16) else FULL_FLOPS
+    rate = TF32_FLOPS if torch.backends.cuda.matmul.fp32_precision == "tf32" else FULL_FLOPS
+    rate = HALF_FLOPS if left.dtype in (torch.float16, torch.bfloat16) else rate
     return 2.0 * left.numel() * right.shape[-1], rate
 
 

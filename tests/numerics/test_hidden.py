@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -159,6 +160,18 @@ def test_states_that_are_not_contiguous_and_autocast_outside_change_nothing():
         found = loss_and_gradients((student, teacher, *case[2:]), torch.float32)
     for one, exact in zip(found, expected, strict=True):
         assert relative_error(one, exact) == 0
+
+
+@pytest.mark.parametrize(("dtype", "form"), [(torch.float16, "triton"), (torch.float32, "chunked")])
+def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(dtype, form, monkeypatch, caplog):
+    triton_hidden = pytest.importorskip("tinybert_ds.losses.triton_hidden", reason="needs triton")
+    monkeypatch.setattr(triton_hidden, "device_refusal", lambda device: None)
+    hidden.announce_choice.cache_clear()
+    case = [tensor.to("meta", dtype) for tensor in hidden_case("weight and bias")]
+    with caplog.at_level(logging.INFO, logger="tinybert_ds"):
+        assert {hidden.choose_form(*case) for _ in range(2)} == {form}
+    (message,) = caplog.messages
+    assert ("in one launch" if form == "triton" else "states are not in half precision") in message
 
 
 def test_frozen_projections_and_teachers_get_no_gradient():

@@ -180,7 +180,8 @@ def test_positions_are_parted_only_where_heads_are_few_and_long():
 
 
 @pytest.mark.parametrize(
-    ("strides", "unit"), [((39936, 26, 312), 2), ((98304, 64, 768), 8), ((24, 12, 4), 4), ((9, 3, 1), 1), ((0, 4, 8), 4)]
+    ("strides", "unit"),
+    [((39936, 26, 312), 2), ((98304, 64, 768), 8), ((24, 12, 4), 4), ((9, 3, 1), 1), ((0, 4, 8), 4)],
 )
 def test_strides_are_taken_over_the_largest_power_of_two_that_they_share(strides, unit):
     assert pytest.importorskip("tinybert_ds.losses.triton_attention").unit_of(strides) == unit

@@ -71,12 +71,14 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
     small = student_block == 32 and teacher_block <= 64
+    # With 32 positions, heads of 16 and 32 spill where the value is needed, too.
+    long = small and teacher_block == 64
     return {
         "STUDENT_HEAD": student_head,
         "TEACHER_HEAD": teacher_head,
         "STUDENT_BLOCK": student_block,
         "TEACHER_BLOCK": teacher_block,
-        "BLOCK": 32 if small else 16,
+        "BLOCK": 32 if long else 16,
         "num_warps": 4 if small else 8,
     }
 

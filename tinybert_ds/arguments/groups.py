@@ -154,6 +154,7 @@ class StatedLabels(Command):
         "where its config has only LABEL_0 ... A name with a comma in it stands in double quotes: '\"yes, sure\",no'.",
         None,
         recipe=False,
+        asks_teacher=True,
     )
 
     @property
@@ -177,12 +178,16 @@ class Teacher(Command):
     """The frozen teacher."""
 
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = result(
-        "Precision of the teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, else fp32.", "auto", resolved=True
+        "Precision of the teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, else fp32.",
+        "auto",
+        resolved=True,
+        asks_teacher=True,
     )
     teacher_engine: Literal["inference", "zero3"] = machine(
         "inference: every rank holds the whole teacher; zero3: its parameters are split among the ranks and gathered "
         "layer by layer, for teachers that do not fit.",
         "inference",
+        asks_teacher=True,
     )
     overlap_teacher: bool = machine(
         "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "

@@ -26,7 +26,7 @@ from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
-from tinybert_ds.data.task_files import Examples, read_split
+from tinybert_ds.data.task_files import Examples, read_split, split_files
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
@@ -163,7 +163,8 @@ def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray, gro
     """Return what the best answer that never looks at the text gets, see `Target.constant_answer`."""
     assert train.labels is not None
     target = target_of(spec)
-    constant = np.broadcast_to(target.constant_answer(train.labels), references.shape)
+    answer = np.asarray(target.constant_answer(train.labels))
+    constant = np.broadcast_to(answer, (len(references), *answer.shape))
     return official_metric(spec, target.measure(spec, constant, references, groups))
 
 
@@ -338,8 +339,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     latencies_ms = {
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
     }
-    references = candidates[0].encoded.gold
-    assert references is not None
+    labels, paths = candidates[0].encoded.gold, split_files(spec, arguments.data_dir, arguments.split)
+    assert labels is not None
+    references = target_of(spec).gold(spec, arguments.split, paths, labels)
     majority = majority_metric(spec, train, references, candidates[0].encoded.groups)
     own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}

@@ -104,7 +104,7 @@ def load_subject(
     several = getattr(config, "problem_type", None) == "multi_label_classification"
     head = Head(None if config.num_labels == 1 else output_names(config), kind="several" if several else "one")
     head = head if spec is None else target_of(spec).head(spec)
-    if head.kind == "tokens":
+    if head.kind in ("tokens", "spans"):
         raise ConfigError(
             "models that give each token a label cannot be exported by this command yet; give a classifier or one of "
             "scores"

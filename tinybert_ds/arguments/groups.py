@@ -16,6 +16,7 @@ LOCAL_RANK = machine("Set by the `deepspeed` launcher.", -1, recipe=False)
 TASK_NAME = data("Name of a known task, such as sst-2.", None, recipe=False)
 DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_file says.", path=True)
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
+NO_CUDA = machine("Use the CPU even where there is a GPU.", False)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
 CACHE_DIR = machine(
@@ -76,7 +77,7 @@ class Casing(Command):
 class Machine(Command):
     """What a command computes on."""
 
-    no_cuda: bool = machine("Use the CPU even where there is a GPU.", False)
+    no_cuda: bool = like(NO_CUDA)
     no_onednn_matmul: bool = machine(
         "On a CPU, leave float32 matrix products to torch's default library. Otherwise they go through oneDNN where a "
         "probe at the start finds them as accurate.",

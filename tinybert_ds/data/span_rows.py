@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.batching import BEGINS, ENDS, IGNORED
 from tinybert_ds.data.task_batches import EncodedBlock, require_two_types
-from tinybert_ds.data.task_files import Examples, Labels
+from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.task_spec import GROUPS, PLACES
 from tinybert_ds.data.tokenizer import returns_token_types
 from tinybert_ds.errors import ConfigError
@@ -72,7 +72,9 @@ def _cut(engine: Tokenizer, question: str, longest: int) -> str:
     return question
 
 
-def _block(rows: Sequence[Any], numbers: Sequence[int], answers: Labels | None, null_token: int | None) -> EncodedBlock:
+def _block(
+    rows: Sequence[Any], numbers: Sequence[int], answers: NDArray[Any] | None, null_token: int | None
+) -> EncodedBlock:
     """Rows of one block as arrays.
 
     Args:

@@ -73,7 +73,7 @@ def agreement_of(found: Logits, reference: Logits, *, several: bool = False) -> 
 
 def feed_of(batch: Batch, input_names: Sequence[str]) -> Feed:
     """Return a batch as a runtime takes it."""
-    return {name: getattr(batch, name).numpy() for name in input_names}
+    return {name: getattr(batch, name).cpu().numpy() for name in input_names}
 
 
 def as_model(run: Run, input_names: Sequence[str]) -> Model:

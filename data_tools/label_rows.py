@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow
 import torch
 import xxhash
+from numpy.typing import NDArray
 from pyarrow import parquet
 from torch import Tensor
 
@@ -31,11 +32,12 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.row_outputs import Outputs, count_parts, part_batches, read_parts, write_part
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
-from tinybert_ds.data.task_files import read_table_in_blocks
-from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.task_files import read_table_in_blocks, split_files
+from tinybert_ds.data.task_spec import GROUPS, TaskSpec
 from tinybert_ds.data.task_tables import Table
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import find_task
+from tinybert_ds.data.token_files import sentence_blocks
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.errors import ConfigError, DataError, ModelError, raise_all
 from tinybert_ds.files import write_atomically
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not files.finished():
         _work(job, files, options, device)
     if ranks.rank == 0:
-        print(f"{options.output}: {len(job.rows):,} rows of {options.split} with the column {options.column}")
+        print(f"{options.output}: {job.described()} of {options.split} with the column {options.column}")
         print(f"task file: {task_lines(job.spec, options)}", flush=True)
 
 
@@ -86,6 +88,12 @@ class _Job:
     pad_id: int
     token_types: bool
     identity: dict[str, Any]
+
+    def described(self) -> str:
+        """How many rows there are, or sentences, which may be several rows each."""
+        if not target_of(self.spec).by_token:
+            return f"{len(self.rows):,} rows"
+        return f"{int(self.rows.columns[GROUPS][-1]) + 1:,} sentences"
 
     def source(self, batch_rows: int) -> TaskSource:
         """All rows in the order of their length."""
@@ -105,8 +113,8 @@ def _prepare(options: LabelRowsArguments, device: torch.device, ranks: Ranks) ->
     spec = _unlabelled(find_task(options.task_name, options.task_file), options.split)
     if not target_of(spec).teacher_kinds:
         raise ConfigError(
-            f"task {spec.name} is a {target_of(spec).kind}, which learns from no columns; give --teacher_model to the "
-            "prediction stage instead"
+            f"task {spec.name} is for the {target_of(spec).kind}, which learns from no columns; give --teacher_model "
+            "to the prediction stage instead"
         )
     config = read_config(options.model, role="model")
     columns = target_of(spec).columns(spec, config, options.stated_labels, role="model")
@@ -215,7 +223,8 @@ def _work(job: _Job, files: _Files, options: LabelRowsArguments, device: torch.d
                 outputs = read_parts(paths.values())
                 if not np.isfinite(outputs).all():
                     raise ModelError("--model gives answers that are no finite numbers; take --dtype fp32, or another")
-                files.write(labelled_rows(job.spec, options, job.rows, outputs))
+                labelled = labelled_sentences if target_of(job.spec).by_token else labelled_rows
+                files.write(labelled(job, options, outputs))
     files.remove_parts()
 
 
@@ -237,18 +246,39 @@ def _asker(job: _Job, options: LabelRowsArguments, device: torch.device) -> Call
     return ask
 
 
-def labelled_rows(
-    spec: TaskSpec, options: LabelRowsArguments, rows: EncodedExamples, outputs: Outputs
-) -> Iterator[dict[str, Any]]:
+def labelled_rows(job: _Job, options: LabelRowsArguments, outputs: Outputs) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split in the order of its files: what the task reads of each, and the model's answers."""
     number = 0
-    for table in read_table_in_blocks(spec, options.data_dir, options.split):
+    for table in read_table_in_blocks(job.spec, options.data_dir, options.split):
         names = _column_names(table, options.column)
         for _, fields in table.rows:
-            answers = [float(f"{value:.9g}") for value in outputs[number].tolist()]  # enough for a float32
-            yield {**{name: fields[at] for at, name in names.items()}, options.column: answers}
+            yield {**{name: fields[at] for at, name in names.items()}, options.column: _rounded(outputs[number])}
             number += 1
-    assert number == len(rows), (number, len(rows))
+    assert number == len(job.rows), (number, len(job.rows))
+
+
+def labelled_sentences(job: _Job, options: LabelRowsArguments, outputs: Outputs) -> Iterator[dict[str, Any]]:
+    """Yield the sentences of a split in the order of its files, as objects, with the model's answers to each word.
+
+    Those of files with a word a line get their lists under the names of the task file, "0" and "-1" included.
+    """
+    layout, number = job.spec.splits[options.split], 0
+    sentences = chain.from_iterable(
+        block
+        for path in split_files(job.spec, options.data_dir, options.split)
+        for block in sentence_blocks(path, layout)
+    )
+    for sentence in sentences:
+        answers = [_rounded(row) for row in outputs[number : number + len(sentence.words)]]
+        number += len(sentence.words)
+        own = {name: value for name, value in (sentence.item or {}).items() if isinstance(value, str | int | float)}
+        tags = {} if sentence.tags is None else {str(layout.label): sentence.tags}
+        yield {**own, str(layout.texts[0]): sentence.words, **tags, options.column: answers}
+    assert number == len(outputs), (number, len(outputs))
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float]:
+    return [float(f"{value:.9g}") for value in values.tolist()]  # enough for a float32
 
 
 def _column_names(table: Table, answers: str) -> dict[int, str]:

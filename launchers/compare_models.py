@@ -3,7 +3,7 @@
 from tinybert_ds.stages.entry import prepare, run
 
 if __name__ == "__main__":
-    prepare(on_cpu=True)
+    prepare()
     from tinybert_ds.stages.compare import main
 
     run(main)

@@ -46,6 +46,12 @@ def on_cuda(device: torch.device) -> bool:
     return device.type == CUDA
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was given, before a clock is read; a CPU has when a call returns."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def computes_bf16_itself() -> bool:
     """Whether the CUDA device has bf16 of its own: V100 and T4 compute it by way of fp32, and fp16 fast."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -72,6 +78,20 @@ def bfloat16_operands() -> Iterator[None]:
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Within the context CUDA multiplies float32 matrices in TF32, which has the exponents of float32 and ten bits of
+    mantissa: exact for operands that have no more, bfloat16 and float16 numbers in any mixture; sums stay float32.
+    """
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
     try:
         yield
     finally:

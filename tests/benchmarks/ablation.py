@@ -15,12 +15,10 @@ OUT_DIR/NAME.md and results/.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,12 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import ablation_inputs as inputs
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.support.runs import start_ranks, wait_ranks
+from tests.benchmarks.real_commands import run_to_the_end, write_table
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import TASKS
 
 BATCH_ROWS = 32
-TIMEOUT_SECONDS = 3600
 WHOLE = "everything"
 
 
@@ -192,13 +189,7 @@ class Work:
         return found
 
     def _run(self, stage: str, words: Sequence[object], name: str) -> None:
-        log = self.out / "logs" / name
-        log.parent.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
-        finished = wait_ranks(start_ranks(stage, words, 1, log), log, TIMEOUT_SECONDS)
-        if finished.returncode:
-            raise SystemExit(f"{name} failed with exit code {finished.returncode}:\n{finished.output}")
-        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+        run_to_the_end(stage, words, self.out / "logs" / name)
 
 
 def run_all(work: Work, tasks: Sequence[TaskSpec], seeds: Sequence[int], jobs: int) -> list[Run]:
@@ -237,17 +228,6 @@ def table(runs: Sequence[Run], teachers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def write_results(folder: Path, name: str, text: str, runs: Sequence[Run]) -> None:
-    """Write the table and the scores, with what they depend on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    around = environment()
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*Run._fields, *around])
-        writer.writerows([*run[:3], f"{run.score:.6g}", *around.values()] for run in runs)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ablation."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -277,8 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = ", ".join(f"{name} {value}" for name, value in budget._asdict().items())
     head = f"Budget: {how}; batches of {BATCH_ROWS}. {', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
     text = head + table(runs, teachers)
-    write_results(work.out, values.name, text, runs)
-    write_results(values.results, values.name, text, runs)
+    for folder in (work.out, values.results):
+        write_table(folder, values.name, text, Run._fields, runs)
     print(text)
 
 

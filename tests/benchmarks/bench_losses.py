@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.measurement import (
     RESULTS,
     Row,
+    default_device,
     extra_peak_mib,
     interleave,
     publish,
@@ -102,12 +103,14 @@ def attention_pass(variant: str, tokens: int, length: int, student_head: int) ->
     generator = torch.Generator().manual_seed(0)
     batch = max(1, tokens // length)
 
+    device = default_device()
+
     def draw(size: int) -> Tensor:
-        return torch.randn(batch, length, HEADS * size, generator=generator)
+        return torch.randn(batch, length, HEADS * size, generator=generator).to(device)
 
     student = [draw(student_head).requires_grad_() for _ in range(2)]
     teacher = [split_heads(draw(TEACHER_HEAD)) for _ in range(2)]
-    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask = torch.ones(batch, length, dtype=torch.int64, device=device)
     scalings = {"student_scaling": student_head**-0.5, "teacher_scaling": TEACHER_HEAD**-0.5}
 
     def loss(inputs: Scores) -> Tensor:
@@ -143,11 +146,12 @@ def relation_pass(
     """Return one forward and backward of a form of the relation loss, on seeded inputs in rows of `length`."""
     generator = torch.Generator().manual_seed(0)
     batch = max(1, tokens // length)
+    device = default_device()
     student, teacher = (
-        torch.randn(batch, length, width, generator=generator) for width in (student_width, teacher_width)
+        torch.randn(batch, length, width, generator=generator).to(device) for width in (student_width, teacher_width)
     )
     student.requires_grad_()
-    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask = torch.ones(batch, length, dtype=torch.int64, device=device)
     heads = choose_relation_heads(student_width, teacher_width)
 
     def run() -> object:
@@ -164,15 +168,15 @@ def relation_pass(
 
 def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teacher_width: int) -> Callable:
     """Return one forward and backward of the hidden-state losses of so many states, projection included."""
-    generator = torch.Generator().manual_seed(0)
+    generator, device = torch.Generator().manual_seed(0), default_device()
     students, teachers = (
-        [torch.randn(tokens // 128, 128, width, generator=generator) for _ in range(states)]
+        [torch.randn(tokens // 128, 128, width, generator=generator).to(device) for _ in range(states)]
         for width in (student_width, teacher_width)
     )
-    weight = torch.randn(teacher_width, student_width, generator=generator) * 0.02
-    bias = torch.zeros(teacher_width)
+    weight = torch.randn(teacher_width, student_width, generator=generator).to(device) * 0.02
+    bias = torch.zeros(teacher_width, device=device)
     wanted = [tensor.requires_grad_() for tensor in (*students, weight, bias)]
-    mask = torch.ones(tokens // 128, 128, dtype=torch.int64)
+    mask = torch.ones(tokens // 128, 128, dtype=torch.int64, device=device)
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
         if variant == PUBLISHED:
@@ -180,7 +184,7 @@ def hidden_pass(variant: str, states: int, tokens: int, student_width: int, teac
         return hidden_state_loss(student, teacher, weight, bias, mask)
 
     def run() -> object:
-        total = sum((loss(*pair) for pair in zip(students, teachers, strict=True)), torch.zeros(()))
+        total = sum((loss(*pair) for pair in zip(students, teachers, strict=True)), torch.zeros((), device=device))
         return torch.autograd.grad(total, wanted)
 
     return run

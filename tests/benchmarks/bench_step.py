@@ -33,6 +33,7 @@ from tests.benchmarks import published_form
 from tests.benchmarks.measurement import (
     RESULTS,
     Row,
+    default_device,
     extra_peak_mib,
     half_precision_gain,
     interleave,
@@ -58,7 +59,7 @@ from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, decay_groups, freeze_unused
 from tinybert_ds.objective import IntermediateObjective
-from tinybert_ds.types import Batch
+from tinybert_ds.types import Batch, move
 
 TWO_STUDENTS = "ours, two students"
 OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad", "published, bf16 autocast, no_grad"
@@ -250,14 +251,14 @@ def deepspeed_config(case: Case, name: str, world: World) -> dict[str, Any]:
 def prepare_peer(case: Case, sizes: str, variant: str, original: Path | None) -> Callable[[], None]:
     """Return a pass over the case's samples by the published classes or their form."""
     modeling = published_form.import_original(original) if original else None
-    models = build_models(sizes, case.dropout)
-    teacher = published_form.build_encoder(modeling, models.teacher, None)
-    student = published_form.build_encoder(modeling, models.student, models.projection)
+    models, device = build_models(sizes, case.dropout), default_device()
+    teacher = published_form.build_encoder(modeling, models.teacher, None).to(device)
+    student = published_form.build_encoder(modeling, models.student, models.projection).to(device)
     teacher.train(variant == AS_PUBLISHED)  # the published code never puts it into eval mode
     student.train()
     optimizer = torch.optim.AdamW(decay_groups(student, 0.01), lr=LEARNING_RATE, fused=True)
-    batches = list(batches_of(case, bins=False))
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16) if variant == AUTOCAST else nullcontext()
+    batches = [move(batch, device) for batch in batches_of(case, bins=False)]
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16) if variant == AUTOCAST else nullcontext()
 
     def run() -> None:
         for batch in batches:

@@ -23,11 +23,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.ablation_inputs import fetch_teacher
-from tests.support.runs import read_metrics, start_ranks, wait_ranks
+from tests.benchmarks.real_commands import run_to_the_end
+from tests.support.runs import read_metrics
 
 LENGTH, BATCH_ROWS = 64, 16
 LOSSES = ("attention_loss", "hidden_loss")
-TIMEOUT_SECONDS = 14400
 
 
 def distil(out: Path, data: Path, init: str, steps: int, evaluation_steps: int, rate: float) -> list[dict[str, Any]]:
@@ -37,15 +37,8 @@ def distil(out: Path, data: Path, init: str, steps: int, evaluation_steps: int, 
     words += ["--train_batch_size", BATCH_ROWS, "--learning_rate", rate, "--lr_schedule", "constant"]
     words += ["--warmup_proportion", 15 / steps, "--max_steps", steps, "--eval_fraction", 0.01]
     words += ["--eval_steps", evaluation_steps, "--save_steps", evaluation_steps, "--save_total_limit", 1]
-    run("general_distill", [*words, "--logging_steps", 1, "--output_dir", out / init], out / f"log-{init}")
+    run_to_the_end("general_distill", [*words, "--logging_steps", 1, "--output_dir", out / init], out / f"log-{init}")
     return read_metrics(out / init)
-
-
-def run(stage: str, words: Sequence[object], log: Path) -> None:
-    """Run a command to its end."""
-    finished = wait_ranks(start_ranks(stage, words, 1, log), log, TIMEOUT_SECONDS)
-    if finished.returncode:
-        raise SystemExit(f"{stage} failed with exit code {finished.returncode}:\n{finished.output}")
 
 
 def held_out(lines: Sequence[dict[str, Any]]) -> dict[int, tuple[float, ...]]:
@@ -78,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (out / "shards").exists():
         words = ["--train_corpus", data / "documents" / "bbc_news.txt", "--split_sentences"]
         words += ["--bert_model", data / "teacher", "--output_dir", out / "shards", "--max_seq_len", LENGTH]
-        run("prepare_corpus", words, out / "log-shards")
+        run_to_the_end("prepare_corpus", words, out / "log-shards")
     ours = distil(out, data, "teacher", values.steps, values.steps, values.rate)
     theirs = distil(out, data, "svd", values.most, max(1, values.steps // 3), values.rate)
     first = {

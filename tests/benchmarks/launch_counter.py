@@ -21,10 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from tests.support import standin_gpu
 from tinybert_ds.engine.graphs import Recorded, Work
-from tinybert_ds.losses import triton_attention
+from tinybert_ds.losses import triton_attention, triton_hidden
 
 BYTES_PER_SECOND = 2.7e12  # of an H100's 3.35 TB/s, what copies reach
 HALF_FLOPS, TF32_FLOPS, FULL_FLOPS = 600e12, 250e12, 50e12  # of products that fill the chip, 2 for each multiply-add
+TRITON_FLOPS = 300e12
+"""Of products in Triton with a short inner size, half precision: half of what a library reaches with long ones."""
 LEAST_SECONDS = 2e-6
 """What a kernel takes at least, its start included."""
 
@@ -111,7 +113,8 @@ def product_of(func: Any, args: Sequence[Any]) -> tuple[float, float]:
     if name not in PRODUCTS:
         return 0.0, HALF_FLOPS
     left, right = (args[place] for place in PRODUCTS[name])
-    rate = HALF_FLOPS if left.dtype in (torch.float16, torch.bfloat16) else FULL_FLOPS
+    rate = TF32_FLOPS if torch.backends.cuda.matmul.fp32_precision == "tf32" else FULL_FLOPS
+    rate = HALF_FLOPS if left.dtype in (torch.float16, torch.bfloat16) else rate
     return 2.0 * left.numel() * right.shape[-1], rate
 
 
@@ -153,6 +156,7 @@ def counting(counter: LaunchCounter) -> Iterator[torch.device]:
         mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention_of(counter)),
         mock.patch.object(torch.nn.functional, "dropout", _dropout),
         mock.patch.object(triton_attention, "launch", _triton_of(counter)),
+        mock.patch.object(triton_hidden, "launch", _triton_hidden_of(counter)),
         counter,
     ):
         yield device
@@ -195,6 +199,18 @@ def _triton_of(counter: LaunchCounter) -> Callable[..., Any]:
         flops = 2.0 * tokens * 2 * student * total * (3 if needs.gradient else 1)  # split factors: twice
         counter.tally.add(1, sum(tensor.nbytes for tensor in (*inputs, *(gradients or ()))), flops, TF32_FLOPS)
         return statistics, gradients
+
+    return launch
+
+
+def _triton_hidden_of(counter: LaunchCounter) -> Callable[..., Any]:
+    """Return a stand-in for the launch of the hidden loss that counts it."""
+
+    def launch(student: Tensor, teacher: Tensor, weight: Tensor, *more: Any, **needs: bool) -> Any:
+        found = standin_gpu.hidden_launch(student, teacher, weight, *more, **needs)
+        moved = sum(tensor.nbytes for tensor in _tensors((student, teacher, weight, more, found)))
+        counter.tally.add(1, moved, 2.0 * student.numel() * teacher.shape[1], TRITON_FLOPS)
+        return found
 
     return launch
 

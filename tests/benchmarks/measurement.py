@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from tinybert_ds.hardware import wait_for
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 VERSIONS = ("torch", "deepspeed", "transformers")
@@ -45,19 +47,31 @@ class Row(NamedTuple):
     ratio: float  # the peer's median over this one's
     samples_per_s: float | None = None
     floor_s: float | None = None  # multiplications of the case at the matrix-product peak of the same run
-    extra_mib: float | None = None  # peak resident memory above that before the pass, in a process of its own
+    extra_mib: float | None = None  # peak memory above that before the pass, in a process of its own
+
+
+def default_device() -> torch.device:
+    """Return the device that is measured: a GPU where there is one, and the project's commands would take it."""
+    on_cpu = os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available()
+    return torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
 
 
 def interleave(
     variants: Mapping[str, Callable[[], object]], rounds: int, *, warmups: int = 1
 ) -> dict[str, list[float]]:
-    """Run all variants in turn, so many rounds; return each one's seconds. Warm-up rounds do not count."""
+    """Run all variants in turn, so many rounds; return each one's seconds. Warm-up rounds do not count.
+
+    A GPU has finished what came before when the clock starts, and the variant's own work when it stops.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    device = default_device()
     for current in range(warmups + rounds):
         for name, run in variants.items():
             gc.collect()
+            wait_for(device)
             started = time.perf_counter()
             run()
+            wait_for(device)
             if current >= warmups:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
@@ -93,7 +107,7 @@ def rows_of(
 
 
 def extra_peak_mib(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
-    """Return by how much a call's peak resident memory exceeds what was resident before it, in MiB.
+    """Return by how much a call's peak memory exceeds what was taken before it, in MiB: resident, or on the GPU.
 
     Args:
         prepare: Builds, in a fresh process, the call that is measured. Picklable, as are the arguments.
@@ -107,6 +121,12 @@ def _measure_peak(prepare: Callable[..., Callable[[], object]], arguments: Seque
     torch.set_num_threads(num_threads)
     run = prepare(*arguments)
     gc.collect()
+    device = default_device()
+    if device.type != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        allocated = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
     _return_free_memory()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before = _resident_kib("VmRSS")
@@ -134,7 +154,10 @@ def half_precision_gain(dtype: torch.dtype) -> float:
 
 def matrix_peak(dtype: torch.dtype, *, size: int = 1536, rounds: int = 5) -> float:
     """Return the multiply-adds per second, times 2, that a square matrix product of a dtype reaches here."""
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    device = default_device()
+    if device.type != "cpu":
+        size *= 4  # what fills it
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = interleave({"product": lambda: left @ right}, rounds)["product"]
     return 2 * size**3 / min(seconds)
 
@@ -158,6 +181,8 @@ def environment() -> dict[str, str]:
 
 def _processor() -> str:
     capabilities = torch.cpu.get_capabilities()
+    if (device := default_device()).type != "cpu":
+        return torch.cuda.get_device_name(device)
     best = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "")
     return f"{capabilities.get('cpu_name') or platform.machine()} {best}".strip()
 

@@ -16,7 +16,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -26,16 +25,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_tools.quickstart_data import make_data
-from tests.benchmarks.ablation import Run, write_results
+from tests.benchmarks.ablation import Run
 from tests.benchmarks.ablation_inputs import once
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.support.runs import start_ranks, wait_ranks
+from tests.benchmarks.real_commands import run_to_the_end, write_table
 from tinybert_ds.models.build import STUDENTS_DIR
 
 TASK = "sst-2"
 BATCH_ROWS = 16
 LENGTH = 64
-TIMEOUT_SECONDS = 7200
 
 
 class Variant(NamedTuple):
@@ -117,13 +115,7 @@ class Work:
         return found.get("eval_accuracy", 0.0)
 
     def _run(self, stage: str, words: Sequence[object], name: str) -> None:
-        log = self.out / "logs" / name
-        log.parent.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
-        finished = wait_ranks(start_ranks(stage, words, 1, log), log, TIMEOUT_SECONDS)
-        if finished.returncode:
-            raise SystemExit(f"{name} failed with exit code {finished.returncode}:\n{finished.output}")
-        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+        run_to_the_end(stage, words, self.out / "logs" / name)
 
 
 def write_student(path: Path, heads: int) -> None:
@@ -164,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = f"Steps: {how}; batches of {BATCH_ROWS} rows of at most {LENGTH} tokens. "
     head += f"{', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
     text = head + table(runs, work.teacher_score)
-    write_results(work.out, values.name, text, runs)
-    write_results(values.results, values.name, text, runs)
+    for folder in (work.out, values.results):
+        write_table(folder, values.name, text, Run._fields, runs)
     print(text)
 
 

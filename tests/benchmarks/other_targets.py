@@ -6,18 +6,17 @@
 DIR holds bc5cdr/{train,devel,test}.tsv.xz (a word and its tag a line), and GLUE's SST-2 and STS-B below glue/; FILE is
 text for general distillation, a paragraph a line. The teacher is a real encoder of 6 layers and width 384, fine-tuned
 on each task; the student has 3 layers and width 192 (7.3 M parameters) and comes from a short general distillation that
-all share. It is distilled in two stages, or trained on the labels alone for as many steps, the better of two rates by
-the evaluation split. Of SST-2 the labels of a row are its sentiment, whether it has more than 20 words and whether it
-has a comma. The student of scores reads what label_rows.py wrote of its teacher, and no label. Tags are judged on
-test.tsv.xz, the others on their dev split after the last step. A seed is that of heads, projections and the order of
-rows. Each command is a process of one thread. Killed and started again, it goes on; the table goes to
-OUT_DIR/other_targets.md and results/.
+all share. It goes on from each task's teacher in closed form and is distilled in two stages, or is trained on the
+labels alone for as many steps, the better of two rates by the evaluation split. Of SST-2 the labels of a row are its
+sentiment, whether it has more than 20 words and whether it has a comma. The student of scores reads what label_rows.py
+wrote of its teacher, and no label. Tags are judged on test.tsv.xz, the others on their dev split after the last step. A
+seed is that of heads, projections and the order of rows. Each command is a process of one thread. Killed and started
+again, it goes on; the table goes to OUT_DIR/other_targets.md and results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -31,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.ablation_inputs import STUDENT, fetch_teacher, once
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.support.runs import start_ranks, wait_ranks
+from tests.benchmarks.real_commands import run_to_the_end, write_table
 
-TIMEOUT_SECONDS = 4 * 3600
 LABEL_RATES = (3e-4, 1e-3)
+CALIBRATION_TOKENS = 50_000
 
 
 class Budget(NamedTuple):
@@ -147,7 +146,11 @@ class Work:
             words = ["--model", self.out / name / "seed-42" / "teacher", "--output", labelled]
             words += ["--data_dir", labelled.parent, "--task_file", self.task_file(name, "task")]
             self._run("label_rows", [*words, "--max_seq_length", task.length], "labelling")
-        words = ["--teacher_model", teacher, "--student_model", self.general, *rate, "--learning_rate", 1e-3]
+        start, task_file = folder / "start", self.task_file(name, "task")
+        words = ["--teacher_model", teacher, "--student_model", self.general, "--data_dir", task_file.parent, *rate]
+        words += ["--task_file", task_file, "--calibration_tokens", CALIBRATION_TOKENS, "--output_dir", start]
+        self._run("inherit", words, f"{name}-{folder.name}-start")
+        words = ["--teacher_model", teacher, "--student_model", start, *rate, "--learning_rate", 1e-3]
         self._learn("task_distill", name, [*words, "--max_steps", budget.intermediate], folder / "intermediate")
         kind, of_teacher = ("columns", []) if name == "scores" else ("task", ["--teacher_model", teacher])
         self.task_file(name, kind)
@@ -182,12 +185,10 @@ class Work:
         return float(json.loads((output / "eval_results.json").read_text(encoding="utf-8"))[f"eval_{task.metric}"])
 
     def _run(self, stage: str, words: Sequence[object], name: str) -> None:
-        (self.out / "logs").mkdir(exist_ok=True)
         done, log = self.out / "logs" / f"{name}.done", self.out / "logs" / name
         if done.exists():
             return
-        finished = wait_ranks(start_ranks(stage, words, 1, log), log, timeout=TIMEOUT_SECONDS)
-        assert finished.returncode == 0, f"{name}: {finished.output[-4000:]}"
+        run_to_the_end(stage, words, log)
         done.touch()
 
 
@@ -227,12 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(found[-1], flush=True)
             how = f"Budget: {', '.join(f'{value:,} {key}' for key, value in budget._asdict().items())}. "
             text = how + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".\n\n" + table(found)
-            (out / "other_targets.md").write_text(text, encoding="utf-8")
-            if not values.smoke:
-                (RESULTS / "other_targets.md").write_text(text, encoding="utf-8")
-                with (RESULTS / "other_targets.csv").open("w", newline="", encoding="utf-8") as file:
-                    lines = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
-                    csv.writer(file).writerows([("target", "seed", "model", "figure"), *lines])
+            rows = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
+            for folder in (out,) if values.smoke else (out, RESULTS):
+                write_table(folder, "other_targets", text, ("target", "seed", "model", "figure"), rows)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def published_loss(student: ScoresAndStates, teacher: ScoresAndStates) -> Tensor
     """Return the sum of the published losses of a student and a teacher of k times as many layers."""
     (student_scores, student_states), (teacher_scores, teacher_states) = student, teacher
     every = len(teacher_scores) // len(student_scores)
-    total = torch.zeros((), dtype=student_states[0].dtype)
+    total = torch.zeros((), dtype=student_states[0].dtype, device=student_states[0].device)
     for one, other in zip(student_scores, teacher_scores[every - 1 :: every], strict=True):
         cut = (torch.where(scores <= CUTOFF, torch.zeros_like(scores), scores) for scores in (one, other))
         total = total + F.mse_loss(*cut)

@@ -36,13 +36,12 @@ from tests.benchmarks.measurement import RESULTS, environment
 from tests.benchmarks.quality_compute import NOMINAL_FLOPS, Shape
 from tests.benchmarks.quality_inputs import LONGEST, YARDSTICK, make_task, read_split, unlabelled
 from tests.benchmarks.quality_judge import Judgement, judge, logits_of, mean_length
-from tests.benchmarks.quality_tables import Result, tables, write_results
-from tests.support.runs import start_ranks, wait_ranks
+from tests.benchmarks.quality_tables import Result, tables
+from tests.benchmarks.real_commands import run_to_the_end, write_table
 from tinybert_ds.models.build import STUDENTS_DIR
 
 STUDENT = "3L_192"
 BATCH_ROWS = 32
-TIMEOUT_SECONDS = 7200
 LABEL_RATES = (1e-4, 3e-4, 5e-4, 1e-3)
 
 
@@ -80,6 +79,9 @@ ARMS = (
     Arm("SVD start", "svd", from_teacher=False),
     Arm("inherited, general stage", "teacher"),
     Arm(INHERITED),
+    Arm("inherited, relations", layers=("--attention_loss", "relations")),
+    Arm("inherited, losses over variances", layers=("--loss_balance", "variance")),
+    Arm("inherited, kl of predictions", predictions=("--prediction_loss", "kl")),
 )
 """The student before its first step is judged with the arm `INHERITED`."""
 
@@ -269,13 +271,7 @@ class Yardstick:
         return float(json.loads(kept.read_text(encoding="utf-8")))
 
     def command(self, stage: str, words: Sequence[object], name: str) -> None:
-        log = self.out / "logs" / name
-        log.parent.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
-        finished = wait_ranks(start_ranks(stage, words, 1, log), log, TIMEOUT_SECONDS)
-        if finished.returncode:
-            raise SystemExit(f"{name} failed with exit code {finished.returncode}:\n{finished.output}")
-        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+        run_to_the_end(stage, words, self.out / "logs" / name)
 
 
 def _name(folder: Path) -> str:
@@ -316,8 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found += work.run(arm, task, seed)
             how = f"Budget: {values.budget:g} s of {NOMINAL_FLOPS:g} operations; {budget._asdict()}."
             text = f"{how} {environment()}.\n\n{tables(found, teachers)}"
-            write_results(work.out, values.name, text, found)
-    write_results(values.results, values.name, text, found)
+            write_table(work.out, values.name, text, Result._fields, found)
+    write_table(values.results, values.name, text, Result._fields, found)
     print(text)
 
 

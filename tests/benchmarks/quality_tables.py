@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-from tests.benchmarks.measurement import environment
 
 
 class Result(NamedTuple):
@@ -83,16 +79,3 @@ def standard_error(values: Sequence[float]) -> float:
 
 def _arms(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(result.arm for result in results))
-
-
-def write_results(folder: Path, name: str, text: str, results: Sequence[Result]) -> None:
-    """Write the tables and the figures, with what they depend on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    around = environment()
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*Result._fields, *around])
-        for result in results:
-            figures = [f"{value:.6g}" if isinstance(value, float) else value for value in result]
-            writer.writerow([*figures, *around.values()])

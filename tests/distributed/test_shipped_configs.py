@@ -9,7 +9,7 @@ from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 
 SHIPPED = sorted(path.stem for path in CONFIG_DIRECTORY.glob("*.json"))
 ON_CPU = [name for name in SHIPPED if "fp16" not in name]
-OWN_SCHEDULE = "zero2_bf16_warmup_decay"
+OTHER_STEPS = ("zero2_bf16_warmup_decay", "zero0_muon_autocast_bf16")  # by a schedule, an optimizer of their own
 STEPS = 6
 TOLERANCE = {"fp32": 2e-5, "bf16": 2e-2}
 
@@ -47,7 +47,7 @@ def test_both_teacher_engines_meet_every_zero_stage():
     assert len(meetings) >= 7
 
 
-@pytest.mark.parametrize("name", [name for name in ON_CPU if name != OWN_SCHEDULE])
+@pytest.mark.parametrize("name", [name for name in ON_CPU if name not in OTHER_STEPS])
 def test_a_shipped_config_trains_on_two_ranks_with_the_losses_of_the_others(runs, plain, name):
     metrics = read_metrics(runs / name)
     assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
@@ -63,11 +63,18 @@ def test_bf16_autocast_of_float32_weights_multiplies_in_bf16(runs, plain):
 
 
 def test_the_config_with_a_scheduler_of_its_own_follows_it(runs, plain):
-    metrics = read_metrics(runs / OWN_SCHEDULE)
+    metrics = read_metrics(runs / OTHER_STEPS[0])
     rates = [line["learning_rate"] for line in metrics]
     # DeepSpeed's first two updates are wasted: 0, then 0, 1/2 and 1 of a warm-up of two, then down to 0 at six.
     assert rates == pytest.approx([0, 0, 0.5e-3, 1e-3, 0.75e-3, 0.5e-3])
     assert metrics[0]["loss"] == pytest.approx(plain[0]["loss"], rel=TOLERANCE["bf16"])
+
+
+def test_muon_begins_with_the_loss_of_the_others_and_learns(runs, plain):
+    metrics = read_metrics(runs / OTHER_STEPS[1])
+    assert metrics[0]["loss"] == pytest.approx(plain[0]["loss"], rel=TOLERANCE["bf16"])
+    assert [line["learning_rate"] for line in metrics] == [line["learning_rate"] for line in plain]  # AdamW's part
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
 
 
 def test_the_profiling_config_leaves_its_measurements_in_the_output_directory(runs):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
-from tests.support.models import model_directory
-from tests.support.runs import read_metrics, run_ranks
+from tests.support.models import model_directory, tiny_config, write_tokenizer
+from tests.support.runs import exit_codes, read_metrics, run_ranks, start_ranks
+from tests.support.sabotage import die_writing_checkpoint
 
 NEUTRAL = "the a story plot actor was is not very long short dull music we saw".split()
 STUDENT = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
@@ -97,7 +104,8 @@ def augmenting(models, folder):
     return [*words, "--task_file", folder / "task.yaml"]
 
 
-def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_evaluation_split(models, tmp_path):
+def write_labels(folder):
+    """Write texts with any of three labels, each for a word."""
     rng = random.Random(0)
     for name, count in (("train", 96), ("dev", 48)):
         rows = []
@@ -108,11 +116,15 @@ def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_eva
                     words.insert(rng.randint(0, len(words)), word)
                     labels.append(label)
             rows.append(json.dumps({"text": " ".join(words), "labels": labels}) + "\n")
-        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
-    (tmp_path / "task.yaml").write_text(
+        (folder / f"{name}.jsonl").write_text("".join(rows))
+    (folder / "task.yaml").write_text(
         "target: multi_label\nfiles: {train: train.jsonl, dev: dev.jsonl}\ntext: text\nlabel: labels\n"
         "labels: [praise, blame, place]\nmetric: [micro_f1, macro_f1]\n"
     )
+
+
+def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_evaluation_split(models, tmp_path):
+    write_labels(tmp_path)
     run("finetune", ["--model", models / "teacher", *learning(tmp_path, "teacher", steps=60)], tmp_path)
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").config
     assert config.problem_type == "multi_label_classification"
@@ -128,3 +140,86 @@ def test_several_labels_are_learned_and_predicted_with_the_thresholds_of_the_eva
     assert results["eval_micro_f1"] == pytest.approx(f1_score(truth, predicted, average="micro"))
     assert results["eval_score"] == pytest.approx((results["eval_micro_f1"] + results["eval_macro_f1"]) / 2)
     assert results["eval_micro_f1"] > 0.6
+
+
+def write_questions(folder):
+    """Write questions after cities, nested as SQuAD 2.0 is: some contexts have none, and most are longer than a row."""
+    rng = random.Random(0)
+    for name, count in (("train", 96), ("dev", 32)):
+        paragraphs = []
+        for number in range(count):
+            words = rng.choices(NEUTRAL, k=rng.randint(6, 30))
+            if number % 4:
+                words.insert(rng.randint(0, len(words)), "city")
+            context = " ".join(words)
+            answers = [{"text": "city", "answer_start": context.index("city")}] if "city" in words else []
+            question = {
+                "id": f"{name}-{number}",
+                "question": "we saw",
+                "answers": answers,
+                "is_impossible": not answers,
+            }
+            paragraphs.append({"context": context, "qas": [question]})
+        data = [{"title": "t", "paragraphs": paragraphs[at::2]} for at in range(2)]
+        (folder / f"{name}.json").write_text(json.dumps({"version": "v2.0", "data": data}))
+    (folder / "task.yaml").write_text(
+        "target: spans\nfiles: {train: train.json, dev: dev.json}\ntext: [question, context]\nlabel: answers\n"
+        "metric: [exact_match, answer_f1]\nmax_seq_length: 24\n"
+    )
+
+
+def test_spans_are_learned_in_all_stages_and_written_as_the_official_scripts_read_them(models, tmp_path):
+    write_questions(tmp_path)
+    run("finetune", ["--model", models / "teacher", *learning(tmp_path, "teacher", steps=60)], tmp_path)
+    assert json.loads((tmp_path / "teacher" / "eval_results.json").read_text())["eval_exact_match"] > 0.8
+    distil(tmp_path, models, student=models / "student", out="intermediate")
+    start = tmp_path / "intermediate"
+    distil(tmp_path, models, "--pred_distill", student=start, out="student", steps=40)
+    distil(tmp_path, models, "--pred_distill", student=start, out="on_two", ranks=2, steps=40)
+    one, two = (
+        [line["loss"] for line in read_metrics(tmp_path / out) if "loss" in line] for out in ("student", "on_two")
+    )
+    assert two == pytest.approx(one, rel=2e-3)
+    results = predict(tmp_path, "evaluation", ranks=2)
+    assert results == json.loads((tmp_path / "student" / "eval_results.json").read_text())
+    assert len(json.loads((tmp_path / "student" / "config.json").read_text())["thresholds"]) == 2
+    articles = json.loads((tmp_path / "dev.json").read_text())["data"]
+    asked = [entry for article in articles for paragraph in article["paragraphs"] for entry in paragraph["qas"]]
+    found = json.loads((tmp_path / "evaluation" / "predictions_dev.json").read_text())
+    assert list(found) == [entry["id"] for entry in asked]
+    right = [found[entry["id"]] == ("city" if entry["answers"] else "") for entry in asked]
+    assert results["eval_exact_match"] == pytest.approx(np.mean(right))
+    assert results["eval_score"] == pytest.approx((results["eval_exact_match"] + results["eval_answer_f1"]) / 2)
+    assert results["eval_exact_match"] > 0.5
+
+
+def test_a_killed_prediction_stage_of_spans_goes_on_bit_for_bit(models, tmp_path):
+    write_questions(tmp_path)
+    write_tokenizer(tmp_path / "teacher")
+    config = tiny_config(id2label={0: "start", 1: "end"})
+    AutoModelForQuestionAnswering.from_config(config).save_pretrained(tmp_path / "teacher")
+    words = ["--pred_distill", "--teacher_model", tmp_path / "teacher", "--student_model", models / "student"]
+    words += ["--save_steps", 4, "--num_train_epochs", 1]
+    whole, killed = ([*words, *learning(tmp_path, out, steps=12)] for out in ("whole", "killed"))
+    run("task_distill", whole, tmp_path)
+    sabotage = {0: partial(die_writing_checkpoint, "step-00000008")}
+    assert exit_codes(start_ranks("task_distill", killed, 1, tmp_path / "log", sabotage)) == [-signal.SIGKILL]
+    assert "falling back to step-00000004" in run("task_distill", killed, tmp_path)
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_search_tries_learning_rates_and_seeds_by_the_metrics_of_the_target(models, tmp_path):
+    write_questions(tmp_path)
+    flags = ["--search", "--search_learning_rates", 3e-3, 1e-9, "--search_seeds", 1, 2, "--train_batch_size", 16]
+    words = ["--model", models / "teacher", "--data_dir", tmp_path, "--task_file", tmp_path / "task.yaml", *flags]
+    run("finetune", [*words, "--max_steps", 20, "--output_dir", tmp_path / "out"], tmp_path)
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert (found["score"], found["taken"]["learning_rate"]) == ("eval_score", 3e-3)
+    chosen = json.loads((tmp_path / "out" / "lr0.003-seed{seed}".format(**found["taken"]) / "run.json").read_text())
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert results["eval_score"] == chosen["finished"]["results"]["eval_score"]
+    kept = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert len(kept["thresholds"]) == 2

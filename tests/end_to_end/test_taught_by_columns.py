@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForTokenClassification
 
-from tests.support.models import model_directory
+from tests.support.models import model_directory, tiny_config, write_tokenizer
 from tests.support.runs import read_metrics, run_ranks
 
+SMALL = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
 TASK = """
 files: {{train: {train}, dev: dev.tsv}}
 text: sentence
@@ -30,8 +35,7 @@ def folder(tmp_path_factory, inputs):
             text = "".join(line.partition("\t")[0] + "\n" for line in text.splitlines())
         (folder / name).write_text(text)
     model_directory(folder / "teacher", labels=("positive", "negative"), seed=1)  # not in the task's order
-    size = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
-    model_directory(folder / "student", labels=("negative", "positive"), seed=3, scale=1.0, **size)
+    model_directory(folder / "student", labels=("negative", "positive"), seed=3, scale=1.0, **SMALL)
     (folder / "live.yaml").write_text(TASK.format(train="train.tsv", more=""))
     more = "teacher: {columns: answers}"
     (folder / "columns.yaml").write_text(TASK.format(train="labelled.jsonl", more=more))
@@ -107,11 +111,58 @@ def test_what_does_not_go_with_columns_is_refused_before_any_work(folder, labell
     assert "Traceback" not in finished.output
 
 
-def test_answers_for_words_are_refused_with_what_to_do_instead(folder, tmp_path):
+@pytest.fixture(scope="module")
+def words_folder(tmp_path_factory):
+    """Return a directory with a task of tags in lines of words, some sentences longer than a row, and two models."""
+    folder = tmp_path_factory.mktemp("words")
+    rng = random.Random(0)
+    for name in ("train", "dev"):
+        lines = []
+        for _ in range(40):
+            sentence = rng.choices(["films", "city", "was", "good", "road"], k=rng.randint(1, 25))
+            lines += [*(f"{word} {'X' if word == 'city' else 'O'}\n" for word in sentence), "\n"]
+        (folder / f"{name}.txt").write_text("".join(lines))
+    for name, seed, labels, size in (("teacher", 1, ("X", "O"), {}), ("student", 3, ("O", "X"), SMALL)):
+        write_tokenizer(folder / name)
+        generator = torch.Generator().manual_seed(seed)
+        model = AutoModelForTokenClassification.from_config(tiny_config(id2label=dict(enumerate(labels)), **size))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        model.save_pretrained(folder / name)
+    columns = "text: 0\nlabel: -1\nlabels: [O, X]\nmetric: tag_accuracy\nmax_seq_length: 16\n"
+    for name, file, more in (("live", "train.txt", ""), ("columns", "labelled.jsonl", "teacher: {columns: teacher}\n")):
+        (folder / f"{name}.yaml").write_text(f"target: tags\nfiles: {{train: {file}, dev: dev.txt}}\n{columns}{more}")
+    return folder
+
+
+def test_a_student_of_tags_learns_from_columns_what_it_learns_live(words_folder):
+    folder = words_folder
+    words = ["--model", folder / "teacher", "--task_file", folder / "live.yaml", "--data_dir", folder]
+    words += ["--output", folder / "labelled.jsonl", "--dtype", "fp32"]
+    output = run_ranks("label_rows", words, world_size=2, log=folder / "label.log").check().output
+    assert "labelled.jsonl: 40 sentences of train with the column teacher" in output
+    rows = [json.loads(line) for line in (folder / "labelled.jsonl").read_text().splitlines()]
+    again = "".join("".join(f"{w} {t}\n" for w, t in zip(row["0"], row["-1"], strict=True)) + "\n" for row in rows)
+    assert again == (folder / "train.txt").read_text()
+    distil(folder, "live.yaml", "live", "--teacher_model", folder / "teacher", "--teacher_dtype", "fp32").check()
+    unlabelled = [{name: value for name, value in row.items() if name != "-1"} for row in rows]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
+    distil(folder, "columns.yaml", "from_columns").check()
+    live, found = (
+        [(line["loss"], line["grad_norm"]) for line in read_metrics(folder / out) if "loss" in line]
+        for out in ("live", "from_columns")
+    )
+    assert len(found) == 12
+    assert np.array(found) == pytest.approx(np.array(live), rel=1e-4)
+
+
+def test_a_target_without_columns_is_refused_with_what_to_do_instead(folder, tmp_path):
     (tmp_path / "task.yaml").write_text(
-        "target: tags\nfiles: {train: t.txt, dev: t.txt}\ntext: 0\nlabel: 1\nlabels: [O, X]\nmetric: tag_accuracy\n"
+        "target: spans\nfiles: {train: t.json, dev: t.json}\ntext: [q, c]\nlabel: answers\nmetric: answer_f1\n"
     )
     words = ["--model", folder / "teacher", "--task_file", tmp_path / "task.yaml", "--data_dir", tmp_path]
     finished = run_ranks("label_rows", [*words, "--output", tmp_path / "out.jsonl"], log=tmp_path / "log")
     assert finished.returncode == 2
-    assert "is a tagging of words, which learns from no columns" in finished.output
+    assert "for the extraction of answers, which learns from no columns; give --teacher_model" in finished.output

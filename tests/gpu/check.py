@@ -156,7 +156,7 @@ def part_attention(check: Check) -> None:
 
 
 def part_kernels(check: Check) -> None:
-    """The attention loss in Triton against float64, and beside the form of matrix products."""
+    """The losses in Triton against float64, and beside the forms of matrix products."""
     import torch  # noqa: PLC0415
 
     from tests.support.numerics import attention_case, relative_error  # noqa: PLC0415
@@ -181,6 +181,35 @@ def part_kernels(check: Check) -> None:
         }
         text = f"errors {errors[0]:.1e} and {errors[1]:.1e}; ms {times}"
         check.say(f"attention loss {rows, length, student, teacher}", errors[0] < 2e-4 and errors[1] < 2**-7, text)
+    for widths in ((26, 96),) if check.dry else ((312, 768), (768, 768)):
+        check_hidden_loss(check, *((2, 24) if check.dry else (256, 128)), *widths)
+
+
+def check_hidden_loss(check: Check, rows: int, length: int, student_width: int, teacher_width: int) -> None:
+    """The hidden loss of one state by its kernel, against float64 on the CPU and beside chunks."""
+    import torch  # noqa: PLC0415
+
+    from tests.support.hidden import hidden_case  # noqa: PLC0415
+    from tests.support.numerics import mask_of, relative_error  # noqa: PLC0415
+    from tinybert_ds.losses import hidden_state_loss  # noqa: PLC0415
+
+    sizes = rows, length, student_width, teacher_width
+    case = [tensor.bfloat16() for tensor in hidden_case("weight and bias", 1.0, sizes) if tensor is not None]
+    mask = mask_of([max(1, length - 7 * (row % 9)) for row in range(rows)], length)
+
+    def run(backend: str, tensors: list[Any], mask: Any) -> list[Any]:
+        inputs = [tensor.detach().requires_grad_(place != 1) for place, tensor in enumerate(tensors)]
+        loss = hidden_state_loss(*inputs, mask, backend=backend, denominator=1e6)
+        return [loss, *torch.autograd.grad(loss, (inputs[0], *inputs[2:]))]
+
+    exact = run("reference", [tensor.double() for tensor in case], mask)
+    moved = [tensor.to(check.device) for tensor in case], mask.to(check.device)
+    for backend in ("chunked",) if check.dry else ("triton", "chunked"):
+        found = [tensor.cpu() for tensor in run(backend, *moved)]
+        errors = relative_error(found[0], exact[0]), relative_error(found[1:], exact[1:])
+        time_ms = check.milliseconds(functools.partial(run, backend, *moved))
+        text = f"errors {errors[0]:.1e} and {errors[1]:.1e}; {time_ms:.3f} ms"
+        check.say(f"hidden loss {sizes} {backend}", errors[0] < 1e-5 and errors[1] < 2**-7, text)
 
 
 def part_precision(check: Check) -> None:

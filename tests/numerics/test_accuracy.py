@@ -11,6 +11,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.numerics import (
     LOSS_SCALE,
@@ -134,6 +135,46 @@ def test_split_factors_of_any_size_are_a_hundred_times_better_than_rounded_ones(
     error = relative_error(split, exact)
     assert error < relative_error(rounded, exact) / 100
     assert error < 2e-5
+
+
+class ProductLog(TorchDispatchMode):
+    """Notes whether all factors of float32 products have no more bits than TF32."""
+
+    def __init__(self):
+        super().__init__()
+        self.exact = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.partition("::")[2]
+        if name.rstrip("_") in ("bmm", "baddbmm"):
+            factors = args[:2] if name == "bmm" else args[1:3]
+            self.exact += [not (factor.contiguous().view(torch.int32) & 0x1FFF).any() for factor in factors]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rho", [1.0, 1e-5])
+def test_half_precisions_in_a_mixture_are_multiplied_in_tf32_without_loss(rho):
+    # On CUDA float32 operands of such numbers go through TF32; what has its bits already loses nothing there.
+    case = attention_case(heads=2, length=48, head_sizes=(96, 128), lengths=(48, 30), rho=rho)
+    case = case._replace(
+        **{name: getattr(case, name).to(torch.bfloat16) for name in ("student_query", "student_key")},
+        **{name: getattr(case, name).to(torch.float16) for name in ("teacher_query", "teacher_key")},
+    )
+    expected, *expected_gradients = case.to(torch.float64).loss_and_gradients(padding="valid", backend="reference")
+    real = case.attention_mask.bool()
+    problem = Problem(case[:2], case[2:4], real, *case.scalings.values(), "valid")
+    coefficient = torch.tensor(2.0) / (real.sum(1) ** 2).sum() / 2
+    (chunk,) = loaded_chunks(problem, torch.float32)
+    needs = Needs(value=True, gradient=True)
+    scales = column_scales(problem, torch.float32)
+    with ProductLog() as log:
+        terms = gram_terms(chunk.operands, 96, scales, coefficient, needs, tf32=True)
+    assert len(log.exact) == 2 * (2 + 2 * 2)
+    assert all(log.exact)
+    for gradient, expected_gradient in zip(terms.gradients, expected_gradients, strict=True):
+        assert relative_error(gradient.view(2, 2, 48, 96)[:, :, :48], expected_gradient) <= 1e-5 / math.sqrt(rho)
+    kappa = kappa_of(case.to(torch.float64), "valid", expected.item())
+    assert relative_error(terms.sums.sum() * coefficient / 2, expected) <= 2.0**-24 * kappa + 1e-6
 
 
 def test_the_split_of_factors_that_are_all_0_is_0():

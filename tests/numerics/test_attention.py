@@ -220,7 +220,10 @@ def problem_on_another_device(head_sizes=(26, 64), dtype=torch.float16) -> Probl
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"head_sizes": (26, 128)}, "a head is wider than 64"),
+        ({"head_sizes": (26, 144)}, "a head is wider than 128"),
+        ({"head_sizes": (64, 96)}, "a head is wider than 64"),
+        ({"head_sizes": (96, 64)}, "a head is wider than 64"),
+        ({"head_sizes": (26, 128)}, None),
         ({"dtype": torch.float32}, "an input is not in half precision"),
         ({}, None),
     ],
@@ -237,6 +240,38 @@ def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(change, reason
     assert {with_value, without} == {"gram" if reason else "triton"}
     (message,) = caplog.messages
     assert (reason or "one launch (triton)") in message
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        ((torch.bfloat16, torch.float16), (torch.float32, True, "tf32")),
+        ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, False, "none")),
+        ((torch.float32, torch.float16), (torch.float32, False, "none")),
+    ],
+    ids=str,
+)
+def test_half_precisions_in_a_mixture_go_through_tf32_on_cuda_and_nothing_else_does(dtypes, expected, monkeypatch):
+    standin_gpu = pytest.importorskip("tests.support.standin_gpu", reason="needs triton")
+    seen, terms = [], attention.gram_terms
+
+    def spy(operands, *more, tf32):
+        seen.append((operands.dtype, tf32, torch.backends.cuda.matmul.fp32_precision))
+        return terms(operands, *more, tf32=tf32)
+
+    monkeypatch.setattr(attention, "gram_terms", spy)
+    problem = problem_on_another_device(head_sizes=(96, 128))
+    pairs = (
+        [t.to(dtype) for t in pair] for pair, dtype in zip((problem.student, problem.teacher), dtypes, strict=True)
+    )
+    student, teacher = map(tuple, pairs)
+    with standin_gpu.stand_in_gpu(), gradients_only():
+        loss = attention.fused_attention_loss(
+            problem._replace(student=student, teacher=teacher), form="gram", denominator=3.0
+        )
+    assert loss.requires_grad
+    assert seen == [expected]
+    assert torch.backends.cuda.matmul.fp32_precision == "none"
 
 
 @pytest.mark.parametrize("layout", ["spread", "unlike"])

@@ -53,16 +53,20 @@ def test_kl_of_relations_and_its_gradient_are_those_of_float64_on_the_cpu(dtype,
     assert relative_error(gradient.cpu(), expected_gradient) <= tolerance
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_hidden_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [(dtype, backend) for dtype in DTYPES for backend in ("chunked", "auto")]
+    + [(torch.bfloat16, "triton"), (torch.float16, "triton")],
+)
+def test_hidden_loss_and_gradients_are_those_of_float64_on_the_cpu(dtype, backend):
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, 50, 312), (3, 50, 768), (768, 312), (768,))
     student, teacher, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
     results = []
-    for device, chosen, backend in (("cpu", torch.float64, "reference"), ("cuda", dtype, "chunked")):
+    for device, chosen, form in (("cpu", torch.float64, "reference"), ("cuda", dtype, backend)):
         inputs = [tensor.to(device, chosen).requires_grad_() for tensor in (student, weight, bias)]
         mask = mask_of((50, 20, 0), 50).to(device)
-        loss = hidden_state_loss(inputs[0], teacher.to(device, chosen), inputs[1], inputs[2], mask, backend=backend)
+        loss = hidden_state_loss(inputs[0], teacher.to(device, chosen), inputs[1], inputs[2], mask, backend=form)
         results.append([loss, *torch.autograd.grad(loss * 3e4, inputs)])
     for exact, found in zip(*results, strict=True):
         assert relative_error(found.cpu(), exact) <= 2e-5 + 2 * DTYPES[dtype]

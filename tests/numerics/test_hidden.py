@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.hidden import PROJECTIONS, ROUNDING
+from tests.support.hidden import hidden_case as case_of
 from tests.support.numerics import AllocationLog, mask_of, relative_error
 from tinybert_ds.losses import hidden, hidden_state_loss, workspace
 
 LENGTHS, LENGTH = (13, 5, 0), 13
-ROUNDING = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-PROJECTIONS = ["weight and bias", "weight", "none"]
+SIZES = (len(LENGTHS), LENGTH, 20, 24)
 
 
-def hidden_case(
-    projection: str, rho: float = 1.0, sizes: tuple[int, int, int, int] = (len(LENGTHS), LENGTH, 20, 24)
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return float64 student and teacher states, weight and bias; the loss is about ρ times the variance.
-
-    Args:
-        sizes: B, S, H_student, H_teacher.
-    """
-    batch, length, student_width, teacher_width = sizes
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    student = draw(batch, length, student_width)
-    weight = draw(teacher_width, student_width) / math.sqrt(student_width) if projection != "none" else None
-    bias = draw(teacher_width) if projection == "weight and bias" else None
-    ideal = student if weight is None else torch.nn.functional.linear(student, weight, bias)
-    return student, ideal + math.sqrt(rho) * ideal.std() * draw(*ideal.shape), weight, bias
+def hidden_case(projection, rho=1.0, sizes=SIZES):
+    """Return a case of the sizes of this file."""
+    return case_of(projection, rho, sizes)
 
 
 def loss_and_gradients(
@@ -174,6 +160,18 @@ def test_states_that_are_not_contiguous_and_autocast_outside_change_nothing():
         found = loss_and_gradients((student, teacher, *case[2:]), torch.float32)
     for one, exact in zip(found, expected, strict=True):
         assert relative_error(one, exact) == 0
+
+
+@pytest.mark.parametrize(("dtype", "form"), [(torch.float16, "triton"), (torch.float32, "chunked")])
+def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(dtype, form, monkeypatch, caplog):
+    triton_hidden = pytest.importorskip("tinybert_ds.losses.triton_hidden", reason="needs triton")
+    monkeypatch.setattr(triton_hidden, "device_refusal", lambda device: None)
+    hidden.announce_choice.cache_clear()
+    case = [tensor.to("meta", dtype) for tensor in hidden_case("weight and bias")]
+    with caplog.at_level(logging.INFO, logger="tinybert_ds"):
+        assert {hidden.choose_form(*case) for _ in range(2)} == {form}
+    (message,) = caplog.messages
+    assert ("in one launch" if form == "triton" else "states are not in half precision") in message
 
 
 def test_frozen_projections_and_teachers_get_no_gradient():

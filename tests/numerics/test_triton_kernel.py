@@ -26,6 +26,12 @@ SHAPES = {
     "odd, padded, an empty row": {"heads": 2, "length": 37, "head_sizes": (26, 64), "lengths": (37, 11, 0)},
     "wider student": {"heads": 1, "length": 65, "head_sizes": (64, 16), "lengths": (65, 2)},
     "both widest": {"heads": 1, "length": 70, "head_sizes": (64, 64), "lengths": (64,)},
+    "widest teacher": {"heads": 1, "length": 40, "head_sizes": (26, 128), "lengths": (40, 9)},
+    "few long rows, in parts": {"heads": 1, "length": 530, "head_sizes": (26, 64), "lengths": (530, 290)},
+}
+IN_PARTS = {
+    "few long rows": SHAPES["few long rows, in parts"],
+    "many": {"heads": 2, "length": 30, "head_sizes": (4, 6), "lengths": (30, 12)},
 }
 DTYPES = {
     "bfloat16": (torch.bfloat16, torch.bfloat16),
@@ -105,8 +111,9 @@ def test_scores_of_minus_100_and_less_are_cut_as_published_in_reference_padding(
 
 
 @pytest.mark.parametrize("padding", ["valid", "reference"])
-def test_where_only_gradients_are_asked_for_they_are_the_same(padding, compute):
-    case = attention_case(heads=2, length=30, head_sizes=(4, 6), lengths=(30, 12)).to(torch.bfloat16)
+@pytest.mark.parametrize("shape", IN_PARTS)
+def test_where_only_gradients_are_asked_for_they_are_the_same(shape, padding, compute):
+    case = attention_case(**IN_PARTS[shape]).to(torch.bfloat16)
     with_value = compute(case, padding=padding)
     without = compute(case, padding=padding, value=False)
     assert without.loss.item() == 0
@@ -114,8 +121,9 @@ def test_where_only_gradients_are_asked_for_they_are_the_same(padding, compute):
 
 
 @pytest.mark.parametrize("padding", ["valid", "reference"])
-def test_the_value_is_the_same_where_no_gradient_is_asked_for(padding, compute):
-    case = attention_case(heads=2, length=30, head_sizes=(4, 6), lengths=(30, 12)).to(torch.bfloat16)
+@pytest.mark.parametrize("shape", IN_PARTS)
+def test_the_value_is_the_same_where_no_gradient_is_asked_for(shape, padding, compute):
+    case = attention_case(**IN_PARTS[shape]).to(torch.bfloat16)
     assert compute(case, padding=padding, gradients=False).loss == compute(case, padding=padding).loss
 
 
@@ -163,3 +171,17 @@ def test_the_emulated_tensor_cores_keep_ten_bits_of_mantissa():
         1 + 2.0**-10,
         1.0,
     ]
+
+
+def test_positions_are_parted_only_where_heads_are_few_and_long():
+    parts_of = pytest.importorskip("tinybert_ds.losses.triton_attention").parts_of
+    assert [parts_of(256 * 12, 128), parts_of(12, 511), parts_of(0, 8192)] == [1, 1, 1]
+    assert [parts_of(12, 8192), parts_of(8 * 12, 2048), parts_of(1, 530)] == [22, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("strides", "unit"),
+    [((39936, 26, 312), 2), ((98304, 64, 768), 8), ((24, 12, 4), 4), ((9, 3, 1), 1), ((0, 4, 8), 4)],
+)
+def test_strides_are_taken_over_the_largest_power_of_two_that_they_share(strides, unit):
+    assert pytest.importorskip("tinybert_ds.losses.triton_attention").unit_of(strides) == unit

@@ -18,6 +18,7 @@ class Usage(NamedTuple):
 
     stack_bytes: int  # of each thread: what does not fit into its registers
     shared_bytes: int
+    registers: int  # of each thread
 
 
 def compile_for(
@@ -50,5 +51,5 @@ def compile_for(
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (figures,) = [line for line in usage.splitlines() if "REG:" in line]
-    fields = dict(field.split(":") for field in figures.split() if field.startswith(("STACK:", "LOCAL:")))
-    return Usage(int(fields["STACK"]) + int(fields["LOCAL"]), compiled.metadata.shared)
+    fields = dict(field.split(":") for field in figures.split() if field.startswith(("REG:", "STACK:", "LOCAL:")))
+    return Usage(int(fields["STACK"]) + int(fields["LOCAL"]), compiled.metadata.shared, int(fields["REG"]))

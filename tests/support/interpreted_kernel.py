@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.support.numerics import AttentionCase
 from tests.support.relations import RelationCase
-from tinybert_ds.losses import attention, gradients_only
+from tinybert_ds.losses import attention, gradients_only, hidden_state_loss
 
 _VARIABLE = "TRITON_INTERPRET"
 
@@ -77,21 +77,65 @@ def compute(
     return Computed(loss.detach(), tuple(found), tuple(forms))
 
 
+def compute_hidden(
+    tensors: Sequence[Tensor | None], mask: Tensor, *, upstream: float = 1.0, value: bool = True, **options: Any
+) -> list[Tensor]:
+    """Return the hidden-state loss by its kernel and its gradients, times `upstream`, by what asks for one.
+
+    Args:
+        tensors: student and teacher states, weight, bias; without `value` the loss is 0.
+    """
+    inputs = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
+    with nullcontext() if value else gradients_only():
+        loss = hidden_state_loss(*tensors, mask, backend="triton", **options)
+    gradients = torch.autograd.grad(loss * upstream, inputs) if inputs else ()
+    return [loss.detach(), *gradients]
+
+
 def _emulate_tensor_cores() -> None:
-    """Let the interpreter's products round their operands to TF32, as tensor cores do; it takes them as they are."""
-    from triton._C.libtriton import ir  # noqa: PLC0415 - in the worker only
+    """Let the interpreter's products round float32 operands to TF32, as tensor cores do; it takes them as they are.
+
+    Those of half precision are multiplied exactly; the interpreter has bfloat16 numbers as their bits. To bfloat16 it
+    cuts off, where GPUs round to nearest.
+    """
+    from triton import language  # noqa: PLC0415 - in the worker only
+    from triton._C.libtriton import ir  # noqa: PLC0415
     from triton.runtime import interpreter  # noqa: PLC0415
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-        left, right = a.data, b.data
-        assert left.dtype == right.dtype == np.float32
-        assert input_precision == ir.INPUT_PRECISION.TF32
-        return interpreter.TensorHandle(to_tf32(left) @ to_tf32(right) + d.data, d.dtype.scalar)
+        assert a.dtype.scalar == b.dtype.scalar
+        if a.dtype.scalar == language.float32:
+            assert input_precision == ir.INPUT_PRECISION.TF32
+            left, right = to_tf32(a.data), to_tf32(b.data)
+        elif a.dtype.scalar == language.bfloat16:
+            left, right = from_bfloat16(a.data), from_bfloat16(b.data)
+        else:
+            assert a.dtype.scalar == language.float16
+            left, right = a.data.astype(np.float32), b.data.astype(np.float32)
+        return interpreter.TensorHandle(left @ right + d.data, d.dtype.scalar)
+
+    convert = interpreter.InterpreterBuilder.cast_impl
+
+    def cast_impl(self, src, dst_type):
+        if (src.dtype.scalar, dst_type.scalar) != (language.float32, language.bfloat16):
+            return convert(self, src, dst_type)
+        return interpreter.TensorHandle(nearest_bfloat16(src.data), language.bfloat16)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter.InterpreterBuilder.cast_impl = cast_impl
 
 
 def to_tf32(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round to nearest in 10 bits of mantissa, ties away from zero."""
     bits = np.ascontiguousarray(values).view(np.int32)
     return ((bits + 0x1000) & ~np.int32(0x1FFF)).view(np.float32)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the numbers whose bits are given."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def nearest_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return the bits of the nearest bfloat16 numbers, ties to even."""
+    return torch.from_numpy(np.ascontiguousarray(values)).bfloat16().view(torch.int16).numpy().view(np.uint16)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tinybert_ds import hardware
-from tinybert_ds.losses import triton_attention, triton_relations
+from tinybert_ds.losses import triton_attention, triton_hidden, triton_relations
 
 DEVICE = torch.device("meta")
 _real_autocast = torch.amp.autocast
@@ -61,6 +61,7 @@ def stand_in_gpu() -> Iterator[torch.device]:
         mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
         mock.patch.object(triton_attention, "launch", attention_launch),
         mock.patch.object(triton_relations, "launch", relation_launch),
+        mock.patch.object(triton_hidden, "launch", hidden_launch),
         NoHostCopies(),
     ):
         yield DEVICE
@@ -80,6 +81,19 @@ def relation_launch(problem: Any, coefficient: Tensor, needs: Any) -> tuple[Tens
     student = problem.student[0]
     value = student.new_zeros((), dtype=torch.float64) if needs.value else None
     return value, torch.empty_like(student, dtype=torch.float32) if needs.gradient else None
+
+
+def hidden_launch(
+    student: Tensor, teacher: Tensor, *_: Any, need_value: bool, need_residuals: bool, need_bias: bool
+) -> triton_hidden.Residuals:
+    """Stand in for `triton_hidden.launch`."""
+    tokens, width = teacher.shape
+    blocks = -(-tokens // triton_hidden.compile_options()["BLOCK"])
+    return triton_hidden.Residuals(
+        student.new_empty(tokens, width) if need_residuals else None,
+        student.new_empty(blocks, width, dtype=torch.float32) if need_bias else None,
+        student.new_empty(blocks, dtype=torch.float64) if need_value else None,
+    )
 
 
 def _autocast(device_type: str, **options: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinybert_ds.arguments.groups import ALLOW_UNKNOWN, MAX_SEQ_LENGTH, OUTPUT_DIR, STAGES_FILE, TaskPlace
+from tinybert_ds.arguments.groups import ALLOW_UNKNOWN, MAX_SEQ_LENGTH, NO_CUDA, OUTPUT_DIR, STAGES_FILE, TaskPlace
 from tinybert_ds.arguments.option import Command, data, like
 
 
@@ -28,6 +28,7 @@ class CompareArguments(TaskPlace):
     stages_file: str | None = like(STAGES_FILE)
     allow_unknown: bool = like(ALLOW_UNKNOWN)
     split: str = data("Labelled split to measure on.", "test", metavar="NAME")
+    no_cuda: bool = like(NO_CUDA)
 
 
 @dataclass(frozen=True, kw_only=True)

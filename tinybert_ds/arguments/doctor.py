@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinybert_ds.arguments.general import GeneralDistillArguments
-from tinybert_ds.arguments.groups import HOSTFILE, SSH_PORT, Corpora
+from tinybert_ds.arguments.groups import HOSTFILE, SSH_PORT, Casing, Corpora
 from tinybert_ds.arguments.option import like, machine
 
 _JOB = GeneralDistillArguments.__dataclass_fields__
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorArguments(Corpora):
+class DoctorArguments(Corpora, Casing):
     """Look at this machine, or at every host of a hostfile, and at the job if one is described. Exit code 1 when it
     could not run."""
 
@@ -26,6 +26,11 @@ class DoctorArguments(Corpora):
     student_model: str | None = like(
         _JOB["student_model"], None, help="Directory, config.json or shipped name of the student.", repeat=False
     )
+    student_tokenizer: str | None = like(_JOB["student_tokenizer"])
+    layer_map: str = like(_JOB["layer_map"], stage=())
+    projection: Literal["per_layer", "shared", "none"] = like(_JOB["projection"], stage=())
+    attention_loss: Literal["scores", "relations", "relations_kl"] = like(_JOB["attention_loss"], stage=())
+    attention_weight: float = like(_JOB["attention_weight"], stage=())
     pregenerated_data: list[str] = like(_JOB["pregenerated_data"], [])
     output_dir: str | None = like(_JOB["output_dir"], None, help="Where the run is to be kept.")
     deepspeed_config: str | None = like(_JOB["deepspeed_config"], help="Look at this one instead of the shipped ones.")

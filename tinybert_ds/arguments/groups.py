@@ -16,6 +16,7 @@ LOCAL_RANK = machine("Set by the `deepspeed` launcher.", -1, recipe=False)
 TASK_NAME = data("Name of a known task, such as sst-2.", None, recipe=False)
 DATA_DIR = data("Directory with the task's files, in GLUE's layout or as --task_file says.", path=True)
 GLUE_DIR = data("Directory with the tasks' folders, as GLUE has them.", None, path=True)
+NO_CUDA = machine("Use the CPU even where there is a GPU.", False)
 MAX_SEQ_LENGTH = data("Longest sample in tokens. Default: 64 for single sentences, 128 for pairs.", None, least=1)
 ALLOW_UNKNOWN = machine("Go on although the tokeniser does not know most of the words.", False)
 CACHE_DIR = machine(
@@ -76,7 +77,7 @@ class Casing(Command):
 class Machine(Command):
     """What a command computes on."""
 
-    no_cuda: bool = machine("Use the CPU even where there is a GPU.", False)
+    no_cuda: bool = like(NO_CUDA)
     no_onednn_matmul: bool = machine(
         "On a CPU, leave float32 matrix products to torch's default library. Otherwise they go through oneDNN where a "
         "probe at the start finds them as accurate.",
@@ -153,6 +154,7 @@ class StatedLabels(Command):
         "where its config has only LABEL_0 ... A name with a comma in it stands in double quotes: '\"yes, sure\",no'.",
         None,
         recipe=False,
+        asks_teacher=True,
     )
 
     @property
@@ -176,12 +178,16 @@ class Teacher(Command):
     """The frozen teacher."""
 
     teacher_dtype: Literal["auto", "fp32", "bf16", "fp16"] = result(
-        "Precision of the teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, else fp32.", "auto", resolved=True
+        "Precision of the teacher. auto: fp16 on GPU, bf16 on a CPU that computes it, else fp32.",
+        "auto",
+        resolved=True,
+        asks_teacher=True,
     )
     teacher_engine: Literal["inference", "zero3"] = machine(
         "inference: every rank holds the whole teacher; zero3: its parameters are split among the ranks and gathered "
         "layer by layer, for teachers that do not fit.",
         "inference",
+        asks_teacher=True,
     )
     overlap_teacher: bool = machine(
         "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "

@@ -50,6 +50,7 @@ class Option:
     ds_key: tuple[str, ...] = ()  # dotted keys of the DeepSpeed JSON that are "auto" there and hold its value
     ds_follows: tuple[str, ...] = ()  # those that are "auto" there and are computed from it and other flags
     path: bool | Literal["NAME=DIR"] = False  # it names files, ~ in them is the home directory; with a name before each
+    asks_teacher: bool = False  # it is about asking a teacher, and refused where what that said is in columns
     metavar: str | None = None  # what --help calls the value
     positional: bool = False  # given without its name
     repeat: bool = False  # a list that may be given several times; a positional one takes all that follows
@@ -170,6 +171,17 @@ def problems_of(arguments: Command) -> list[str]:
             shown = flag.shown if value is True else f"{flag.shown} {value}"
             found.append(f"{shown} is {flag.place_in(arguments.stages)}; leave it out of {STAGES[arguments.stage]}")
     return found
+
+
+def column_problems(arguments: Command) -> list[str]:
+    """Return which flags about asking a teacher are given, for a stage that reads what it said. One sentence each."""
+    flags = [flag for flag in flags_of(type(arguments)) if flag.says.asks_teacher]
+    given = [(flag, value) for flag in flags if (value := getattr(arguments, flag.name)) != flag.default]
+    return [
+        f"{flag.shown if value is True else f'{flag.shown} {value}'} is about asking a teacher, and what it said is in "
+        "the columns that `teacher` of the task file names; leave it out"
+        for flag, value in given
+    ]
 
 
 def _value_problem(flag: Flag, value: Any) -> str | None:

@@ -151,6 +151,7 @@ class TaskDistillArguments(groups.StatedLabels, DistillationArguments, _TaskArgu
         "the folder of derived data (--cache_dir), for later epochs, starts and students.",
         False,
         stage=("prediction",),
+        asks_teacher=True,
     )
 
     @property

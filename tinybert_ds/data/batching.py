@@ -24,6 +24,8 @@ Padding = Literal["valid", "reference"]
 INFINITE_COUNTS = Counts(*(float("inf") for _ in Counts._fields))
 IGNORED = -100
 """The label of a token that is not answered."""
+BEGINS, ENDS = 1, 2
+"""What the label of a token of a context is made of: whether the answer begins there, and whether it ends there."""
 
 Item = TypeVar("Item")
 

@@ -36,7 +36,9 @@ class EncodedExamples:
     segment_a_lengths: NDArray[np.int32]  # (N,) leading tokens of token type 0; the rest of a row has type 1
     labels: Labels | None  # (N, ...) as the target has them; where tokens are answered (T,), `IGNORED` elsewhere
     skipped_rows: int = 0  # rows of the file that lack fields and were left out
-    columns: Mapping[str, NDArray] = field(default_factory=dict)  # (N, ...) what else is known of each row, by name
+    columns: Mapping[str, NDArray] = field(default_factory=dict)
+    """What else is known, by name: (N, ...) of each row; `PLACES`, and what a teacher said of tokens, are (P, ...), of
+    each token that is answered."""
     units: NDArray[np.bool_] | None = None  # (T,) the tokens that are answered; None: rows are
 
     def __len__(self) -> int:
@@ -134,7 +136,7 @@ def row_encoder(
         )
     engine.no_padding()
     if returns_token_types(tokenizer):
-        _require_two_types(engine, str(tokenizer.name_or_path))
+        require_two_types(engine, str(tokenizer.name_or_path))
     engine.enable_truncation(max_length=max_seq_length, strategy="longest_first", stride=0)
 
     def encode_block(examples: Examples) -> EncodedBlock:
@@ -158,7 +160,7 @@ def _without_empty_rows(block: EncodedBlock, filler: int) -> EncodedBlock:
     return EncodedBlock(np.insert(block.tokens, begins[empty], filler), np.maximum(block.lengths, 1), segments)
 
 
-def _require_two_types(engine: Tokenizer, name: str) -> None:
+def require_two_types(engine: Tokenizer, name: str) -> None:
     """Refuse token types that a row cannot be described by, where a model would be given them."""
     for inputs in (("a",), ("a", "a")):
         types = engine.encode(*inputs).type_ids

@@ -13,12 +13,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tinybert_ds.data.span_files import first_span, question_blocks
 from tinybert_ds.data.table_formats import file_format, is_pattern
 from tinybert_ds.data.task_checks import SplitAudit, tell_findings
 from tinybert_ds.data.task_labels import Labels, parse_labels
 from tinybert_ds.data.task_spec import GROUPS, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
+from tinybert_ds.data.teacher_words import parse_word_answers
 from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed_paths, shown
@@ -58,8 +60,9 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     Raises:
         DataError: see `read_labelled_blocks`.
     """
-    if target_of(spec).by_token:
-        yield from _token_blocks(spec, data_dir, split)
+    blocks_of = {"word": _token_blocks, "piece": _span_blocks}.get(target_of(spec).unit)
+    if blocks_of is not None:
+        yield from blocks_of(spec, data_dir, split)
         return
     for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
@@ -91,10 +94,37 @@ def _token_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[
                 if tags is not None:
                     audit.look(tags)
                 texts = ([word for sentence in block for word in sentence.words],)
-                yield Examples(path, texts, tags, columns={GROUPS: groups})
+                columns: dict[str, NDArray] = {GROUPS: groups}
+                if COLUMNS in layout.more_columns:
+                    columns[COLUMNS] = parse_word_answers(spec, block)
+                yield Examples(path, texts, tags, columns=columns)
         except OSError as error:
             raise _cannot_read(spec, path, error) from error
     tell_findings(audit, words, split, str(paths[-1]))
+
+
+def _span_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
+    """Read the questions of a split, each with its context, its number and the characters of its answer."""
+    layout, target, paths = _layout(spec, split), target_of(spec), split_files(spec, data_dir, split)
+    audit, number = target.audit(spec), 0
+    said: set[bool] = set()  # whether questions say what their answers are
+    try:
+        for path, block in question_blocks(paths, layout):
+            said.update(question.answers is not None for question in block)
+            if len(said) > 1:
+                raise DataError(
+                    f"{path}: some questions have answers, others say nothing of them; give each of a split its "
+                    "answers, an empty list where there is none"
+                )
+            labels = target.as_labels(spec, [first_span(question) for question in block]) if True in said else None
+            if labels is not None:
+                audit.look(labels)
+            texts = [question.question for question in block], [question.context for question in block]
+            yield Examples(path, texts, labels, columns={GROUPS: np.arange(number, number + len(block))})
+            number += len(block)
+    except OSError as error:
+        raise _cannot_read(spec, paths[0], error) from error
+    tell_findings(audit, number, split, str(paths[-1]))
 
 
 def _word_place(sentence: Sentence, at: int, layout: SplitFile) -> str:

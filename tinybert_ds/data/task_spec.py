@@ -23,6 +23,9 @@ LABEL_COLUMNS = "labels"
 GROUPS = "group"
 """What the column is called, among the columns of rows, that says which rows, or words, belong together."""
 
+PLACES = "places"
+"""What the column is called, among those of rows, with the characters of its context that each answered token is."""
+
 Column = str | int
 """A column by its name in the header, or by its 0-based position."""
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.data.indexed import ShardWriter, hash_file, open_shard, token_dtype
 from tinybert_ds.data.row_columns import ColumnShape, ColumnWriter, map_column
+from tinybert_ds.data.span_rows import span_encoder
 from tinybert_ds.data.table_formats import estimate_rows, file_format
 from tinybert_ds.data.task_batches import EncodedBlock, EncodedExamples, row_encoder
 from tinybert_ds.data.task_files import Examples, content_files, read_split_in_blocks, require_files
@@ -93,8 +94,9 @@ def encoder_of(
     spec: TaskSpec, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
 ) -> Callable[[Examples], EncodedBlock]:
     """Return what tokenises the rows of a task."""
-    if target_of(spec).by_token:
-        return token_encoder(tokenizer, max_seq_length)
+    unit = target_of(spec).unit
+    if unit != "row":
+        return (token_encoder if unit == "word" else span_encoder)(tokenizer, max_seq_length)
     return row_encoder(tokenizer, max_seq_length, pair=spec.is_pair)
 
 

@@ -139,7 +139,7 @@ def _build_spec(content: dict[str, Any], target: Target, *, default_name: str) -
     problems += _metric_problems(metrics, labels, target)
     more_columns = {**({LABEL_COLUMNS: label_columns} if label_columns else {}), **target.more_columns(content)}
     own, own_problems = target.read_keys(content)
-    teacher, teacher_problems = read_teacher(content.get("teacher"), target, labels)
+    teacher, teacher_problems = read_teacher(content.get("teacher"), target, own.get("label_names", labels))
     problems += own_problems + teacher_problems
     usual = SplitFile("", tuple(texts), label, header == "true", text_format=text_format, more_columns=more_columns)
     spec = TaskSpec(

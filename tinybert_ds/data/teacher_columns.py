@@ -69,7 +69,12 @@ def read_teacher(content: Any, target: Target, labels: Sequence[str]) -> tuple[T
     order, more = _order(names, labels)
     problems += more
     outputs = len(labels) or 1
-    if len(set(columns)) < len(columns) or not columns:
+    if target.by_token and (len(columns) != 1 or isinstance(given, dict)):
+        problems.append(
+            f"teacher: columns: one of {target.noun} has an array for each word, in the order that `labels` may state; "
+            f"found {listed(columns) or 'none'}"
+        )
+    elif len(set(columns)) < len(columns) or not columns:
         problems.append(f"teacher: columns: different ones, found {listed(columns) or 'none'}")
     elif len(columns) not in (1, outputs) or (isinstance(given, dict) and len(columns) != outputs):
         problems.append(f"teacher: columns: one of arrays or {outputs}, found {len(columns)}: {listed(columns)}")

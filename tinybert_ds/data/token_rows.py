@@ -20,6 +20,7 @@ from tinybert_ds.data.batching import IGNORED
 from tinybert_ds.data.task_batches import EncodedBlock
 from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.task_spec import GROUPS
+from tinybert_ds.data.teacher_columns import COLUMNS
 from tinybert_ds.errors import ConfigError, ModelError
 
 OVERLAP = 0.25
@@ -82,7 +83,9 @@ def token_encoder(tokenizer: PreTrainedTokenizerFast, max_seq_length: int) -> Ca
             for window in windows([len(piece) for piece in pieces], room):
                 own = None if tags is None else tags[begin + window.first : begin + window.last]
                 rows.add(sentence, [piece[:room] for piece in pieces[window.begin : window.end]], window, own)
-        return rows.block(labelled=tags is not None)
+        block = rows.block(labelled=tags is not None)
+        said = {name: values for name, values in examples.columns.items() if name == COLUMNS}  # word after word
+        return block._replace(columns={**(block.columns or {}), **said})
 
     return encode_block
 

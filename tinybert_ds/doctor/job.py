@@ -10,7 +10,6 @@ from typing import Any
 
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.data.manifest import open_corpus, read_manifest
-from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.doctor.findings import Finding
 from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
 from tinybert_ds.doctor.memory import Job
@@ -19,6 +18,7 @@ from tinybert_ds.errors import UserError
 from tinybert_ds.launch.hostfile import Host
 from tinybert_ds.models.build import check_pair, resolve_student
 from tinybert_ds.models.pretrained import read_config
+from tinybert_ds.stages.vocabulary import read_vocabulary
 
 
 def examine_job(
@@ -43,7 +43,7 @@ def examine_job(
         teacher, student = teacher_size(values.teacher_model), student_size(values.student_model)
     except UserError as error:
         return [*findings, Finding("problem", str(error))]
-    findings.append(attempt("teacher and student", partial(_pair, values.teacher_model, values.student_model)))
+    findings.append(attempt("teacher and student", partial(_pair, values)))
     findings += check_batch(values.train_batch_size, world_size, values.gradient_accumulation_steps)
     facts, host = min(hosts, key=_room_in)
     accelerator = facts["accelerator"]
@@ -84,9 +84,19 @@ def _corpus(directory: str) -> str:
     return f"{manifest.documents:,} documents, {manifest.tokens:,} tokens"
 
 
-def _pair(teacher_model: str, student_model: str) -> str:
+def _pair(values: DoctorArguments) -> str:
+    teacher_model, student_model = str(values.teacher_model), str(values.student_model)
     teacher = read_config(teacher_model, role="teacher")
     student = read_config(resolve_student(student_model), role="student")
-    padding = load_tokenizer(teacher_model, lower_case=False).pad_token_id  # the same in any casing
-    layer_map = check_pair(teacher, student, layer_map="uniform", projection="per_layer", padding_token=padding)
-    return f"fit, with the uniform layer map {list(layer_map)}"
+    vocabulary = read_vocabulary(values.student_tokenizer, teacher_model, values.lower_case)
+    layer_map = check_pair(
+        teacher,
+        student,
+        layer_map=values.layer_map,
+        projection=values.projection,
+        attention=bool(values.attention_weight) and values.attention_loss == "scores",
+        padding_token=vocabulary.tokenizer.pad_token_id,
+        sequence_length=sequence_length(values),
+        vocab_size=vocabulary.size,
+    )
+    return f"fit, with the layer map {list(layer_map)}"

@@ -1,7 +1,9 @@
 """How much memory a rank of a general distillation needs, from the sizes of the models and the DeepSpeed config.
 
 An estimate, not a promise: sums of what is known to be held, with an allowance for what the allocator and the libraries
-keep. B rows of a micro-batch, S tokens of a row, H hidden size, I intermediate size, M student layers.
+keep. Steps that are recorded as CUDA graphs need as much once more and are not counted: they are recorded only where
+that is free (`engine.graphs`). B rows of a micro-batch, S tokens of a row, H hidden size, I intermediate size,
+M student layers.
 
 `tests/benchmarks/memory_estimate.py` compares it with runs: on two cores of an AMD EPYC, Linux, Python 3.11.7, torch
 2.13.0+cpu, 8, 16 and 32 rows of 128 tokens took 887, 1,015 and 1,290 MiB; estimated were 962, 1,094 and 1,358.

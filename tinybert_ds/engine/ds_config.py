@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from tinybert_ds.arguments import TrainingArguments
 from tinybert_ds.arguments.option import ds_values_of, owners_of
 from tinybert_ds.engine.ds_defaults import fill_defaults
-from tinybert_ds.engine.optimizer_check import optimizer_problems, scheduler_problems
+from tinybert_ds.engine.optimizer_check import is_muon, muon_problems, optimizer_problems, scheduler_problems
 from tinybert_ds.errors import ConfigError, did_you_mean
 from tinybert_ds.foreign_text import shown
 from tinybert_ds.hardware import computes_bf16_itself, multiplies_fast
@@ -260,10 +260,15 @@ def _at(config: dict[str, Any], dotted_key: str) -> Any:
 
 def _fill_optimizer(config: dict[str, Any], device_type: str) -> list[str]:
     optimizer = config.setdefault("optimizer", {"type": "AdamW", "params": {"torch_adam": True, "fused": True}})
-    if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW"):
+    if not isinstance(optimizer, dict) or optimizer.get("type") not in ("Adam", "AdamW", "Muon"):
         found = _shown(optimizer.get("type") if isinstance(optimizer, dict) else optimizer)
-        return [f'optimizer type {found} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}']
+        return [
+            f'optimizer type {found} is not supported here; take {{"type": "AdamW", "params": {{"lr": "auto"}}}}, or '
+            "Muon as in zero0_muon_autocast_bf16.json"
+        ]
     params = optimizer["params"] = optimizer.get("params") or {}
+    if is_muon(config):
+        return muon_problems(config)
     if device_type == "cpu":  # DeepSpeed's own Adam would compile a C++ extension for minutes
         params.setdefault("torch_adam", True)
         params.setdefault("fused", not params.get("foreach"))  # vectorised, four times as fast as torch's loop

@@ -1,9 +1,10 @@
-"""Whether the optimizer of a DeepSpeed JSON can be made: it is tried on one number, before any model is loaded."""
+"""Whether the optimizer of a DeepSpeed JSON can be made: tried on one number, before any model is loaded."""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from deepspeed.utils import logger as deepspeed_logger
 
 _OF_DEEPSPEED = frozenset({"lr", "bias_correction", "betas", "eps", "weight_decay"})
 """What both of DeepSpeed's own Adams take, the one for GPUs and the one for offloading; neither takes amsgrad."""
+_OF_MUON = frozenset({"lr", "muon_lr", "momentum", "ns_method", "betas", "eps", "weight_decay"})
+_NS_METHODS = ("gram", "standard")
 _STEPS = {"warmup_num_steps": 2, "total_num_steps": 4}
 _CHOICES = frozenset({"torch_adam", "adam_w_mode"})  # which of them it is
 
@@ -41,6 +44,39 @@ def optimizer_problems(params: Mapping[str, Any], device_type: str) -> list[str]
     except Exception as error:  # it has seen nothing but the values of the JSON
         return [f"optimizer.params: torch.optim.AdamW {_cannot_be_made(values, error)}"]
     return []
+
+
+def is_muon(config: Mapping[str, Any]) -> bool:
+    """Whether the config's optimizer is Muon."""
+    return config.get("optimizer", {}).get("type") == "Muon"
+
+
+def muon_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a config whose optimizer is Muon, one sentence each."""
+    problems = []
+    for section in ("fp16", "bf16"):
+        if (config.get(section) or {}).get("enabled"):
+            problems.append(f'optimizer Muon takes fp32 weights; take "torch_autocast" instead of {section}')
+    if (config.get("zero_optimization") or {}).get("stage"):
+        problems.append(
+            "optimizer Muon goes with ZeRO 0: of a higher stage its momentum would be lost when the number of ranks "
+            "changes; leave zero_optimization out"
+        )
+    if config.get("scheduler"):
+        problems.append("optimizer Muon has two rates, and a scheduler would make them one; take --lr_schedule")
+    params = config["optimizer"]["params"]
+    if unknown := sorted(set(params) - _OF_MUON):
+        names = ", ".join(name[:100] for name in unknown[:10])
+        return [*problems, f"optimizer.params: unknown {names}; known are {', '.join(sorted(_OF_MUON))}"]
+    rate, momentum = params.get("muon_lr"), params.get("momentum", 0.95)
+    if not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
+        problems.append(f"optimizer.params.muon_lr is {rate!r:.100}; it must be a rate above 0, such as 0.005")
+    if not (isinstance(momentum, (int, float)) and 0 <= momentum < 1):
+        problems.append(f"optimizer.params.momentum is {momentum!r:.100}; it must be from 0 to below 1")
+    if params.get("ns_method", "gram") not in _NS_METHODS:
+        problems.append(f"optimizer.params.ns_method is {params['ns_method']!r:.100}; it must be gram or standard")
+    adam = {name: value for name, value in params.items() if name in _OF_DEEPSPEED}
+    return problems + optimizer_problems({**adam, "torch_adam": True}, "cpu")
 
 
 def scheduler_problems(schedule: Any, params: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tinybert_ds.engine.deepspeed_private import clip_at_once, float32_masters, forget_first_step
 from tinybert_ds.engine.ds_defaults import fitted_buckets
+from tinybert_ds.engine.muon import layer_matrices, muon_optimizer
+from tinybert_ds.engine.optimizer_check import is_muon
 from tinybert_ds.models.student import decay_groups
 
 DECAY_SHARE = 0.2
@@ -62,10 +64,20 @@ def build_engine(
         if value.is_floating_point() and not value.requires_grad
     }
     own_schedule = None if config.get("scheduler") else partial(LambdaLR, lr_lambda=factor)
+    config = fitted_buckets(config, sum(p.numel() for p in module.parameters() if p.requires_grad))
+    muon = None
+    if is_muon(config):  # made here: DeepSpeed would take it for projections and heads, too
+        muon = partial(
+            muon_optimizer,
+            params=config["optimizer"]["params"],
+            matrices=layer_matrices(module.get_submodule("encoder")),
+        )
+        config = {name: section for name, section in config.items() if name != "optimizer"}
     engine, *_ = deepspeed.initialize(
         model=module,
+        optimizer=muon,
         model_parameters=decay_groups(module, weight_decay),
-        config=fitted_buckets(config, sum(p.numel() for p in module.parameters() if p.requires_grad)),
+        config=config,
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )

@@ -98,9 +98,30 @@ def read_logits(directory: Path, num_units: int) -> Logits | None:
         return None
 
 
-def missing_anywhere(logits: Logits | None) -> bool:
-    """Whether some rank has not found the logits; called on all ranks."""
-    return any(gather_objects(logits is None))
+def kept_teacher(
+    directory: Path,
+    num_units: int,
+    live: Callable[[], Teacher],
+    batches_of: Callable[[int], BatchSource],
+    world: World,
+    *,
+    offsets: NDArray[np.int64] | None = None,
+) -> Teacher:
+    """Return a teacher that looks up what is kept in a directory, and is computed first where some rank finds nothing;
+    called on all ranks.
+
+    Args:
+        live: Makes the teacher that is asked.
+        num_units, batches_of: See `compute_logits`, also for the errors.
+        offsets: See `cached_teacher`.
+    """
+    logits = read_logits(directory, num_units)
+    if any(gather_objects(logits is None)):
+        logits = compute_logits(directory, live(), num_units, batches_of, world)
+    else:
+        logger.info("the teacher's predictions come from %s", directory)
+    assert logits is not None
+    return cached_teacher(logits, world.device, offsets)
 
 
 def compute_logits(

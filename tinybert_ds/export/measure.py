@@ -94,7 +94,7 @@ def agreement_of(found: Logits, reference: Logits, answers: Answers) -> float:
 
 def feed_of(batch: Batch, input_names: Sequence[str]) -> Feed:
     """Return a batch as a runtime takes it."""
-    return {name: getattr(batch, name).numpy() for name in input_names}
+    return {name: getattr(batch, name).cpu().numpy() for name in input_names}
 
 
 def as_model(run: Run, input_names: Sequence[str]) -> Model:

@@ -44,7 +44,7 @@ __all__ = [
 ATTENTION_BACKENDS = ("auto", "reference", "tiled", "gram", "triton")
 RELATION_FORMS = ("scores", "kl")
 KL_BACKENDS = ("auto", "reference", "tiled", "triton")
-HIDDEN_BACKENDS = ("auto", "reference", "chunked")
+HIDDEN_BACKENDS = ("auto", "reference", "chunked", "triton")
 
 
 def attention_score_loss(
@@ -178,26 +178,27 @@ def hidden_state_loss(
         bias: (H_teacher,) or None.
         attention_mask: (B, S), 1 = real token.
         padding: "valid" counts real tokens, own count Σlen·H_teacher; "reference" all positions, B·S·H_teacher.
-        backend: "auto" and "chunked" (residuals of some tokens at a time), or "reference".
+        backend: "auto", or one of "chunked" (residuals of some tokens at a time), "triton" (residuals of all in one
+            launch on a GPU, in half precision) and "reference" (projected states).
 
     Raises:
-        ConfigError: widths and projection do not fit, or `padding` or `backend` is not known.
+        ConfigError: widths and projection do not fit, `padding` or `backend` is not known, or "triton" was asked for
+            and cannot take these tensors.
     """
     checks.check_option("padding", padding, checks.PADDINGS)
     checks.check_option("backend", backend, HIDDEN_BACKENDS)
     checks.check_denominator(denominator)
     checks.check_hidden(student_hidden, teacher_hidden, weight, bias, attention_mask)
-    compute = reference.hidden_state_loss if backend == "reference" else hidden.fused_hidden_loss
+    tensors = (student_hidden, teacher_hidden, weight, bias)
+    if backend == "auto":
+        backend = hidden.choose_form(*tensors)
+    elif backend == "triton":
+        hidden.check_triton(*tensors)
+    options = {"padding": padding, "denominator": denominator}
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
-        return compute(
-            student_hidden,
-            teacher_hidden,
-            weight,
-            bias,
-            attention_mask.bool(),
-            padding=padding,
-            denominator=denominator,
-        )
+        if backend == "reference":
+            return reference.hidden_state_loss(*tensors, attention_mask.bool(), **options)
+        return hidden.fused_hidden_loss(*tensors, attention_mask.bool(), form=backend, **options)
 
 
 def soft_cross_entropy(

@@ -14,13 +14,14 @@ import functools
 import importlib.util
 import logging
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.hardware import on_cuda
+from tinybert_ds.hardware import on_cuda, tf32_products
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.attention_chunks import (
     PROVED_SCORE,
@@ -78,6 +79,7 @@ def attention_terms(
     if on_device and problem.padding == "reference":
         form = "tiled"
     workspace_dtype = operand_dtype(problem, dtype) if form == "gram" else dtype
+    tf32 = form == "gram" and workspace_dtype is torch.float32 and exact_in_tf32(problem)
     for rows, heads, operands in loaded_chunks(problem, workspace_dtype, block=QUERY_BLOCK if form == "tiled" else 0):
         cutoff = problem.padding == "reference" and (
             on_device or not no_score_reaches_cutoff(operands, student_columns, scales)
@@ -86,7 +88,8 @@ def attention_terms(
         if cutoff or form == "tiled":
             terms = tiled_terms(operands, student_columns, scales, coefficient, needs, cutoff=cutoff)
         else:
-            terms = gram_terms(operands, student_columns, scales, coefficient, needs)
+            with tf32_products() if tf32 else nullcontext():
+                terms = gram_terms(operands, student_columns, scales, coefficient, needs, tf32=tf32)
         if sums is not None and terms.sums is not None:
             sums += terms.sums
         if gradients is not None and terms.gradients is not None:
@@ -129,6 +132,12 @@ def operand_dtype(problem: Problem, compute_dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the closed form's operands: the inputs' own where the device multiplies it into float32."""
     dtypes = {tensor.dtype for tensor in (*problem.student, *problem.teacher)}
     return dtypes.pop() if on_cuda(problem.real.device) and len(dtypes) == 1 else compute_dtype
+
+
+def exact_in_tf32(problem: Problem) -> bool:
+    """Whether the device multiplies in TF32, in which all inputs are exact: half precision in a mixture."""
+    dtypes = {tensor.dtype for tensor in (*problem.student, *problem.teacher)}
+    return on_cuda(problem.real.device) and dtypes <= {torch.bfloat16, torch.float16}
 
 
 def choose_form(problem: Problem) -> str:

@@ -24,7 +24,15 @@ class ChunkTerms(NamedTuple):
     gradients: Tensor | None  # (2, n, L, p): by student query and key, times the coefficient
 
 
-def gram_terms(operands: Tensor, student_columns: int, scales: Tensor, coefficient: Tensor, needs: Needs) -> ChunkTerms:
+def gram_terms(
+    operands: Tensor,
+    student_columns: int,
+    scales: Tensor,
+    coefficient: Tensor,
+    needs: Needs,
+    *,
+    tf32: bool = False,
+) -> ChunkTerms:
     """Return the loss and gradients of a chunk from the Gram matrices of its operands.
 
     Args:
@@ -33,6 +41,7 @@ def gram_terms(operands: Tensor, student_columns: int, scales: Tensor, coefficie
         scales: (d,) as `column_scales`, float32 or float64.
         coefficient: scalar, 2 / denominator.
         needs: without the value the products of the teacher's columns with each other are left out.
+        tf32: products are in TF32 (`hardware.tf32_products`), in which the operands, float32, are exact.
     """
     _, heads, length, width = operands.shape
     flat = operands.reshape(2 * heads, length, width)
@@ -49,7 +58,7 @@ def gram_terms(operands: Tensor, student_columns: int, scales: Tensor, coefficie
     factors = gram.mul_(coefficient * scales[0] * scales).transpose(1, 2).view(2, heads, width, student_columns)
     gradients = flat.new_empty(2, heads, length, student_columns, dtype=scales.dtype)
     for side in (0, 1):
-        split_product(operands[side], factors[1 - side], out=gradients[side])
+        split_product(operands[side], factors[1 - side], out=gradients[side], tf32=tf32)
     return ChunkTerms(sums, gradients)
 
 
@@ -113,12 +122,22 @@ def cut_difference(block: Tensor, keys: Tensor, student_columns: int, difference
     return cut
 
 
-def split_product(operand: Tensor, factors: Tensor, *, out: Tensor) -> None:
-    """Write operand (n, L, d) · factors (n, d, p) in the factors' dtype without rounding these to half precision.
+def to_tf32(values: Tensor) -> Tensor:
+    """Drop the 13 bits of mantissa that TF32 has not from float32 numbers."""
+    return (values.view(torch.int32) & -8192).view(torch.float32)
 
-    A half-precision operand is multiplied by the factors' high and low part: rounded to their high part alone, the
-    terms that nearly cancel in the gradient of a good student would leave 100 times the error.
+
+def split_product(operand: Tensor, factors: Tensor, *, out: Tensor, tf32: bool = False) -> None:
+    """Write operand (n, L, d) · factors (n, d, p) in the factors' dtype without rounding these to what is multiplied.
+
+    A half-precision operand, or one in TF32, is multiplied by the factors' high and low part: rounded to their high
+    part alone, the terms that nearly cancel in the gradient of a good student would leave 100 times the error.
     """
+    if tf32:
+        high = to_tf32(factors)
+        torch.bmm(operand, high, out=out)
+        out.baddbmm_(operand, to_tf32(factors - high))
+        return
     if operand.dtype == factors.dtype:
         torch.bmm(operand, factors, out=out)
         return

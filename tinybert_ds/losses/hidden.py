@@ -1,12 +1,15 @@
-"""The hidden-state loss without projected states: residuals of some tokens at a time, gradients taken as they pass.
+"""The hidden-state loss without projected states: the choice of its form, its value, its gradient.
 
-T tokens (B·S), H hidden size. Each chunk is projected, compared and multiplied back before the next one, so that
-neither projected states nor residuals of the whole batch exist. (A form by Gram matrices loses the value to
-cancellation.)
+T tokens (B·S), H hidden size. In chunks of tokens each chunk is projected, compared and multiplied back before the next
+one, so that neither projected states nor residuals of the whole batch exist. On a GPU one kernel leaves the residuals
+in half precision (see `triton_hidden`), and the gradients are two products of them. (A form by Gram matrices loses the
+value to cancellation.)
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -14,14 +17,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import bfloat16_operands, multiplies_fast
 from tinybert_ds.losses import reference
+from tinybert_ds.losses.attention import triton_is_installed
 from tinybert_ds.losses.precomputed import attach_gradients, needs_of
 from tinybert_ds.losses.workspace import wide_matmul, workspace_bytes
 
+logger = logging.getLogger(__name__)
+
 
 class HiddenGradients(NamedTuple):
-    """Gradients in the compute dtype; None for what is not differentiated or not there."""
+    """Half of the gradients of the sum of squares; None for what is not differentiated or not there."""
 
     states: Tensor | None  # (T, H_student)
     weight: Tensor | None  # (H_teacher, H_student)
@@ -35,36 +42,113 @@ def fused_hidden_loss(
     bias: Tensor | None,
     real: Tensor,
     *,
+    form: str,
     padding: str,
     denominator: float | None,
 ) -> Tensor:
-    """Return the hidden-state loss with its gradients; arguments as in `tinybert_ds.losses`, real (B, S) bool."""
+    """Return the hidden-state loss with its gradients; arguments as in `tinybert_ds.losses`, real (B, S) bool.
+
+    Args:
+        form: "chunked" or "triton".
+    """
     projection = [parameter for parameter in (weight, bias) if parameter is not None]
     dtype = reference.compute_dtype(student_hidden, teacher_hidden, *projection)
     count = partial(reference.hidden_count, real, teacher_hidden.shape[2], padding)
     coefficient = reference.share(2.0, denominator, count, like=real, dtype=dtype)
     needed = gradients_needed(student_hidden, weight, bias)
     need_value = needs_of(student_hidden, *projection).value
+    states, targets = student_hidden.flatten(0, 1), teacher_hidden.flatten(0, 1)
+    counted = real.flatten() if padding == "valid" else None
     with torch.no_grad():
-        total, gradients = hidden_terms(
-            student_hidden.flatten(0, 1),
-            teacher_hidden.flatten(0, 1),
-            weight,
-            bias,
-            real.flatten() if padding == "valid" else None,
-            dtype=dtype,
-            product_dtype=hidden_product_dtype(student_hidden, dtype),
-            needed=needed,
-            need_value=need_value,
-        )
+        if form == "triton":
+            assert weight is not None
+            total, gradients = triton_terms(
+                states, targets, weight, bias, counted, needed=needed, need_value=need_value
+            )
+        else:
+            how = {"dtype": dtype, "product_dtype": hidden_product_dtype(student_hidden, dtype)}
+            total, gradients = hidden_terms(
+                states, targets, weight, bias, counted, **how, needed=needed, need_value=need_value
+            )
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(coefficient)
         value = torch.zeros_like(coefficient) if total is None else reference.divide(total, denominator, count)
         value = value.to(dtype)
-        pairs = [
-            (tensor, gradient.mul_(coefficient).view(tensor.shape))
-            for tensor, gradient in zip((student_hidden, weight, bias), gradients, strict=True)
-            if tensor is not None and gradient is not None
-        ]
-    return attach_gradients(value, *zip(*pairs, strict=True)) if pairs else value
+    pairs = [
+        (tensor, gradient.view(tensor.shape))
+        for tensor, gradient in zip((student_hidden, weight, bias), gradients, strict=True)
+        if tensor is not None and gradient is not None
+    ]
+    factor = coefficient if form == "triton" else None
+    return attach_gradients(value, *zip(*pairs, strict=True), factor=factor) if pairs else value
+
+
+def triton_terms(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    real: Tensor | None,
+    *,
+    needed: tuple[bool, ...],
+    need_value: bool,
+) -> tuple[Tensor | None, HiddenGradients]:
+    """Return what `hidden_terms` returns, from one launch and a product for each gradient; arguments as there.
+
+    The states' gradient is bfloat16 if these are, or else float32: float16 has not the range.
+    """
+    from tinybert_ds.losses import triton_hidden  # noqa: PLC0415 - optional, and a second to import
+
+    by_states, by_weight, by_bias = needed
+    residuals, bias_sums, squares = triton_hidden.launch(
+        *(student, teacher, weight, bias, real),
+        need_value=need_value,
+        need_residuals=by_states or by_weight,
+        need_bias=by_bias,
+    )
+    states_dtype = torch.bfloat16 if student.dtype is torch.bfloat16 else torch.float32
+    gradients = HiddenGradients(
+        wide_matmul(residuals, weight, states_dtype) if residuals is not None and by_states else None,
+        wide_matmul(residuals.t(), student, torch.float32) if residuals is not None and by_weight else None,
+        None if bias_sums is None else bias_sums.sum(dim=0),
+    )
+    return None if squares is None else squares.sum(), gradients
+
+
+def choose_form(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> str:
+    """Return the form for the problem: the Triton kernel where it can take it, else chunks. Logs the choice once."""
+    if student.device.type == "cpu":
+        return "chunked"
+    refusal = triton_refusal(student, teacher, weight, bias)
+    announce_choice(student.shape[2], teacher.shape[2], refusal)
+    return "chunked" if refusal else "triton"
+
+
+def check_triton(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Raise ConfigError unless the Triton kernel can take the problem."""
+    refusal = triton_refusal(student, teacher, weight, bias)
+    if refusal:
+        raise ConfigError(f"backend='triton' cannot compute this hidden loss: {refusal}; use 'auto' or 'chunked'")
+
+
+def triton_refusal(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> str | None:
+    """Return why the Triton kernel cannot take the problem, None where it can."""
+    if not triton_is_installed():
+        return "triton is not installed (pip install triton)"
+    from tinybert_ds.losses import triton_hidden  # noqa: PLC0415 - optional, and a second to import
+
+    return triton_hidden.refusal(student, teacher, weight, bias)
+
+
+@functools.cache
+def announce_choice(student_width: int, teacher_width: int, refusal: str | None) -> None:
+    """Log, once for each pair of widths, which form "auto" takes on a GPU and why."""
+    sizes = f"widths {student_width} and {teacher_width}"
+    if refusal:
+        logger.info("hidden loss, %s: chunks by matrix products, no Triton kernel: %s", sizes, refusal)
+    else:
+        logger.info("hidden loss, %s: residuals in one launch (triton)", sizes)
 
 
 def gradients_needed(*tensors: Tensor | None) -> tuple[bool, ...]:

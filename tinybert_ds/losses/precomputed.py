@@ -46,26 +46,31 @@ def needs_of(*inputs: Tensor) -> Needs:
     return Needs(value=not (gradient and _gradients_suffice.get()), gradient=gradient)
 
 
-def attach_gradients(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+def attach_gradients(
+    value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor], factor: Tensor | None = None
+) -> Tensor:
     """Return `value` as a function of `inputs` with the given gradients.
 
     Args:
         inputs: the tensors to differentiate by, of any dtype.
         gradients: ∂value/∂input for each, in float32 or float64: half-precision gradients are rounded once only, after
-            the upstream gradient (a loss scale, say) has been multiplied in, so that float16 does not underflow.
+            the upstream gradient (a loss scale, say) has been multiplied in, so that float16 does not underflow. What
+            was rounded to bfloat16 before, which has the range of float32, is multiplied in float32 and rounded again.
+        factor: float32 or float64 scalar that all gradients are yet to be multiplied by, in the same pass.
     """
-    return _Precomputed.apply(value, len(inputs), *inputs, *gradients)
+    return _Precomputed.apply(value, factor, len(inputs), *inputs, *gradients)
 
 
 def scaled(gradient: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
     """Return gradient · upstream, rounded to a dtype once, in one pass."""
-    return torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
+    # A tensor without dimensions would be rounded to the gradient's dtype first.
+    return torch.mul(gradient, upstream.reshape(1), out=torch.empty_like(gradient, dtype=dtype))
 
 
 class _Precomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors[count:])
+    def forward(ctx, value: Tensor, factor: Tensor | None, count: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(factor, *tensors[count:])
         ctx.input_dtypes = [tensor.dtype for tensor in tensors[:count]]
         ctx.leaves = [tensor.is_leaf for tensor in tensors[:count]]
         return value.clone()
@@ -73,11 +78,14 @@ class _Precomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
+        factor, *saved = ctx.saved_tensors
+        if factor is not None:
+            upstream = upstream * factor
         # Most losses are only added up. A leaf would keep the tensor as its own .grad, and add to it in place.
         unscaled = upstream.device.type == "cpu" and upstream.item() == 1
-        inputs = zip(ctx.saved_tensors, ctx.input_dtypes, ctx.leaves, ctx.needs_input_grad[2:], strict=False)
+        inputs = zip(saved, ctx.input_dtypes, ctx.leaves, ctx.needs_input_grad[3:], strict=False)
         gradients = [
             None if not needed else gradient.to(dtype, copy=leaf) if unscaled else scaled(gradient, upstream, dtype)
             for gradient, dtype, leaf, needed in inputs
         ]
-        return (None, None, *gradients, *([None] * len(gradients)))
+        return (None, None, None, *gradients, *([None] * len(gradients)))

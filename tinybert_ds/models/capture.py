@@ -160,7 +160,7 @@ class CapturingEncoder(nn.Module):
         return EncoderOutput(
             hidden_states=tuple(output.hidden_states[state] for state in self.states),
             scalings=tuple(calls.scalings[layer] for layer in self.attention_layers),
-            logits=output.logits if self.logits else None,
+            logits=_logits_of(output) if self.logits else None,
             **captured,
         )
 
@@ -184,6 +184,14 @@ class CapturingEncoder(nn.Module):
         finally:
             _collector.reset(token)
         return output, calls
+
+
+def _logits_of(output: Any) -> Tensor:
+    """The logits of a head (B, C), of one for tokens (B, S, C); where spans begin and end they are (B, S, 2)."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
 
 
 def uses_plain_sdpa(model: PreTrainedModel) -> bool:

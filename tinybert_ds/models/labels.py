@@ -13,8 +13,9 @@ from tinybert_ds.foreign_text import listed
 _GENERIC = re.compile(r"label_\d+", re.IGNORECASE)
 
 
-HeadKind = Literal["one", "several", "tokens"]
-"""What a head answers: one label of several or a score, any number of labels, or a label for each token."""
+HeadKind = Literal["one", "several", "tokens", "spans"]
+"""What a head answers: one label of several or a score, any number of labels, a label for each token, or where a span
+begins and ends."""
 
 SETTINGS = ("thresholds",)
 """What a config may hold of our own about a head, a list with an entry for each output."""
@@ -23,6 +24,7 @@ _PROBLEM_TYPES: Mapping[str, str | None] = {
     "one": "single_label_classification",
     "several": "multi_label_classification",
     "tokens": None,
+    "spans": None,
 }
 
 

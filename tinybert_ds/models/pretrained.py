@@ -13,6 +13,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
@@ -43,6 +44,7 @@ HEAD_CLASSES: Mapping[HeadKind, Any] = {
     "one": AutoModelForSequenceClassification,
     "several": AutoModelForSequenceClassification,
     "tokens": AutoModelForTokenClassification,
+    "spans": AutoModelForQuestionAnswering,
 }
 _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 """Of the files that hold them, shards included."""
@@ -158,7 +160,7 @@ def load_classifier(
         )
     if head == "required":
         _check_head(new, own_names, 1 if label_names is None else len(label_names), directory, role)
-    elif other_kind or _is_for_other_labels(info, own_names, label_names):
+    elif other_kind or (kind != "spans" and _is_for_other_labels(info, own_names, label_names)):
         # A head for other classes, or for the same ones in another order, is worse than a new one.
         new = sorted({*new, *_renew_head(model, seed)})
     if new:

@@ -34,6 +34,8 @@ _MADE_BY = {
     "embed_distill": "the distillation of vectors: it learned the vectors that its teacher gives texts",
 }
 _OFFERS = {"general_distill": "feature-extraction", "embed_distill": "sentence-similarity"}
+_HEADS = {"ForTokenClassification": "token-classification", "ForQuestionAnswering": "question-answering"}
+"""Part of the name of an architecture -> what it does."""
 _NOT_FOR = {
     "general_distill": "Predictions of any kind: it has no head. Fine-tune it, or distil it on a task, first.",
     "task_distill intermediate": "Predictions: its head has not learned yet. It is the start of the prediction stage.",
@@ -83,12 +85,14 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
 
 
 def _offer(directory: Path) -> str:
-    """What a classifier does: it answers for each token, or for the text."""
+    """What a model with a head does: it answers for each token, with a span, or for the text."""
     file = directory / "config.json"
     content = parse_json(file.read_bytes()) if file.is_file() else {}
     architectures = content.get("architectures") if isinstance(content, dict) else None
-    by_token = any("ForTokenClassification" in str(name) for name in architectures or ())
-    return "token-classification" if by_token else "text-classification"
+    for name, offer in _HEADS.items():
+        if any(name in str(architecture) for architecture in architectures or ()):
+            return offer
+    return "text-classification"
 
 
 def standard_error(metric: str, value: float, rows: int | None) -> float | None:

@@ -26,7 +26,7 @@ from tinybert_ds.command_line import seconds_since_start
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
-from tinybert_ds.data.task_files import Examples, read_split
+from tinybert_ds.data.task_files import Examples, read_split, split_files
 from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
@@ -35,6 +35,7 @@ from tinybert_ds.export.measure import as_model
 from tinybert_ds.export.record import is_export, read_export
 from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.files import write_atomically
+from tinybert_ds.hardware import wait_for
 from tinybert_ds.models.pretrained import Role, read_config, weights_bytes
 from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
@@ -44,7 +45,7 @@ from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
 from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
-from tinybert_ds.types import Batch
+from tinybert_ds.types import Batch, move
 
 LATENCY_BATCHES = {1: 32, 32: 3}
 """Batch size -> how many different batches of real sentences are timed in each round."""
@@ -63,11 +64,13 @@ class Candidate(NamedTuple):
     layout: RowLayout
     parameters: int = 0  # 0: as many as the module has
     size_bytes: int = 0  # on the disk
+    device: torch.device = torch.device("cpu")  # which computes it
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Return the rows as one batch, padded to its longest."""
         taken = take_rows(self.encoded, rows)
-        return collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)._replace(labels=None)
+        batch = collate(taken, int(taken.lengths.max()), self.layout, INFINITE_COUNTS)._replace(labels=None)
+        return move(batch, self.device)
 
 
 def measure_metric(
@@ -91,7 +94,8 @@ def measure_metric(
     metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
-    candidate = Candidate(name, model.module, task.splits[split], layout, size_bytes=weights_bytes(directory))
+    rows, size = task.splits[split], weights_bytes(directory)
+    candidate = Candidate(name, model.module, rows, layout, size_bytes=size, device=world.device)
     return candidate, official_metric(spec, own)
 
 
@@ -128,6 +132,8 @@ def measure_exported(
 def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches: int, rounds: int) -> dict[str, float]:
     """Return the median time of a forward in milliseconds, by name; the models take turns batch by batch.
 
+    Batches are on the model's device before the clock starts, and the device has finished when it stops.
+
     Args:
         batch_size: rows of a batch, fewer if the split is smaller.
         batches: different batches; the split starts over when it is used up.
@@ -143,8 +149,10 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
     for number in tqdm(range(rounds + 1), desc=f"timing batches of {batch_size}", mininterval=1):
         for batch in inputs:
             for candidate in candidates:
+                wait_for(candidate.device)
                 begin = time.perf_counter()
                 candidate.module(batch[candidate.name])
+                wait_for(candidate.device)
                 seconds = time.perf_counter() - begin
                 if number:
                     times[candidate.name].append(1000 * seconds)
@@ -155,7 +163,8 @@ def majority_metric(spec: TaskSpec, train: Examples, references: np.ndarray, gro
     """Return what the best answer that never looks at the text gets, see `Target.constant_answer`."""
     assert train.labels is not None
     target = target_of(spec)
-    constant = np.broadcast_to(target.constant_answer(train.labels), references.shape)
+    answer = np.asarray(target.constant_answer(train.labels))
+    constant = np.broadcast_to(answer, (len(references), *answer.shape))
     return official_metric(spec, target.measure(spec, constant, references, groups))
 
 
@@ -189,7 +198,7 @@ def build_report(
     }
 
 
-def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: int) -> str:
+def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: int, gpu: str | None = None) -> str:
     """Return report.md: the table, what it says in words, the time of each stage and the machine."""
     metric = official_metric_name(spec)
     names = [name for name in report if "parameters" in (report[name] if isinstance(report[name], dict) else {})]
@@ -212,7 +221,7 @@ def render_report(report: Mapping[str, Any], spec: TaskSpec, split: str, rows: i
         lines += ["| stage | seconds |", "|---|---:|"]
         lines += [f"| {stage['name']} | {stage['seconds']:.1f} |" for stage in report["stages"]]
         lines += [f"| all | {sum(stage['seconds'] for stage in report['stages']):.1f} |", ""]
-    return "\n".join([*lines, *_conditions(), ""])
+    return "\n".join([*lines, *_conditions(gpu), ""])
 
 
 def _words(name: str) -> str:
@@ -241,11 +250,12 @@ def _conclusions(report: Mapping[str, Any], names: Sequence[str], spec: TaskSpec
     return lines
 
 
-def _conditions() -> list[str]:
+def _conditions(gpu: str | None) -> list[str]:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "deepspeed"))
+    on_gpu = f" Models in PyTorch ran on {gpu}, exported files on the CPU." if gpu else ""
     return [
         f"Measured on {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
-        f"Python {platform.python_version()}, {versions}.",
+        f"Python {platform.python_version()}, {versions}.{on_gpu}",
         "Latencies: one forward without tokenisation, in fp32 where nothing else is said, batches of real sentences "
         f"padded to their longest, the models in turn in one process, median of {ROUNDS} rounds of "
         + " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
@@ -329,8 +339,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     latencies_ms = {
         size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()
     }
-    references = candidates[0].encoded.gold
-    assert references is not None
+    labels, paths = candidates[0].encoded.gold, split_files(spec, arguments.data_dir, arguments.split)
+    assert labels is not None
+    references = target_of(spec).gold(spec, arguments.split, paths, labels)
     majority = majority_metric(spec, train, references, candidates[0].encoded.groups)
     own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}
@@ -338,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(output_dir / "report.md", render_report(report, spec, arguments.split, len(references)))
+    gpu = None if world.device.type == "cpu" else torch.cuda.get_device_name(world.device)
+    write_atomically(output_dir / "report.md", render_report(report, spec, arguments.split, len(references), gpu))
     write_atomically(output_dir / "report.json", json.dumps(report, indent=2) + "\n")
     print(f"wrote {output_dir / 'report.md'} and report.json")

@@ -23,14 +23,7 @@ from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, run_on_main
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.engine.teacher_cache import (
-    cached_teacher,
-    compute_logits,
-    logits_directory,
-    logits_key,
-    missing_anywhere,
-    read_logits,
-)
+from tinybert_ds.engine.teacher_cache import cached_teacher, kept_teacher, logits_directory, logits_key
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.shared_work.derived import cache_home
@@ -221,13 +214,7 @@ def vectors_teacher(
         rotary=getattr(teacher.config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(texts.home, {**key, "vectors": True})
-    vectors = read_logits(directory, len(texts.rows))
-    if missing_anywhere(vectors):
-        vectors = compute_logits(directory, live(), len(texts.rows), texts.source, world)
-    else:
-        logger.info("the teacher's vectors come from %s", directory)
-    assert vectors is not None
-    return cached_teacher(vectors, world.device)
+    return kept_teacher(directory, len(texts.rows), live, texts.source, world)
 
 
 def _open_texts(

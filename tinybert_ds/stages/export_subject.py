@@ -19,7 +19,7 @@ from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import predict_logits
 from tinybert_ds.engine.ranks.process_group import World
-from tinybert_ds.errors import DataError
+from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.export.measure import AGREEMENT, Answers, Logits, Model, metric_of
 from tinybert_ds.export.runtimes import Feed
 from tinybert_ds.export.vectors import VectorModel
@@ -139,6 +139,11 @@ def load_subject(
     """
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
     head = own_head(config) if spec is None else target_of(spec).head(spec)
+    if head.kind == "spans":
+        raise ConfigError(
+            "models that answer with spans of a context cannot be exported by this command yet; give one of labels, "
+            "tags or scores, or a sentence encoder"
+        )
     model = load_headed(directory, head, role=role)
     split = arguments.split or (spec.eval_splits[0] if spec else "")
     if spec is None:

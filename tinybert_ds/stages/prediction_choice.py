@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tinybert_ds.arguments import TaskDistillArguments
+from tinybert_ds.arguments.option import column_problems
 from tinybert_ds.data.task_spec import GROUPS, TaskSpec
 from tinybert_ds.targets import SCORES, target_of
 
@@ -99,7 +100,7 @@ def teacher_problems(arguments: TaskDistillArguments, spec: TaskSpec) -> list[st
     """What is wrong with the choice between a teacher that runs and one that is a column of the training rows."""
     if not arguments.pred_distill or spec.teacher is None:
         return [] if arguments.teacher_model is not None else ["--teacher_model DIR is missing; " + _WITHOUT_TEACHER]
-    problems = []
+    problems = column_problems(arguments)
     if arguments.teacher_model is not None:
         problems.append(
             f"--teacher_model and `teacher` of the task file {arguments.task_file} name a teacher each: leave out the "

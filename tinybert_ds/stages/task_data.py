@@ -16,7 +16,7 @@ from tinybert_ds.arguments.groups import TaskRows
 from tinybert_ds.data.metrics import Values, official_metric
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
-from tinybert_ds.data.task_files import require_files
+from tinybert_ds.data.task_files import require_files, split_files
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import returns_token_types, special_ids
@@ -37,6 +37,7 @@ class TaskData:
     Args:
         max_seq_length: What rows are cut to.
         token_types: Whether the tokeniser returns token types to the model that it belongs to.
+        data_dir: Where the files of the splits are.
         world: The ranks, which share the work of an evaluation.
         batch_size: Rows of one forward of an evaluation over all ranks.
     """
@@ -47,6 +48,7 @@ class TaskData:
     pad_id: int
     token_types: bool
     cache_home: Path
+    data_dir: Path
     world: World
     batch_size: int
 
@@ -86,7 +88,7 @@ class TaskData:
             columns: The model's output for each output of the task; None where they are in the task's order.
             settings: What the model's predictions need to know, see `Target.settle`.
         """
-        return target_of(self.spec).predict(self.spec, self._logits(model, split, columns), settings or {})
+        return target_of(self.spec).predict(self.spec, self._answers(model, split, columns), settings or {})
 
     def evaluate(
         self, model: Model, split: str, *, columns: Sequence[int] | None = None, settings: Settings | None = None
@@ -96,29 +98,34 @@ class TaskData:
         Args:
             settings: None: those that the split itself says are the best.
         """
-        return self._judge(split, self._logits(model, split, columns), settings)
+        return self._judge(split, self._answers(model, split, columns), settings)
 
     def settle(self, model: Model, *, columns: Sequence[int] | None = None) -> Settings:
         """Return what the model's predictions need to know, by the split that decides; see `Target.settle`."""
         split = self.spec.eval_splits[0]
-        return self._settle(split, self._logits(model, split, columns))
+        return self._settle(split, self._answers(model, split, columns))
 
-    def _logits(self, model: Model, split: str, columns: Sequence[int] | None) -> NDArray[np.float32]:
-        logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
-        return logits if columns is None else logits[:, list(columns)]
-
-    def _settle(self, split: str, logits: NDArray[np.float32]) -> Settings:
+    def gold(self, split: str) -> Any:
+        """Return what the predictions of a labelled split are compared with, see `Target.gold`."""
         labels = self.splits[split].gold
         assert labels is not None, f"{split} has no labels"
-        return target_of(self.spec).settle(self.spec, logits, labels)
+        return target_of(self.spec).gold(self.spec, split, split_files(self.spec, self.data_dir, split), labels)
 
-    def _judge(self, split: str, logits: NDArray[np.float32], settings: Settings | None) -> dict[str, float]:
-        target, labels = target_of(self.spec), self.splits[split].gold
-        assert labels is not None, f"{split} has no labels"
-        settings = self._settle(split, logits) if settings is None else settings
-        metrics = target.measure(
-            self.spec, target.predict(self.spec, logits, settings), labels, self.splits[split].groups
+    def _answers(self, model: Model, split: str, columns: Sequence[int] | None) -> NDArray[np.floating]:
+        logits = predict_logits(model, self.source(split, self.batch_size, seed=0, shuffle=False), self.world)
+        rows = self.splits[split]
+        return target_of(self.spec).answers(
+            logits if columns is None else logits[:, list(columns)], rows.unit_offsets, rows.columns
         )
+
+    def _settle(self, split: str, answers: NDArray[np.floating]) -> Settings:
+        return target_of(self.spec).settle(self.spec, answers, self.gold(split))
+
+    def _judge(self, split: str, answers: NDArray[np.floating], settings: Settings | None) -> dict[str, float]:
+        target = target_of(self.spec)
+        settings = self._settle(split, answers) if settings is None else settings
+        predictions = target.predict(self.spec, answers, settings)
+        metrics = target.measure(self.spec, predictions, self.gold(split), self.splits[split].groups)
         if len(self.spec.official) > 1:
             metrics["score"] = official_metric(self.spec, metrics)
         return {f"eval_{name}": value for name, value in metrics.items()}
@@ -132,9 +139,9 @@ class TaskData:
             settings: None: those that the first split says are the best.
         """
         first, *others = self.spec.eval_splits
-        logits = self._logits(model, first, columns)
-        settings = self._settle(first, logits) if settings is None else settings
-        results = self._judge(first, logits, settings)
+        answers = self._answers(model, first, columns)
+        settings = self._settle(first, answers) if settings is None else settings
+        results = self._judge(first, answers, settings)
         for split in others:
             for name, value in self.evaluate(model, split, columns=columns, settings=settings).items():
                 results[f"eval_{split}_{name.removeprefix('eval_')}"] = value
@@ -196,7 +203,8 @@ def load_task(
                 "them: give a labelled file, or another eval_split in the task file"
             )
     types = returns_token_types(tokenizer)
-    return TaskData(spec, rows, max_seq_length, special_ids(tokenizer).pad, types, home, world, flags.eval_batch_size)
+    pad_id, directory = special_ids(tokenizer).pad, Path(data_dir)
+    return TaskData(spec, rows, max_seq_length, pad_id, types, home, directory, world, flags.eval_batch_size)
 
 
 def augmented(spec: TaskSpec) -> TaskSpec:

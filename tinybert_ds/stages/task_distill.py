@@ -61,7 +61,7 @@ from tinybert_ds.stages.prediction_choice import (
 from tinybert_ds.stages.start import begin_evaluation, begin_training
 from tinybert_ds.stages.task_data import TaskData, augmented, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
-from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer
+from tinybert_ds.stages.teacher_reading import length_problems, own_tokenizer, reading_problems
 from tinybert_ds.stages.vocabulary import read_vocabulary
 from tinybert_ds.targets import MARGINS, target_of
 
@@ -133,6 +133,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     own, ids, vocab_size = None, None, None
     if arguments.stage == "prediction":
         own = own_tokenizer(tokenizer, teacher, arguments.lower_case)
+        raise_all(reading_problems(arguments, spec, own, world_size))
         vocab_size = None if own is None else student_config.vocab_size
     else:
         _, vocab_size, ids, _ = read_vocabulary(arguments.student_model, teacher, arguments.lower_case)
@@ -267,7 +268,8 @@ def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, tas
             student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
             teacher = None
             if weights.teacher and pair.teacher is None:
-                teacher = cached_teacher(task.splits["train"].columns[COLUMNS], world.device)
+                rows = task.splits["train"]
+                teacher = cached_teacher(rows.columns[COLUMNS], world.device, rows.unit_offsets)
             elif weights.teacher:
                 assert pair.teacher is not None
                 types, own = pair.teacher_types, pair.teacher_tokenizer
@@ -293,10 +295,13 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
-    results = task.evaluate_all(model.module, columns=model.columns, settings=model.settings)
+    settings = model.settings
+    if settings is None and wanted is not None and target_of(spec).setting_names:  # else each split would have its own
+        settings = task.settle(model.module, columns=model.columns)
+    results = task.evaluate_all(model.module, columns=model.columns, settings=settings)
     write_results(session.output_dir, results, world)
     if wanted is not None:
-        predictions = task.predict(model.module, wanted, columns=model.columns, settings=model.settings)
+        predictions = task.predict(model.module, wanted, columns=model.columns, settings=settings)
         paths = split_files(spec, arguments.data_dir, wanted)
         own = target_of(spec).prediction_file(spec, wanted, paths, predictions, task.splits[wanted].groups)
         suffix, content = own or (

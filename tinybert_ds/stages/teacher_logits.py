@@ -13,15 +13,7 @@ from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.engine.own_rows import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
-from tinybert_ds.engine.teacher_cache import (
-    cached_teacher,
-    compute_logits,
-    logits_directory,
-    logits_key,
-    missing_anywhere,
-    read_logits,
-)
-from tinybert_ds.errors import ConfigError
+from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.capture import has_token_types
 from tinybert_ds.models.compilation import compile_encoders
@@ -47,15 +39,11 @@ def logits_teacher(
     They are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the run sees no
     whole epoch, or the teacher is split among the ranks, which then have to ask it together. `token_types`: whether the
     teacher's tokeniser returns them. `tokenizer`: the teacher's, where it has one of its own, by which it reads the
-    rows; logits belong to rows, whatever these are made of.
+    rows; logits belong to rows, whatever these are made of, or to words, and are then kept in any case.
     """
     config = read_config(cast(str, arguments.teacher_model), role="teacher")
-    own = tokenizer is not None
-    if tokenizer is not None and target_of(task.spec).by_token:
-        raise ConfigError(
-            f"--teacher_model {arguments.teacher_model} has its own tokeniser, and task {task.spec.name} has a tag "
-            "for each word, at pieces that both must have; give a teacher with the student's tokeniser"
-        )
+    own, offsets = tokenizer is not None, task.splits["train"].unit_offsets
+    word_by_word = own and target_of(task.spec).by_token  # the words are the same ones, the rows they stand in are not
     if tokenizer is not None:
         task = read_for_teacher(arguments, task, tokenizer, config)
     world, rows = task.world, task.splits["train"]
@@ -63,10 +51,11 @@ def logits_teacher(
     steps = count_steps(source, max_steps=arguments.max_steps, num_epochs=arguments.num_train_epochs)
     in_lockstep = arguments.teacher_engine == "zero3" and world.size > 1  # the ranks' shares of the rows are not
     # Decided by the command alone: a run's numbers must not change on resume because another one has filled the cache.
-    if arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0):
-        live = _live_teacher(arguments, task, token_types)
+    live = partial(_live_teacher, arguments, task, token_types)
+    asked_anew = arguments.no_teacher_cache or in_lockstep or steps < source.steps_in_epoch(0)
+    if asked_anew and not word_by_word:
         layout = RowLayout("valid", task.max_seq_length, task.pad_id)
-        return reading_own_rows(live, rows, layout, world.device) if own else live
+        return reading_own_rows(live(), rows, layout, world.device) if own else live()
     key = logits_key(
         teacher=fingerprint,
         data=rows.fingerprint,
@@ -77,15 +66,8 @@ def logits_teacher(
         rotary=getattr(config, "rope_parameters", None) is not None,
     )
     directory = logits_directory(task.cache_home, key)
-    logits = read_logits(directory, rows.num_units)
-    if not missing_anywhere(logits):
-        assert logits is not None
-        logger.info("the teacher's predictions come from %s", directory)
-        return cached_teacher(logits, world.device, rows.unit_offsets)
     batches_of = partial(task.source, "train", seed=0, shuffle=False)
-    teacher = _live_teacher(arguments, task, token_types)
-    logits = compute_logits(directory, teacher, rows.num_units, batches_of, world)
-    return cached_teacher(logits, world.device, rows.unit_offsets)
+    return kept_teacher(directory, rows.num_units, live, batches_of, world, offsets=offsets)
 
 
 def _live_teacher(arguments: TaskDistillArguments, task: TaskData, token_types: bool) -> Teacher:

@@ -14,10 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.data.task_batches import EncodedExamples
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.errors import ModelError
 from tinybert_ds.stages.task_data import TaskData
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def read_for_teacher(
         home=task.cache_home,
         first=task.world.local_rank == 0,
     )
-    assert len(rows) == len(task.splits["train"]), "student and teacher must read the same rows"
+    assert rows.num_units == task.splits["train"].num_units, "student and teacher must read the same rows, or words"
     path = task.spec.split_path(arguments.data_dir, "train")
     if warning := judge_rows(rows, tokenizer, path, allow_unknown=arguments.allow_unknown):
         logger.warning("the teacher: %s", warning)
@@ -118,6 +120,29 @@ def prepare_to_read(model: PreTrainedModel, padding: int) -> None:
         config.pad_token_id = padding
     if getattr(config, "use_cache", False):
         config.use_cache = False
+
+
+def reading_problems(
+    arguments: TaskDistillArguments, spec: TaskSpec, tokenizer: PreTrainedTokenizerFast | None, world_size: int
+) -> list[str]:
+    """Return what keeps a teacher with a tokeniser of its own from answering about the tokens of the student's rows."""
+    unit = target_of(spec).unit
+    if tokenizer is None or unit == "row":
+        return []
+    found = f"--teacher_model {arguments.teacher_model} has a tokeniser of its own"
+    if unit == "piece":
+        return [
+            f"{found}, and task {spec.name} is answered with tokens of a context, which both must read alike; give a "
+            "teacher with the student's tokeniser"
+        ]
+    together = arguments.teacher_engine == "zero3" and world_size > 1
+    given = {"--no_teacher_cache": arguments.no_teacher_cache, "--teacher_engine zero3": together}
+    return [
+        f"{flag} asks the teacher about the student's batches, but {found}, by which the sentences of task {spec.name} "
+        "fall into other rows; what it says of all words is kept beforehand instead: leave the flag out"
+        for flag, is_given in given.items()
+        if is_given
+    ]
 
 
 def length_problems(arguments: TaskDistillArguments, tokenizer: PreTrainedTokenizerFast | None) -> list[str]:

@@ -11,6 +11,7 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.targets.labels import OneLabel
 from tinybert_ds.targets.multi_label import SeveralLabels
 from tinybert_ds.targets.scores import Score, ScoreMargin
+from tinybert_ds.targets.spans import Spans
 from tinybert_ds.targets.tags import Tags
 from tinybert_ds.targets.target import Labels, Target
 
@@ -19,7 +20,7 @@ __all__ = ["LABELS", "MARGINS", "SCORES", "TARGETS", "Labels", "Target", "target
 LABELS, SCORES = OneLabel(), Score()
 MARGINS = ScoreMargin()
 """Scores that learn a teacher's margins within groups."""
-TARGETS: Mapping[str, Target] = {target.name: target for target in (LABELS, SCORES, SeveralLabels(), Tags())}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (LABELS, SCORES, SeveralLabels(), Tags(), Spans())}
 """By the name that `target` in a task file gives them."""
 
 

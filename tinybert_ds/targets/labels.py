@@ -20,6 +20,9 @@ from tinybert_ds.models.labels import Head, match_labels
 from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings, Target
 from tinybert_ds.types import Batch
 
+CLASS_KINDS = ("logits", "probabilities")
+"""What columns may hold about labels that exclude each other."""
+
 _ROUNDED = 1e-2
 _SMALLEST = np.float32(1e-12)
 
@@ -35,7 +38,7 @@ class OneLabel(Target):
     other_forms = ("mse", "kl")
     mixes = True
     exclusive = True
-    teacher_kinds = ("logits", "probabilities")
+    teacher_kinds = CLASS_KINDS
 
     def parser(self, spec: TaskSpec) -> Parser:
         known = label_ids(spec)
@@ -68,21 +71,10 @@ class OneLabel(Target):
         return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role))
 
     def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
-        """Probabilities of labels that exclude each other add up to 1, or to less where the unlikely are left out."""
-        if kind != "probabilities":
-            return None
-        sums = values.sum(axis=1)
-        wrong = np.flatnonzero((values < 0).any(axis=1) | (sums <= 0) | (sums > 1 + _ROUNDED))
-        if not len(wrong):
-            return None
-        return int(wrong[0]), (
-            f"probabilities {listed(f'{value:g}' for value in values[wrong[0]])} with the sum {sums[wrong[0]]:g}; they "
-            "are 0 or more and add up to at most 1. Say `kind: logits` if that is what they are"
-        )
+        return class_problem(values, kind)
 
     def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
-        """Logits; of probabilities p softened by T they are T·log p, with a floor for those that are 0."""
-        return values if kind == "logits" else np.float32(temperature) * np.log(np.maximum(values, _SMALLEST))
+        return class_logits(values, kind, temperature)
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy (arXiv 1909.10351, eq. 10)."""
@@ -139,6 +131,28 @@ class OneLabel(Target):
     def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
         """As the task's files spell them."""
         return [self.field(spec, label) for label in predictions]
+
+
+def class_problem(values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+    """Return the first row that cannot be, see `Target.teacher_problem`.
+
+    Probabilities of labels that exclude each other add up to 1, or to less where the unlikely are left out.
+    """
+    if kind != "probabilities":
+        return None
+    sums = values.sum(axis=1)
+    wrong = np.flatnonzero((values < 0).any(axis=1) | (sums <= 0) | (sums > 1 + _ROUNDED))
+    if not len(wrong):
+        return None
+    return int(wrong[0]), (
+        f"probabilities {listed(f'{value:g}' for value in values[wrong[0]])} with the sum {sums[wrong[0]]:g}; they "
+        "are 0 or more and add up to at most 1. Say `kind: logits` if that is what they are"
+    )
+
+
+def class_logits(values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+    """Return logits; of probabilities p softened by T they are T·log p, with a floor for those that are 0."""
+    return values if kind == "logits" else np.float32(temperature) * np.log(np.maximum(values, _SMALLEST))
 
 
 class ClassAudit(LabelAudit):

@@ -22,7 +22,7 @@ from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.losses import soft_cross_entropy
 from tinybert_ds.models.labels import Head, match_labels
-from tinybert_ds.targets.labels import ClassAudit
+from tinybert_ds.targets.labels import CLASS_KINDS, ClassAudit, class_logits, class_problem
 from tinybert_ds.targets.target import LabelAudit, Labels, Parser, Settings, Target
 from tinybert_ds.types import Batch
 
@@ -47,7 +47,8 @@ class Tags(Target):
         "labels lists the tags themselves)"
     }
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False, "skip_labels": False}
-    by_token = True
+    unit = "word"
+    teacher_kinds = CLASS_KINDS
     not_augmented = (
         "a word that is replaced may begin, end or be no part of an entity any more, and tags belong to the words as "
         "they were; train on the rows as they are, or on more of them that a teacher has labelled"
@@ -100,6 +101,12 @@ class Tags(Target):
 
     def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
         return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role, kind="tokens"))
+
+    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
+        return class_problem(values, kind)
+
+    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
+        return class_logits(values, kind, temperature)
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy of each word, over the words of the global batch."""

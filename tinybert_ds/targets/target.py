@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from tinybert_ds.data.task_spec import Column, TaskSpec
 from tinybert_ds.models.labels import Head
 from tinybert_ds.types import Batch
 
-Labels = NDArray[np.int64 | np.float32 | np.uint8 | np.int16]
-"""What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8."""
+Labels = NDArray[np.int64 | np.float32 | np.uint8 | np.int16 | np.int32]
+"""What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8; of
+each word a class id, int16; of each question the characters of its answer, (Q, 2) int32."""
 
 
 Settings = Mapping[str, NDArray[np.floating]]
@@ -75,8 +76,8 @@ class Target(ABC):
     """What columns with a teacher's answers may hold, the usual first; none: it learns from no columns."""
     teacher_width: ClassVar[int | None] = None
     """Values of a teacher for a row of a task without names of labels; None: as many as the rows have."""
-    by_token: ClassVar[bool] = False
-    """Whether it is the words of a text that are answered, each by itself."""
+    unit: ClassVar[Literal["row", "word", "piece"]] = "row"
+    """What has an output of its own: a row, each word of it at its first token, or each token of a context."""
     not_augmented: ClassVar[str] = ""
     """Why data augmentation cannot make more rows of this kind; "" where it can."""
     exclusive: ClassVar[bool] = False
@@ -89,6 +90,11 @@ class Target(ABC):
     """What `settle` returns."""
     learns_gold: ClassVar[bool] = False
     """Whether the prediction stage learns what the files say, as published, unless it is told otherwise."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether it is tokens that are answered, each by itself, and not rows."""
+        return self.unit != "row"
 
     def key_problems(self, content: Mapping[str, Any]) -> list[str]:
         """Return what is wrong with the keys of a task file that states this target, a sentence each."""
@@ -194,16 +200,36 @@ class Target(ABC):
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss of logits (B, C) against the labels of a batch, divided by its counts."""
 
+    def answers(
+        self, logits: NDArray[np.floating], offsets: NDArray[np.int64] | None, columns: Mapping[str, NDArray]
+    ) -> NDArray[np.floating]:
+        """Return what predictions are made of, of the outputs (P, C) of a split.
+
+        Args:
+            offsets: (N + 1,) where the outputs of each row begin; None: each row has one.
+            columns: What else is known of the rows, see `EncodedExamples.columns`.
+        """
+        return logits
+
+    def gold(self, spec: TaskSpec, split: str, paths: Sequence[Path], labels: Labels) -> Any:
+        """Return what the predictions of a split are compared with, an entry for each.
+
+        Args:
+            paths: The split's own files.
+            labels: Of the rows, or of each token that is answered.
+        """
+        return labels
+
     @abstractmethod
     def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
-        """Return the predictions of logits (N, C), as the labels are.
+        """Return the predictions of what `answers` returned, the logits (N, C) where it says nothing else.
 
         Args:
             settings: From `settle`; {} where nothing was settled.
         """
 
     def settle(self, spec: TaskSpec, logits: NDArray[np.floating], labels: Labels) -> Settings:
-        """Return what predictions need to know beside the logits (N, C), as an evaluation split says it best.
+        """Return what predictions need to know beside what `answers` returned, as an evaluation split says it best.
 
         It is kept in the config.json of the model that a run ends with: a list for each name, with an entry for each
         output.
@@ -216,7 +242,8 @@ class Target(ABC):
         """Return every metric of the task by name.
 
         Args:
-            predictions, labels: Of one split, answer by answer.
+            predictions: Of one split, answer by answer.
+            labels: From `gold`.
             groups: Which answers belong together, where the rows say so.
         """
         return compute_metrics(spec, predictions, labels)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.benchmarks.count_step import Case, configs, count_models, modules
-from tests.benchmarks.launch_counter import HALF_FLOPS, LEAST_SECONDS, LaunchCounter
+from tests.benchmarks.count_step import Case, configs, count_models, hidden_loss_in_chunks, modules
+from tests.benchmarks.launch_counter import HALF_FLOPS, LEAST_SECONDS, LaunchCounter, counting
+from tinybert_ds.losses import gradients_only, hidden_state_loss
 
 
 def test_products_copies_and_views_are_counted_for_what_they_move_and_multiply():
@@ -34,3 +35,28 @@ def test_a_recorded_step_is_few_launches_of_the_same_work():
     assert sum(part.launches for part in replayed.values()) <= 30
     for name, part in launched.items():
         assert replayed[name].flops == part.flops, name
+
+
+def hidden_loss_tally(rows, length, student_width, teacher_width):
+    """Return what the hidden loss of a padded bfloat16 student takes, forward and backward."""
+    how = {"device": "meta", "dtype": torch.bfloat16}
+    shapes = (rows, length, student_width), (teacher_width, student_width), (teacher_width,)
+    counter = LaunchCounter()
+    with counting(counter), gradients_only():
+        student, weight, bias = (torch.empty(shape, **how, requires_grad=True) for shape in shapes)
+        teacher = torch.empty(rows, length, teacher_width, device="meta", dtype=torch.float16)
+        mask = torch.empty(rows, length, device="meta", dtype=torch.bool)
+        hidden_state_loss(student, teacher, weight, bias, mask, denominator=3.0).backward()
+    return counter.tally
+
+
+def test_the_kernel_of_the_hidden_loss_moves_a_third_of_what_chunks_move():
+    tokens, student, teacher = 256 * 128, 312, 768
+    kernel = hidden_loss_tally(256, 128, student, teacher)
+    with hidden_loss_in_chunks():
+        chunks = hidden_loss_tally(256, 128, student, teacher)
+    # States are read twice, their gradient written, read and written; residuals written once and read twice.
+    assert kernel.bytes == pytest.approx(2 * tokens * (5 * student + 4 * teacher), rel=0.05)
+    assert kernel.bytes < chunks.bytes / 3
+    assert kernel.launches < chunks.launches * 0.6
+    assert kernel.flops == chunks.flops == 3 * 2 * tokens * student * teacher

@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
-from tests.support.models import config_directory
+from data_tools import trim_vocabulary
+from tests.support.models import config_directory, tiny_model
+from tests.support.vocabularies import KINDS, sentences
 from tinybert_ds.arguments import parse
 from tinybert_ds.arguments.doctor import DoctorArguments
 from tinybert_ds.doctor import __main__ as doctor
@@ -37,6 +39,30 @@ def test_a_job_that_can_run_is_told_its_config_and_memory(inputs, run, tmp_path)
     assert "layer map [0, 2, 4]" in output
     assert default_config_path("cpu", fp16=False).name in output
     assert "no problems found" in output
+
+
+def test_a_pair_is_looked_at_as_the_job_takes_it(inputs, run, tmp_path):
+    config_directory(tmp_path / "student", num_attention_heads=3)
+    words = ["--teacher_model", inputs / "teacher", "--student_model", tmp_path / "student"]
+    assert "attention heads" in run(*words)[1]
+    code, output = run(*words, "--attention_loss", "relations", "--layer_map", "last")
+    assert code == 0, output
+    assert "layer map [0, 3, 4]" in output
+
+
+def test_a_student_of_a_part_of_the_vocabulary_fits_the_tokeniser_that_is_named(run, tmp_path):
+    whole = KINDS["WordPiece"]()
+    special = {"vocab_size": len(whole), "pad_token_id": whole.pad_token_id}
+    tiny_model(**special).save_pretrained(tmp_path / "teacher")
+    whole.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences(100)) + "\n", encoding="utf-8")
+    words = ["--model", tmp_path / "teacher", "--corpus", tmp_path / "corpus.txt", "--keep", 200]
+    trim_vocabulary.main([str(word) for word in [*words, "--output_dir", tmp_path / "part"]])
+    config_directory(tmp_path / "student", vocab_size=200)
+    words = ["--teacher_model", tmp_path / "teacher", "--student_model", tmp_path / "student"]
+    assert "vocabulary has 200 entries" in run(*words)[1]
+    code, output = run(*words, "--student_tokenizer", tmp_path / "part")
+    assert code == 0, output
 
 
 def test_memory_is_that_of_samples_as_long_as_training_takes_them(inputs, tmp_path):

@@ -8,10 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from tinybert_ds.engine.deepspeed_private import _clip_whole_gradients, _clip_without_asking, _norm_at_once
+from tinybert_ds.engine.deepspeed_private import (
+    _clip_whole_gradients,
+    _clip_without_asking,
+    _norm_at_once,
+    clip_at_once,
+)
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -86,3 +92,30 @@ def test_whole_gradients_are_clipped_as_torch_clips_them_and_the_norm_is_kept(mo
     (kept, norm, found), (_, _, expected) = results
     torch.testing.assert_close(kept, norm)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def engine_of(optimizer, *, zero=False, half=False):
+    return SimpleNamespace(
+        optimizer=optimizer,
+        zero_optimization=lambda: zero,
+        fp16_enabled=lambda: False,
+        bfloat16_enabled=lambda: half,
+    )
+
+
+@pytest.mark.parametrize("offloads", [False, True])
+def test_an_engine_of_zero_takes_norm_and_clipping_at_once_unless_it_offloads(offloads):
+    optimizer = object.__new__(DeepSpeedZeroOptimizer)
+    optimizer.cpu_offload, optimizer.has_moe_layers = offloads, False
+    clip_at_once(engine_of(optimizer, zero=True))
+    changed = {"scaled_global_norm", "unscale_and_clip_grads"} & set(vars(optimizer))
+    assert len(changed) == (0 if offloads else 2)
+    assert all(hasattr(DeepSpeedZeroOptimizer, name) for name in changed), "DeepSpeed would never call it"
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_engine_of_whole_fp32_weights_clips_at_once_and_one_of_half_ones_as_it_did(half):
+    engine = engine_of(object(), half=half)
+    clip_at_once(engine)
+    assert hasattr(engine, "clip_fp32_gradients") != half
+    assert callable(DeepSpeedEngine.clip_fp32_gradients), "DeepSpeed would never call it"

@@ -244,9 +244,20 @@ def adamw(**params):
     return {"optimizer": {"type": "AdamW", "params": params}}
 
 
+def muon(**params):
+    return {"optimizer": {"type": "Muon", "params": {"muon_lr": 0.01, **params}}}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (muon(muon_lr=None), "muon_lr is None; it must be a rate above 0"),
+        (muon(nesterov=1), "unknown nesterov; known are"),
+        (muon(momentum=1), "momentum is 1; it must be from 0"),
+        (muon(ns_method="svd"), "must be gram or standard"),
+        ({**muon(), "zero_optimization": {"stage": 1}}, "optimizer Muon goes with ZeRO 0"),
+        ({**muon(), "bf16": {"enabled": True}}, 'take "torch_autocast" instead of bf16'),
+        ({**muon(), "scheduler": {"type": "WarmupLR"}}, "optimizer Muon has two rates"),
         ({"optimizer": {"type": "Lamb"}}, "optimizer type 'Lamb' is not supported here; take"),
         ({"optimizer": {"type": ["AdamW"]}}, 'optimizer type ["AdamW"] is not supported here'),
         (adamw(betas="x"), "torch.optim.AdamW cannot be made of betas='x'"),

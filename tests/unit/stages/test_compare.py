@@ -142,6 +142,19 @@ def test_latency_is_the_median_of_interleaved_forwards_without_the_first_round(m
     assert log == 3 * [("teacher", first), ("student", first), ("teacher", second), ("student", second)]
 
 
+def test_a_model_is_timed_on_its_device_which_has_finished_before_and_after(monkeypatch):
+    log = []
+    monkeypatch.setattr(compare, "wait_for", lambda device: log.append(device.type))
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: log.append("clock") or 0.0)
+    encoded = EncodedExamples(np.int32([5, 6]), np.array([0, 1, 2]), np.int32([1, 1]), None)
+    layout = RowLayout("valid", 16, pad_id=0)
+    served = torch.device("meta")
+    on_gpu = Candidate("teacher", lambda batch: log.append(batch.input_ids.device.type), encoded, layout, device=served)
+    measure_latency_ms([on_gpu, on_gpu._replace(name="student", device=torch.device("cpu"))], 1, batches=1, rounds=1)
+    turns = [[device, "clock", device, device, "clock"] for device in ("meta", "cpu")]
+    assert log == 2 * (turns[0] + turns[1])
+
+
 def test_the_table_says_so_when_distillation_did_not_help():
     module = SimpleNamespace(encoder=SimpleNamespace(model=nn.Linear(2, 2)))
     encoded = EncodedExamples(np.int32([5]), np.array([0, 1]), np.int32([1]), None)

@@ -5,6 +5,7 @@ import pytest
 from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_arguments
 from tinybert_ds.data.task_spec import TeacherColumns
 from tinybert_ds.data.tasks import TASKS
+from tinybert_ds.stages.prediction_choice import teacher_problems
 from tinybert_ds.stages.task_distill import prediction_problems, prediction_weights
 
 COMMAND = "--pred_distill --student_model s --teacher_model t --data_dir d --output_dir o --task_name sst-2".split()
@@ -44,6 +45,22 @@ def test_columns_of_a_teacher_take_the_place_of_gold_scores_where_they_are_read(
     assert prediction_weights(parse(), spec) == (1.0, 0.0)
     joint, _ = parse_arguments(TaskDistillArguments, ["--joint", *COMMAND[1:]], "command.py")
     assert prediction_weights(joint, spec) == (0.0, 1.0)
+
+
+def test_flags_about_asking_a_teacher_are_refused_where_what_it_said_is_in_columns():
+    words = "--pred_distill --student_model s --data_dir d --output_dir o --task_file t.yaml".split()
+    given = "--no_teacher_cache --teacher_labels a,b --teacher_engine zero3 --teacher_dtype fp32".split()
+    arguments, problems = parse_arguments(TaskDistillArguments, [*words, *given], "command.py")
+    assert problems == []
+    found = teacher_problems(arguments, with_columns("sst-2", "logits"))
+    assert sorted(problem.partition(" is about asking a teacher")[0] for problem in found) == [
+        "--no_teacher_cache",
+        "--teacher_dtype fp32",
+        "--teacher_engine zero3",
+        "--teacher_labels a,b",
+    ]
+    alone, _ = parse_arguments(TaskDistillArguments, words, "command.py")
+    assert teacher_problems(alone, with_columns("sst-2", "logits")) == []
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("logits", False), ("probabilities", True)])

@@ -138,8 +138,12 @@ def test_what_is_wrong_in_a_file_is_named_by_line_and_column(tmp_path, file, con
         ("text: 0\nlabel: 1\nscheme: BIO\nlabels: [B-PER]\n", "labels lists tags already (B-PER)"),
         ("text: [0, 1]\nlabel: 2\nlabels: [O, X]\n", "text: one column of words"),
         (
-            "text: 0\nlabel: 1\nlabels: [O, X]\nteacher: {columns: t}\n",
-            "teacher: tagging of words learns from no columns",
+            "text: 0\nlabel: 1\nlabels: [O, X]\nteacher: {columns: [o, x]}\n",
+            "teacher: columns: one of tags has an array for each word, in the order that `labels` may state; found o",
+        ),
+        (
+            "text: 0\nlabel: 1\nscheme: BIO\nlabels: [X]\nteacher: {columns: t, labels: [X]}\n",
+            "teacher: labels: X are not the task's, O, B-X, I-X",
         ),
     ],
 )

@@ -19,6 +19,8 @@ that.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -194,11 +196,9 @@ def hidden_state_loss(
         backend = hidden.choose_form(*tensors)
     elif backend == "triton":
         hidden.check_triton(*tensors)
-    options = {"padding": padding, "denominator": denominator}
+    compute = reference.hidden_state_loss if backend == "reference" else partial(hidden.fused_hidden_loss, form=backend)
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
-        if backend == "reference":
-            return reference.hidden_state_loss(*tensors, attention_mask.bool(), **options)
-        return hidden.fused_hidden_loss(*tensors, attention_mask.bool(), form=backend, **options)
+        return compute(*tensors, attention_mask.bool(), padding=padding, denominator=denominator)
 
 
 def soft_cross_entropy(

@@ -8,27 +8,33 @@ from typing import Literal
 from tinybert_ds.arguments import groups
 from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
 from tinybert_ds.arguments.compare import CompareArguments
+from tinybert_ds.arguments.embed import STS_COLUMNS, TEXT_COLUMN, EmbedDistillArguments, StsFiles
 from tinybert_ds.arguments.option import flags_of, like, machine, result
 from tinybert_ds.arguments.task import FinetuneArguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportModelArguments(groups.TaskName):
-    """Write a fine-tuned model for ONNX Runtime and OpenVINO, whole and in fewer bits, and measure each file beside
-    the model that it was made of: quality, latency, memory, size. What loses too much fails the command."""
+    """Write a fine-tuned model or a sentence encoder for ONNX Runtime and OpenVINO, whole and in fewer bits, and
+    measure each file beside the model that it was made of: quality, latency, memory, size. What loses too much fails
+    the command."""
 
     prog = "export_model.py"
 
-    model: str = like(FinetuneArguments.__dataclass_fields__["model"], help="Directory of the fine-tuned model.")
+    model: str = like(
+        FinetuneArguments.__dataclass_fields__["model"],
+        help="Directory of the fine-tuned model, or of a sentence encoder.",
+    )
     teacher: str | None = like(
         CompareArguments.__dataclass_fields__["teacher"],
         None,
-        help="Directory of its fine-tuned teacher, which is measured beside it in the same formats.",
+        help="Directory of its teacher, which is measured beside it in the same formats.",
     )
     output_dir: str = like(groups.OUTPUT_DIR)
     format: list[Literal["onnx", "openvino"]] = result("What is written.", ["onnx", "openvino"])
     precision: list[Literal["fp32", "fp16", "int8"]] = result(
-        "In which precisions. int8 needs the task: its layers are chosen by measurement on training rows.",
+        "In which precisions. int8 needs the task, or of a sentence encoder --texts: its layers are chosen by "
+        "measurement on training rows.",
         ["fp32", "int8"],
     )
     int8: list[Literal["dynamic", "static"]] = result(
@@ -43,14 +49,27 @@ class ExportModelArguments(groups.TaskName):
         None,
         help="Labelled split to measure on. Default: the task's evaluation split.",
     )
+    sts: str | None = like(
+        StsFiles.__dataclass_fields__["sts"],
+        None,
+        help="Of a sentence encoder: file of sentence pairs with a score of their likeness, .tsv, .csv, .jsonl or "
+        ".parquet; its metric is Spearman's correlation of the scores with the cosines of the vectors.",
+    )
+    sts_columns: list[str] = like(StsFiles.__dataclass_fields__["sts_columns"])
+    texts: list[str] = like(
+        EmbedDistillArguments.__dataclass_fields__["texts"],
+        help="Of a sentence encoder: files of texts that int8 is calibrated on, the first 10,000 of them, and without "
+        "--sts others of these that vectors are compared on; .txt (one a line), .tsv, .csv, .jsonl, .json, .parquet.",
+    )
+    text_column: list[str] = like(EmbedDistillArguments.__dataclass_fields__["text_column"])
     calibration_rows: int = result(
-        "Training rows that fix the scales of static int8, and as many others that choose the layers that stay in "
-        "float.",
+        "Training rows, or --texts, that fix the scales of static int8, and twice as many others that choose the "
+        "layers that stay in float.",
         256,
         least=1,
     )
     max_loss: float = result(
-        "How much of the task's official metric a file may lose against the model; more fails the command.",
+        "How much of the official metric a file may lose against the model; more fails the command.",
         0.01,
         least=0,
     )
@@ -67,16 +86,33 @@ class ExportModelArguments(groups.TaskName):
         task = (self.task_name is None) != (self.task_file is None)
         if (self.data_dir is None) == task or (self.task_name is not None and self.task_file is not None):
             found.append("--data_dir goes with one of --task_name and --task_file")
-        elif not task and "int8" in self.precision:
+        elif not task and not self.texts and "int8" in self.precision:
             found.append(
-                "--precision int8 needs the task (--data_dir with --task_name or --task_file), which says what a layer "
-                "in 8 bits loses; or leave int8 out"
+                "--precision int8 needs the task (--data_dir with --task_name or --task_file), or of a sentence "
+                "encoder --texts, which says what a layer in 8 bits loses; or leave int8 out"
             )
         if self.split is not None and not task:
             found.append("--split is one of a task's; give --task_name or --task_file with it")
-        found += self._unread_problems()
+        found += self._unread_problems() + self._vector_problems(task)
         if self.several_tasks:
             found.append("give one --task_name: a model is exported for its own task")
+        return found
+
+    def _vector_problems(self, task: bool) -> list[str]:
+        """What is wrong with the flags of sentence encoders."""
+        found = [
+            f"--{name} is for sentence encoders, which have no task; leave it out, or --data_dir"
+            for name in ("sts", "texts")
+            if task and getattr(self, name)
+        ]
+        if self.texts and self.sts and "int8" not in self.precision:
+            found.append("--texts is for int8 and, without --sts, for the comparison; leave it out, or add int8")
+        if self.sts_columns != STS_COLUMNS and not self.sts:
+            found.append("--sts_columns is for --sts; leave it out")
+        if len(self.sts_columns) != 3:
+            found.append(f"--sts_columns are {self.sts_columns}; give three: two sentences and their score")
+        if self.text_column != TEXT_COLUMN and not self.texts:
+            found.append("--text_column is for --texts; leave it out")
         return found
 
     def _unread_problems(self) -> list[str]:

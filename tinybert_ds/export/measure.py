@@ -1,69 +1,90 @@
 """What an exported file is worth beside the model that it was made of: quality, latency, memory, size.
 
-N rows, C outputs.
+N rows, or of models that answer for each token N words; C outputs, V width of vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tinybert_ds.data.metrics import official_metric
+from tinybert_ds.data.sts import cosines
 from tinybert_ds.data.tasks import TaskSpec
-from tinybert_ds.export.runtimes import Feed, Run
+from tinybert_ds.export.runtimes import VECTORS, Feed, Run
 from tinybert_ds.targets import Labels, target_of
 from tinybert_ds.targets.target import Settings
-from tinybert_ds.types import Batch, EncoderOutput, LossTerms
+from tinybert_ds.types import Batch, EncoderOutput, LossTerms, unit_outputs
 
 Logits = NDArray[np.float32]
 Model = Callable[[Batch, EncoderOutput | None], LossTerms]
+Answers = Literal["one", "several", "tokens", "score", "vectors"]
+"""What a model gives a text: one label of several, any number of labels, a label for each token, a score, a vector."""
+AGREEMENT: Mapping[Answers, str] = {
+    "one": "same decision",
+    "several": "same decision",
+    "tokens": "same decision",
+    "score": "correlation with torch",
+    "vectors": "mean cosine with torch",
+}
+"""What `agreement_of` is called."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What the logits (N, C) of a file are worth."""
+    """What the logits (N, C) or vectors (N, V) of a file are worth."""
 
-    metric: float | None  # the task's official one; None without a task
-    loss: float  # of that metric against the model, or without a task 1 - agreement; negative: it gained
-    largest_difference: float  # of a logit
-    agreement: float  # share of rows with the same decision; of scores the correlation
+    metric: float | None  # the official one; None where there is nothing to judge by
+    loss: float  # of that metric against the model, or without one 1 - agreement; negative: it gained
+    largest_difference: float  # of a value
+    agreement: float  # see `agreement_of`
 
 
-def judge(found: Logits, reference: Logits, metric: float | None, own: float | None, *, several: bool) -> Quality:
-    """Compare the logits (N, C) of a file with those of the model.
+def judge(found: Logits, reference: Logits, metric: float | None, own: float | None, *, answers: Answers) -> Quality:
+    """Compare the logits (N, C) or vectors (N, V) of a file with those of the model.
 
     Args:
-        metric, own: The task's official one of the file and of the model; None without a task.
-        several: Whether a row may have several labels.
+        metric, own: The official one of the file and of the model; None where there is nothing to judge by.
+        answers: What the values are.
     """
-    agreement = agreement_of(found, reference, several=several)
+    agreement = agreement_of(found, reference, answers)
     loss = 1 - agreement if metric is None or own is None else own - metric
     return Quality(metric, loss, float(np.abs(found - reference).max()), agreement)
 
 
-def metric_of(logits: Logits, spec: TaskSpec, columns: Sequence[int], labels: Labels, settings: Settings) -> float:
+def metric_of(
+    logits: Logits,
+    spec: TaskSpec,
+    columns: Sequence[int],
+    labels: Labels,
+    settings: Settings,
+    groups: NDArray[np.int64] | None = None,
+) -> float:
     """Return the task's official metric of logits (N, C).
 
     Args:
         columns: The output for each output of the task.
         settings: What predictions need to know, see `Target.settle`.
+        groups: Which answers belong together, see `Target.measure`.
     """
     target = target_of(spec)
     predictions = target.predict(spec, logits[:, list(columns)], settings)
-    return official_metric(spec, target.measure(spec, predictions, labels))
+    return official_metric(spec, target.measure(spec, predictions, labels, groups))
 
 
-def agreement_of(found: Logits, reference: Logits, *, several: bool = False) -> float:
+def agreement_of(found: Logits, reference: Logits, answers: Answers) -> float:
     """Return the share of rows (N, C) with the same decision, all labels of a row together; of scores (N, 1) their
-    correlation."""
-    if several:
+    correlation; of vectors (N, V) the mean of their cosines."""
+    if answers == "vectors":
+        return float(cosines(found, reference).mean())
+    if answers == "several":
         return float(((found > 0) == (reference > 0)).all(axis=1).mean())
-    if reference.shape[1] > 1:
+    if answers != "score":
         return float((found.argmax(axis=1) == reference.argmax(axis=1)).mean())
     found, reference = found[:, 0], reference[:, 0]
     if not (np.ptp(found) and np.ptp(reference)):
@@ -80,16 +101,17 @@ def as_model(run: Run, input_names: Sequence[str]) -> Model:
     """Return what runs an exported file, as a model that evaluations call."""
 
     def model(batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
-        return {"logits": torch.from_numpy(run(feed_of(batch, input_names)))}
+        return {"logits": unit_outputs(torch.from_numpy(run(feed_of(batch, input_names))), batch)}
 
     return model
 
 
 def torch_model(model: Any, input_names: Sequence[str]) -> Model:
-    """Return a Hugging Face classifier, run by torch op by op, as a model that evaluations call."""
+    """Return a Hugging Face classifier, or a `VectorModel`, run by torch op by op, as a model that evaluations call."""
 
     @torch.inference_mode()
     def run(batch: Batch, teacher_output: EncoderOutput | None = None) -> LossTerms:
-        return {"logits": model(**{name: getattr(batch, name) for name in input_names}).logits}
+        output = model(**{name: getattr(batch, name) for name in input_names})
+        return {"logits": output[VECTORS] if VECTORS in output else unit_outputs(output.logits, batch)}
 
     return run

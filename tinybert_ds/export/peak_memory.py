@@ -27,7 +27,7 @@ def peak_mib(kind: Format | Literal["torch"], path: Path, feed: Feed, threads: i
     """Return the peak memory of a fresh process that runs a model on some rows.
 
     Args:
-        path: Of a file, or for torch a directory that transformers loads by itself.
+        path: Of a file, or for torch a directory that transformers loads by itself, whose config.json names the class.
 
     Returns:
         MiB; None where the system does not tell, or where the process fails, which is logged.
@@ -69,10 +69,11 @@ def main(words: Sequence[str]) -> None:
 
 def _run_torch(path: str, feed: Feed, threads: int) -> None:
     import torch  # noqa: PLC0415 - the other formats are measured without it
-    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    (name,) = transformers.AutoConfig.from_pretrained(path).architectures
+    model = getattr(transformers, name).from_pretrained(path).eval()
     with torch.inference_mode():
         model(**{name: torch.from_numpy(value) for name, value in feed.items()})
 

@@ -17,6 +17,11 @@ from tinybert_ds.files import fsync_directory
 
 _SCRATCH_PREFIX = ".exporting-"
 _FOLDERS = ("onnx", "openvino")
+_OF_SENTENCE_ENCODERS = (
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+    *("*_Pooling", "*_Dense", "*_Normalize"),
+)
+"""What other exports do not write over."""
 
 
 @contextmanager
@@ -42,8 +47,12 @@ def put_in_place(source: Path, output_dir: Path) -> None:
     (output_dir / REPORT_FILE).unlink(missing_ok=True)
     fsync_directory(output_dir)
     os.replace(source / TABLE_FILE, output_dir / TABLE_FILE)
-    for name in _FOLDERS:
-        shutil.rmtree(output_dir / name, ignore_errors=True)
+    for pattern in (*_FOLDERS, *_OF_SENTENCE_ENCODERS):
+        for path in output_dir.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     for path in sorted(path for path in source.iterdir() if path.name != REPORT_FILE):
         os.replace(path, output_dir / path.name)
     fsync_directory(output_dir)

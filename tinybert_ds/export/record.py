@@ -29,7 +29,7 @@ class Row:
     metric: float | None
     loss: float | None  # against torch; None of torch itself
     largest_difference: float | None
-    agreement: float | None
+    agreement: float | None  # see `measure.AGREEMENT`
     latency_ms: Mapping[str, float]  # batch size -> median of a forward
     peak_mib: float | None
     in_float: Sequence[str] = ()  # of int8: layers that lost too much
@@ -45,7 +45,8 @@ def report_of(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of report.json.
 
     Args:
-        about: What the figures depend on: task, split, number of rows, metric, opset, threads, versions, machine.
+        about: What the figures depend on: what was measured on, in words and by task, split and number of rows;
+            metric; what agreement is; opset, threads, versions, machine.
     """
     return {"about": dict(about), "exports": [asdict(row) | {"rows_per_second": row.rows_per_second} for row in rows]}
 
@@ -53,11 +54,11 @@ def report_of(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
 def render(report: Mapping[str, Any]) -> str:
     """Return report.md."""
     about, rows = report["about"], report["exports"]
-    metric = about["metric"] or "agreement"
+    metric = about["metric"] or "metric"
     sizes = list(rows[0]["latency_ms"])
-    head = ["", "MiB", metric, "lost", "largest logit difference", "same decision"]
+    head = ["", "MiB", metric, "lost", "largest difference", about["agreement"]]
     head += [*(f"ms, batch of {size}" for size in sizes), f"rows/s at {sizes[-1]}", "peak MiB"]
-    lines = [TITLE, "", _measured_on(about), "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    lines = [TITLE, "", about["measured_on"], "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
         cells = [f"{row['model']}, {row['name']}", f"{row['bytes'] / MIB:.1f}"]
         cells += [_figure(row[name], form) for name, form in _QUALITY.items()]
@@ -69,12 +70,13 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *about["conditions"], ""])
 
 
-def failures(rows: Sequence[Row], metric: str, max_loss: float) -> list[str]:
-    """Return a sentence about each file that loses too much."""
+def failures(rows: Sequence[Row], about: Mapping[str, Any], max_loss: float) -> list[str]:
+    """Return a sentence about each file that loses too much; see `report_of`."""
+    metric = about["metric"] or about["agreement"]
     return [
         f"{row.file} ({row.name}) loses {row.loss:.4f} of {metric}"
         + ("" if row.metric is None else f" ({row.metric:.4f})")
-        + f", more than --max_loss {max_loss:g}; it decides as the model does in {row.agreement:.2%} of the rows"
+        + f", more than --max_loss {max_loss:g}; {about['agreement']}: {row.agreement:.2%}"
         for row in rows
         if row.loss is not None and row.model != "teacher" and not row.loss <= max_loss  # NaN is no small loss
     ]
@@ -98,11 +100,6 @@ def read_export(directory: Path) -> dict[str, Any]:
 
 
 _QUALITY = {"metric": ".4f", "loss": ".4f", "largest_difference": ".2g", "agreement": ".2%"}
-
-
-def _measured_on(about: Mapping[str, Any]) -> str:
-    rows = f"{about['rows']:,} rows"
-    return f"Task {about['task']}, {about['split']} split, {rows}." if about["task"] else f"No task: {rows} of noise."
 
 
 def _in_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:

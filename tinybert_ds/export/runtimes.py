@@ -1,11 +1,11 @@
 """Running exported files with the runtimes that they are for. No torch: a server has none, and its memory is measured.
 
-B batch rows, S sequence length, C outputs.
+B batch rows, S sequence length, C outputs, V width of vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +18,13 @@ Format = Literal["onnx", "openvino"]
 Feed = Mapping[str, NDArray[np.int64]]
 """(B, S) integers by the names that the tokeniser gives them."""
 Run = Callable[[Feed], NDArray[np.float32]]
-"""From a feed to logits (B, C)."""
+"""From a feed to logits (B, C), of a model that answers for each token (B, S, C), or to vectors (B, V)."""
 
 LOGITS = "logits"
+VECTORS = "sentence_embedding"
+"""Of a sentence encoder; sentence-transformers, optimum and transformers.js know this name."""
+STATES = "last_hidden_state"
+"""Of a sentence encoder too, for loaders that pool by themselves."""
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "nncf"),
@@ -47,9 +51,10 @@ def _open_onnx(file: Path, threads: int) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
+    answer = _answer({value.name for value in session.get_outputs()})
 
     def run(feed: Feed) -> NDArray[np.float32]:
-        (logits,) = session.run([LOGITS], {name: feed[name] for name in names})
+        (logits,) = session.run([answer], {name: feed[name] for name in names})
         return np.asarray(logits)
 
     return run
@@ -68,10 +73,16 @@ def _open_openvino(file: Path, threads: int) -> Run:
     }
     model = openvino.Core().compile_model(str(file), "CPU", settings)
     names = [port.get_any_name() for port in model.inputs]
+    answer = _answer({name for port in model.outputs for name in port.get_names()})
     request = model.create_infer_request()
 
     def run(feed: Feed) -> NDArray[np.float32]:
         found = request.infer({name: feed[name] for name in names}, share_inputs=True)
-        return np.array(found[LOGITS])
+        return np.array(found[answer])
 
     return run
+
+
+def _answer(outputs: Collection[str]) -> str:
+    """The output that a model is for."""
+    return VECTORS if VECTORS in outputs else LOGITS

@@ -1,12 +1,15 @@
-"""A fine-tuned model as files for other runtimes: written, measured beside the model, and only then put in place."""
+"""A fine-tuned model or a sentence encoder as files for other runtimes: written, measured beside the model, and only
+then put in place."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,6 @@ import torch
 
 from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.export import ExportModelArguments
-from tinybert_ds.data.metrics import official_metric_name
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.errors import DataError, raise_all
 from tinybert_ds.export.files import Export, bytes_of, wanted
@@ -28,13 +30,16 @@ from tinybert_ds.export.runtimes import PACKAGES, missing_packages, open_file
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.card import Card, Figure, figures_table, has_own_card, read_base_model, write_card
 from tinybert_ds.models.hub import require_repository, upload
-from tinybert_ds.models.pretrained import weights_bytes
 from tinybert_ds.models.run_card import MADE, run_card, standard_error
 from tinybert_ds.models.saving import save_tokenizer
+from tinybert_ds.models.sentence.directory import write_modules
 from tinybert_ds.stages.compare import LATENCY_BATCHES, ROUNDS, Candidate, cpu_name, measure_latency_ms
 from tinybert_ds.stages.export_files import write_files
 from tinybert_ds.stages.export_subject import Subject, load_subject
+from tinybert_ds.stages.export_vectors import is_sentence_encoder, load_vector_subject
 from tinybert_ds.stages.start import join
+from tinybert_ds.stages.task_settings import write_settings
+from tinybert_ds.targets import target_of
 from tinybert_ds.versions import installed_version
 
 logger = logging.getLogger(__name__)
@@ -50,10 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads = arguments.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     spec = find_task(arguments.task_name, arguments.task_file) if arguments.data_dir else None
-    subject = load_subject(arguments.model, spec, arguments, world, role="model")
+    load: Callable[..., Subject] = partial(load_subject, spec=spec)
+    if is_sentence_encoder(arguments):
+        load = load_vector_subject
+    subject = load(arguments.model, arguments=arguments, world=world, role="model")
     teacher = None
     if arguments.teacher:
-        teacher = load_subject(arguments.teacher, spec, arguments, world, role="teacher")
+        teacher = load(arguments.teacher, arguments=arguments, world=world, role="teacher")
     exports = wanted(arguments.format, arguments.precision, arguments.int8)
     output_dir = Path(arguments.output_dir)
     with scratch_beside(output_dir) as scratch:
@@ -65,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = measure(subjects, exports, threads)
         report = report_of(rows, _about(subject, arguments, threads))
         print(render(report))
-        lost = failures(rows, report["about"]["metric"] or "its decisions", arguments.max_loss)
+        lost = failures(rows, report["about"], arguments.max_loss)
         raise_all([f"{problem}; leave it out, or allow more (nothing was written)" for problem in lost], DataError)
         _gather(scratch / "model", scratch / "whole", subject)
         write_atomically(scratch / "whole" / TABLE_FILE, render(report))
@@ -122,7 +130,7 @@ def measure(
         own = subject.metric(reference, settings)
         feed = feed_of(subject.batch(np.arange(min(max(LATENCY_BATCHES), len(subject.rows)))), subject.input_names)
         in_torch = folder / "torch"  # as transformers loads it, which knows no published or old layout
-        subject.model.save_pretrained(in_torch)
+        subject.transformer.save_pretrained(in_torch)
         rows.append(
             Row(
                 model=subject.name,
@@ -130,7 +138,7 @@ def measure(
                 kind="torch",
                 precision="fp32",
                 file="",
-                bytes=weights_bytes(subject.directory),
+                bytes=subject.size_bytes,
                 metric=own,
                 loss=None,
                 largest_difference=None,
@@ -141,7 +149,7 @@ def measure(
         )
         for export in exports:
             found = subject.logits(models[export.name])
-            quality = judge(found, reference, subject.metric(found, settings), own, several=subject.several)
+            quality = judge(found, reference, subject.metric(found, settings), own, answers=subject.answers)
             rows.append(
                 Row(
                     model=subject.name,
@@ -184,7 +192,9 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
         "task": subject.spec.name if subject.spec else None,
         "split": subject.split,
         "rows": len(subject.rows),
-        "metric": official_metric_name(subject.spec) if subject.spec else None,
+        "measured_on": subject.measured_on,
+        "metric": subject.metric_name,
+        "agreement": subject.agreement_name,
         "opset": arguments.opset if "onnx" in arguments.format else None,
         "threads": threads,
         "versions": versions,
@@ -201,28 +211,20 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
 
 
 def _card(subject: Subject, rows: Sequence[Row], report: dict[str, Any], arguments: ExportModelArguments) -> Card:
-    figures = []
     own = [row for row in rows if row.model == subject.name and row.file]
-    if subject.spec is not None:
-        metric = official_metric_name(subject.spec)
-        for row in own:
-            assert row.metric is not None
-            error = standard_error(metric, row.metric, len(subject.rows))
-            figures.append(
-                Figure(metric, row.metric, subject.spec.name, subject.split, len(subject.rows), error, row.file)
-            )
+    figures = list(_figures(subject, own))
     files = "\n".join(f"- `{row.file}`: {row.name}, {row.bytes / 2**20:.1f} MiB" for row in own)
     table = render(report).partition("\n")[2]
     made = run_card(subject.directory, {}) if (subject.directory / "run.json").is_file() else None
     sections = made.sections if made else {}
     return Card(
         name=Path(arguments.output_dir).resolve().name,
-        pipeline_tag="text-classification",
+        pipeline_tag=_offer(subject),
         license=arguments.license,
         language=arguments.languages,
         datasets=arguments.datasets,
         base_model=read_base_model(subject.directory) or (made.base_model if made else ()),
-        library_name="optimum",
+        library_name="optimum" if subject.modules is None else "sentence-transformers",
         figures=figures,
         sections={
             "What it is": f"The model `{subject.name}` for other runtimes, exported by TinyBERT-DS.\n\n{files}",
@@ -234,11 +236,42 @@ def _card(subject: Subject, rows: Sequence[Row], report: dict[str, Any], argumen
     )
 
 
+def _figures(subject: Subject, rows: Sequence[Row]) -> Iterator[Figure]:
+    """The official metric of each file, where there is one."""
+    metric, count = subject.metric_name, len(subject.rows)
+    for row in rows:
+        if row.metric is None or metric is None:
+            return
+        if subject.pairs is not None:
+            count, name = len(subject.pairs.scores), subject.pairs.name
+            yield Figure(metric, row.metric, name, "STS file", count, file=row.file, of_datasets=False)
+        else:
+            assert subject.spec is not None
+            error = standard_error(metric, row.metric, count)
+            yield Figure(metric, row.metric, subject.spec.name, subject.split, count, error, row.file)
+
+
+def _offer(subject: Subject) -> str:
+    """What the hub calls that which a model does."""
+    if subject.answers == "score" and subject.rows.groups is not None:
+        return "text-ranking"
+    return {"tokens": "token-classification", "vectors": "sentence-similarity"}.get(
+        subject.answers, "text-classification"
+    )
+
+
 def _gather(written: Path, folder: Path, subject: Subject) -> None:
-    """Gather in a folder the files of the formats, config and tokeniser."""
+    """Gather in a folder the files of the formats, config and tokeniser, and what a sentence encoder's modules are."""
     folder.mkdir()
     for name in ("onnx", "openvino"):
         if (written / name).is_dir():
             os.replace(written / name, folder / name)
-    subject.model.config.save_pretrained(folder)
+    config = copy.deepcopy(subject.transformer.config)
+    config.architectures = [type(subject.transformer).__name__]  # text-embeddings-inference looks there what it is for
+    config.save_pretrained(folder)
+    if subject.modules is not None:
+        write_modules(folder, subject.modules, config.hidden_size)
+    if subject.spec is not None and subject.settings is None and target_of(subject.spec).setting_names:
+        settings = subject.settle(subject.logits(torch_model(subject.model, subject.input_names)))
+        write_settings(folder, settings, subject.columns)
     save_tokenizer(subject.tokenizer, folder, with_types="token_type_ids" in subject.input_names)

@@ -89,18 +89,17 @@ def _choose(
         quantise(in_float)
         written = in_float
         run = open_file(export.kind, target, threads)
-        return 1 - agreement_of(
-            subject.logits(as_model(run, subject.input_names), rows), reference, several=subject.several
-        )
+        return 1 - agreement_of(subject.logits(as_model(run, subject.input_names), rows), reference, subject.answers)
 
-    choice = choose_layers(layers, loss, FLIPS * arguments.max_loss)
+    choice = choose_layers(layers, loss, (FLIPS if subject.spec else 1) * arguments.max_loss)
     if written != frozenset(choice.in_float):
         quantise(choice.in_float)
     logger.info(
-        "%s: %s decides otherwise than the model in %.2f%% of %d training rows%s",
+        "%s: %s lacks %.2f%% of %s, %d training rows%s",
         subject.name,
         export.name,
         100 * choice.loss,
+        subject.agreement_name,
         len(rows),
         f", {', '.join(choice.in_float)} in float ({100 * choice.loss_of_all:.2f}% without)" if choice.in_float else "",
     )

@@ -1,4 +1,4 @@
-"""A model that is exported, with the rows that it is measured on."""
+"""A model that is exported, with the rows that it is measured on; sentence encoders are loaded by `export_vectors`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
+from tinybert_ds.data.metrics import official_metric_name
+from tinybert_ds.data.sts import StsPairs
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, take_rows
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import predict_logits
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError
-from tinybert_ds.export.measure import Logits, Model, metric_of
+from tinybert_ds.export.measure import AGREEMENT, Answers, Logits, Model, metric_of
 from tinybert_ds.export.runtimes import Feed
+from tinybert_ds.export.vectors import VectorModel
 from tinybert_ds.models.capture import takes_token_types
-from tinybert_ds.models.labels import Head, output_names
-from tinybert_ds.models.pretrained import Role, load_headed, read_config
+from tinybert_ds.models.labels import Head, HeadKind, output_names
+from tinybert_ds.models.pretrained import Role, load_headed, read_config, weights_bytes
+from tinybert_ds.models.sentence.modules import SentenceModules
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
@@ -37,25 +41,56 @@ _SHORTEST = 4
 
 @dataclass(frozen=True)
 class Subject:
-    """A fine-tuned model and its task as its tokeniser sees it; without a task `rows` are noise of all lengths."""
+    """A model and what it is measured on as its tokeniser sees it; without a task or texts `rows` are noise."""
 
     name: str
     directory: Path
-    model: PreTrainedModel
+    model: PreTrainedModel | VectorModel
     tokenizer: PreTrainedTokenizerFast
     input_names: tuple[str, ...]
     spec: TaskSpec | None
     split: str
     columns: tuple[int, ...]  # the model's output for each output of the task
     settings: Settings | None  # what its predictions need to know, as its config says it
-    several: bool  # whether a row may have several labels
+    answers: Answers
     rows: EncodedExamples
     training_rows: EncodedExamples | None
     layout: RowLayout
     world: World
+    size_bytes: int  # of the weights on the disk
+    modules: SentenceModules | None = None  # of a sentence encoder: what stands behind its transformer
+    pairs: StsPairs | None = None  # whose texts the rows are
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The model as transformers knows it."""
+        return self.model.transformer if isinstance(self.model, VectorModel) else self.model
+
+    @property
+    def metric_name(self) -> str | None:
+        """What `metric` returns; None where there is nothing to judge by."""
+        if self.pairs is not None:
+            return "spearman"
+        return official_metric_name(self.spec) if self.spec else None
+
+    @property
+    def agreement_name(self) -> str:
+        """What agreement with the model is."""
+        return AGREEMENT[self.answers]
+
+    @property
+    def measured_on(self) -> str:
+        """What the figures are of, in words."""
+        if self.spec is not None:
+            return f"Task {self.spec.name}, {self.split} split, {len(self.rows):,} rows."
+        if self.pairs is not None:
+            return f"{self.pairs.name}, {len(self.pairs.scores):,} scored pairs."
+        if self.training_rows is not None:
+            return f"{len(self.rows):,} texts."
+        return f"No task: {len(self.rows):,} rows of noise."
 
     def logits(self, model: Model, rows: EncodedExamples | None = None) -> Logits:
-        """Return the logits (N, C) that a model, or a file of it, gives for the rows."""
+        """Return the logits (N, C), or vectors (N, V), that a model or a file of it gives for what is answered."""
         source = TaskSource(
             self.rows if rows is None else rows,
             global_batch_size=BATCH_ROWS,
@@ -71,13 +106,15 @@ class Subject:
         """Return what predictions need to know: what the config says, else what is best for the model's logits."""
         if self.settings is not None or self.spec is None:
             return self.settings or {}
-        return target_of(self.spec).settle(self.spec, logits[:, list(self.columns)], _labels(self.rows))
+        return target_of(self.spec).settle(self.spec, logits[:, list(self.columns)], _gold(self.rows))
 
     def metric(self, logits: Logits, settings: Settings) -> float | None:
-        """Return the task's official metric; None without a task."""
+        """Return the official metric of logits (N, C) or vectors (N, V); None where there is nothing to judge by."""
+        if self.pairs is not None:
+            return self.pairs.judge(logits)
         if self.spec is None:
             return None
-        return metric_of(logits, self.spec, self.columns, _labels(self.rows), settings)
+        return metric_of(logits, self.spec, self.columns, _gold(self.rows), settings, self.rows.groups)
 
     def batch(self, numbers: NDArray[np.int64], rows: EncodedExamples | None = None) -> Any:
         """Return some rows as one batch, padded to its longest."""
@@ -101,19 +138,18 @@ def load_subject(
         ModelError, DataError: No classifier for this task, or a split without labels.
     """
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
-    several = getattr(config, "problem_type", None) == "multi_label_classification"
-    head = Head(None if config.num_labels == 1 else output_names(config), kind="several" if several else "one")
-    head = head if spec is None else target_of(spec).head(spec)
-    if head.kind in ("tokens", "spans"):
+    head = own_head(config) if spec is None else target_of(spec).head(spec)
+    if head.kind == "spans":
         raise ConfigError(
-            "models that answer for each token cannot be exported by this command yet; give a classifier or one of "
-            "scores"
+            "models that answer with spans of a context cannot be exported by this command yet; give one of labels, "
+            "tags or scores, or a sentence encoder"
         )
     model = load_headed(directory, head, role=role)
     split = arguments.split or (spec.eval_splits[0] if spec else "")
     if spec is None:
         length = min(arguments.max_seq_length or 128, config.max_position_embeddings)
-        rows, training, columns = _noise(config.vocab_size, length), None, list(range(config.num_labels))
+        rows, training = noise(config.vocab_size, length, by_token=head.kind == "tokens"), None
+        columns = list(range(config.num_labels))
     else:
         flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
         splits = dict.fromkeys(("train", split))
@@ -126,25 +162,41 @@ def load_subject(
     names = target_of(spec).setting_names if spec else ()
     types = returns_token_types(tokenizer) and takes_token_types(model)
     return Subject(
-        name=TEACHER if role == "teacher" else _name(directory),
+        name=subject_name(directory, role),
         directory=Path(directory),
         model=model.eval(),
         tokenizer=tokenizer,
-        input_names=("input_ids", "attention_mask", *(("token_type_ids",) if types else ())),
+        input_names=input_names(types),
         spec=spec,
         split=split,
         columns=tuple(columns),
         settings=read_settings(model.config, names, columns, role=role),
-        several=head.kind == "several",
+        answers="score" if head.label_names is None else head.kind,
         rows=rows,
         training_rows=training,
         layout=RowLayout("valid", length, special_ids(tokenizer).pad),
         world=world,
+        size_bytes=weights_bytes(directory),
     )
 
 
-def _name(directory: str) -> str:
-    """What a model is called beside its teacher: as its directory."""
+def own_head(config: Any) -> Head:
+    """Return the head that a model's config says it has."""
+    by_token = any(str(name).endswith("ForTokenClassification") for name in config.architectures or ())
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    kind: HeadKind = "tokens" if by_token else "several" if several else "one"
+    return Head(None if config.num_labels == 1 and kind == "one" else output_names(config), kind=kind)
+
+
+def input_names(token_types: bool) -> tuple[str, ...]:
+    """Return what of a tokeniser's outputs a model takes."""
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if token_types else ()))
+
+
+def subject_name(directory: str, role: Role) -> str:
+    """Return what a model is called beside its teacher: as its directory."""
+    if role == "teacher":
+        return TEACHER
     name = Path(directory).resolve().name
     return "model" if name == TEACHER else name
 
@@ -153,18 +205,20 @@ def some_rows(rows: EncodedExamples, numbers: NDArray[np.int64]) -> EncodedExamp
     """Return some of the rows as examples of their own."""
     taken = take_rows(rows, numbers)
     offsets = np.concatenate([[0], np.cumsum(taken.lengths)])
-    return EncodedExamples(taken.tokens, offsets, taken.first_lengths.astype(np.int32), taken.labels)
+    first_lengths = taken.first_lengths.astype(np.int32)
+    return EncodedExamples(taken.tokens, offsets, first_lengths, taken.labels, units=taken.units)
 
 
-def _noise(vocabulary: int, longest: int) -> EncodedExamples:
-    """Rows of random tokens, of all lengths up to the longest."""
+def noise(vocabulary: int, longest: int, *, by_token: bool = False) -> EncodedExamples:
+    """Return rows of random tokens, of all lengths up to the longest; `by_token`: each token is answered."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(min(_SHORTEST, longest), longest + 1, _NOISE_ROWS)
     tokens = rng.integers(0, vocabulary, int(lengths.sum()), dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return EncodedExamples(tokens, offsets, (lengths // 2).astype(np.int32), None)
+    units = np.ones(len(tokens), dtype=np.bool_) if by_token else None
+    return EncodedExamples(tokens, offsets, (lengths // 2).astype(np.int32), None, units=units)
 
 
-def _labels(rows: EncodedExamples) -> Labels:
-    assert rows.labels is not None
-    return rows.labels
+def _gold(rows: EncodedExamples) -> Labels:
+    assert rows.gold is not None
+    return rows.gold

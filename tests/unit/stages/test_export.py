@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -55,6 +57,18 @@ for text, label in rows:
     logits = run({name: numpy.array([ids], dtype=numpy.int64) for name, ids in feed.items()})
     right += labels[str(int(logits[0].argmax()))] == ("negative", "positive")[int(label)]
 print(right / len(rows))
+"""
+
+OPTIMUM = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer
+subfolder, file = sys.argv[2].split("/")
+model = ORTModelForSequenceClassification.from_pretrained(sys.argv[1], subfolder=subfolder, file_name=file)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+rows = [line.rstrip().split("\\t") for line in open(sys.argv[3])][1:]
+names = [model.config.id2label[int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())] for text, _ in rows]
+print(sum(name == ("negative", "positive")[int(label)] for name, (_, label) in zip(names, rows)) / len(rows))
 """
 
 
@@ -153,6 +167,15 @@ def test_onnx_in_float_is_the_model_for_every_batch_and_length(folder, exported)
     assert largest_difference(folder / "student", "onnx", exported / "onnx" / "model.onnx") < 1e-4
 
 
+def test_the_graph_has_none_of_what_onnx_runtime_computes_slowly(exported, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "merged.onnx")
+    onnxruntime.InferenceSession(str(exported / "onnx" / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "merged.onnx").graph
+    assert {"LayerNormalization", "Softmax"} <= {node.op_type for node in graph.node}
+    assert "SkipLayerNormalization" not in {node.op_type for node in graph.node}
+
+
 def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_metric(folder, exported):
     report = json.loads((exported / "report.json").read_text())
     rows = {row["name"]: row for row in report["exports"]}
@@ -161,6 +184,18 @@ def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_m
     assert whole == pytest.approx(accuracy_of_transformers(folder / "student", folder / "task"))
     small = accuracy_of_a_fresh_process(ONNX_OPENER, exported, "onnx/model_quantized.onnx", folder / "task")
     assert small == pytest.approx(rows["ONNX int8 dynamic"]["metric"], abs=0.051)  # a row of 20: batches scale together
+
+
+@pytest.mark.skipif("OPTIMUM_PATH" not in os.environ, reason="needs the site-packages of optimum-onnx in OPTIMUM_PATH")
+def test_optimum_s_own_loader_opens_the_directory_and_repeats_the_metric(folder, exported):
+    """It asks for an older transformers: `pip install --target $OPTIMUM_PATH optimum-onnx`."""
+    rows = {row["file"]: row for row in json.loads((exported / "report.json").read_text())["exports"]}
+    for file in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
+        command = [sys.executable, "-c", OPTIMUM, str(exported), file, str(folder / "task" / "dev.tsv")]
+        environment = {**os.environ, "PYTHONPATH": os.environ["OPTIMUM_PATH"], "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout.split()[-1]) == pytest.approx(rows[file]["metric"], abs=0.051)
 
 
 def test_the_report_has_every_file_beside_the_model_with_all_that_was_measured(exported):

@@ -141,14 +141,17 @@ class Wandb:
 
 
 class MLflow:
-    """MLflow; without `MLFLOW_TRACKING_URI` its file store is `mlruns/` in the run's directory."""
+    """MLflow; without `MLFLOW_TRACKING_URI` its store of files is `mlruns/` in the run's directory."""
 
     def __init__(self, directory: Path) -> None:
         from mlflow.entities import Metric, Param  # noqa: PLC0415 - an extra
         from mlflow.tracking import MlflowClient  # noqa: PLC0415
 
         self._metric, self._param = Metric, Param
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (directory / "mlruns").resolve().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            uri = (directory / "mlruns").resolve().as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # which MLflow keeps, but opens on demand alone
         self._client = MlflowClient(tracking_uri=uri)
         known = run_names(directory).get("mlflow")
         if known is None:

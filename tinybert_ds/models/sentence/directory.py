@@ -115,11 +115,17 @@ def save_sentence_encoder(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _CONFIG_FILE).unlink(missing_ok=True)
+    write_modules(directory, modules, model.config.hidden_size)
+    save_student(model, tokenizer, directory, state_dict=state_dict, projections=projections)
+
+
+def write_modules(directory: Path, modules: SentenceModules, hidden_size: int) -> None:
+    """Write all of a sentence-transformers directory but the transformer, of this hidden size, and its tokeniser."""
     names = ["Transformer", "Pooling", *("Normalize" if _is_normalise(layer) else "Dense" for layer in modules.layers)]
     folders = ["", *(f"{number}_{name}" for number, name in enumerate(names[1:], start=1))]
     for folder in folders[1:]:
         (directory / folder).mkdir(exist_ok=True)
-    _write(directory / folders[1] / _CONFIG_FILE, _pooling_values(modules, model.config.hidden_size))
+    _write(directory / folders[1] / _CONFIG_FILE, _pooling_values(modules, hidden_size))
     for folder, layer in zip(folders[2:], modules.layers, strict=True):
         if isinstance(layer, Dense):
             _write_dense(directory / folder, layer)
@@ -133,7 +139,6 @@ def save_sentence_encoder(
         for number, (folder, kind) in enumerate(zip(folders, kinds, strict=True))
     ]
     _write(directory / MODULES_FILE, listing)
-    save_student(model, tokenizer, directory, state_dict=state_dict, projections=projections)
 
 
 def _read_chain(directory: Path, hidden_size: int) -> tuple[dict[str, Any], tuple[Layer, ...]]:

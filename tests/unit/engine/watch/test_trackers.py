@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -56,7 +59,7 @@ def test_wandb_offline_has_the_names_of_tensorboard_and_a_resumed_run_is_the_sam
 
 
 def test_mlflow_s_file_store_has_the_names_of_tensorboard_and_a_resumed_run_is_the_same_one(tmp_path, monkeypatch):
-    tracking = pytest.importorskip("mlflow.tracking", reason="needs mlflow, which is not installable beside pandas 3")
+    tracking = pytest.importorskip("mlflow.tracking", reason="needs mlflow or mlflow-skinny")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out = tmp_path / "student"
     watch(out, ["mlflow"], 1)
@@ -69,9 +72,33 @@ def test_mlflow_s_file_store_has_the_names_of_tensorboard_and_a_resumed_run_is_t
     assert run.data.metrics["5_final/accuracy"] == 0.75
 
 
+def test_trackio_s_data_base_has_the_names_of_tensorboard_and_a_resumed_run_is_the_same_one(tmp_path):
+    """In a process of its own: where the data base is, is read when the package is imported."""
+    if find_spec("trackio") is None:
+        pytest.skip("needs trackio")
+    code = (
+        "import json, sys; from pathlib import Path; sys.path[:] = json.loads(sys.argv[2])\n"
+        "from tests.unit.engine.watch.test_trackers import watch\n"
+        "run = Path(sys.argv[1])\n"
+        "watch(run, ['trackio'], 1); watch(run, ['trackio'], 2, start_step=1, finish=True)\n"
+        "from trackio.sqlite_storage import SQLiteStorage as store\n"
+        "names = store.get_runs('tinybert-ds')\n"
+        "print(json.dumps([[store.get_logs('tinybert-ds', name), store.get_run_config('tinybert-ds', name)] "
+        "for name in names]))\n"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "student"), json.dumps(sys.path)]
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "base")}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    ((logs, config),) = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[[")))
+    assert [(log["step"], log[TAGS[0]], log[TAGS[1]]) for log in logs[:2]] == [(1, 3.5, 1.25), (2, 3.5, 1.25)]
+    assert logs[2]["5_final/accuracy"] == 0.75
+    assert (config["seed"], config["world_size"]) == (7, 2)
+
+
 @pytest.fixture
 def trackio(monkeypatch):
-    """A stand-in with the calls that the package documents: it is not installable here."""
+    """A stand-in with the calls that the package documents."""
     calls = []
     run = SimpleNamespace(
         config={}, log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("end")

@@ -1,0 +1,69 @@
+"""Attention in the form that runtimes on CPUs compute fastest: products, a sum with the mask, softmax, and no more.
+
+B batch rows, S sequence length, A heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask
+
+from tinybert_ds.models.capture import uses_plain_sdpa
+
+MASKED = -60.0
+"""What is added to the scores of padding: e^-60 is no part of a sum in float32, and no denormal number either, with
+which ONNX Runtime's softmax takes seven times as long as with others (transformers adds the lowest float)."""
+
+_NAME = "tinybert_ds_served"
+_MORE = ("softcap", "s_aux", "position_bias")
+"""Of some architectures: what else their scores are made of."""
+
+
+@contextmanager
+def served_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model that is traced have this attention, where its own is transformers' SDPA."""
+    if not uses_plain_sdpa(model):
+        yield
+        return
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, _mask)
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Return (B, S, A, D) for queries (B, A, S, D), keys and values with as many heads or a part of them."""
+    if any(more.get(name) is not None for name in _MORE):
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+
+
+def _mask(**words: Any) -> Tensor | None:
+    """The mask (B, 1, S, S) that is added to the scores; see `masking_utils.eager_mask`."""
+    mask = eager_mask(**words)
+    return None if mask is None else torch.clamp(mask, min=MASKED)

@@ -194,11 +194,11 @@ def hidden_state_loss(
         backend = hidden.choose_form(*tensors)
     elif backend == "triton":
         hidden.check_triton(*tensors)
-    options = {"padding": padding, "denominator": denominator}
+    real = attention_mask.bool()
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
         if backend == "reference":
-            return reference.hidden_state_loss(*tensors, attention_mask.bool(), **options)
-        return hidden.fused_hidden_loss(*tensors, attention_mask.bool(), form=backend, **options)
+            return reference.hidden_state_loss(*tensors, real, padding=padding, denominator=denominator)
+        return hidden.fused_hidden_loss(*tensors, real, form=backend, padding=padding, denominator=denominator)
 
 
 def soft_cross_entropy(

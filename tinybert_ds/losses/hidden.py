@@ -80,8 +80,10 @@ def fused_hidden_loss(
         for tensor, gradient in zip((student_hidden, weight, bias), gradients, strict=True)
         if tensor is not None and gradient is not None
     ]
-    factor = coefficient if form == "triton" else None
-    return attach_gradients(value, *zip(*pairs, strict=True), factor=factor) if pairs else value
+    if not pairs:
+        return value
+    inputs, found = zip(*pairs, strict=True)
+    return attach_gradients(value, inputs, found, coefficient if form == "triton" else None)
 
 
 def triton_terms(

@@ -56,6 +56,7 @@ class Task(NamedTuple):
     metric: str
     length: int
     split: str  # that it is judged on
+    longer: int = 1  # times as many steps of the student
 
 
 TASKS = {
@@ -80,6 +81,7 @@ TASKS = {
         "spearman",
         96,
         "dev",
+        longer=3,
     ),
 }
 
@@ -138,7 +140,8 @@ class Work:
         """Return the figures of teacher, distilled student and student of labels alone; some are missing of scores."""
         task, budget, folder = TASKS[name], self.budget, self.out / name / f"seed-{seed}"
         teacher = folder / "teacher"
-        steps, rate = budget.intermediate + budget.prediction, ["--seed", seed, "--max_seq_length", task.length]
+        layer_steps, prediction_steps = task.longer * budget.intermediate, task.longer * budget.prediction
+        steps, rate = layer_steps + prediction_steps, ["--seed", seed, "--max_seq_length", task.length]
         words = ["--model", self.encoder, *rate, "--learning_rate", 5e-5, "--max_steps", budget.teacher]
         self._learn("finetune", name, words, teacher)
         if name == "scores":
@@ -151,11 +154,11 @@ class Work:
         words += ["--task_file", task_file, "--calibration_tokens", CALIBRATION_TOKENS, "--output_dir", start]
         self._run("inherit", words, f"{name}-{folder.name}-start")
         words = ["--teacher_model", teacher, "--student_model", start, *rate, "--learning_rate", 1e-3]
-        self._learn("task_distill", name, [*words, "--max_steps", budget.intermediate], folder / "intermediate")
+        self._learn("task_distill", name, [*words, "--max_steps", layer_steps], folder / "intermediate")
         kind, of_teacher = ("columns", []) if name == "scores" else ("task", ["--teacher_model", teacher])
         self.task_file(name, kind)
         words = ["--pred_distill", *of_teacher, "--student_model", folder / "intermediate", *rate]
-        words += ["--learning_rate", 5e-4, "--max_steps", budget.prediction]
+        words += ["--learning_rate", 5e-4, "--max_steps", prediction_steps]
         self._learn("task_distill", name, words, folder / "student", kind=kind)
         figures = {"teacher": self._figure(name, teacher), "distilled": self._figure(name, folder / "student")}
         if name != "scores":
@@ -226,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in values.rows:
             found.append((name, seed, work.row(name, seed)))
             print(found[-1], flush=True)
-            how = f"Budget: {', '.join(f'{value:,} {key}' for key, value in budget._asdict().items())}. "
+            how = f"Budget: {', '.join(f'{value:,} {key}' for key, value in budget._asdict().items())}; "
+            how += ", ".join(f"{name} {task.longer} times the student's steps" for name, task in TASKS.items()) + ". "
             text = how + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".\n\n" + table(found)
             rows = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
             for folder in (out,) if values.smoke else (out, RESULTS):

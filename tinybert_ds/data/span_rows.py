@@ -73,7 +73,7 @@ def _cut(engine: Tokenizer, question: str, longest: int) -> str:
 
 
 def _block(
-    rows: Sequence[Any], numbers: Sequence[int], answers: NDArray[np.integer] | None, null_token: int | None
+    rows: Sequence[Any], numbers: Sequence[int], answers: NDArray[Any] | None, null_token: int | None
 ) -> EncodedBlock:
     """Rows of one block as arrays.
 

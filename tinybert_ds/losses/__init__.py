@@ -19,6 +19,8 @@ that.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -194,11 +196,9 @@ def hidden_state_loss(
         backend = hidden.choose_form(*tensors)
     elif backend == "triton":
         hidden.check_triton(*tensors)
-    real = attention_mask.bool()
+    compute = reference.hidden_state_loss if backend == "reference" else partial(hidden.fused_hidden_loss, form=backend)
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
-        if backend == "reference":
-            return reference.hidden_state_loss(*tensors, real, padding=padding, denominator=denominator)
-        return hidden.fused_hidden_loss(*tensors, real, form=backend, padding=padding, denominator=denominator)
+        return compute(*tensors, attention_mask.bool(), padding=padding, denominator=denominator)
 
 
 def soft_cross_entropy(

@@ -80,10 +80,11 @@ def fused_hidden_loss(
         for tensor, gradient in zip((student_hidden, weight, bias), gradients, strict=True)
         if tensor is not None and gradient is not None
     ]
+    factor = coefficient if form == "triton" else None
     if not pairs:
         return value
     inputs, found = zip(*pairs, strict=True)
-    return attach_gradients(value, inputs, found, coefficient if form == "triton" else None)
+    return attach_gradients(value, inputs, found, factor)
 
 
 def triton_terms(

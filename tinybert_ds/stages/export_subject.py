@@ -106,7 +106,7 @@ def load_subject(
     head = head if spec is None else target_of(spec).head(spec)
     if head.kind in ("tokens", "spans"):
         raise ConfigError(
-            "models that give each token a label cannot be exported by this command yet; give a classifier or one of "
+            "models that answer for each token cannot be exported by this command yet; give a classifier or one of "
             "scores"
         )
     model = load_headed(directory, head, role=role)

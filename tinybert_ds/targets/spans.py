@@ -222,7 +222,7 @@ def _texts(question: Question) -> list[str]:
     return [answer.text for answer in question.answers or ()]
 
 
-def _cut_out(questions: Sequence[Question], spans: NDArray[np.integer]) -> list[str]:
+def _cut_out(questions: Sequence[Question], spans: Values) -> list[str]:
     """The texts of spans (Q, 2) of the contexts, "" where there is none."""
     found = zip(questions, spans.tolist(), strict=True)
     return ["" if begin < 0 else question.context[begin:end].strip() for question, (begin, end) in found]

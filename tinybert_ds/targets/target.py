@@ -19,8 +19,9 @@ from tinybert_ds.data.task_spec import Column, TaskSpec
 from tinybert_ds.models.labels import Head
 from tinybert_ds.types import Batch
 
-Labels = NDArray[np.int64 | np.float32 | np.uint8 | np.int16]
-"""What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8."""
+Labels = NDArray[np.int64 | np.float32 | np.uint8 | np.int16 | np.int32]
+"""What a file says of its rows: (N,) class ids, int64; (N,) scores, float32; (N, C) of each label yes or no, uint8; of
+each word a class id, int16; of each question the characters of its answer, (Q, 2) int32."""
 
 
 Settings = Mapping[str, NDArray[np.floating]]

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from tests.support.models import model_directory, random_batch, tiny_config
 from tinybert_ds.data.metrics import compute_metrics
+from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.tasks import load_task_file
 from tinybert_ds.errors import ConfigError, DataError, ModelError
@@ -137,6 +138,23 @@ def test_losses_are_binary_cross_entropies_over_rows_and_labels():
     assert float(halved) == pytest.approx(of_itself)
     doubled = batch._replace(counts=batch.counts._replace(rows=4.0))
     assert float(MULTI.label_loss(logits, doubled)) == pytest.approx(expected / 2)
+
+
+def test_the_losses_of_ranks_add_up_to_that_of_the_batch_and_one_without_rows_adds_nothing():
+    encoded = EncodedExamples(np.int32([5, 6]), np.arange(3), np.int32([1, 1]), np.uint8([[1, 0, 1], [0, 0, 1]]))
+    options = {"global_batch_size": 2, "max_seq_length": 8, "seed": 1, "padding": "valid", "pad_id": 0}
+    source = TaskSource(encoded, shuffle=False, **options)
+    values = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+
+    def losses(batch):
+        logits = values[batch.sample_ids.clamp_min(0)]
+        teacher_loss = MULTI.teacher_loss(logits, -logits, batch, temperature=2.0)
+        return [float(MULTI.label_loss(logits, batch)), float(teacher_loss)]
+
+    (whole,) = source.micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
+    parts = [source.micro_batches(0, 0, rank=rank, world_size=3, accumulation=1)[0] for rank in range(3)]
+    assert [-1] in [part.sample_ids.tolist() for part in parts]
+    assert np.mean([losses(part) for part in parts], axis=0) == pytest.approx(losses(whole))
 
 
 def test_the_threshold_has_the_highest_f1_of_all_there_are():

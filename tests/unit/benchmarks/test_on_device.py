@@ -17,7 +17,7 @@ LOSSES = {
     "hidden": lambda variant: bench_losses.hidden_pass(variant, 2, 256, 24, 48),
 }
 VARIANTS = {
-    "attention": (bench_losses.REFERENCE, bench_losses.PUBLISHED, "tiled", bench_losses.GRADIENTS_ONLY),
+    "attention": (bench_losses.REFERENCE, bench_losses.PUBLISHED, bench_losses.GRADIENTS_ONLY),
     "relations, kl": (bench_losses.PLAIN, bench_losses.GRADIENTS_ONLY),
     "relations, scores": (bench_losses.PLAIN, bench_losses.GRADIENTS_ONLY),
     "hidden": (bench_losses.PUBLISHED, "chunked"),

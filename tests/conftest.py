@@ -23,15 +23,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_EXTENSIONS, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is none."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know --slow."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked `exhaustive`, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is none, and those marked `exhaustive` unless they are asked for."""
     import torch  # noqa: PLC0415 - after the environment is set
 
-    if torch.cuda.is_available():
-        return
+    left_out = {} if torch.cuda.is_available() else {"gpu": "needs a CUDA GPU"}
+    left_out |= {} if config.getoption("--slow") else {"exhaustive": "runs with --slow"}
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        for name, reason in left_out.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 pytest_plugins = ["tests.support.fixtures"]

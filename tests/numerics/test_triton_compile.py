@@ -46,7 +46,7 @@ def test_no_usual_build_spills_registers_or_exceeds_shared_memory(build, usages)
     assert usages[build].shared_bytes <= MOST_SHARED_BYTES
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nothing_that_the_dispatch_may_choose_spills_or_exceeds_shared_memory(compiled):
     usages = compiled(all_builds())
     assert len(usages) > 200

@@ -50,7 +50,7 @@ def compile_options() -> dict[str, Any]:
     With these a GPU of compute capability 9.0 holds three programs on each multiprocessor, so that some load while
     others multiply: a projection's inner size is short. Registers do not spill on 8.0 and 9.0, whatever the widths.
     """
-    return {"BLOCK": 64, "COLUMNS": 128, "INNER": 64, "num_warps": 4, "num_stages": 3}
+    return {"BLOCK": 64, "COLUMNS": 128, "INNER": 32, "num_warps": 4, "num_stages": 2}
 
 
 def launch(

@@ -131,9 +131,9 @@ def test_the_task_files_of_other_targets_in_the_readme_can_be_read(tmp_path):
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8").partition("### Other targets")[2]
     blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     specs = [load_task_file(write(tmp_path, block)) for block in blocks]
-    assert [spec.kind for spec in specs] == ["multi_label", "tags", "scores"]
+    assert [spec.kind for spec in specs] == ["multi_label", "tags", "spans", "scores"]
     assert specs[1].label_names == ("O", "B-Chemical", "I-Chemical", "B-Disease", "I-Disease")
-    assert (specs[2].teacher.columns, specs[2].metrics) == (("teacher_score",), ("ndcg_10",))
+    assert (specs[3].teacher.columns, specs[3].metrics) == (("teacher_score",), ("ndcg_10",))
 
 
 def test_the_task_file_of_the_readme_can_be_read(tmp_path):

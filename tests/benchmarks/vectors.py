@@ -34,7 +34,7 @@ SETTINGS = {
     "max_seq_length": 64,
     "train_batch_size": 32,
     "max_steps": 2000,
-    "learning_rate": 1e-4,
+    "learning_rate": 5e-4,
     "calibration_tokens": 100_000,
     "eval_step": 500,
 }
@@ -92,10 +92,10 @@ def table(teacher: float, students: dict[int, dict[str, float]]) -> str:
     if len(students) > 1:
         rows["standard deviation"] = [statistics.stdev(column) for column in columns]
     for name, (start, end, seconds) in rows.items():
-        shares = [f"{value / teacher:.3f}" if name != "standard deviation" else "" for value in (start, end)]
-        lines.append(
-            f"| {name} | {teacher:.4f} | {start:.4f} | {shares[0]} | {end:.4f} | {shares[1]} | {seconds:.0f} |"
-        )
+        spread = name == "standard deviation"
+        shares = ["" if spread else f"{value / teacher:.3f}" for value in (start, end)]
+        of_teacher = "" if spread else f"{teacher:.4f}"
+        lines.append(f"| {name} | {of_teacher} | {start:.4f} | {shares[0]} | {end:.4f} | {shares[1]} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 

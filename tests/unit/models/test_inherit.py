@@ -323,6 +323,7 @@ def test_all_that_does_not_fit_is_said_at_once():
         check_inheritance(tiny_config(), student, (0, 2, 4))
 
 
+@pytest.mark.slow
 def test_students_started_together_are_those_started_alone_from_one_pass_over_the_teacher(tmp_path, monkeypatch):
     teacher = lively(tiny_model(labels=["bad", "good"]))
     maps = ((0, 2, 4), (0, 1, 3, 4), (0, 3), (0, 1, 2, 3, 4))

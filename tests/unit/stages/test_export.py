@@ -30,6 +30,8 @@ from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.stages import compare, export
 from tinybert_ds.stages.export_subject import load_subject
 
+pytestmark = pytest.mark.slow  # a graph is traced, written, optimised and measured
+
 LABELS = ("positive", "negative")  # not in the order of the task
 ONNX_OPENER = """
 import json, sys
@@ -251,7 +253,6 @@ def test_a_comparison_has_a_row_for_each_file_and_finds_what_the_export_found(fo
         compare.measure_exported(folder / "student", 7, find_task("sst-2", None), arguments, ALONE)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     "ONEDNN_MAX_CPU_ISA" in os.environ, reason="OpenVINO crashes where oneDNN is kept from the CPU's ISA"
 )
@@ -285,7 +286,6 @@ def openvino_difference(command: list[str], student: Path, file: Path) -> float:
     return float(done.stdout.split()[-1])
 
 
-@pytest.mark.slow
 def test_a_model_without_token_types_is_exported_without_a_task_and_checked_on_noise(tmp_path):
     model_directory(tmp_path / "student", model_type="roberta", labels=LABELS, num_hidden_layers=2)
     run_export(words(tmp_path, "out", "--format", "onnx", "--precision", "fp32", "fp16", "--max_seq_length", "40"))

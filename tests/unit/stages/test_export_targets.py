@@ -28,6 +28,8 @@ from tinybert_ds.models.pretrained import load_classifier
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages import compare, export
 
+pytestmark = pytest.mark.slow  # a graph is traced, written, optimised and measured
+
 SIZES = {"num_hidden_layers": 1, "hidden_size": 24, "intermediate_size": 32}
 OPENER = """
 import json, sys
@@ -155,7 +157,6 @@ def test_tags_of_each_token_are_in_the_graph_and_judged_by_entities(tmp_path):
     assert found == metric > 0.1
 
 
-@pytest.mark.slow
 def test_without_a_task_the_tags_of_noise_are_compared(tmp_path):
     student(tmp_path, ("O", "B-PLACE", "I-PLACE"), "tokens")
     words = ["--model", tmp_path / "student", "--output_dir", tmp_path / "out", "--format", "onnx"]
@@ -164,7 +165,6 @@ def test_without_a_task_the_tags_of_noise_are_compared(tmp_path):
     assert (row["metric"], row["agreement"]) == (None, 1)
 
 
-@pytest.mark.slow
 def test_several_labels_are_judged_by_thresholds_which_the_directory_holds(tmp_path):
     rng, words = random.Random(0), random_texts(60)
     for name in ("train", "dev"):
@@ -183,7 +183,6 @@ def test_several_labels_are_judged_by_thresholds_which_the_directory_holds(tmp_p
     assert offer(tmp_path) == ("text-classification", {"micro_f1"})
 
 
-@pytest.mark.slow
 def test_a_reranker_is_judged_within_its_queries(tmp_path):
     rng, texts = random.Random(0), random_texts(80)
     lines = ["query_id\tquery\tpassage\trelevance"]

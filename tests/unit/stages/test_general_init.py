@@ -35,6 +35,7 @@ def test_a_student_starts_from_its_teacher_unless_told_otherwise(started, one_ra
     assert "projections taken over from the student's start" in output
 
 
+@pytest.mark.slow
 def test_two_ranks_start_from_the_same_student_as_one(started, unsaid, tmp_path):
     run_ranks(
         "general_distill", [*unsaid, "--output_dir", tmp_path / "out"], world_size=2, log=tmp_path / "log"

@@ -15,6 +15,8 @@ from tinybert_ds.objective import IntermediateObjective, LossWeights, Relations
 from tinybert_ds.stages.balance import measure_variances
 from tinybert_ds.types import EncoderOutput
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 def records(directory):
     return json.loads((directory / "run.json").read_text())

@@ -17,6 +17,8 @@ from tinybert_ds.models.sentence.directory import read_modules
 from tinybert_ds.models.sentence.modules import Dense, Normalise
 from tinybert_ds.stages.sentence_encoders import load_sentence_encoder, read_sentence_directory
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 def replaced(arguments, **changes):
     """Return a command line with other values of some flags; None leaves a flag out, a list gives several words."""

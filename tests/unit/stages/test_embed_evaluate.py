@@ -15,6 +15,8 @@ from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.stages.embed_evaluate import Encoder, rank_documents
 from tinybert_ds.stages.sentence_encoders import read_sentence_directory
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory):

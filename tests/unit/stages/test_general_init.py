@@ -12,6 +12,8 @@ from tests.support.models import config_directory
 from tests.support.runs import read_metrics, run_ranks
 from tinybert_ds.arguments import GeneralDistillArguments, parse_arguments
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 @pytest.fixture(scope="module")
 def unsaid(general):
@@ -35,7 +37,6 @@ def test_a_student_starts_from_its_teacher_unless_told_otherwise(started, one_ra
     assert "projections taken over from the student's start" in output
 
 
-@pytest.mark.slow
 def test_two_ranks_start_from_the_same_student_as_one(started, unsaid, tmp_path):
     run_ranks(
         "general_distill", [*unsaid, "--output_dir", tmp_path / "out"], world_size=2, log=tmp_path / "log"

@@ -11,6 +11,8 @@ from tests.support.fixtures import with_student
 from tests.support.models import config_directory, model_directory
 from tests.support.runs import read_metrics, run_ranks
 
+pytestmark = pytest.mark.slow  # whole commands
+
 STAGE = "general_distill"
 RELATIONS = ["--attention_loss", "relations_kl", "--relation_layers", "1:3,2:2", "--relations", "qq=1,vv=2"]
 

@@ -6,8 +6,9 @@ B batch rows, S sequence length, C outputs, V width of vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +62,6 @@ def _open_onnx(file: Path, threads: int) -> Run:
 
 
 def _open_openvino(file: Path, threads: int) -> Run:
-    import openvino  # noqa: PLC0415 - an extra
-
     # Its default is bfloat16 where the CPU multiplies that: a file in float32 should say the same on every machine.
     precision = {"INFERENCE_PRECISION_HINT": "f32"}
     settings = {
@@ -71,7 +70,7 @@ def _open_openvino(file: Path, threads: int) -> Run:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
-    model = openvino.Core().compile_model(str(file), "CPU", settings)
+    model = _openvino_core().compile_model(str(file), "CPU", settings)
     names = [port.get_any_name() for port in model.inputs]
     answer = _answer({name for port in model.outputs for name in port.get_names()})
     request = model.create_infer_request()
@@ -81,6 +80,18 @@ def _open_openvino(file: Path, threads: int) -> Run:
         return np.array(found[answer])
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """OpenVINO's core, one for the process and as long as it lives.
+
+    On CPUs with AMX each puts a stack for signals in the place of the one before: of several that come and go the last
+    leaves one that is gone, and the next signal would end the process with a segmentation fault (openvino 2026.4).
+    """
+    import openvino  # noqa: PLC0415 - an extra
+
+    return openvino.Core()
 
 
 def _answer(outputs: Collection[str]) -> str:

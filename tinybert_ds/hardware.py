@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -75,13 +75,8 @@ def bfloat16_operands() -> Iterator[None]:
     torch has no product of bfloat16 matrices into float32 on a CPU, and this is one for operands that bfloat16 holds
     exactly: as fast as bfloat16 products where the CPU has instructions for them, and nothing of the result is rounded.
     """
-    settings = torch.backends.mkldnn.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
+    with _products_in(torch.backends.mkldnn.matmul, "bf16"):
         yield
-    finally:
-        settings.fp32_precision = before
 
 
 @contextmanager
@@ -89,9 +84,14 @@ def tf32_products() -> Iterator[None]:
     """Within the context CUDA multiplies float32 matrices in TF32, which has the exponents of float32 and ten bits of
     mantissa: exact for operands that have no more, bfloat16 and float16 numbers in any mixture; sums stay float32.
     """
-    settings = torch.backends.cuda.matmul
+    with _products_in(torch.backends.cuda.matmul, "tf32"):
+        yield
+
+
+@contextmanager
+def _products_in(settings: Any, precision: str) -> Iterator[None]:
     before = settings.fp32_precision
-    settings.fp32_precision = "tf32"
+    settings.fp32_precision = precision
     try:
         yield
     finally:

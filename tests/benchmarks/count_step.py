@@ -208,6 +208,7 @@ def line(name: str, case: Case, counted: Counted) -> str:
     speed = case.rows / max(busy, host)
     limit = case.rows / (total.flops / LIMIT_FLOPS)
     parts = " + ".join(str(part.launches) for part in counted)
+    # What would wait for the device cannot be counted: it fails, as tensors without data have nothing to read.
     return (
         f"| {name} | {total.launches:,} ({parts}) | {total.bytes / 1e9:.1f} | {total.flops / 1e12:.2f} | 0 | "
         f"{busy * 1e3:.1f} | {host * 1e3:.1f} | {speed:,.0f} | {speed / limit:.0%} |"

@@ -2,24 +2,20 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_tools import augment_rows, augment_task, augmentation_files
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.masked_words import MaskedWordModel
-from data_tools.ranks import Ranks, find_ranks
-from data_tools.teacher_filter import TeacherJudge, is_near, is_sure
 from tests.support.models import WORDS, masked_lm_directory, model_directory
 from tests.support.runs import run_ranks
+from tests.unit.data_tools.test_teacher_filter import teacher_judge
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
@@ -304,17 +300,6 @@ def test_a_run_killed_between_the_record_and_its_output_is_finished(models, glue
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
 
 
-def teacher_judge(directory, spec=TASKS["sst-2"], dtype=torch.float32):
-    return TeacherJudge(
-        directory,
-        spec,
-        lower_case=None,
-        stated_labels=None,
-        dtype=dtype,
-        device=torch.device("cpu"),
-    )
-
-
 def test_the_teacher_drops_variants_that_it_is_not_sure_of(models, glue, capsys):
     everything = rows_of(run(models, glue))
     (glue / "SST-2" / "train_aug.tsv").unlink()
@@ -334,53 +319,6 @@ def test_the_teacher_drops_variants_that_it_is_not_sure_of(models, glue, capsys)
     dropped, made = len(everything) - len(filtered), len(everything) - len(originals)
     assert dropped > 10
     assert f"{dropped:,} of {made:,} variants ({dropped / made:.1%})" in capsys.readouterr().out
-
-
-def test_probabilities_are_those_of_the_teacher_in_the_order_of_the_tasks_labels(tmp_path):
-    model_directory(tmp_path / "teacher", labels=["positive", "negative"])
-    judge = teacher_judge(tmp_path / "teacher")
-    texts = ["a good film", "bad", "the music was very dull and long , we saw it"]
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
-    for text, found in zip(texts, judge.probabilities((texts,)), strict=True):
-        with torch.no_grad():
-            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
-        np.testing.assert_allclose(found, logits.softmax(-1).flip(0).numpy(), atol=1e-5)
-    long_texts = replace(TASKS["sst-2"], max_seq_length=100)  # of a model of 64 positions
-    expected = judge.probabilities((["film " * 62],))
-    found = teacher_judge(tmp_path / "teacher", long_texts).probabilities((["film " * 90],))
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_half_precision_drops_what_float32_drops_and_leaves_most_rows_to_itself(models):
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(["film", "good", "bad", "music", "day", "plot", "dull"], 6)) for _ in range(200)]
-    exact = teacher_judge(models / "teacher").probabilities((texts,))
-    judge = teacher_judge(models / "teacher", dtype=torch.bfloat16)
-    rounded = judge.probabilities((texts,))
-    assert (rounded != exact).any(axis=1).mean() > 0.9
-    probabilities = np.unique(exact.max(axis=1))
-    gaps = np.flatnonzero(np.diff(probabilities) > 1e-5)
-    for gap in gaps[:: len(gaps) // 9]:
-        threshold = float(probabilities[gap : gap + 2].mean())
-        found = judge.probabilities((texts,), near=threshold)
-        sure = [[is_sure(row, threshold) for row in judged] for judged in (found, exact)]
-        assert sure[0] == sure[1]
-    far = ~is_near(rounded, 0.9)
-    assert far.any()
-    np.testing.assert_array_equal(judge.probabilities((texts,), near=0.9)[far], rounded[far])
-
-
-def test_rows_are_near_a_threshold_by_their_odds_and_sure_up_to_float32s_noise():
-    # Odds of 3 and 9: the logarithms are 1.10 and 2.20; of 0.85: 1.73, of 0.94: 2.75.
-    rows = np.array([[0.75, 0.25], [0.15, 0.85], [0.06, 0.94], [1 - 1e-7, 1e-7]], dtype=np.float32)
-    assert is_near(rows, 0.9).tolist() == [False, True, False, False]
-    assert is_near(rows, 0.75).tolist() == [True, False, False, False]
-    assert is_near(np.array([[0.5, 0.25, 0.25]], dtype=np.float32), 0.5).tolist() == [True]
-    assert is_near(np.array([[1.0, 0.0], [1.0, 1e-6]], dtype=np.float32), 1.0).tolist() == [False, True]
-    assert not is_near(rows, 0.0).any()
-    assert [is_sure(row, 1.0) for row in rows] == [False, False, False, True]
-    assert [is_sure(row, 0.85) for row in rows] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -438,27 +376,3 @@ def test_a_task_of_the_users_own_is_augmented_in_its_own_folder(models, tmp_path
     assert len(rows) > 10
     with pytest.raises(ConfigError, match="--task_file needs --data_dir"):
         augment_task.main(["--pretrained_bert_model", "m", "--no_glove", "--glue_dir", "g", "--task_file", "t"])
-
-
-@pytest.mark.parametrize(
-    ("environment", "ranks"),
-    [
-        ({}, Ranks(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Ranks(3, 4, 1)),
-        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, (2, 3, 0)),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, Ranks(1, 2, 1)),
-        ({"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}, Ranks(5, 8, 1)),
-        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4, 3)),  # no address: they do not talk to each other
-        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}, Ranks(5, 8, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Ranks(0, 1, 0)),  # a batch script
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "9"}, (0, 1, 0)),
-        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"}, (1, 2, 1)),
-    ],
-)
-def test_ranks_are_read_from_the_launchers_environment(monkeypatch, environment, ranks):
-    for name in list(os.environ):
-        if any(part in name for part in ("RANK", "PMI", "OMPI", "WORLD_SIZE", "SLURM")):
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert find_ranks() == ranks

@@ -1,4 +1,7 @@
-"""Attention in the form that runtimes on CPUs compute fastest: products, a sum with the mask, softmax, and no more.
+"""Attention in the forms that ONNX Runtime computes fastest on CPUs.
+
+Products, a sum with the mask and softmax, and no more; or the one operator that ONNX has for it, which reads and
+writes the states of all heads side by side and so needs no transposed copies of them.
 
 B batch rows, S sequence length, A heads, D head size.
 """
@@ -21,18 +24,22 @@ MASKED = -60.0
 """What is added to the scores of padding: e^-60 is no part of a sum in float32, and no denormal number either, with
 which ONNX Runtime's softmax takes seven times as long as with others (transformers adds the lowest float)."""
 
+OPERATOR_FROM = 24
+"""The operator set from which on attention is one operator. ONNX has it in 23 already, but what torch's exporter makes
+of rotary embeddings for that one, ONNX Runtime refuses (onnxscript 0.7.2)."""
+
 _NAME = "tinybert_ds_served"
 _MORE = ("softcap", "s_aux", "position_bias")
 """Of some architectures: what else their scores are made of."""
 
 
 @contextmanager
-def served_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that is traced have this attention, where its own is transformers' SDPA."""
+def served_attention(model: PreTrainedModel, *, opset: int) -> Iterator[None]:
+    """Let a model that is traced for an operator set have this attention, where its own is transformers' SDPA."""
     if not uses_plain_sdpa(model):
         yield
         return
-    AttentionInterface.register(_NAME, _attention)
+    AttentionInterface.register(_NAME, _operator if opset >= OPERATOR_FROM else _products)
     AttentionMaskInterface.register(_NAME, _mask)
     model.set_attn_implementation(_NAME)
     try:
@@ -41,7 +48,7 @@ def served_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation("sdpa")
 
 
-def _attention(
+def _products(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -61,6 +68,24 @@ def _attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+
+
+def _operator(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """The same by one operator of ONNX."""
+    if any(more.get(name) is not None for name in _MORE):
+        return _products(module, query, key, value, attention_mask, scaling, **more)
+    heads = {"q_num_heads": query.shape[1], "kv_num_heads": key.shape[1]}
+    rows = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
+    output, *_ = torch.onnx.ops.attention(*rows, attention_mask, scale=scaling, **heads)
+    return output.unflatten(2, (query.shape[1], -1)), None
 
 
 def _mask(**words: Any) -> Tensor | None:

@@ -34,7 +34,7 @@ def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, ops
     Raises:
         ModelError: The architecture cannot be traced.
     """
-    with served_attention(getattr(model, "transformer", model)):
+    with served_attention(getattr(model, "transformer", model), opset=opset):
         graph = traced_onnx(model, input_names, opset=opset)
     _keep_sums_apart(graph)
     save_onnx(graph, file)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from tinybert_ds.models.capture import uses_plain_sdpa
 
@@ -82,13 +82,18 @@ def _operator(
     """The same by one operator of ONNX."""
     if any(more.get(name) is not None for name in _MORE):
         return _products(module, query, key, value, attention_mask, scaling, **more)
-    heads = {"q_num_heads": query.shape[1], "kv_num_heads": key.shape[1]}
-    rows = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
-    output, *_ = torch.onnx.ops.attention(*rows, attention_mask, scale=scaling, **heads)
-    return output.unflatten(2, (query.shape[1], -1)), None
+    heads, kv_heads = query.shape[1], key.shape[1]
+    query, key, value = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
+    output, *_ = torch.onnx.ops.attention(
+        query, key, value, attention_mask, q_num_heads=heads, kv_num_heads=kv_heads, scale=scaling
+    )
+    return output.unflatten(2, (heads, -1)), None
 
 
 def _mask(**words: Any) -> Tensor | None:
     """The mask (B, 1, S, S) that is added to the scores; see `masking_utils.eager_mask`."""
+    padding = words.get("attention_mask")
+    if padding is not None and words["mask_function"] is bidirectional_mask_function:
+        return torch.where(padding[:, None, None], 0.0, MASKED).expand(-1, -1, words["q_length"], -1)
     mask = eager_mask(**words)
     return None if mask is None else torch.clamp(mask, min=MASKED)

@@ -31,6 +31,7 @@ from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.row_outputs import Outputs, count_parts, part_batches, read_parts, write_part
+from tinybert_ds.data.row_padding import choose_padding, marks_texts, prepare_to_read
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import read_table_in_blocks, split_files
 from tinybert_ds.data.task_spec import GROUPS, TaskSpec
@@ -138,7 +139,8 @@ def _prepare(options: LabelRowsArguments, device: torch.device, ranks: Ranks) ->
         **{f"--{name}": value for name, value in identity_of(options, {"dtype": dtype}).items()},
     }
     types = returns_token_types(tokenizer)
-    return _Job(spec, rows, columns, length, special_ids(tokenizer).pad, types, identity)
+    pad = special_ids(tokenizer).pad if marks_texts(tokenizer) else choose_padding(config, tokenizer, [rows])
+    return _Job(spec, rows, columns, length, pad, types, identity)
 
 
 def _unlabelled(spec: TaskSpec, split: str) -> TaskSpec:
@@ -235,6 +237,7 @@ def _asker(job: _Job, options: LabelRowsArguments, device: torch.device) -> Call
     choose_float32_products(device, onednn=not options.no_onednn_matmul)
     head = target_of(job.spec).head(job.spec)
     model = load_headed(options.model, head, role="model", pooler_relu=options.pooler_relu)
+    prepare_to_read(model, job.pad_id)
     encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=job.token_types)
     check_capture(encoder, sequence_length=job.max_seq_length)
     encoder = encoder.to(device=device, dtype=inference_dtype(device, options.dtype)).eval()

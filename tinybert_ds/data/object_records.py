@@ -213,6 +213,16 @@ def _value(item: Any, name: str) -> Any:
     return item
 
 
+def with_value(item: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return an object with another value where `find_value` finds one, or at its end under the name itself."""
+    if name not in item and _value(item, name) is _MISSING:
+        name = next((key for key in item if key.lower() == name.lower()), name)
+    key, _, inside = name.partition(".")
+    if name not in item and isinstance(item.get(key), dict):
+        return {**item, key: with_value(item[key], inside, value)}
+    return {**item, name: value}
+
+
 def _objects_of_lines(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_lines(path, "\n", encoding), start=1):
         if not line.strip():

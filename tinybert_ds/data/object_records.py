@@ -173,7 +173,7 @@ def _object_records(path: Path, found: Objects, needed: Sequence[str], arrays: S
     names = [str(name) for name in first[1]]
     names += [
         wanted
-        for wanted in needed
+        for wanted in dict.fromkeys(needed)
         if "." in wanted and not find_column(names, wanted) and _value(first[1], wanted) is not _MISSING
     ]
     read = {names[at] for wanted in needed for at in find_column(names, wanted)}

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.data.object_records import Records, find_column, json_records
+from tinybert_ds.data.object_records import Records, find_column
 from tinybert_ds.data.table_formats import read_records
 from tinybert_ds.data.task_spec import TextFormat
 from tinybert_ds.errors import ConfigError, DataError
@@ -107,7 +107,7 @@ def _existing(directory: Path, name: str) -> Path:
 
 
 def _records(path: Path) -> Records:
-    return json_records(path, ["_id", "text"], "")
+    return read_records(path, ["_id", "text"], TextFormat())
 
 
 def _columns(records: Records, path: Path, names: tuple[str, str]) -> list[int]:

@@ -232,12 +232,6 @@ def _padded(values: NDArray, mask: NDArray[np.bool_], fill: int | bool) -> NDArr
     return padded
 
 
-def spans(begins: Ints, ends: Ints) -> Ints:
-    """Return the numbers of all spans begin..end - 1, one after the other."""
-    lengths = ends - begins
-    return np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
-
-
 def token_counts(batch: Batch) -> tuple[int, int]:
     """(real tokens, computed tokens) of a micro-batch; the padding share is 1 - real / computed.
 

@@ -26,6 +26,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 _CHINESE_SHARE = 0.25  # of a vocabulary; bert-base-chinese has 35 %, multilingual ones about 11 %
 _OPEN_SHARDS = 256
+_INSIDE_WORD = "##"  # before the pieces of WordPiece that continue a word
 LARGEST_VOCABULARY = 2**31  # ids are int32 at most
 
 TokenDtype = Literal["int16", "int32", "uint16"]
@@ -315,26 +316,11 @@ def tokens_of(directory: Path) -> dict[str, int]:
     return dict(vocabulary) if isinstance(vocabulary, dict) else {piece: n for n, (piece, _) in enumerate(vocabulary)}
 
 
-def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
-    """(vocab_size,) bool: which ids continue a word, for whole-word masking.
+def continuations(tokenizer_json: str, vocab_size: int, *, listed: bool = False) -> np.ndarray:
+    """(vocab_size,) bool: which ids of a tokeniser continue a word, for whole-word masking.
 
     Args:
         listed: Whether a list says which characters belong together, so that pieces need not.
-
-    Raises:
-        DataError: the corpus's tokeniser is missing, or does not show where words begin.
-    """
-    path = directory / TOKENIZER_NAME
-    if not path.is_file():
-        raise DataError(f"{str(path)!r} is missing; whole-word masking needs it. Write the corpus again.")
-    return continuations(path.read_text(encoding="utf-8"), vocab_size, prefix, listed=listed)
-
-
-def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
-    """(vocab_size,) bool: which ids of a tokeniser continue a word.
-
-    Args:
-        listed: See `continuation_mask`.
 
     Raises:
         DataError: its vocabulary does not show where words begin: it marks no pieces, or consists of Chinese
@@ -343,7 +329,7 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, l
     vocabulary = json.loads(tokenizer_json)["model"]["vocab"]  # what `open_corpus` has found to be as it was written
     mask = np.zeros(vocab_size, dtype=bool)
     if isinstance(vocabulary, dict):
-        mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True
+        mask[[token_id for token, token_id in vocabulary.items() if token.startswith(_INSIDE_WORD)]] = True
         chinese = sum(len(token) == 1 and "\u4e00" <= token <= "\u9fff" for token in vocabulary)
         if chinese > _CHINESE_SHARE * len(vocabulary) and not listed:
             raise DataError(
@@ -353,7 +339,7 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, l
             )
     if not mask.any() and not listed:
         raise DataError(
-            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; this "
-            "tokeniser has none. Leave --do_whole_word_mask away."
+            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {_INSIDE_WORD!r}; "
+            "this tokeniser has none. Leave --do_whole_word_mask away."
         )
     return mask

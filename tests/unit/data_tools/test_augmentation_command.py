@@ -18,7 +18,9 @@ from tests.support.runs import run_ranks
 from tests.unit.data_tools.test_teacher_filter import teacher_judge
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
+from tinybert_ds.data.task_spec import SplitFile
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 
 pytestmark = pytest.mark.slow

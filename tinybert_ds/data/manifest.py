@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -115,9 +114,8 @@ class Shards(Sequence[Shard]):
     def __init__(self, directory: Path, records: Sequence[ShardRecord]) -> None:
         self._directory = directory
         self._records = records
-        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._map)
         self._vouched_for: set[int] = set()  # whose index has been compared with its hash
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -128,16 +126,8 @@ class Shards(Sequence[Shard]):
         Raises:
             DataError: its files are not those of the manifest.
         """
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
-        with self._lock:
-            if number not in self._open:
-                self._open[number] = self._map(number)
-                if len(self._open) > _OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(number)
-            return self._open[number]
+        place = range(len(self))[number]
+        return [self._shard(each) for each in place] if isinstance(place, range) else self._shard(place)
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[number] for number in range(len(self)))

@@ -27,13 +27,13 @@ class InspectArguments(Casing):
         BERT_MODEL, None, help="With --adopt: model directory with the tokeniser that made the ids."
     )
     dtype_codes: Literal["deepspeed", "megatron"] | None = data(
-        "With --adopt, of uint16 shards: whose they are; the code of that dtype is 6 to DeepSpeed, 8 to Megatron.",
-        None,
-        goes_with="adopt",
+        "With --adopt, of uint16 shards: whose they are; the code of that dtype is 6 to DeepSpeed, 8 to Megatron.", None
     )
 
     def problems(self) -> list[str]:
         found = super().problems()
         if self.adopt != (self.bert_model is not None):
             found.append("--adopt and --bert_model go together")
+        if self.dtype_codes is not None and not self.adopt:
+            found.append("--dtype_codes goes with --adopt")
         return found

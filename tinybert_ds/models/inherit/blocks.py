@@ -28,7 +28,6 @@ class Exchange(Protocol):
 
     def broadcast(self, tensors: Sums | None, source: int) -> Sums:
         """Return the tensors of rank `source`, on every rank; the others give None."""
-        ...
 
 
 class Alone:

@@ -121,7 +121,8 @@ def save_sentence_encoder(
 
 def write_modules(directory: Path, modules: SentenceModules, hidden_size: int) -> None:
     """Write all of a sentence-transformers directory but the transformer, of this hidden size, and its tokeniser."""
-    names = ["Transformer", "Pooling", *("Normalize" if _is_normalise(layer) else "Dense" for layer in modules.layers)]
+    behind = ["Normalize" if isinstance(layer, Normalise) else "Dense" for layer in modules.layers]
+    names = ["Transformer", "Pooling", *behind]
     folders = ["", *(f"{number}_{name}" for number, name in enumerate(names[1:], start=1))]
     for folder in folders[1:]:
         (directory / folder).mkdir(exist_ok=True)
@@ -283,10 +284,6 @@ def _class_name(activation: str) -> str:
     """Return the class of `torch.nn` with its module, as sentence-transformers imports it."""
     kind = getattr(torch.nn, activation)
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _is_normalise(layer: Layer) -> bool:
-    return isinstance(layer, Normalise)
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -65,12 +65,7 @@ class Job:
     @property
     def needs_survey(self) -> bool:
         """Whether documents may be left out."""
-        return self.dedup or self.filters.is_active
-
-    @property
-    def num_phases(self) -> int:
-        """How often the text is read."""
-        return 1 + self.needs_survey
+        return self.dedup or self.filters != Filters()
 
 
 class CorpusWorker:
@@ -195,7 +190,9 @@ class CorpusWorker:
                 text_bytes += unit.text_bytes
                 unknown += count_unknown(tokenised.tokens, self._tokeniser.unknown_id)
                 if writer is None and len(tokenised.lengths):
-                    writer = ShardWriter(job.directory, shard_name(job.first_number + number, part), job.text.dtype)
+                    writer = ShardWriter(
+                        job.directory, part_name(SHARD, job.first_number + number, part), job.text.dtype
+                    )
                 if writer is not None:
                     writer.add_sentences(*tokenised)
             last = reader.ended
@@ -247,11 +244,6 @@ class CorpusWorker:
 def part_name(kind: str, number: int, part: int) -> str:
     """The name of a task."""
     return f"{kind}-{number:05d}-{part:05d}"
-
-
-def shard_name(number: int, part: int) -> str:
-    """The name of the shard of a part of a source."""
-    return f"shard-{number:05d}-{part:05d}"
 
 
 def array_path(job: Job, name: str) -> Path:

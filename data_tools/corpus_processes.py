@@ -66,7 +66,8 @@ class _Bar:
     """Text bytes of the parts that all processes have finished."""
 
     def __init__(self, job: Job, *, shown: bool) -> None:
-        total = job.num_phases * sum(item.text_bytes for source in job.sources for item in source)
+        readings = 1 + job.needs_survey
+        total = readings * sum(item.text_bytes for source in job.sources for item in source)
         self._bar = progress_bar(
             total=total or None, desc="tokenising", unit="B", unit_scale=True, leave=True, delay=0, shown=shown
         )

@@ -36,24 +36,20 @@ class BatchSource(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the data and every option that changes the rows, but neither seed nor batch size."""
-        ...
 
     def samples_in_epoch(self, epoch: int) -> int: ...
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps; all are of `global_batch_size` rows but the last, which may be shorter."""
-        ...
 
     def samples_in_step(self, epoch: int, position: int) -> int:
         """Rows of the global batch at optimizer step `position` of `epoch`."""
-        ...
 
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """The `accumulation` micro-batches that `rank` takes in optimizer step `position` (from 0) of `epoch`.
 
         The rows of a step do not depend on rank, world size or accumulation. Starting at any position costs the same.
         """
-        ...
 
 
 class Rows(NamedTuple):

@@ -33,7 +33,7 @@ from tinybert_ds.data.vocabulary import count_unknown, describe_unknown, judge_u
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, map_array, obtain, save_array
+from tinybert_ds.shared_work.derived import map_array, obtain, save_array
 from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
 
@@ -87,7 +87,7 @@ def load_rows(
             blocks = read_split_in_blocks(spec, data_dir, split)
             write_rows(target, blocks, encoder, token_dtype(vocabulary_size(tokenizer)), key, bar.update)
 
-    return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, partial(read_rows, key=key), build, first=first)
 
 
 def encoder_of(

@@ -27,7 +27,6 @@ def progress_bar(
     """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
 
     Args:
-        total, desc, unit, unit_scale, leave: As tqdm has them.
         delay: Seconds before it appears.
         shown: False for a process whose progress another one shows.
     """

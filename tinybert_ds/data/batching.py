@@ -72,7 +72,7 @@ class RowLayout(NamedTuple):
     pad_id: int
 
 
-def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_width: int = 8) -> list[Ints]:
+def plan_window(lengths: Ints, global_batch_size: int, key: int | None) -> list[Ints]:
     """Rows of each optimizer step of a window, every row exactly once.
 
     The rows of a step are drawn at random from one length bin; what is left of all bins goes, sorted by length, into
@@ -81,7 +81,6 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     Args:
         lengths: (n,) tokens of each row, special tokens included.
         key: names the order; None gives plain order of length instead, for evaluation.
-        bin_width: tokens from one bin to the next.
 
     Returns:
         ceil(n / global_batch_size) arrays of row numbers.
@@ -94,7 +93,7 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     # sort keeps that order inside a bin. What fills no whole step goes into mixed steps, neighbours in length together:
     # every row is read in every epoch, at the price of some padding in fewer steps than there are bins.
     shuffled = permutation(make_key(key, "rows"), n)
-    bins = (lengths[shuffled] - 1) // bin_width
+    bins = (lengths[shuffled] - 1) // PADDING_MULTIPLE
     by_bin = np.argsort(bins, kind="stable")
     shuffled, bins = shuffled[by_bin], bins[by_bin]
     _, begins, sizes = np.unique(bins, return_index=True, return_counts=True)

@@ -49,7 +49,6 @@ def inherit_all(
 
     Args:
         teacher: In any precision, on the device of the blocks, in eval mode.
-        pupils: The students.
         blocks: The calibration text; call this on all of its ranks.
         ridge: What the fits hold against large weights, in relation to the features' mean variance.
 

@@ -48,7 +48,6 @@ class Blocks:
         batches: All blocks, the same on every rank.
         directory: Where states of this rank's blocks are kept meanwhile; local and fast is best.
         device: Where the sums are computed.
-        exchange: The ranks.
         advance: Called with 1 for each block that is worked through.
     """
 

@@ -100,7 +100,6 @@ def save_sentence_encoder(
     modules: SentenceModules,
     *,
     state_dict: Mapping[str, Tensor] | None = None,
-    projections: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a directory that `sentence_transformers.SentenceTransformer` opens; call it on one rank.
 
@@ -108,7 +107,7 @@ def save_sentence_encoder(
     that were not written together does not load.
 
     Args:
-        model, tokenizer, state_dict, projections: See `saving.save_student`.
+        model, tokenizer, state_dict: See `saving.save_student`.
         directory: Made if absent.
         modules: What stands behind the model, with its weights.
     """
@@ -116,7 +115,7 @@ def save_sentence_encoder(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _CONFIG_FILE).unlink(missing_ok=True)
     write_modules(directory, modules, model.config.hidden_size)
-    save_student(model, tokenizer, directory, state_dict=state_dict, projections=projections)
+    save_student(model, tokenizer, directory, state_dict=state_dict)
 
 
 def write_modules(directory: Path, modules: SentenceModules, hidden_size: int) -> None:

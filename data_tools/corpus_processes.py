@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
@@ -27,7 +28,7 @@ def run_job(job: Job, ranks: Ranks, num_workers: int) -> None:
         DataError: an input is unusable, or a worker was killed.
         FileNotFoundError: other ranks have finished everything.
     """
-    with _Bar(job, shown=ranks.rank == 0) as bar:
+    with closing(_Bar(job, shown=ranks.rank == 0)) as bar:
         try:
             if num_workers == 1:
                 CorpusWorker(job, ranks.rank / ranks.size, bar.look).work()
@@ -75,10 +76,7 @@ class _Bar:
         self._seen: set[str] = set()
         self._next_look = 0.0
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def look(self, *, now: bool = False) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_tools.corpus_job import UNKNOWN
 from tinybert_ds.data.indexed import FileRecord, hash_file, open_shard
@@ -24,6 +22,7 @@ from tinybert_ds.data.tokenizer import SpecialIds, load_tokenizer, special_ids, 
 from tinybert_ds.data.vocabulary import count_unknown, unknown_id
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
+from tinybert_ds.progress import progress_bar
 
 DTYPE_CODES: dict[str, dict[int, TokenDtype | None]] = {
     "deepspeed": {3: None, 4: None, 6: "uint16"},
@@ -61,7 +60,7 @@ def adopt_shards(directory: Path, model: str, lower_case: bool | None, dtype_cod
     total = sum((directory / f"{name}.bin").stat().st_size for name in names if (directory / f"{name}.bin").is_file())
     records = []
     unknown, unknown_token = 0, unknown_id(tokenizer.backend_tokenizer)
-    with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
+    with progress_bar(total=total, desc="checking", unit="B", unit_scale=True) as bar:
         for name in names:
             record, count = _adopt(directory, name, dtypes[name], special, unknown_token)
             records.append(record)

@@ -25,6 +25,7 @@ from data_tools.orphans import end_with_parent
 from data_tools.sentence_words import SentenceSplitter
 from data_tools.teacher_filter import TeacherJudge, is_sure
 from data_tools.text_variants import draw_variants, find_candidates
+from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.data.word_list import load_word_list
@@ -33,28 +34,24 @@ from tinybert_ds.hardware import choose_float32_products
 _BLOCKS_AHEAD_PER_WORKER = 2
 
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
+
+
 @dataclass(frozen=True)
 class AugmentationSettings:
     """Everything that a worker needs to know."""
 
+    options: AugmentArguments
     spec: TaskSpec
     text_columns: tuple[int, ...]
-    model: str
-    lower_case: bool | None
     vectors: Path | None  # memory-mapped word vectors; None: words of several pieces stay
-    candidates: int
-    copies: int
-    probability: float
-    seed: int
-    chinese: bool
-    word_list: str | None
-    teacher: str | None
-    teacher_labels: tuple[str, ...] | None
-    confidence: float
     dtype: torch.dtype
     device: torch.device
-    batch_tokens: int
-    onednn: bool  # see `choose_float32_products`
+
+    @property
+    def copies(self) -> int:
+        """Variants to draw of each text."""
+        return self.spec.augmented_copies if self.options.N is None else self.options.N
 
 
 class Block(NamedTuple):
@@ -78,32 +75,33 @@ class RowAugmenter:
     """Augments blocks; keeps models and vectors between them."""
 
     def __init__(self, settings: AugmentationSettings) -> None:
-        if settings.device.type == "cpu":
+        options, device = settings.options, settings.device
+        if device.type == "cpu":
             torch.set_num_threads(1)  # a worker is a core; sums in another order would give other last digits
-            choose_float32_products(settings.device, onednn=settings.onednn)
+            choose_float32_products(device, onednn=not options.no_onednn_matmul)
         self._settings = settings
-        tokenizer = load_tokenizer(settings.model, settings.lower_case)
+        tokenizer = load_tokenizer(options.pretrained_bert_model, options.lower_case)
         self._neighbours = None
         if settings.vectors is not None:
-            self._neighbours = Neighbours(open_cache(settings.vectors), settings.candidates)
-        words = None if settings.word_list is None else load_word_list(settings.word_list, tokenizer.get_vocab())
+            self._neighbours = Neighbours(open_cache(settings.vectors), options.M)
+        words = None if options.word_list is None else load_word_list(options.word_list, tokenizer.get_vocab())
         self._splitter = SentenceSplitter(tokenizer, words)
         self._model = MaskedWordModel(
-            settings.model,
+            options.pretrained_bert_model,
             tokenizer,
             dtype=settings.dtype,
-            device=settings.device,
-            batch_tokens=settings.batch_tokens,
+            device=device,
+            batch_tokens=BATCH_TOKENS[device.type],
         )
         self._judge = None
-        if settings.teacher is not None:
+        if options.teacher_filter is not None:
             self._judge = TeacherJudge(
-                settings.teacher,
+                options.teacher_filter,
                 settings.spec,
-                lower_case=settings.lower_case,
-                stated_labels=settings.teacher_labels,
+                lower_case=options.lower_case,
+                stated_labels=options.stated_labels,
                 dtype=settings.dtype,
-                device=settings.device,
+                device=device,
             )
 
     def augment(self, block: Block) -> AugmentedBlock:
@@ -124,20 +122,18 @@ class RowAugmenter:
 
     def _variants(self, texts: Sequence[str], keys: Sequence[Sequence[int]]) -> list[list[str]]:
         """Return the variants of each text; equal texts are looked at once and drawn from each by its own key."""
-        settings = self._settings
+        options = self._settings.options
         different = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         sentences = self._splitter.split(list(different))
-        candidates = find_candidates(
-            sentences, self._model, self._neighbours, count=settings.candidates, chinese=settings.chinese
-        )
+        candidates = find_candidates(sentences, self._model, self._neighbours, count=options.M, chinese=options.chinese)
         return [
             draw_variants(
                 sentences[different[text]],
                 candidates[different[text]],
-                count=settings.copies,
-                probability=settings.probability,
-                seed=(settings.seed, *key),
-                chinese=settings.chinese,
+                count=self._settings.copies,
+                probability=options.p,
+                seed=(options.seed, *key),
+                chinese=options.chinese,
             )
             for text, key in zip(texts, keys, strict=True)
         ]
@@ -147,7 +143,7 @@ class RowAugmenter:
     ) -> list[list[list[str]]]:
         """Drop variants of whose class the teacher is not sure enough; count them by the label of their row."""
         assert block.labels is not None
-        columns, confidence = self._settings.text_columns, self._settings.confidence
+        columns, confidence = self._settings.text_columns, self._settings.options.teacher_confidence
         flat = [fields for own in variants for fields in own]
         texts = tuple([fields[column] for fields in flat] for column in columns)
         judged: Iterable[NDArray[np.float32]] = judge.probabilities(texts, near=confidence) if flat else ()

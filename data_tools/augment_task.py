@@ -34,9 +34,8 @@ from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.data.vocabulary import describe_unknown, judge_unknown
 from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.errors import ConfigError, raise_all
-from tinybert_ds.hardware import inference_dtype, precision_problems
+from tinybert_ds.hardware import device_of_rank, inference_dtype, precision_problems
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.rank_environment import device_of
 from tinybert_ds.shared_work.claims import POLL_SECONDS
 from tinybert_ds.targets import target_of
 
@@ -44,7 +43,6 @@ RULE_VERSION = 4
 """Raised whenever the same settings give another file than before."""
 
 _COUNTED_ROWS = 10_000  # at a time
-BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 BLOCK_ROWS = {"cpu": 32, "cuda": 512}
 """What is computed together, which in half precision decides about near ties: part of what a file is made of."""
 _PATIENCE_SECONDS = 120.0
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Augment the task that the command line names; say what was made."""
     options, problems = parse_arguments(AugmentArguments, arguments)
     ranks = find_ranks()
-    device = _device(options, ranks)
+    device = device_of_rank(ranks.local_rank, no_cuda=options.no_cuda)
     raise_all([*problems, *_machine_problems(options, device)])
     spec, folder = _task(options)
     rows = _read_rows(spec, folder)
@@ -66,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vectors = None
     if options.glove_embs is not None:
         vectors = cache_directory(Path(options.glove_embs), options.glove_vocab_size, output.parent)
-    settings = _settings(options, spec, rows, vectors, device)
-    files = AugmentationFiles(output, _identity(options, settings, rows, vectors, ranks))
+    dtype = inference_dtype(device, options.dtype)
+    settings = AugmentationSettings(options, spec, rows.text_columns, vectors, dtype, device)
+    files = AugmentationFiles(output, _identity(settings, rows, ranks))
     counts = files.finished_counts()
     if counts is not None:
         if ranks.rank == 0:
@@ -75,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_counts(counts, rows, settings)
         return
     begin = time.monotonic()
-    num_workers = options.num_workers or _default_workers(device, ranks)
+    one_worker = device.type != "cpu" or ranks.size > 1
+    num_workers = options.num_workers or (1 if one_worker else len(os.sched_getaffinity(0)))
     augmenter = RowAugmenter(settings)  # loads the models, and so checks them before anything is written
     if ranks.rank == 0:
-        _judge_words(rows, settings, allow_unknown=options.allow_unknown)
+        _judge_words(rows, options)
     if not files.begin():
         return
     if ranks.rank == 0:
@@ -204,56 +204,29 @@ def _write(
             time.sleep(POLL_SECONDS)
 
 
-def _settings(
-    options: AugmentArguments, spec: TaskSpec, rows: _Rows, vectors: Path | None, device: torch.device
-) -> AugmentationSettings:
-    return AugmentationSettings(
-        spec=spec,
-        text_columns=rows.text_columns,
-        model=options.pretrained_bert_model,
-        lower_case=options.lower_case,
-        vectors=vectors,
-        candidates=options.M,
-        copies=spec.augmented_copies if options.N is None else options.N,
-        probability=options.p,
-        seed=options.seed,
-        chinese=options.chinese,
-        word_list=options.word_list,
-        teacher=options.teacher_filter,
-        teacher_labels=tuple(options.stated_labels) if options.stated_labels else None,
-        confidence=options.teacher_confidence,
-        dtype=inference_dtype(device, options.dtype),
-        device=device,
-        batch_tokens=BATCH_TOKENS[device.type],
-        onednn=not options.no_onednn_matmul,
-    )
-
-
-def _identity(
-    options: AugmentArguments, settings: AugmentationSettings, rows: _Rows, vectors: Path | None, ranks: Ranks
-) -> dict[str, Any]:
+def _identity(settings: AugmentationSettings, rows: _Rows, ranks: Ranks) -> dict[str, Any]:
     """Everything that decides about the output, by the name a user knows it by; checks the models' directories."""
-    tokenizer = load_tokenizer(settings.model, settings.lower_case)
+    options, teacher = settings.options, settings.options.teacher_filter
+    tokenizer = load_tokenizer(options.pretrained_bert_model, options.lower_case)
     SentenceSplitter(tokenizer)
-    glove = None
-    if vectors is not None:
+    glove, words = None, {}
+    if options.glove_embs is not None and settings.vectors is not None:
         first = ranks.local_rank == 0
-        glove = build_cache(Path(cast(str, options.glove_embs)), options.glove_vocab_size, vectors, first=first)
-    teacher, words = settings.teacher, {}
-    if settings.word_list is not None:
-        words = {"--word_list": load_word_list(settings.word_list, tokenizer.get_vocab()).fingerprint}
+        glove = build_cache(Path(options.glove_embs), options.glove_vocab_size, settings.vectors, first=first)
+    if options.word_list is not None:
+        words = {"--word_list": load_word_list(options.word_list, tokenizer.get_vocab()).fingerprint}
     resolved = {
         "glove_vocab_size": None if glove is None else options.glove_vocab_size,
         "N": settings.copies,
         "dtype": str(settings.dtype).removeprefix("torch."),
-        "teacher_confidence": None if teacher is None else settings.confidence,
+        "teacher_confidence": None if teacher is None else options.teacher_confidence,
     }
     return {
         "rule": RULE_VERSION,
         "rows of a block": BLOCK_ROWS[settings.device.type],
         "train file": rows.hashes[0] if len(rows.hashes) == 1 else rows.hashes,
         "text columns": settings.text_columns,
-        "--pretrained_bert_model": [model_fingerprint(settings.model), tokenizer_fingerprint(tokenizer)],
+        "--pretrained_bert_model": [model_fingerprint(options.pretrained_bert_model), tokenizer_fingerprint(tokenizer)],
         "--glove_embs": glove,
         "--teacher_filter": None if teacher is None else model_fingerprint(teacher),
         **words,
@@ -261,15 +234,15 @@ def _identity(
     }
 
 
-def _judge_words(rows: _Rows, settings: AugmentationSettings, *, allow_unknown: bool) -> None:
+def _judge_words(rows: _Rows, options: AugmentArguments) -> None:
     """Say how much of the texts the masked language model does not know; raises DataError if it is most of them."""
-    splitter = SentenceSplitter(load_tokenizer(settings.model, settings.lower_case))
+    splitter = SentenceSplitter(load_tokenizer(options.pretrained_bert_model, options.lower_case))
     pieces = unknown = 0
     for begin in range(0, len(rows.lines), _COUNTED_ROWS):
         fields = [line.split("\t") for line in rows.lines[begin : begin + _COUNTED_ROWS]]
         counts = splitter.count_unknown([row[column] for row in fields for column in rows.text_columns])
         unknown, pieces = unknown + counts[0], pieces + counts[1]
-    warning = judge_unknown(unknown, pieces, text=str(rows.path), allowed=allow_unknown)
+    warning = judge_unknown(unknown, pieces, text=str(rows.path), allowed=options.allow_unknown)
     print(f"warning: {warning}" if warning else f"{rows.path}: {describe_unknown(unknown, pieces)}", flush=True)
 
 
@@ -296,22 +269,12 @@ def _machine_problems(options: AugmentArguments, device: torch.device) -> list[s
     return []
 
 
-def _device(options: AugmentArguments, ranks: Ranks) -> torch.device:
-    if options.no_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", device_of(ranks.local_rank, torch.cuda.device_count()))
-
-
-def _default_workers(device: torch.device, ranks: Ranks) -> int:
-    return 1 if device.type != "cpu" or ranks.size > 1 else len(os.sched_getaffinity(0))
-
-
 def _description(spec: TaskSpec, rows: _Rows, settings: AugmentationSettings, num_workers: int, ranks: Ranks) -> str:
     place = f"{settings.device.type} in {str(settings.dtype).removeprefix('torch.')}"
     processes = num_workers * ranks.size
     return (
-        f"augmenting {len(rows.lines):,} rows of {spec.name}: N = {settings.copies}, M = {settings.candidates}, "
-        f"p = {settings.probability}; {processes} process{'es' * (processes > 1)} on {place}"
+        f"augmenting {len(rows.lines):,} rows of {spec.name}: N = {settings.copies}, M = {settings.options.M}, "
+        f"p = {settings.options.p}; {processes} process{'es' * (processes > 1)} on {place}"
     )
 
 
@@ -320,9 +283,10 @@ def _print_counts(counts: Counter[str], rows: _Rows, settings: AugmentationSetti
     print(f"{counts['rows']:,} rows, {made - dropped:,} variants beside them", flush=True)
     if rows.skipped_rows:
         print(f"{rows.skipped_rows:,} rows of {rows.path} lack fields and were left out")
-    if settings.teacher is None or not made:
+    if settings.options.teacher_filter is None or not made:
         return
-    print(f"--teacher_filter: {dropped:,} of {made:,} variants ({dropped / made:.1%}) were below {settings.confidence}")
+    sure = settings.options.teacher_confidence
+    print(f"--teacher_filter: {dropped:,} of {made:,} variants ({dropped / made:.1%}) were below {sure}")
     for name in settings.spec.label_names:
         of_label = counts[f"variants of {name}"]
         if of_label:

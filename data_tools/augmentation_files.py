@@ -6,7 +6,6 @@ says what a finished output was made of.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,28 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict
 
 from data_tools.augment_rows import AugmentedBlock
-from tinybert_ds.data.indexed import hash_file
+from data_tools.made_of import MadeOf
 from tinybert_ds.errors import DataError
-from tinybert_ds.files import fsync_directory, write_atomically
+from tinybert_ds.files import write_atomically
 from tinybert_ds.records import Count, parse_record
-from tinybert_ds.shared_work.claims import describe_differences
-
-
-class _Record(TypedDict):
-    """What a finished output was made of, and what was counted."""
-
-    identity: dict[str, Any]
-    counts: dict[str, Count]
-    output: dict[str, Any]
-
 
 _COUNTS = TypeAdapter(dict[str, Count])
-_RECORD = TypeAdapter(_Record)
 _PART = re.compile(r"(\d+)\.part")
 
 
@@ -50,40 +36,20 @@ class AugmentationFiles:
 
     def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.output = output
-        self._identity = json.loads(json.dumps(identity))  # as it will be read
-        digest = xxhash.xxh3_64_hexdigest(json.dumps(self._identity, sort_keys=True).encode())
-        self._all_parts = output.with_name(f"{output.name}.parts")
-        self.parts = self._all_parts / digest
-        self._record = output.with_suffix(".json")
+        self._made = MadeOf(output, output.with_suffix(".json"), identity, advice="Rename or remove it to augment anew")
+        self.parts = self._made.parts
 
     def finished_counts(self) -> Counter[str] | None:
-        """Return what was counted when the output was made, None if it is not finished.
-
-        Raises:
-            DataError: a file of that name is there that was made of something else, or has changed since.
-        """
-        if not self.output.exists():
-            return None
-        record = None
-        with contextlib.suppress(OSError, ValueError):  # not there, or not ours
-            record = parse_record(self._record.read_bytes(), _RECORD)
-        if record is None:
-            raise DataError(
-                f"{self.output} is there, but nothing says what it was made of; rename or remove it to augment anew"
-            )
-        differences = describe_differences(record["identity"], self._identity)
-        if not differences and hash_file(self.output)._asdict() != record["output"]:
-            differences = "its content has changed since it was written"
-        if differences:
-            raise DataError(f"{self.output} is there and differs: {differences}. Rename or remove it to augment anew")
-        return Counter(record["counts"])
+        """Return what was counted when the output was made, None if it is not finished; raises as `MadeOf.finished`."""
+        record = self._made.finished()
+        return None if record is None else Counter(record.get("counts"))
 
     def begin(self) -> bool:
         """Make the folder of blocks; False if all is finished, as another rank may have done it meanwhile."""
         self.parts.mkdir(parents=True, exist_ok=True)
         if self.finished_counts() is None:
             return True
-        shutil.rmtree(self._all_parts, ignore_errors=True)
+        shutil.rmtree(self.parts.parent, ignore_errors=True)
         return False
 
     def write_block(self, block: AugmentedBlock) -> None:
@@ -122,12 +88,9 @@ class AugmentationFiles:
                 file.write(rest)
             file.flush()
             os.fsync(file.fileno())
-        record = {"identity": self._identity, "counts": counts, "output": hash_file(temporary)._asdict()}
-        write_atomically(self._record, json.dumps(record, indent=2) + "\n")  # first: no output is without its record
-        temporary.replace(self.output)
-        fsync_directory(self.output.parent)
+        self._made.complete(temporary, counts=counts)
         # Those of other settings, too: the output is there now. Whoever still writes them is told so.
-        shutil.rmtree(self._all_parts, ignore_errors=True)
+        shutil.rmtree(self.parts.parent, ignore_errors=True)
         return counts
 
     def _require_finished(self) -> Counter[str]:

@@ -34,11 +34,6 @@ class Filters:
     max_chars: int | None = None
     min_letters: float = 0.0  # letters, of any script, of the characters that are not white space
 
-    @property
-    def is_active(self) -> bool:
-        """Whether anything can be left out."""
-        return self != Filters()
-
     def reason_against(self, document: _Document) -> str | None:
         """Why a document is left out, if it is."""
         if document.chars < self.min_chars:

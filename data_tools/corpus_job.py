@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from data_tools.cleaning import (
     save_duplicates,
     save_survey,
 )
-from data_tools.input_groups import Source, SourceReader, open_source
+from data_tools.input_groups import Source, SourceReader
 from data_tools.text_units import Problems, UnreadableInputError
 from data_tools.tokenise_text import TextOptions, TextTokeniser
 from tinybert_ds.data.indexed import ShardWriter
@@ -64,12 +65,7 @@ class Job:
     @property
     def needs_survey(self) -> bool:
         """Whether documents may be left out."""
-        return self.dedup or self.filters.is_active
-
-    @property
-    def num_phases(self) -> int:
-        """How often the text is read."""
-        return 1 + self.needs_survey
+        return self.dedup or self.filters != Filters()
 
 
 class CorpusWorker:
@@ -123,8 +119,9 @@ class CorpusWorker:
 
     def _do_source(self, kind: str, number: int, make: PartTask) -> bool:
         """Do all parts of a source that nobody else has taken; whether there was one."""
-        did, source = False, self._job.sources[number]
+        job, did, source = self._job, False, self._job.sources[number]
         is_exclusive = source[0].is_exclusive
+        open_reader = partial(SourceReader, source, job.part_bytes, job.text_field)
         with contextlib.ExitStack() as stack:
             reader: SourceReader | None = None
             for part in itertools.count():
@@ -133,13 +130,13 @@ class CorpusWorker:
                 record = self._claims.record(part_name(kind, number, part))
                 if record is None:
                     if reader is None and not is_exclusive:
-                        reader = stack.enter_context(contextlib.closing(self._open(source)))
+                        reader = stack.enter_context(contextlib.closing(open_reader()))
                     if reader is not None and reader.num_parts is not None and part >= reader.num_parts:
                         break
                     with self._claims.take(part_name(kind, number, part)) as claim:
                         if claim is not None:
                             if reader is None:
-                                reader = stack.enter_context(contextlib.closing(self._open(source)))
+                                reader = stack.enter_context(contextlib.closing(open_reader()))
                             record = make(number, part, reader)
                             claim.finish(record)
                             self._progress()
@@ -149,15 +146,6 @@ class CorpusWorker:
                 if record is not None and record["last"]:
                     break
         return did
-
-    def _open(self, source: Source) -> SourceReader:
-        try:
-            return open_source(source, self._job.part_bytes, self._job.text_field)
-        except UnreadableInputError as error:
-            if not self._job.skip_bad_input:
-                raise
-            unreadable = _Unreadable(error)
-            return SourceReader(source[:1], lambda _: unreadable)
 
     def _make_survey(self, number: int, part: int, reader: SourceReader) -> Record:
         surveyor = Surveyor(self._job.filters)
@@ -202,7 +190,9 @@ class CorpusWorker:
                 text_bytes += unit.text_bytes
                 unknown += count_unknown(tokenised.tokens, self._tokeniser.unknown_id)
                 if writer is None and len(tokenised.lengths):
-                    writer = ShardWriter(job.directory, shard_name(job.first_number + number, part), job.text.dtype)
+                    writer = ShardWriter(
+                        job.directory, part_name(SHARD, job.first_number + number, part), job.text.dtype
+                    )
                 if writer is not None:
                     writer.add_sentences(*tokenised)
             last = reader.ended
@@ -251,30 +241,9 @@ class CorpusWorker:
         self._claims.share(names, find, stopped=self._stopped)
 
 
-class _Unreadable:
-    """The reader of an input that cannot be opened."""
-
-    def __init__(self, error: UnreadableInputError) -> None:
-        self.num_parts: int | None = 1
-        self.begin = self.end = 0
-        self.ended = True
-        self._error = error
-
-    def read(self, part: int, problems: Problems) -> Iterator[Any]:
-        raise self._error
-
-    def close(self) -> None:
-        pass
-
-
 def part_name(kind: str, number: int, part: int) -> str:
     """The name of a task."""
     return f"{kind}-{number:05d}-{part:05d}"
-
-
-def shard_name(number: int, part: int) -> str:
-    """The name of the shard of a part of a source."""
-    return f"shard-{number:05d}-{part:05d}"
 
 
 def array_path(job: Job, name: str) -> Path:

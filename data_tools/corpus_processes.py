@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
@@ -27,7 +28,7 @@ def run_job(job: Job, ranks: Ranks, num_workers: int) -> None:
         DataError: an input is unusable, or a worker was killed.
         FileNotFoundError: other ranks have finished everything.
     """
-    with _Bar(job, shown=ranks.rank == 0) as bar:
+    with closing(_Bar(job, shown=ranks.rank == 0)) as bar:
         try:
             if num_workers == 1:
                 CorpusWorker(job, ranks.rank / ranks.size, bar.look).work()
@@ -66,7 +67,8 @@ class _Bar:
     """Text bytes of the parts that all processes have finished."""
 
     def __init__(self, job: Job, *, shown: bool) -> None:
-        total = job.num_phases * sum(item.text_bytes for source in job.sources for item in source)
+        readings = 1 + job.needs_survey
+        total = readings * sum(item.text_bytes for source in job.sources for item in source)
         self._bar = progress_bar(
             total=total or None, desc="tokenising", unit="B", unit_scale=True, leave=True, delay=0, shown=shown
         )
@@ -74,10 +76,7 @@ class _Bar:
         self._seen: set[str] = set()
         self._next_look = 0.0
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def look(self, *, now: bool = False) -> None:

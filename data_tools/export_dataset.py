@@ -23,8 +23,8 @@ from tinybert_ds.command_line import run_command
 from tinybert_ds.data.glue import DIAGNOSTIC_SPLIT
 from tinybert_ds.data.object_records import field_text
 from tinybert_ds.data.table_formats import file_format, is_pattern
-from tinybert_ds.data.task_spec import SplitFile, TextFormat
-from tinybert_ds.data.tasks import BENCHMARKS, TASKS, TaskSpec, find_task
+from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.tasks import BENCHMARKS, TASKS, find_task
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.foreign_text import listed, shown, without_compression

@@ -7,15 +7,12 @@ may itself hold spaces.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +20,9 @@ from numpy.typing import NDArray
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
-from tinybert_ds.foreign_text import quoted
+from tinybert_ds.foreign_text import DAMAGED, open_decompressed, quoted
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, obtain
+from tinybert_ds.shared_work.derived import obtain
 from tinybert_ds.strict_formats import parse_json
 
 FORMAT_VERSION = 1
@@ -72,7 +69,7 @@ def build_cache(path: Path, vocab_size: int, directory: Path, *, first: bool = T
         content = {"version": FORMAT_VERSION, "file": record._asdict(), "vocab_size": vocab_size, "shape": shape}
         write_atomically(directory / _RECORD, json.dumps(content) + "\n")
 
-    return obtain(directory, read, build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, read, build, first=first)
 
 
 def open_cache(directory: Path) -> WordVectors:
@@ -128,7 +125,7 @@ def _read(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     width = 0
     number = 0
     try:
-        with _open(path) as file:
+        with open_decompressed(path) as file:
             for number, data in enumerate(file, start=1):
                 line = _decode(data, path, number).rstrip("\r\n ")
                 fields = line.split(" ")
@@ -137,15 +134,11 @@ def _read(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
                 elif line.strip():
                     width = width or len(fields) - 1
                     yield _parse(line, width, path, number)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, *DAMAGED) as error:
         raise DataError(
             f"cannot read the GloVe file {str(path)!r} after line {number}: {error}. It is cut off, damaged or not "
             "readable; copy it again"
         ) from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _decode(data: bytes, path: Path, number: int) -> str:

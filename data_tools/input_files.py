@@ -74,8 +74,8 @@ def find_inputs(patterns: Sequence[str], *, judge: bool = True) -> list[TextInpu
                 problems.append(f"{str(path)!r} is given more than once, by {found[path]!r} and {given!r}")
             found[path] = given
     raise_all(problems, DataError)
-    judged = [path for path in found if _is_plain_text(path)][:_JUDGED_FIRST] if judge else []
-    raise_all([_no_prose(path, reason) for path in judged if (reason := find_no_prose(path))], DataError)
+    texts = [path for path in found if _format_suffix(path) not in (*_JSON_LINES, ".parquet")] if judge else []
+    raise_all([_no_prose(path, reason) for path in texts[:_JUDGED_FIRST] if (reason := find_no_prose(path))], DataError)
     root = os.path.commonpath([path.parent for path in found])
     inputs = (TextInput(path.relative_to(root).as_posix(), path) for path in found)
     return sorted(inputs, key=lambda item: item.name)
@@ -137,16 +137,13 @@ def open_input(item: TextInput, part_bytes: int, text_field: str) -> PartReader:
     return TextReader(item.path, part_bytes)
 
 
-def _is_plain_text(path: Path) -> bool:
-    return _format_suffix(path) not in (*_JSON_LINES, ".parquet")
-
-
 def _no_prose(path: Path, reason: str) -> str:
     return f"{str(path)!r} is given as plain text, but {reason}"
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _matches(given: str, problems: list[str]) -> list[Path]:
@@ -172,10 +169,6 @@ def _matches(given: str, problems: list[str]) -> list[Path]:
         if _format_suffix(match) in _UNREADABLE or (_format_suffix(match) == ".parquet" and match.suffix != ".parquet")
     ]
     return matches
-
-
-def _is_hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(below).parts)
 
 
 def _format_suffix(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from data_tools.input_files import TextInput, open_input
@@ -24,13 +25,19 @@ class SourceReader:
     """Reads a source part by part; the `PartReader` of its only input, or one part of all of them.
 
     Raises:
-        UnreadableInputError: the only input cannot be opened.
+        DataError: its only input cannot be opened.
     """
 
-    def __init__(self, source: Source, open_one: Callable[[TextInput], PartReader]) -> None:
+    def __init__(self, source: Source, part_bytes: int, text_field: str) -> None:
         self._source = source
-        self._open_one = open_one
-        self._only = open_one(source[0]) if len(source) == 1 else None
+        self._open_one = partial(open_input, part_bytes=part_bytes, text_field=text_field)
+        self._only: PartReader | None = None
+        self._unreadable: UnreadableInputError | None = None
+        if len(source) == 1:
+            try:
+                self._only = self._open_one(source[0])
+            except UnreadableInputError as error:
+                self._unreadable = error  # raised where it is read, as of one that cannot be read to its end
         self.num_parts = 1 if self._only is None else self._only.num_parts
         self.ended = True
         self.ranges: list[Range] = []
@@ -42,6 +49,8 @@ class SourceReader:
         An input among several that cannot be read is left out as a whole if problems are to be skipped.
         """
         self.ranges = []
+        if self._unreadable is not None:
+            raise self._unreadable
         if self._only is not None:
             yield from self._only.read(part, problems)
             self.ended = self._only.ended
@@ -99,12 +108,3 @@ def group_inputs(inputs: Sequence[TextInput], part_bytes: int) -> tuple[Source, 
             sources.append((item,))
             open_bytes = item.text_bytes
     return tuple(sources)
-
-
-def open_source(source: Source, part_bytes: int, text_field: str) -> SourceReader:
-    """The reader of a source.
-
-    Raises:
-        DataError: its only input cannot be opened.
-    """
-    return SourceReader(source, lambda item: open_input(item, part_bytes, text_field))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from data_tools.adopt_shards import adopt_shards, special_share
 from data_tools.corpus_directory import describe_report, unknown_words
@@ -18,6 +16,7 @@ from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.manifest import TOKENIZER_NAME, Manifest, open_corpus
 from tinybert_ds.errors import DataError
+from tinybert_ds.progress import progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +64,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
     damaged = []
     files = {**manifest.files, **manifest.other_files}
     total = sum(record.bytes for record in files.values())
-    with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, delay=2, file=sys.stderr) as bar:
+    with progress_bar(total=total, desc="verifying", unit="B", unit_scale=True) as bar:
         for name, record in files.items():
             path = directory / name
             if not path.is_file() or hash_file(path) != record:

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
-import xxhash
 from numpy.typing import NDArray
 from pyarrow import parquet
 from torch import Tensor
 
+from data_tools.made_of import MadeOf
 from data_tools.ranks import Ranks, find_ranks
 from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.command_line import run_command
-from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.row_outputs import Outputs, count_parts, part_batches, read_parts, write_part
 from tinybert_ds.data.row_padding import choose_padding, marks_texts, prepare_to_read
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
@@ -40,18 +39,15 @@ from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
-from tinybert_ds.errors import ConfigError, DataError, ModelError, raise_all
-from tinybert_ds.files import write_atomically
-from tinybert_ds.hardware import choose_float32_products, inference_dtype, precision_problems
+from tinybert_ds.errors import ConfigError, ModelError, raise_all
+from tinybert_ds.hardware import choose_float32_products, device_of_rank, inference_dtype, precision_problems
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import load_headed, read_config
 from tinybert_ds.models.probe import check_capture
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.rank_environment import device_of
-from tinybert_ds.shared_work.claims import Claims, Record, describe_differences
+from tinybert_ds.shared_work.claims import Claims, Record
 from tinybert_ds.shared_work.derived import cache_home, try_lock
-from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
 from tinybert_ds.types import Batch, move, unit_outputs
 
@@ -67,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Label the rows that the command line names; say how the task file then reads them."""
     options, problems = parse_arguments(LabelRowsArguments, arguments)
     ranks = find_ranks()
-    device = _device(options, ranks)
+    device = device_of_rank(ranks.local_rank, no_cuda=options.no_cuda)
     raise_all([*problems, *precision_problems("dtype", options.dtype, device), *_path_problems(options)])
     job = _prepare(options, device, ranks)
-    files = _Files(Path(options.output), job.identity)
-    if not files.finished():
+    files = _files(options, job.identity)
+    if files.finished() is None:
         _work(job, files, options, device)
     if ranks.rank == 0:
         print(f"{options.output}: {job.described()} of {options.split} with the column {options.column}")
@@ -150,56 +146,22 @@ def _unlabelled(spec: TaskSpec, split: str) -> TaskSpec:
     return replace(spec, splits={**spec.splits, split: replace(spec.splits[split], may_lack_label=True)})
 
 
-class _Files:
-    """The output, what says what it was made of, and the parts of an unfinished one."""
-
-    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
-        self.output = output
-        self.record = output.with_name(f"{output.name}.made_of.json")
-        self._identity = json.loads(json.dumps(identity))
-        digest = xxhash.xxh3_64_hexdigest(json.dumps(self._identity, sort_keys=True).encode())
-        self.parts = output.with_name(f"{output.name}.parts") / digest
-
-    def finished(self) -> bool:
-        """Whether the output is there and whole.
-
-        Raises:
-            DataError: A file of that name was made of something else, or has changed since.
-        """
-        if not self.output.exists():
-            return False
-        try:
-            record = parse_json(self.record.read_bytes())
-            differences = describe_differences(record["identity"], self._identity)
-            changed = hash_file(self.output)._asdict() != record["output"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            differences, changed = f"nothing says what it was made of ({self.record.name})", False
-        if differences or changed:
-            reason = differences or "its content has changed since it was written"
-            raise DataError(
-                f"{self.output} is there and differs: {reason}. Rename or remove it, or give another --output"
-            )
-        return True
-
-    def write(self, rows: Iterator[dict[str, Any]], schema: pyarrow.Schema | None = None) -> None:
-        """Write the output, and before it is there what it was made of; see `write_rows`."""
-        temporary = self.output.with_name(f".{self.output.name}.tmp")
-        try:
-            write_rows(temporary, rows, self.output.suffix.lower(), schema)
-            record = {"identity": self._identity, "output": hash_file(temporary)._asdict()}
-            write_atomically(self.record, json.dumps(record, indent=2) + "\n")
-            temporary.replace(self.output)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def remove_parts(self) -> None:
-        """Remove what the output was put together from."""
-        shutil.rmtree(self.parts, ignore_errors=True)
-        with suppress(OSError):  # parts of other settings are there
-            self.parts.parent.rmdir()
+def _files(options: LabelRowsArguments, identity: Mapping[str, Any]) -> MadeOf:
+    output = Path(options.output)
+    record = output.with_name(f"{output.name}.made_of.json")
+    return MadeOf(output, record, identity, advice="Rename or remove it, or give another --output")
 
 
-def _work(job: _Job, files: _Files, options: LabelRowsArguments, device: torch.device) -> None:
+def _write(files: MadeOf, rows: Iterator[dict[str, Any]], schema: pyarrow.Schema | None = None) -> None:
+    temporary = files.output.with_name(f".{files.output.name}.tmp")
+    try:
+        write_rows(temporary, rows, files.output.suffix.lower(), schema)
+        files.complete(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _work(job: _Job, files: MadeOf, options: LabelRowsArguments, device: torch.device) -> None:
     """Compute the parts that nobody else does; the first process that finds all of them there writes the output."""
     source = job.source(BATCH_ROWS[device.type])
     paths = {str(n): files.parts / f"{n}.npy" for n in range(count_parts(source, STEPS_OF_A_PART))}
@@ -219,18 +181,20 @@ def _work(job: _Job, files: _Files, options: LabelRowsArguments, device: torch.d
 
     with progress_bar(total=len(paths), desc="labelling rows", unit="part") as bar, suppress(FileNotFoundError):
         Claims(files.parts).share(paths, work, record=written, stopped=is_done)
-    while not files.finished():
+    while files.finished() is None:
         with try_lock(files.output) as locked:
-            if locked and not files.finished():
+            if locked and files.finished() is None:
                 outputs = read_parts(paths.values())
                 if not np.isfinite(outputs).all():
                     raise ModelError("--model gives answers that are no finite numbers; take --dtype fp32, or another")
                 if target_of(job.spec).by_token:
                     schema = sentence_schema(job, options) if files.output.suffix.lower() == ".parquet" else None
-                    files.write(labelled_sentences(job, options, outputs), schema)
+                    _write(files, labelled_sentences(job, options, outputs), schema)
                 else:
-                    files.write(labelled_rows(job, options, outputs))
-    files.remove_parts()
+                    _write(files, labelled_rows(job, options, outputs))
+    shutil.rmtree(files.parts, ignore_errors=True)
+    with suppress(OSError):  # parts of other settings are there
+        files.parts.parent.rmdir()
 
 
 def _asker(job: _Job, options: LabelRowsArguments, device: torch.device) -> Callable[[Batch], Tensor]:
@@ -364,12 +328,6 @@ def task_lines(spec: TaskSpec, options: LabelRowsArguments) -> str:
 def _path_problems(options: LabelRowsArguments) -> list[str]:
     parent = Path(options.output).absolute().parent
     return [] if parent.is_dir() else [f"--output {options.output}: {parent} is no directory; make it first"]
-
-
-def _device(options: LabelRowsArguments, ranks: Ranks) -> torch.device:
-    if options.no_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", device_of(ranks.local_rank, torch.cuda.device_count()))
 
 
 if __name__ == "__main__":

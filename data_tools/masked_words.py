@@ -5,6 +5,7 @@ n maskings, S sequence length, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,8 @@ class MaskedWordModel:
         self._device = device
         self._head = cast(Any, model.cls).to(device)
         if dtype is not torch.float32:
-            self._head.predictions.decoder = _untied(self._head.predictions.decoder)
+            # Its weights are those of the embeddings, which get another dtype.
+            self._head.predictions.decoder = copy.deepcopy(self._head.predictions.decoder)
         self._base = cast(Any, model.bert).to(device=device, dtype=dtype)
         self._last_layer = self._base.encoder.layer[-1]
         self._base.encoder.layer = self._base.encoder.layer[:-1]
@@ -162,10 +164,3 @@ def _layer_at(layer: Any, states: Tensor, places: Tensor, mask: Tensor | None) -
         scale=attention.scaling,
     )
     return layer.feed_forward_chunk(layer.attention.output(context.transpose(1, 2).flatten(2), own))
-
-
-def _untied(decoder: nn.Linear) -> nn.Linear:
-    """A copy of the decoder whose weights are no longer those of the embeddings, which may get another dtype."""
-    copy = nn.Linear(decoder.in_features, decoder.out_features, device=decoder.weight.device)
-    copy.load_state_dict(decoder.state_dict())
-    return copy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,12 +61,8 @@ def find_counted(
     for item in find_inputs(texts, judge=not skip) if texts else ():
         assert item.path is not None
         assert encoder is not None
-        status = item.path.stat()
-
-        def count(item: TextInput = item, encoder: SentenceEncoder = encoder) -> tuple[Counts, int]:
-            return _count_text(item, encoder, size, text_field, skip=skip)
-
-        inputs.append(Input(item.name, (status.st_size, status.st_mtime_ns), count))
+        count = partial(_count_text, item, encoder, size, text_field, skip=skip)
+        inputs.append(Input(item.name, _state(item.path), count))
     return inputs
 
 
@@ -122,12 +119,15 @@ def _shards(directory: Path, fingerprint: str, size: int) -> list[Input]:
             total += np.bincount(tokens[begin : begin + _TOKENS_AT_ONCE], minlength=size)
         return total, 0
 
-    inputs = []
-    for number, shard in enumerate(corpus.manifest.shards):
-        status = (directory / f"{shard.name}.bin").stat()
-        state = status.st_size, status.st_mtime_ns
-        inputs.append(Input(f"{directory}/{shard.name}", state, lambda number=number: count(number)))  # type: ignore[misc]
-    return inputs
+    return [
+        Input(f"{directory}/{shard.name}", _state(directory / f"{shard.name}.bin"), partial(count, number))
+        for number, shard in enumerate(corpus.manifest.shards)
+    ]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _count_text(

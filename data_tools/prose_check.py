@@ -92,7 +92,7 @@ def _judge(text: str, *, whole: bool) -> str | None:
     if _share(lines, _is_json_line) >= _MOST and (_OBJECT.match(text) or _is_json(lines[0]) or _is_json(text)):
         return f"it holds JSON, not prose. {_JSON_WAY}"
     has_documents = any(line.startswith("<doc ") for line in lines) and any("</doc>" in line for line in lines)
-    if _MARKUP.match(text) or has_documents or (len(lines) > 2 and _share(lines, _is_tag) >= _HALF):
+    if _MARKUP.match(text) or has_documents or (len(lines) > 2 and _share(lines, _TAG.match) >= _HALF):
         return f"it holds markup (XML, HTML or <doc> elements), not prose. {_MARKUP_WAY}"
     name = next((name for separator, name in _SEPARATORS.items() if _is_table(lines, separator)), None)
     return None if name is None else f"it holds a table separated by {name}, not prose. {TABLE_WAY}"
@@ -101,8 +101,8 @@ def _judge(text: str, *, whole: bool) -> str | None:
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
 
 
-def _share(lines: Sequence[str], matches: Callable[[str], bool]) -> float:
-    return sum(map(matches, lines)) / len(lines)
+def _share(lines: Sequence[str], matches: Callable[[str], object]) -> float:
+    return sum(bool(matches(line)) for line in lines) / len(lines)
 
 
 def _is_json(text: str) -> bool:
@@ -114,10 +114,6 @@ def _is_json(text: str) -> bool:
 
 def _is_json_line(line: str) -> bool:
     return bool(_JSON_LINE.match(line) or _OBJECT.match(line)) or (line.lstrip()[:1] in "{[" and _is_json(line))
-
-
-def _is_tag(line: str) -> bool:
-    return bool(_TAG.match(line))
 
 
 def _is_table(lines: Sequence[str], separator: str) -> bool:

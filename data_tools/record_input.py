@@ -5,12 +5,13 @@ The lines of a record's text are its sentences; blank ones are passed over.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.text_input import LineParts, decode_lines
+from data_tools.text_input import LineParts
 from data_tools.text_units import Problems, Unit
 from tinybert_ds.foreign_text import shown
 from tinybert_ds.strict_formats import NoJsonError, parse_json
@@ -23,19 +24,13 @@ class JsonLinesReader(LineParts):
 
     def __init__(self, path: Path, part_bytes: int, field: str) -> None:
         super().__init__(path, part_bytes, blank_lines=False)
-        self._path, self._field = path, field
+        self._field = field
 
     def read(self, part: int, problems: Problems) -> Iterator[Unit]:
         """The records of a part (see `PartReader`)."""
-        offset = None
         for piece in self.pieces(part):
-            offset = self.begin if offset is None else offset
-            lines: list[str] = []
-            for line in decode_lines(self._path, offset, piece, problems):
-                if line:
-                    lines += self._record_lines(line, problems)
-            yield Unit(lines, len(piece))
-            offset += len(piece)
+            records = [self._record_lines(line, problems) for line in self.decoded(piece, problems) if line]
+            yield Unit(list(itertools.chain.from_iterable(records)), len(piece))
 
     def _record_lines(self, line: str, problems: Problems) -> list[str]:
         advice = f"Each line must be an object with the text in {self._field!r} (--text_field)"

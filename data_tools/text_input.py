@@ -107,12 +107,13 @@ class LineParts:
         blank_lines: documents end at blank lines; otherwise every line is one.
     """
 
-    def __init__(self, path: Path, part_bytes: int, *, blank_lines: bool) -> None:
+    def __init__(self, path: Path, part_bytes: int, *, blank_lines: bool = True) -> None:
         self.num_parts = None
         if path.suffix.lower() not in COMPRESSED:
             self.num_parts = max(1, -(-path.stat().st_size // part_bytes))
         self.begin = self.end = 0
         self.ended = False
+        self._path = path
         self._lines = LineReader(path)
         self._part_bytes = part_bytes
         self._blank_lines = blank_lines
@@ -135,6 +136,10 @@ class LineParts:
                     self.end = lines.offset
                     yield piece
         self.ended = lines.at_end()
+
+    def decoded(self, piece: bytes, problems: Problems) -> list[str]:
+        """The lines of the piece that was taken last, see `decode_lines`."""
+        return decode_lines(self._path, self.end - len(piece), piece, problems)
 
     def close(self) -> None:
         """Close the file."""
@@ -162,17 +167,10 @@ class LineParts:
 class TextReader(LineParts):
     """A `PartReader` of text: a sentence or paragraph a line, a blank line between documents."""
 
-    def __init__(self, path: Path, part_bytes: int) -> None:
-        super().__init__(path, part_bytes, blank_lines=True)
-        self._path = path
-
     def read(self, part: int, problems: Problems) -> Iterator[Unit]:
         """The text of a part (see `PartReader`)."""
-        offset = None
         for piece in self.pieces(part):
-            offset = self.begin if offset is None else offset
-            yield Unit(decode_lines(self._path, offset, piece, problems), len(piece))
-            offset += len(piece)
+            yield Unit(self.decoded(piece, problems), len(piece))
 
 
 def decode_lines(path: Path, offset: int, data: bytes, problems: Problems) -> list[str]:

@@ -44,11 +44,9 @@ class PartReader(Protocol):
             UnreadableInputError: the input is damaged before the end of the part.
             DataError: text that cannot be used, unless `problems` skips it.
         """
-        ...
 
     def close(self) -> None:
         """Close the input."""
-        ...
 
 
 class Problems:

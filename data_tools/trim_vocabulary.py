@@ -29,7 +29,7 @@ from tinybert_ds.data.part_vocabulary import (
     part_of,
     vocabulary_of,
 )
-from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
+from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json, with_backend
 from tinybert_ds.data.vocabulary import judge_unknown, unknown_id
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
@@ -213,7 +213,8 @@ def _finish(options: TrimArguments, whole: _Whole, counts: Counts, skipped: int,
             if claim is not None:
                 kept = choose_tokens(whole.state, needed_counts(whole.state, counts), whole.always, options.keep)
                 state = part_of(whole.state, kept)
-                tokenizer = _tokenizer(whole.tokenizer, state)
+                tokenizer = with_backend(whole.tokenizer, load_state(state))
+                tokenizer.name_or_path = "the part"
                 ids_in_whole(tokenizer, whole.tokenizer)
                 model = take_rows(_load_model(options.model), kept)
                 if has_modules(options.model):
@@ -253,18 +254,6 @@ def _letters(token: str, state: dict[str, Any], *, whole: bool = False) -> set[s
     """The characters of a token; without `whole` those that it is, which is none for a token of several."""
     text = token.removeprefix(state["model"].get("continuing_subword_prefix") or "") or token
     return set(text) if whole or len(text) == 1 else set()
-
-
-def _tokenizer(whole: PreTrainedTokenizerFast, state: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """The tokeniser of a JSON, of the class that takes it as it is, with the special tokens of another."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=load_state(state),
-        model_input_names=whole.model_input_names,
-        model_max_length=whole.model_max_length,
-        padding_side=whole.padding_side,
-        name_or_path="the part",
-        **whole.special_tokens_map,
-    )
 
 
 def _load_model(directory: str) -> PreTrainedModel:

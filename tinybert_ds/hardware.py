@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
+
+from tinybert_ds.rank_environment import device_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,13 @@ def on_cuda(device: torch.device) -> bool:
     return device.type == CUDA
 
 
+def device_of_rank(local_rank: int, *, no_cuda: bool) -> torch.device:
+    """Return what a rank that no engine places computes on: a GPU of its own where there are any, else the CPU."""
+    if no_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device(CUDA, device_of(local_rank, torch.cuda.device_count()))
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done all that it was given, before a clock is read; a CPU has when a call returns."""
     if device.type != "cpu":
@@ -68,24 +77,20 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype is torch.bfloat16 and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-@contextmanager
-def bfloat16_operands() -> Iterator[None]:
+def bfloat16_operands() -> AbstractContextManager[None]:
     """Within the context a CPU may round the operands of float32 matrix products to bfloat16; sums stay float32.
 
     torch has no product of bfloat16 matrices into float32 on a CPU, and this is one for operands that bfloat16 holds
     exactly: as fast as bfloat16 products where the CPU has instructions for them, and nothing of the result is rounded.
     """
-    with _products_in(torch.backends.mkldnn.matmul, "bf16"):
-        yield
+    return _products_in(torch.backends.mkldnn.matmul, "bf16")
 
 
-@contextmanager
-def tf32_products() -> Iterator[None]:
+def tf32_products() -> AbstractContextManager[None]:
     """Within the context CUDA multiplies float32 matrices in TF32, which has the exponents of float32 and ten bits of
     mantissa: exact for operands that have no more, bfloat16 and float16 numbers in any mixture; sums stay float32.
     """
-    with _products_in(torch.backends.cuda.matmul, "tf32"):
-        yield
+    return _products_in(torch.backends.cuda.matmul, "tf32")
 
 
 @contextmanager

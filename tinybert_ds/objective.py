@@ -223,7 +223,6 @@ class PredictionObjective(nn.Module):
     What either part is, the task's target says.
 
     Args:
-        target: Of the task.
         weight: Factor of the teacher's part; 0: no teacher is asked.
         label_weight: Factor of the labels' part; 0: not computed.
         form: Of the teacher's part, where the target has several: one of `--prediction_loss`.

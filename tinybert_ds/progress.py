@@ -27,11 +27,6 @@ def progress_bar(
     """Return a bar on standard error that appears after `delay` seconds; nothing is shown where `is_quiet`.
 
     Args:
-        total: Of what is counted; None where nobody knows.
-        desc: What is done, such as "tokenising train.tsv".
-        unit: What is counted, such as "row".
-        unit_scale: Whether large counts are shown as 12.3M.
-        leave: Whether the bar stays when it is full.
         delay: Seconds before it appears.
         shown: False for a process whose progress another one shows.
     """

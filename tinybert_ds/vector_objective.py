@@ -33,7 +33,6 @@ class VectorObjective(nn.Module):
 
     Args:
         head: From the student's last state to its vectors, in the width of the teacher's; trained here.
-        weights: Factors of the terms.
         gather: For relations; None: there is one rank.
     """
 

@@ -144,10 +144,10 @@ class Work:
             student = folder / "intermediate"
         found = []
         for number, variant in self.variants.items():
-            if variant.shared != shared or variant.kind not in ("", "scores" if spec.is_regression else "labels"):
+            if variant.shared != shared or variant.kind not in ("", "scores" if spec.kind == "scores" else "labels"):
                 continue
             words = ["--pred_distill", "--student_model", student, *models, *variant.prediction]
-            words += [] if spec.is_regression else enlarged  # scores belong to the texts as they were
+            words += [] if spec.kind == "scores" else enlarged  # scores belong to the texts as they were
             words += self._usual(spec, self.budget.prediction_steps, 5e-4)
             results = self._train("task_distill", words, folder / f"prediction-{number}")
             score = results["eval_score" if len(spec.official) > 1 else f"eval_{spec.official[0]}"]

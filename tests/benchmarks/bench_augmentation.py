@@ -38,11 +38,12 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_tools.augment_rows import AugmentationSettings, Block, RowAugmenter
-from data_tools.augment_task import BATCH_TOKENS, BLOCK_ROWS, group_by_text
+from data_tools.augment_task import BLOCK_ROWS, group_by_text
 from data_tools.glove import build_cache, open_cache
 from data_tools.sentence_words import STOP_WORDS, SentenceSplitter, eligible_words, join_words
 from tests.benchmarks.measurement import RESULTS, Row, interleave, matrix_peak, publish, rows_of, table
 from tests.benchmarks.published_form import import_original
+from tinybert_ds.arguments.augment import AugmentArguments
 from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.data.tokenizer import load_tokenizer
 
@@ -132,25 +133,17 @@ def write_vectors(path: Path, words: Sequence[str], dimensions: int) -> None:
 
 def settings(model: Path, vectors: Path, columns: int) -> AugmentationSettings:
     """What a worker would get for SST-2 on a CPU without half precision."""
-    return AugmentationSettings(
-        spec=TASKS["sst-2"],
-        text_columns=tuple(range(columns)),
-        model=str(model),
-        lower_case=None,
-        vectors=vectors,
-        candidates=CANDIDATES,
-        copies=COPIES,
-        probability=PROBABILITY,
+    options = AugmentArguments(
+        pretrained_bert_model=str(model),
+        task_name="sst-2",
+        N=COPIES,
+        M=CANDIDATES,
+        p=PROBABILITY,
         seed=0,
-        chinese=False,
-        word_list=None,
-        teacher=None,
-        teacher_labels=None,
-        confidence=0.0,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        batch_tokens=BATCH_TOKENS["cpu"],
-        onednn=True,
+        teacher_confidence=0.0,
+    )
+    return AugmentationSettings(
+        options, TASKS["sst-2"], tuple(range(columns)), vectors, torch.float32, torch.device("cpu")
     )
 
 

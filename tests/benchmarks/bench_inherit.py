@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel, PreTrainedModel
 
+from tests.support.inheriting import inherit
 from tinybert_ds.data.batching import INFINITE_COUNTS
 from tinybert_ds.hardware import choose_float32_products, inference_dtype
 from tinybert_ds.models.build import build_student
-from tinybert_ds.models.inherit import inherit
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.layers import embed, encoder_layers, first_state, run_layer
 from tinybert_ds.models.layer_map import parse_layer_map

@@ -24,7 +24,8 @@ from tests.benchmarks.measurement import RESULTS, write_csv
 from tests.support.models import config_directory, model_directory
 from tests.support.runs import ROOT, write_documents
 from tinybert_ds.doctor.memory import Job, Precision, estimate
-from tinybert_ds.doctor.sizes import student_size, teacher_size
+from tinybert_ds.doctor.sizes import size_of
+from tinybert_ds.models.pretrained import read_config
 
 MEASURED_RUN = """
 import resource, sys
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_documents(folder / "corpus.txt", documents=200)
         words = ["--train_corpus", folder / "corpus.txt", "--bert_model", folder / "teacher"]
         prepare_corpus.main([str(word) for word in (*words, "--output_dir", folder / "shards")])
-        teacher, student = teacher_size(str(folder / "teacher")), student_size(str(folder / "student"))
+        teacher, student = (size_of(read_config(folder / role, role=role)) for role in ("teacher", "student"))
         for rows in values.rows:
             job = Job(teacher, student, rows, values.tokens, world_size=1, teacher_bytes=4, device="cpu")
             estimated = estimate(job, Precision(stage=0, bytes=4)).device_bytes

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from tests.support.inheriting import inherit
 from tests.support.models import random_batch, tiny_model
 from tinybert_ds.engine.ranks.exchange import RankExchange
 from tinybert_ds.engine.ranks.process_group import World
-from tinybert_ds.models.inherit import inherit
 from tinybert_ds.models.inherit.blocks import Blocks
 
 SIZE = 3

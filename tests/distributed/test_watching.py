@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.support.configs import zero_config
 from tests.support.runs import run_ranks
-from tinybert_ds.report.command import main as report
+from tinybert_ds.report.__main__ import main as report
 
 
 def test_a_run_on_two_ranks_tells_where_it_stands_and_where_its_time_goes(general, tmp_path):

@@ -21,7 +21,7 @@ class AugmentArguments(groups.KnownOrOwnTask, groups.Casing, groups.StatedLabels
     prog = "data_augmentation.py"
 
     pretrained_bert_model: str = data("A BERT with its masked-LM head and tokeniser.", path=True)
-    glove_embs: str | None = data("GloVe text or fastText .vec, plain or .gz.", None, path=True)
+    glove_embs: str | None = data("GloVe text or fastText .vec, plain or .gz, .xz, .zst.", None, path=True)
     no_glove: bool = data("Words of several pieces stay as they are.", False)
     glove_vocab_size: int = result(
         "Words read of --glove_embs; the default is the published number.", 100000, resolved=True, least=1

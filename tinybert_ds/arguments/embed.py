@@ -17,9 +17,6 @@ from tinybert_ds.arguments.training import TrainingArguments
 _OF_GENERAL = GeneralDistillArguments.__dataclass_fields__
 _vector_weight = partial(result, stage=("vectors",), least=0)
 
-TEXT_COLUMN = ["text"]
-STS_COLUMNS = ["sentence1", "sentence2", "score"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StsFiles(Command):
@@ -32,12 +29,12 @@ class StsFiles(Command):
         path=True,
         metavar="FILE",
     )
-    sts_columns: list[str] = data("Columns of the two sentences and the score in --sts.", STS_COLUMNS)
+    sts_columns: list[str] = data(
+        "Columns of the two sentences and the score in --sts.", ["sentence1", "sentence2", "score"], goes_with="sts"
+    )
 
     def problems(self) -> list[str]:
         found = super().problems()
-        if self.sts_columns != STS_COLUMNS and not self.sts:
-            found.append("--sts_columns is for --sts; leave it out")
         if len(self.sts_columns) != 3:
             found.append(f"--sts_columns are {self.sts_columns}; give three: two sentences and their score")
         return found
@@ -68,7 +65,9 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         path=True,
         metavar="FILE",
     )
-    text_column: list[str] = data("Columns of --texts that hold texts, each of them one of its own.", TEXT_COLUMN)
+    text_column: list[str] = data(
+        "Columns of --texts that hold texts, each of them one of its own.", ["text"], goes_with="texts"
+    )
     vector_column: str | None = data(
         "Column of --texts with the teacher's vector for each text, a list of numbers in .jsonl, .json or .parquet: no "
         "teacher is needed then.",
@@ -80,7 +79,9 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         help="Instead of --texts: directories of shards made by data_tools/pregenerate_training_data.py; a sample is "
         "some sentences of one document.",
     )
-    short_seq_prob: float | None = like(groups.Sampling.__dataclass_fields__["short_seq_prob"])
+    short_seq_prob: float | None = like(
+        groups.Sampling.__dataclass_fields__["short_seq_prob"], goes_with="pregenerated_data"
+    )
     max_seq_length: int | None = like(
         groups.MAX_SEQ_LENGTH,
         help="Tokens that a text is cut to, in training and by the finished student. Default: what the teacher cuts "
@@ -118,13 +119,15 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
         groups.TaskRows.__dataclass_fields__["cache_dir"],
         help="Folder of derived data: tokenised texts, the teacher's vectors. Default: .tinybert_cache beside the "
         "first of --texts, or where that cannot be written ~/.cache/tinybert_ds.",
+        goes_with="texts",
     )
-    allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
+    allow_unknown: bool = like(groups.ALLOW_UNKNOWN, goes_with="texts")
     no_teacher_cache: bool = like(
         TaskDistillArguments.__dataclass_fields__["no_teacher_cache"],
         help="Ask the teacher about every batch. Otherwise a run of at least one epoch over --texts keeps its vectors "
         "in the folder of derived data (--cache_dir), for later epochs, starts and students.",
         stage=("vectors",),
+        goes_with="texts",
     )
 
     def problems(self) -> list[str]:
@@ -140,7 +143,9 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
             )
         if (self.teacher_model is None) == (self.vector_column is None):
             found.append("give either --teacher_model DIR, or --vector_column NAME with the teacher's vectors")
-        return found + self._column_problems() + self._shard_problems()
+        if self.pregenerated_data and self.prompt_name not in (None, "none"):
+            found.append("--prompt_name is for --texts: shards hold tokens, before which no prompt stands")
+        return found + self._column_problems()
 
     def _column_problems(self) -> list[str]:
         """What is wrong where the teacher is a column."""
@@ -155,24 +160,6 @@ class EmbedDistillArguments(StsFiles, groups.Teacher, TrainingArguments):
             found.append(f"--init {self.init} needs --teacher_model; a column has no weights")
         if self.prompt_name is not None:
             found.append("--prompt_name is a prompt of --teacher_model; write it into the texts that a column is for")
-        return found
-
-    def _shard_problems(self) -> list[str]:
-        found = []
-        if self.short_seq_prob is not None and not self.pregenerated_data:
-            found.append("--short_seq_prob is for --pregenerated_data; leave it out with --texts")
-        if self.pregenerated_data:
-            given = {
-                "text_column": self.text_column != TEXT_COLUMN,
-                "cache_dir": self.cache_dir is not None,
-                "no_teacher_cache": self.no_teacher_cache,
-                "allow_unknown": self.allow_unknown,
-            }
-            found += [
-                f"--{name} is for --texts; leave it out with --pregenerated_data" for name in given if given[name]
-            ]
-        if self.pregenerated_data and self.prompt_name not in (None, "none"):
-            found.append("--prompt_name is for --texts: shards hold tokens, before which no prompt stands")
         return found
 
 
@@ -190,12 +177,13 @@ class EmbedEvaluateArguments(StsFiles, groups.Stage):
         path=True,
         metavar="DIR",
     )
-    retrieval_split: str = data("Which qrels/SPLIT.tsv is read.", "test")
+    retrieval_split: str = data("Which qrels/SPLIT.tsv is read.", "test", goes_with="retrieval")
     document_model: str | None = data(
         "Directory of the encoder of the documents, such as the teacher, whose vectors the student's queries then "
         "search. Default: --model.",
         None,
         path=True,
+        goes_with="retrieval",
     )
 
     def problems(self) -> list[str]:
@@ -207,8 +195,4 @@ class EmbedEvaluateArguments(StsFiles, groups.Stage):
             found.append(
                 f"--retrieval has two directories of the name {', '.join(alike)}; figures go by that name: rename one"
             )
-        if self.retrieval_split != "test" and not self.retrieval:
-            found.append("--retrieval_split is for --retrieval; leave it out")
-        if self.document_model is not None and not self.retrieval:
-            found.append("--document_model is for --retrieval; leave it out")
         return found

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinybert_ds.arguments import groups
-from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
+from tinybert_ds.arguments.card import Published
 from tinybert_ds.arguments.compare import CompareArguments
-from tinybert_ds.arguments.embed import STS_COLUMNS, TEXT_COLUMN, EmbedDistillArguments, StsFiles
+from tinybert_ds.arguments.embed import EmbedDistillArguments, StsFiles
 from tinybert_ds.arguments.option import flags_of, like, machine, result
 from tinybert_ds.arguments.task import FinetuneArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportModelArguments(groups.TaskName):
+class ExportModelArguments(groups.TaskName, Published):
     """Write a fine-tuned model or a sentence encoder for ONNX Runtime and OpenVINO, whole and in fewer bits, and
     measure each file beside the model that it was made of: quality, latency, memory, size. What loses too much fails
     the command."""
@@ -82,10 +82,6 @@ class ExportModelArguments(groups.TaskName):
     max_seq_length: int | None = like(groups.MAX_SEQ_LENGTH)
     allow_unknown: bool = like(groups.ALLOW_UNKNOWN)
     threads: int | None = machine("Threads of each runtime. Default: those of torch here.", None, least=1)
-    license: str | None = like(LICENSE)
-    languages: list[str] = like(LANGUAGES)
-    datasets: list[str] = like(DATASETS)
-    push_to_hub: str | None = like(PUSH_TO_HUB)
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -119,12 +115,8 @@ class ExportModelArguments(groups.TaskName):
         ]
         if self.texts and self.sts and "int8" not in self.precision:
             found.append("--texts is for int8 and, without --sts, for the comparison; leave it out, or add int8")
-        if self.sts_columns != STS_COLUMNS and not self.sts:
-            found.append("--sts_columns is for --sts; leave it out")
         if len(self.sts_columns) != 3:
             found.append(f"--sts_columns are {self.sts_columns}; give three: two sentences and their score")
-        if self.text_column != TEXT_COLUMN and not self.texts:
-            found.append("--text_column is for --texts; leave it out")
         return found
 
     def _unread_problems(self) -> list[str]:

@@ -50,6 +50,7 @@ class Option:
     ds_key: tuple[str, ...] = ()  # dotted keys of the DeepSpeed JSON that are "auto" there and hold its value
     ds_follows: tuple[str, ...] = ()  # those that are "auto" there and are computed from it and other flags
     path: bool | Literal["NAME=DIR"] = False  # it names files, ~ in them is the home directory; with a name before each
+    goes_with: str | None = None  # the flag without which nobody reads it, and it is refused
     asks_teacher: bool = False  # it is about asking a teacher, and refused where what that said is in columns
     metavar: str | None = None  # what --help calls the value
     positional: bool = False  # given without its name
@@ -161,7 +162,8 @@ def flags_of(kind: type[Command], *, decides: Decides | None = None) -> tuple[Fl
 
 
 def problems_of(arguments: Command) -> list[str]:
-    """Return what is wrong with each value by itself: out of its bounds, or for another stage. One sentence each."""
+    """Return what is wrong with each value by itself, one sentence each: out of its bounds, for another stage, or for
+    a flag that is not given."""
     found = []
     for flag in flags_of(type(arguments)):
         value = getattr(arguments, flag.name)
@@ -170,6 +172,8 @@ def problems_of(arguments: Command) -> list[str]:
         if not flag.concerns(arguments.stage) and value != flag.default:
             shown = flag.shown if value is True else f"{flag.shown} {value}"
             found.append(f"{shown} is {flag.place_in(arguments.stages)}; leave it out of {STAGES[arguments.stage]}")
+        if flag.says.goes_with and value != flag.default and not getattr(arguments, flag.says.goes_with):
+            found.append(f"{flag.shown} is for --{flag.says.goes_with}; leave it out")
     return found
 
 

@@ -14,8 +14,6 @@ from tinybert_ds.arguments.recipes import recipe_values
 from tinybert_ds.arguments.training import DistillationArguments, TrainingArguments
 
 _prediction = partial(result, stage=("prediction", "joint"))
-SEARCH_LEARNING_RATES = [2e-5, 3e-5, 5e-5]  # those of BERT's authors (arXiv 1810.04805, A.3)
-SEARCH_SEEDS = [42, 43, 44]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +38,13 @@ class FinetuneArguments(_TaskArguments):
         "report mean and standard deviation over the seeds, and keep the best run of the best mean.",
         False,
     )
-    search_learning_rates: list[float] = pace("Learning rates of --search.", SEARCH_LEARNING_RATES, above=0)
-    search_seeds: list[int] = pace("Seeds of --search, two or more.", SEARCH_SEEDS, least=0)
+    search_learning_rates: list[float] = pace(
+        "Learning rates of --search.",
+        [2e-5, 3e-5, 5e-5],  # those of BERT's authors (arXiv 1810.04805, A.3)
+        above=0,
+        goes_with="search",
+    )
+    search_seeds: list[int] = pace("Seeds of --search, two or more.", [42, 43, 44], least=0, goes_with="search")
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -52,10 +55,7 @@ class FinetuneArguments(_TaskArguments):
     def _search_problems(self) -> list[str]:
         rates, seeds = self.search_learning_rates, self.search_seeds
         if not self.search:
-            stated = {"search_learning_rates": rates != SEARCH_LEARNING_RATES, "search_seeds": seeds != SEARCH_SEEDS}
-            return [
-                f"--{name} is for --search; leave it out or add --search" for name, given in stated.items() if given
-            ]
+            return []
         found = self._single_run_problems()
         if len(set(rates)) < len(rates):
             found.append(f"--search_learning_rates are {rates}; give different ones")

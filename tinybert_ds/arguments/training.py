@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from tinybert_ds.arguments.card import DATASETS, LANGUAGES, LICENSE, PUSH_TO_HUB
+from tinybert_ds.arguments.card import Published
 from tinybert_ds.arguments.groups import OUTPUT_DIR, SEED, LayerLosses, Stage, Teacher
 from tinybert_ds.arguments.option import like, machine, pace, place, result
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingArguments(Stage):
+class TrainingArguments(Published, Stage):
     """What every training command takes."""
 
     output_dir: str = like(
@@ -123,10 +123,6 @@ class TrainingArguments(Stage):
         False,
     )
     compile: bool = machine("Run teacher and student through torch.compile; no effect on a CPU.", False)
-    license: str | None = like(LICENSE)
-    languages: list[str] = like(LANGUAGES)
-    datasets: list[str] = like(DATASETS)
-    push_to_hub: str | None = like(PUSH_TO_HUB)
     cuda_graphs: Literal["auto", "off"] = machine(
         "Record what a step launches on a GPU for each shape of batch, and replay it: the same numbers with less "
         "waiting for the host. auto does so wherever it can and says where it cannot; no effect on a CPU.",

@@ -36,24 +36,20 @@ class BatchSource(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the data and every option that changes the rows, but neither seed nor batch size."""
-        ...
 
     def samples_in_epoch(self, epoch: int) -> int: ...
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps; all are of `global_batch_size` rows but the last, which may be shorter."""
-        ...
 
     def samples_in_step(self, epoch: int, position: int) -> int:
         """Rows of the global batch at optimizer step `position` of `epoch`."""
-        ...
 
     def micro_batches(self, epoch: int, position: int, *, rank: int, world_size: int, accumulation: int) -> list[Batch]:
         """The `accumulation` micro-batches that `rank` takes in optimizer step `position` (from 0) of `epoch`.
 
         The rows of a step do not depend on rank, world size or accumulation. Starting at any position costs the same.
         """
-        ...
 
 
 class Rows(NamedTuple):
@@ -76,7 +72,7 @@ class RowLayout(NamedTuple):
     pad_id: int
 
 
-def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_width: int = 8) -> list[Ints]:
+def plan_window(lengths: Ints, global_batch_size: int, key: int | None) -> list[Ints]:
     """Rows of each optimizer step of a window, every row exactly once.
 
     The rows of a step are drawn at random from one length bin; what is left of all bins goes, sorted by length, into
@@ -85,7 +81,6 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     Args:
         lengths: (n,) tokens of each row, special tokens included.
         key: names the order; None gives plain order of length instead, for evaluation.
-        bin_width: tokens from one bin to the next.
 
     Returns:
         ceil(n / global_batch_size) arrays of row numbers.
@@ -98,7 +93,7 @@ def plan_window(lengths: Ints, global_batch_size: int, key: int | None, bin_widt
     # sort keeps that order inside a bin. What fills no whole step goes into mixed steps, neighbours in length together:
     # every row is read in every epoch, at the price of some padding in fewer steps than there are bins.
     shuffled = permutation(make_key(key, "rows"), n)
-    bins = (lengths[shuffled] - 1) // bin_width
+    bins = (lengths[shuffled] - 1) // PADDING_MULTIPLE
     by_bin = np.argsort(bins, kind="stable")
     shuffled, bins = shuffled[by_bin], bins[by_bin]
     _, begins, sizes = np.unique(bins, return_index=True, return_counts=True)
@@ -230,12 +225,6 @@ def _padded(values: NDArray, mask: NDArray[np.bool_], fill: int | bool) -> NDArr
     padded = np.full(mask.shape, fill, dtype=values.dtype)
     padded[mask] = values
     return padded
-
-
-def spans(begins: Ints, ends: Ints) -> Ints:
-    """Return the numbers of all spans begin..end - 1, one after the other."""
-    lengths = ends - begins
-    return np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
 
 
 def token_counts(batch: Batch) -> tuple[int, int]:

@@ -17,7 +17,6 @@ def calibration_blocks(source: BatchSource, tokens: int, *, token_types: bool = 
     They are the same on every rank and for any number of ranks.
 
     Args:
-        source: Of training batches.
         tokens: How many real ones there shall be at least.
         token_types: Whether the tokeniser returns token types; if not, all are of the first.
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -41,8 +41,6 @@ WINDOW_SAMPLES = 1 << 17
 WINDOW_STEPS = 256
 READ_ROWS = 512  # that a rank reads and masks at a time, of as many steps as that takes
 _CACHED = 2
-
-Value = TypeVar("Value")
 
 
 class _Epoch(NamedTuple):
@@ -173,10 +171,10 @@ class CorpusSource:
         self._streams = [Stream(corpora, mine, selections, self._placement) for mine in members]
         self._mixture = Mixture(weights or [1.0], period=WINDOW_SAMPLES)
         self._verification = verification
-        self._lock = threading.RLock()
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
-        self._shares: OrderedDict[tuple[int, ...], _Share] = OrderedDict()
+        self._lock = threading.RLock()  # so that no two threads make the same
+        self._kept_epoch = lru_cache(maxsize=_CACHED)(self._make_epoch)
+        self._window = lru_cache(maxsize=_CACHED)(self._make_window)
+        self._share = lru_cache(maxsize=_CACHED)(self._make_share)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -218,9 +216,12 @@ class CorpusSource:
         if self._verification is not None:
             self._verification.check()
         number, step = divmod(position, self._epoch(epoch).window_steps)
-        window = self._window(epoch, number)
+        epoch = 0 if self._split == "eval" else epoch
+        together = max(1, READ_ROWS * world_size // self.global_batch_size)
         who: dict[str, Any] = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
-        share = self._share(window, number, step, **who)
+        with self._lock:
+            window = self._window(epoch, number)
+            share = self._share(epoch, number, step // together, together, **who)
 
         def fetch(rows: Ints) -> Rows:
             found = share.take(rows)
@@ -230,31 +231,21 @@ class CorpusSource:
 
     def _epoch(self, epoch: int) -> _Epoch:
         with self._lock:
-            return _cached(self._epochs, 0 if self._split == "eval" else epoch, self._make_epoch)
+            return self._kept_epoch(0 if self._split == "eval" else epoch)
 
-    def _window(self, epoch: int, number: int) -> _Window:
-        with self._lock:
-            return _cached(self._windows, (0 if self._split == "eval" else epoch, number), self._make_window)
-
-    def _share(
-        self, window: _Window, number: int, step: int, *, rank: int, world_size: int, accumulation: int
+    def _make_share(
+        self, epoch: int, number: int, group: int, together: int, *, rank: int, world_size: int, accumulation: int
     ) -> _Share:
-        """Return a rank's rows of a step and of its neighbours: a call of numpy's costs as much for few rows."""
-        size = max(1, READ_ROWS * world_size // self.global_batch_size)
-        group = step // size
-
-        def make(_: object) -> _Share:
-            steps = window.steps[group * size : (group + 1) * size]
-            mine = [rank_rows(rows, rank=rank, world_size=world_size, accumulation=accumulation) for rows in steps]
-            numbers = np.concatenate([part for parts in mine for part in parts])
-            if len(numbers) == 0:  # a short step has fewer rows than there are ranks
-                return _Share(Rows(numbers, numbers, numbers, numbers), np.zeros(1, dtype=np.int64), {})
-            rows = self._rows(window, numbers)
-            begins = np.concatenate([[0], np.cumsum(rows.lengths)])
-            return _Share(rows, begins, dict(zip(numbers.tolist(), range(len(numbers)), strict=True)))
-
-        with self._lock:
-            return _cached(self._shares, (window.key, number, group, rank, world_size, accumulation), make)
+        """A rank's rows of so many steps of a window at once: a call of numpy's costs as much for few rows."""
+        window = self._window(epoch, number)
+        steps = window.steps[group * together : (group + 1) * together]
+        mine = [rank_rows(rows, rank=rank, world_size=world_size, accumulation=accumulation) for rows in steps]
+        numbers = np.concatenate([part for parts in mine for part in parts])
+        if len(numbers) == 0:  # a short step has fewer rows than there are ranks
+            return _Share(Rows(numbers, numbers, numbers, numbers), np.zeros(1, dtype=np.int64), {})
+        rows = self._rows(window, numbers)
+        begins = np.concatenate([[0], np.cumsum(rows.lengths)])
+        return _Share(rows, begins, dict(zip(numbers.tolist(), range(len(numbers)), strict=True)))
 
     def _make_epoch(self, epoch: int) -> _Epoch:
         key = make_key("eval") if self._split == "eval" else make_key("train", self._seed, epoch)
@@ -264,8 +255,7 @@ class CorpusSource:
             samples = min(samples, self._max_samples)
         return _Epoch(orders, samples, window_steps(samples, self.global_batch_size), key)
 
-    def _make_window(self, epoch_and_number: tuple[int, int]) -> _Window:
-        epoch, number = epoch_and_number
+    def _make_window(self, epoch: int, number: int) -> _Window:
         plan = self._epoch(epoch)
         begin = number * plan.window_steps * self.global_batch_size
         end = min(begin + plan.window_steps * self.global_batch_size, plan.samples)
@@ -339,12 +329,3 @@ def _resolve(sampling: Sampling, stated: dict[str, Any]) -> Sampling:
     if stated["one_seq"] and stated["full_sentences"] is None:
         stated = {**stated, "full_sentences": False}
     return replace(sampling, **{name: value for name, value in stated.items() if value is not None})
-
-
-def _cached(cache: OrderedDict, name: object, make: Callable[..., Value]) -> Value:
-    if name not in cache:
-        cache[name] = make(name)
-        while len(cache) > _CACHED:
-            cache.popitem(last=False)
-    cache.move_to_end(name)
-    return cache[name]

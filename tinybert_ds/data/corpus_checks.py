@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_ds.data.blocks import Selection, is_held_out
-from tinybert_ds.data.manifest import Corpus, Sampling, continuation_mask, tokens_of
+from tinybert_ds.data.manifest import TOKENIZER_NAME, Corpus, Sampling, continuations, tokens_of
 from tinybert_ds.data.masking import Masking
 from tinybert_ds.data.tokenizer import SpecialIds
 from tinybert_ds.data.word_list import load_word_list
@@ -114,16 +114,15 @@ def make_masking(corpus: Corpus, sampling: Sampling, word_list: str | None = Non
         ConfigError, DataError: whole words are wanted, but the vocabulary does not mark them and no list has them.
     """
     special = corpus.manifest.special_ids
-    words = None
-    if word_list is not None:
-        words = load_word_list(word_list, tokens_of(corpus.directory))
+    words = None if word_list is None else load_word_list(word_list, tokens_of(corpus.directory))
     if sampling.masked_lm_prob == 0 or special.mask is None:
         return None
     is_special = np.zeros(special.vocab_size, dtype=bool)
     is_special[list(special.all_special)] = True
     continuation = None
     if sampling.whole_word:
-        continuation = continuation_mask(corpus.directory, special.vocab_size, listed=words is not None)
+        tokenizer_json = (corpus.directory / TOKENIZER_NAME).read_text(encoding="utf-8")
+        continuation = continuations(tokenizer_json, special.vocab_size, listed=words is not None)
     return Masking(
         probability=sampling.masked_lm_prob,
         max_predictions=sampling.max_predictions_per_seq,

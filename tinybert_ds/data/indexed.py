@@ -20,6 +20,7 @@ import mmap
 import os
 import struct
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -81,14 +82,7 @@ class Shard:
 
     def first_document_from(self, token: int) -> int:
         """The first document that begins at `token` or after it, by bisection: O(log d) reads of the index."""
-        low, high = 0, self.num_documents
-        while low < high:
-            middle = (low + high) // 2
-            if self.document_start(middle) < token:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return bisect_left(range(self.num_documents), token, key=self.document_start)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +25,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 _CHINESE_SHARE = 0.25  # of a vocabulary; bert-base-chinese has 35 %, multilingual ones about 11 %
 _OPEN_SHARDS = 256
+_INSIDE_WORD = "##"  # before the pieces of WordPiece that continue a word
 LARGEST_VOCABULARY = 2**31  # ids are int32 at most
 
 TokenDtype = Literal["int16", "int32", "uint16"]
@@ -114,9 +114,8 @@ class Shards(Sequence[Shard]):
     def __init__(self, directory: Path, records: Sequence[ShardRecord]) -> None:
         self._directory = directory
         self._records = records
-        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._map)
         self._vouched_for: set[int] = set()  # whose index has been compared with its hash
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -127,16 +126,8 @@ class Shards(Sequence[Shard]):
         Raises:
             DataError: its files are not those of the manifest.
         """
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
-        with self._lock:
-            if number not in self._open:
-                self._open[number] = self._map(number)
-                if len(self._open) > _OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(number)
-            return self._open[number]
+        place = range(len(self))[number]
+        return [self._shard(each) for each in place] if isinstance(place, range) else self._shard(place)
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[number] for number in range(len(self)))
@@ -315,26 +306,11 @@ def tokens_of(directory: Path) -> dict[str, int]:
     return dict(vocabulary) if isinstance(vocabulary, dict) else {piece: n for n, (piece, _) in enumerate(vocabulary)}
 
 
-def continuation_mask(directory: Path, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
-    """(vocab_size,) bool: which ids continue a word, for whole-word masking.
+def continuations(tokenizer_json: str, vocab_size: int, *, listed: bool = False) -> np.ndarray:
+    """(vocab_size,) bool: which ids of a tokeniser continue a word, for whole-word masking.
 
     Args:
         listed: Whether a list says which characters belong together, so that pieces need not.
-
-    Raises:
-        DataError: the corpus's tokeniser is missing, or does not show where words begin.
-    """
-    path = directory / TOKENIZER_NAME
-    if not path.is_file():
-        raise DataError(f"{str(path)!r} is missing; whole-word masking needs it. Write the corpus again.")
-    return continuations(path.read_text(encoding="utf-8"), vocab_size, prefix, listed=listed)
-
-
-def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, listed: bool = False) -> np.ndarray:
-    """(vocab_size,) bool: which ids of a tokeniser continue a word.
-
-    Args:
-        listed: See `continuation_mask`.
 
     Raises:
         DataError: its vocabulary does not show where words begin: it marks no pieces, or consists of Chinese
@@ -343,7 +319,7 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, l
     vocabulary = json.loads(tokenizer_json)["model"]["vocab"]  # what `open_corpus` has found to be as it was written
     mask = np.zeros(vocab_size, dtype=bool)
     if isinstance(vocabulary, dict):
-        mask[[token_id for token, token_id in vocabulary.items() if token.startswith(prefix)]] = True
+        mask[[token_id for token, token_id in vocabulary.items() if token.startswith(_INSIDE_WORD)]] = True
         chinese = sum(len(token) == 1 and "\u4e00" <= token <= "\u9fff" for token in vocabulary)
         if chinese > _CHINESE_SHARE * len(vocabulary) and not listed:
             raise DataError(
@@ -353,7 +329,7 @@ def continuations(tokenizer_json: str, vocab_size: int, prefix: str = "##", *, l
             )
     if not mask.any() and not listed:
         raise DataError(
-            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {prefix!r}; this "
-            "tokeniser has none. Leave --do_whole_word_mask away."
+            f"whole-word masking needs a WordPiece vocabulary, whose pieces inside a word begin with {_INSIDE_WORD!r}; "
+            "this tokeniser has none. Leave --do_whole_word_mask away."
         )
     return mask

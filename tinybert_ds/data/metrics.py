@@ -7,6 +7,7 @@ answer is the worst of all and never NaN, which no comparison would sort.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> 
     assert predictions.shape == references.shape, f"{predictions.shape} predictions for {references.shape} references"
     assert predictions.ndim in (1, 2), f"predictions must be (N,) or (N, C), found {predictions.shape}"
     assert len(predictions), "no rows to compute metrics of"
-    return {name: _METRICS[name](predictions, references) for name in spec.metrics}
+    return {name: float(_METRICS[name](references, predictions)) for name in spec.metrics}
 
 
 def official_metric(spec: TaskSpec, metrics: Mapping[str, float]) -> float:
@@ -44,36 +45,16 @@ def official_metric_name(spec: TaskSpec) -> str:
     return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
 
 
-def _accuracy(predictions: Values, references: Values) -> float:
-    return float(sklearn_metrics.accuracy_score(references, predictions))
+def _pearson(references: Values, predictions: Values) -> float:
+    return 0.0 if _undefined(references, predictions) else stats.pearsonr(references, predictions).statistic
 
 
-def _f1(predictions: Values, references: Values) -> float:
-    return float(sklearn_metrics.f1_score(references, predictions, pos_label=1, zero_division=0.0))
-
-
-def _macro_f1(predictions: Values, references: Values) -> float:
-    return float(sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0.0))
-
-
-def _micro_f1(predictions: Values, references: Values) -> float:
-    return float(sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0.0))
-
-
-def _matthews(predictions: Values, references: Values) -> float:
-    return float(sklearn_metrics.matthews_corrcoef(references, predictions))
-
-
-def _pearson(predictions: Values, references: Values) -> float:
-    return 0.0 if _undefined(predictions, references) else float(stats.pearsonr(predictions, references).statistic)
-
-
-def spearman(predictions: Values, references: Values) -> float:
+def spearman(references: Values, predictions: Values) -> float:
     """Return the rank correlation of two columns (N,)."""
-    return 0.0 if _undefined(predictions, references) else float(stats.spearmanr(predictions, references).statistic)
+    return 0.0 if _undefined(references, predictions) else float(stats.spearmanr(references, predictions).statistic)
 
 
-def _undefined(predictions: Values, references: Values) -> bool:
+def _undefined(references: Values, predictions: Values) -> bool:
     # A student that diverges predicts NaN: that too must compare as the worst.
     return (
         len(predictions) < 2
@@ -84,12 +65,13 @@ def _undefined(predictions: Values, references: Values) -> bool:
 
 
 _METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "micro_f1": _micro_f1,
-    "subset_accuracy": _accuracy,
-    "matthews": _matthews,
+    "accuracy": sklearn_metrics.accuracy_score,
+    "f1": partial(sklearn_metrics.f1_score, pos_label=1, zero_division=0.0),
+    "macro_f1": partial(sklearn_metrics.f1_score, average="macro", zero_division=0.0),
+    "micro_f1": partial(sklearn_metrics.f1_score, average="micro", zero_division=0.0),
+    "subset_accuracy": sklearn_metrics.accuracy_score,
+    "matthews": sklearn_metrics.matthews_corrcoef,
     "pearson": _pearson,
     "spearman": spearman,
 }
+"""Called with references and predictions, as scikit-learn has it."""

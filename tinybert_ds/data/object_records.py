@@ -50,23 +50,12 @@ def find_column(names: Sequence[str], wanted: str) -> list[int]:
     return exact or [at for at, name in enumerate(names) if name.strip().lower() == wanted.lower()]
 
 
-def json_records(
-    path: Path, needed: Sequence[str], encoding: str, arrays: Sequence[str] = (), form: str = ""
-) -> Records:
-    """Read JSON lines; a `.json` file may also be one list of objects, or hold one under "data".
+def json_objects(path: Path, encoding: str, form: str = "") -> Objects:
+    """Read the objects of JSON lines; a `.json` file may also be one list of them, or hold one under "data".
 
     Args:
-        path, needed, encoding, arrays: See `read_records`.
         form: Of `text_forms.FORMS`, how texts are put together.
-
-    Raises:
-        OSError, DataError: See `read_records`.
     """
-    return _object_records(path, json_objects(path, encoding, form), needed, arrays)
-
-
-def json_objects(path: Path, encoding: str, form: str = "") -> Objects:
-    """Read the objects of JSON lines or of a JSON list; `form` as in `json_records`."""
     document = None
     if without_compression(path).suffix.lower() == ".json":
         document = _document(path, encoding)
@@ -81,26 +70,16 @@ def _formed(
     return ((number, FORMS[form](item, f"{path}, {unit} {number}") if form else item) for number, item in objects)
 
 
-def parquet_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
-    """Read a Parquet file; what its numbers stand for is known where `datasets` wrote it."""
-    return _object_records(path, parquet_objects(path), needed, arrays)
-
-
 def parquet_objects(path: Path) -> Objects:
-    """Read the rows of a Parquet file."""
+    """Read the rows of a Parquet file; what its numbers stand for is known where `datasets` wrote it."""
     file = open_parquet(path)
     batches = file.iter_batches(batch_size=_ROWS_AT_ONCE)
     rows = _arrow_objects(path, "as Parquet", file.schema_arrow.names, batches)
     return Objects("row", rows, _stated_classes(file.schema_arrow))
 
 
-def dataset_records(path: Path, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
-    """Read a directory that `save_to_disk` of the `datasets` library wrote."""
-    return _object_records(path, dataset_objects(path), needed, arrays)
-
-
 def dataset_objects(path: Path) -> Objects:
-    """Read the rows of such a directory."""
+    """Read the rows of a directory that `save_to_disk` of the `datasets` library wrote."""
     if (path / "dataset_dict.json").is_file():
         splits = sorted(inner.name for inner in path.iterdir() if inner.is_dir())
         raise DataError(
@@ -161,8 +140,8 @@ def field_text(value: Any, name: str, place: str, *, needed: bool) -> str:
     raise DataError(f"{place}, column {shown(name)!r}: {found}{inside}; texts are strings, labels strings or numbers")
 
 
-def _object_records(path: Path, found: Objects, needed: Sequence[str], arrays: Sequence[str] = ()) -> Records:
-    """The rows of objects, in the columns of the first one, and in those inside its values that are asked for.
+def as_records(path: Path, found: Objects, needed: Sequence[str], arrays: Sequence[str]) -> Records:
+    """Return the rows of objects, in the columns of the first one, and in those inside its values that are asked for.
 
     Values of `arrays` may be lists, which become JSON.
     """

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tinybert_ds.data.object_records import Records, find_column, json_records
+from tinybert_ds.data.object_records import Records, find_column
 from tinybert_ds.data.table_formats import read_records
 from tinybert_ds.data.task_spec import TextFormat
 from tinybert_ds.errors import ConfigError, DataError
@@ -44,20 +44,19 @@ class RetrievalSet:
         Raises:
             DataError: A line that is no document; names it.
         """
-        records = _records(self.corpus)
-        columns = _columns(records, self.corpus, ("_id", "text"))
+        records, own, text = _open(self.corpus)
         title = find_column(records.names or [], "title")
         seen: set[str] = set()
         while block := list(islice(records.rows, BLOCK_DOCUMENTS)):
-            ids = [fields[columns[0]] for _, fields in block]
+            ids = [fields[own] for _, fields in block]
             for (number, _), name in zip(block, ids, strict=True):
                 if name in seen:
                     raise DataError(f"{self.corpus}, line {number}: the document {quoted(name)} stands there twice")
                 seen.add(name)
-            texts = [fields[columns[1]] for _, fields in block]
+            texts = [fields[text] for _, fields in block]
             if title:
                 titles = [fields[title[0]] for _, fields in block]
-                texts = [f"{name} {text}".strip() for name, text in zip(titles, texts, strict=True)]
+                texts = [f"{name} {body}".strip() for name, body in zip(titles, texts, strict=True)]
             yield ids, texts
 
 
@@ -72,8 +71,7 @@ def open_retrieval(directory: str | Path, split: str) -> RetrievalSet:
     directory = Path(directory)
     corpus, queries = (_existing(directory, name) for name in ("corpus.jsonl", "queries.jsonl"))
     judgements = _judgements(directory, split)
-    records = _records(queries)
-    own, text = _columns(records, queries, ("_id", "text"))
+    records, own, text = _open(queries)
     texts = {fields[own]: fields[text] for _, fields in records.rows if fields[own] in judgements}
     missing = [query for query in judgements if query not in texts]
     if missing:
@@ -106,18 +104,16 @@ def _existing(directory: Path, name: str) -> Path:
     return found
 
 
-def _records(path: Path) -> Records:
-    return json_records(path, ["_id", "text"], "")
-
-
-def _columns(records: Records, path: Path, names: tuple[str, str]) -> list[int]:
-    found = [find_column(records.names or [], name) for name in names]
+def _open(path: Path) -> tuple[Records, int, int]:
+    """The objects of a file, and where their ids and texts are among the columns."""
+    records = read_records(path, ["_id", "text"], TextFormat())
+    found = [find_column(records.names or [], name) for name in ("_id", "text")]
     if not all(found):
         raise DataError(
             f"{path} has the keys {listed(records.names or []) or 'none'}; each line of it is an object with "
-            f"{' and '.join(names)}"
+            "_id and text"
         )
-    return [places[0] for places in found]
+    return records, found[0][0], found[1][0]
 
 
 def _judgements(directory: Path, split: str) -> Judgements:

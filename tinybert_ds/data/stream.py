@@ -56,25 +56,26 @@ class Stream:
             sample_ids: (end - begin,) their numbers, which name their draws.
         """
         parts = []
-        for placed, block, part in self._blocks(order, begin, end):
+        for placed, block, inside, of_range in self._blocks(order, begin, end):
             chunks = block.chunks(self._selections[placed.corpus], order.key)
             ids = np.full(len(chunks.first), -1)
-            ids[part.inside] = sample_ids[part.of_range]
+            ids[inside] = sample_ids[of_range]
             addresses, documents = block.addresses + placed.token_base, block.documents + placed.document_base
             samples = make_samples(order.key, ids, chunks, addresses, documents)
-            parts.append(Samples(*(column[part.inside] for column in samples)))
+            parts.append(Samples(*(column[inside] for column in samples)))
         return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def packed(self, order: Order, begin: int, end: int) -> Spans:
         """The packed samples at positions [begin, end)."""
         parts = []
-        for placed, block, part in self._blocks(order, begin, end):
+        for placed, block, inside, _ in self._blocks(order, begin, end):
             spans = block.packed(self._selections[placed.corpus], placed.token_base)
-            parts.append(spans.of(np.arange(len(spans.counts))[part.inside]))
+            parts.append(spans.of(np.arange(len(spans.counts))[inside]))
         return join_spans(parts)
 
-    def _blocks(self, order: Order, begin: int, end: int) -> list[tuple[PlacedShard, Block, _Part]]:
-        """The blocks that hold the positions, read ahead all together."""
+    def _blocks(self, order: Order, begin: int, end: int) -> list[tuple[PlacedShard, Block, slice, slice]]:
+        """The blocks that hold the positions, read ahead all together; and which of a block's samples are at which of
+        the positions."""
         first, last = np.searchsorted(order.ends, [begin, end - 1], side="right").tolist()
         found = []
         for place in range(first, last + 1):
@@ -85,12 +86,5 @@ class Stream:
             block_begin = int(order.ends[place - 1]) if place else 0
             inside = slice(max(begin - block_begin, 0), min(end, int(order.ends[place])) - block_begin)
             of_range = slice(block_begin + inside.start - begin, block_begin + inside.stop - begin)
-            found.append((placed, block, _Part(inside, of_range)))
+            found.append((placed, block, inside, of_range))
         return found
-
-
-class _Part(NamedTuple):
-    """Which samples of a block are wanted, and where they stand in the range that is asked for."""
-
-    inside: slice
-    of_range: slice

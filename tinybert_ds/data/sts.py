@@ -32,7 +32,7 @@ class StsPairs:
 
     def judge(self, vectors: NDArray[np.float32]) -> float:
         """Return Spearman's correlation of the scores with the cosines of vectors (2N, V), 0 where it is undefined."""
-        return spearman(cosines(vectors[: len(self.scores)], vectors[len(self.scores) :]), self.scores)
+        return spearman(self.scores, cosines(vectors[: len(self.scores)], vectors[len(self.scores) :]))
 
 
 def read_sts(files: Sequence[str | Path], columns: Sequence[str]) -> list[StsPairs]:

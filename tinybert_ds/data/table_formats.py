@@ -14,13 +14,11 @@ from pathlib import Path, PurePath
 from tinybert_ds.data.object_records import (
     Objects,
     Records,
+    as_records,
     dataset_objects,
-    dataset_records,
     json_objects,
-    json_records,
     open_parquet,
     parquet_objects,
-    parquet_records,
 )
 from tinybert_ds.data.task_spec import SplitFile, TextFormat
 from tinybert_ds.data.text_lines import is_quoted, text_rows
@@ -91,14 +89,8 @@ def read_records(
             while rows are taken.
     """
     kind = file_format(path)
-    if kind == "dataset":
-        return dataset_records(path, needed, arrays)
-    if kind == "parquet":
-        if path.suffix.lower() in COMPRESSED:
-            raise DataError(f"{path}: Parquet is compressed inside; decompress the file and name it .parquet")
-        return parquet_records(path, needed, arrays)
-    if kind == "json":
-        return json_records(path, needed, text_format.encoding, arrays, form)
+    if kind not in _SEPARATORS:
+        return as_records(path, read_objects(path, text_format, form), needed, arrays)
     if without_compression(path).suffix.lower() in _OTHER_FORMATS:
         raise DataError(
             f"{path}: {path.suffix} is not read; give .tsv, .csv, .jsonl, .json (text may be .gz, .xz or .zst), "
@@ -107,12 +99,16 @@ def read_records(
     return Records("line", None, text_rows(path, text_format, separator=_SEPARATORS[kind]))
 
 
-def read_objects(path: Path, text_format: TextFormat) -> Objects:
+def read_objects(path: Path, text_format: TextFormat, form: str = "") -> Objects:
     """Read a file of objects, JSON, Parquet or a directory of `datasets`, row by row; see `read_records`."""
     kind = file_format(path)
     if kind == "dataset":
         return dataset_objects(path)
-    return parquet_objects(path) if kind == "parquet" else json_objects(path, text_format.encoding)
+    if kind == "json":
+        return json_objects(path, text_format.encoding, form)
+    if path.suffix.lower() in COMPRESSED:
+        raise DataError(f"{path}: Parquet is compressed inside; decompress the file and name it .parquet")
+    return parquet_objects(path)
 
 
 def estimate_rows(paths: Sequence[Path]) -> int | None:

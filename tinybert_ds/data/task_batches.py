@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, spans, step_batches
-from tinybert_ds.data.order import Ints, make_key
+from tinybert_ds.data.batching import Padding, RowLayout, Rows, plan_window, step_batches
+from tinybert_ds.data.order import Ints, make_key, span_indices
 from tinybert_ds.data.row_pairs import count_pairs, plan_pairs
 from tinybert_ds.data.task_files import Examples, Labels
 from tinybert_ds.data.task_spec import GROUPS
@@ -175,7 +175,7 @@ def require_two_types(engine: Tokenizer, name: str) -> None:
 def take_rows(encoded: EncodedExamples, rows: Ints) -> Rows:
     """Return the rows of the given numbers, in that order, as `batching.collate` takes them."""
     lengths = encoded.offsets[rows + 1] - encoded.offsets[rows]
-    places = spans(encoded.offsets[rows], encoded.offsets[rows + 1])
+    places = span_indices(encoded.offsets[rows], lengths)
     return Rows(
         tokens=encoded.tokens[places],
         lengths=lengths,

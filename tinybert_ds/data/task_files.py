@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinybert_ds.data.span_files import first_span, question_blocks
 from tinybert_ds.data.table_formats import file_format, is_pattern
 from tinybert_ds.data.task_checks import SplitAudit, tell_findings
-from tinybert_ds.data.task_labels import Labels, parse_labels
+from tinybert_ds.data.task_labels import parse_labels
 from tinybert_ds.data.task_spec import GROUPS, SplitFile, TaskSpec, TextFormat
 from tinybert_ds.data.task_tables import Table, read_tables
 from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
@@ -24,7 +24,7 @@ from tinybert_ds.data.teacher_words import parse_word_answers
 from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed_paths, quoted, shown
-from tinybert_ds.targets import target_of
+from tinybert_ds.targets import Labels, target_of
 
 
 @dataclass(frozen=True)

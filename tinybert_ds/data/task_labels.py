@@ -6,12 +6,10 @@ import json
 from collections.abc import Sequence
 
 from tinybert_ds.data.task_spec import LABEL_COLUMNS, Column, TaskSpec
-from tinybert_ds.data.task_tables import Table
+from tinybert_ds.data.task_tables import Table, named
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import quoted
 from tinybert_ds.targets import Labels, target_of
-
-__all__ = ["Labels", "parse_labels"]
 
 _YES_OR_NO = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 
@@ -26,7 +24,7 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
         return None
     target, layout = target_of(spec), spec.splits[split]
     parse, at = target.parser(spec), table.label_column
-    name = _named(layout.label)
+    name = named(layout.label)
     columns = layout.more_columns.get(LABEL_COLUMNS, ())
     values = []
     for line, fields in table.rows:
@@ -48,12 +46,8 @@ def _joined(fields: Sequence[str], places: Sequence[int], names: Sequence[Column
         value = _YES_OR_NO.get(fields[at].strip().lower())
         if value is None:
             raise DataError(
-                f"{where}, column {_named(name)}: {quoted(fields[at])} is no yes or no; give 1 where the row has "
+                f"{where}, column {named(name)}: {quoted(fields[at])} is no yes or no; give 1 where the row has "
                 "the label, else 0"
             )
         values.append(value)
     return json.dumps(values)
-
-
-def _named(column: Column | None) -> str:
-    return quoted(column) if isinstance(column, str) else str(column)

@@ -92,11 +92,6 @@ class TaskSpec:
         return self.target or ("labels" if self.label_names else "scores")
 
     @property
-    def is_regression(self) -> bool:
-        """Whether the labels are scores."""
-        return self.kind == "scores"
-
-    @property
     def num_labels(self) -> int:
         """Outputs of the classifier: C, or 1 for regression."""
         return len(self.label_names) or 1
@@ -114,10 +109,6 @@ class TaskSpec:
     def file_path(data_dir: str | Path, file: str) -> Path:
         """Return the path of a file that the task names, see `split_path`."""
         return Path(os.path.normpath(Path(data_dir) / file))
-
-    def label_id(self, text: str) -> int | None:
-        """Return the class id of a label as a file or a model spells it, or None when it is unknown."""
-        return find_label(label_ids(self), text)
 
 
 def label_ids(spec: TaskSpec) -> dict[str, int]:

@@ -209,7 +209,7 @@ def _find_columns(
     if missing:
         found = f"the columns {listed(first)}" if header else f"{len(first)} fields and no header"
         raise DataError(
-            f"{path}, line {line}: no column {', '.join(map(_named, missing))}; found "
+            f"{path}, line {line}: no column {', '.join(map(named, missing))}; found "
             f"{found}. Columns are separated by tabs, in a .csv by commas; name the right ones in the task file or "
             f"rename them in the data{_hint(first, layout)}"
         )
@@ -217,7 +217,8 @@ def _find_columns(
     return len(first), [at for at in positions if at is not None], label, found_more
 
 
-def _named(column: Column) -> str:
+def named(column: Column | None) -> str:
+    """Return a column as a message has it."""
     return quoted(column) if isinstance(column, str) else str(column)
 
 

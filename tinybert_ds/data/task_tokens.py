@@ -29,11 +29,11 @@ from tinybert_ds.data.task_spec import TaskSpec, TextFormat
 from tinybert_ds.data.teacher_columns import COLUMNS
 from tinybert_ds.data.token_rows import token_encoder
 from tinybert_ds.data.tokenizer import tokenizer_fingerprint, vocabulary_size
-from tinybert_ds.data.vocabulary import count_special, count_unknown, describe_unknown, judge_unknown, unknown_id
+from tinybert_ds.data.vocabulary import count_unknown, describe_unknown, judge_unknown, unknown_id
 from tinybert_ds.errors import DataError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, map_array, obtain, save_array
+from tinybert_ds.shared_work.derived import map_array, obtain, save_array
 from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
 
@@ -87,7 +87,7 @@ def load_rows(
             blocks = read_split_in_blocks(spec, data_dir, split)
             write_rows(target, blocks, encoder, token_dtype(vocabulary_size(tokenizer)), key, bar.update)
 
-    return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, partial(read_rows, key=key), build, first=first)
 
 
 def encoder_of(
@@ -112,8 +112,8 @@ def judge_rows(
     if unknown_token is None:
         return None
     unknown = count_unknown(rows.tokens, unknown_token)
-    special = {int(token) for token in tokenizer.all_special_ids} - {unknown_token}
-    words = len(rows.tokens) - count_special(rows.tokens, special)
+    special = set(tokenizer.all_special_ids) - {unknown_token}
+    words = int(np.isin(rows.tokens, list(special), invert=True).sum())
     logger.info("%s: %s", path, describe_unknown(unknown, words))
     return judge_unknown(unknown, words, text=str(path), allowed=allow_unknown)
 

@@ -52,7 +52,9 @@ def load_task_file(path: str | Path) -> TaskSpec:
         ConfigError: the file is missing, is no YAML mapping, or describes no usable task; all problems at once.
     """
     path = Path(path)
-    content = _read_yaml(path)
+    content = read_yaml(path, "--task_file")
+    if not isinstance(content, dict):
+        raise ConfigError(f"--task_file: {path} must hold `key: value` lines; found {type(content).__name__}")
     target, problems = _target(content)
     keys = {**_KEYS, **target.keys}
     problems += [f"{shown(key)}: {_unknown(key, keys, target)}" for key in content if key not in keys]
@@ -69,13 +71,6 @@ def load_task_file(path: str | Path) -> TaskSpec:
         + [f"{path}: {shown(problems[-1], 500)}\nA task file holds:\n{listing}"]
     )
     raise AssertionError("unreachable: there are problems")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content = read_yaml(path, "--task_file")
-    if not isinstance(content, dict):
-        raise ConfigError(f"--task_file: {path} must hold `key: value` lines; found {type(content).__name__}")
-    return content
 
 
 def _target(content: dict[str, Any]) -> tuple[Target, list[str]]:

@@ -7,22 +7,10 @@ from pathlib import Path
 
 from tinybert_ds.data.clue import CLUE_TASKS
 from tinybert_ds.data.glue import GLUE_TASKS
-from tinybert_ds.data.task_spec import SplitFile, TaskSpec, describe_labels, label_ids
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError, did_you_mean
 from tinybert_ds.foreign_text import listed_paths, quoted
-
-__all__ = [
-    "BENCHMARKS",
-    "TASKS",
-    "SplitFile",
-    "TaskSpec",
-    "describe_labels",
-    "find_task",
-    "find_task_folder",
-    "label_ids",
-    "load_task_file",
-]
 
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in (*GLUE_TASKS, *CLUE_TASKS)}
 """The tasks that need no `--task_file`, by the name that `--task_name` takes."""

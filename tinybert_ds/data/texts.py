@@ -24,7 +24,7 @@ from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import quoted, without_compression
 from tinybert_ds.progress import progress_bar
-from tinybert_ds.shared_work.derived import HEAD_START_SECONDS, obtain
+from tinybert_ds.shared_work.derived import obtain
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def load_texts(
             dtype = token_dtype(special_ids(tokenizer).vocab_size)
             write_rows(target, _refuse_none(blocks, paths), encoder, dtype, key, bar.update)
 
-    return obtain(directory, partial(read_rows, key=key), build, head_start=0.0 if first else HEAD_START_SECONDS)
+    return obtain(directory, partial(read_rows, key=key), build, first=first)
 
 
 def _refuse_none(blocks: Iterator[Examples], paths: Sequence[Path]) -> Iterator[Examples]:

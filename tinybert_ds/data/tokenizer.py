@@ -252,17 +252,19 @@ def _with_forced_casing(tokenizer: PreTrainedTokenizerFast, lower_case: bool) ->
         backend.normalizer = Tokenizer.from_str(json.dumps(state)).normalizer
         if "do_lower_case" not in inspect.signature(type(tokenizer).__init__).parameters:
             # The class would build a normaliser of its own when it is loaded; the generic one takes that of the file.
-            tokenizer = _generic(tokenizer)
+            tokenizer = with_backend(tokenizer, backend)
     tokenizer.init_kwargs["do_lower_case"] = lower_case
     tokenizer.do_lower_case = lower_case  # save_pretrained prefers the attribute where there is one
     return tokenizer
 
 
-def _generic(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def with_backend(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """Return a tokeniser of the class that takes a backend as it is, with the special tokens of another one."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
+        tokenizer_object=backend,
         model_input_names=tokenizer.model_input_names,
         model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
         name_or_path=tokenizer.name_or_path,
         **tokenizer.special_tokens_map,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +109,6 @@ def unknown_id(backend: Tokenizer) -> int | None:
 def count_unknown(tokens: NDArray[np.integer], unknown: int | None) -> int:
     """How many of some ids are the unknown token's."""
     return 0 if unknown is None else int(np.count_nonzero(tokens == unknown))
-
-
-def count_special(tokens: NDArray[np.integer], special: Collection[int]) -> int:
-    """How many of some ids are special tokens'."""
-    return int(np.isin(tokens, list(special)).sum())
 
 
 def describe_unknown(unknown: int, tokens: int) -> str:

@@ -70,11 +70,8 @@ def _python(facts: Facts) -> Finding:
         fix = f"install Python 3.11 or newer, then: PYTHON=/path/to/it {INSTALL}"
         return Finding("problem", f"Python {facts['python']} is too old", fix)
     processors = f"{facts['cpus']} processor{'' if facts['cpus'] == 1 else 's'}"
-    return Finding("ok", f"Python {facts['python']}, {processors}, {_memory(facts)} of memory free")
-
-
-def _memory(facts: Facts) -> str:
-    return gib(facts["memory_bytes"]) if facts["memory_bytes"] else "an unknown amount"
+    memory = gib(facts["memory_bytes"]) if facts["memory_bytes"] else "an unknown amount"
+    return Finding("ok", f"Python {facts['python']}, {processors}, {memory} of memory free")
 
 
 def _packages(facts: Facts, floors: Sequence[Requirement]) -> list[Finding]:

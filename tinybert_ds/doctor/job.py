@@ -13,7 +13,7 @@ from tinybert_ds.data.manifest import open_corpus, read_manifest
 from tinybert_ds.doctor.findings import Finding
 from tinybert_ds.doctor.job_checks import attempt, candidates, check_batch, check_disk, check_memory, room_of
 from tinybert_ds.doctor.memory import Job
-from tinybert_ds.doctor.sizes import student_size, teacher_size
+from tinybert_ds.doctor.sizes import size_of
 from tinybert_ds.errors import UserError
 from tinybert_ds.launch.hostfile import Host
 from tinybert_ds.models.build import check_pair, resolve_student
@@ -40,16 +40,17 @@ def examine_job(
     if not values.teacher_model or not values.student_model or not hosts:
         return [*findings, Finding("note", "no memory is estimated without --teacher_model and --student_model")]
     try:
-        teacher, student = teacher_size(values.teacher_model), student_size(values.student_model)
+        teacher = read_config(values.teacher_model, role="teacher")
+        student = read_config(resolve_student(values.student_model), role="student")
     except UserError as error:
         return [*findings, Finding("problem", str(error))]
-    findings.append(attempt("teacher and student", partial(_pair, values)))
+    findings.append(attempt("teacher and student", partial(_pair, values, teacher, student)))
     findings += check_batch(values.train_batch_size, world_size, values.gradient_accumulation_steps)
     facts, host = min(hosts, key=_room_in)
     accelerator = facts["accelerator"]
     job = Job(
-        teacher,
-        student,
+        size_of(teacher),
+        size_of(student),
         rows=max(1, values.train_batch_size // (world_size * values.gradient_accumulation_steps)),
         sequence_length=sequence_length(values),
         world_size=world_size,
@@ -84,11 +85,8 @@ def _corpus(directory: str) -> str:
     return f"{manifest.documents:,} documents, {manifest.tokens:,} tokens"
 
 
-def _pair(values: DoctorArguments) -> str:
-    teacher_model, student_model = str(values.teacher_model), str(values.student_model)
-    teacher = read_config(teacher_model, role="teacher")
-    student = read_config(resolve_student(student_model), role="student")
-    vocabulary = read_vocabulary(values.student_tokenizer, teacher_model, values.lower_case)
+def _pair(values: DoctorArguments, teacher: Any, student: Any) -> str:
+    vocabulary = read_vocabulary(values.student_tokenizer, str(values.teacher_model), values.lower_case)
     layer_map = check_pair(
         teacher,
         student,

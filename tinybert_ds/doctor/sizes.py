@@ -8,19 +8,7 @@ import torch
 from transformers import AutoModel
 
 from tinybert_ds.doctor.memory import ModelSize
-from tinybert_ds.models.build import resolve_student
-from tinybert_ds.models.pretrained import read_config
 from tinybert_ds.models.student import count_parameters
-
-
-def teacher_size(directory: str) -> ModelSize:
-    """Return the size of a teacher; raises ModelError when its config cannot be read."""
-    return size_of(read_config(directory, role="teacher"))
-
-
-def student_size(source: str) -> ModelSize:
-    """Return the size of a student: a directory, a config.json or a shipped name."""
-    return size_of(read_config(resolve_student(source), role="student"))
 
 
 def size_of(config: Any) -> ModelSize:

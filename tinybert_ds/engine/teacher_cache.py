@@ -22,7 +22,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tinybert_ds.data.batching import BatchSource, spans
+from tinybert_ds.data.batching import BatchSource
+from tinybert_ds.data.order import span_indices
 from tinybert_ds.data.row_outputs import count_parts, part_batches, read_parts, write_part
 from tinybert_ds.engine.ranks.process_group import World, gather_objects
 from tinybert_ds.engine.teacher import Teacher
@@ -192,7 +193,7 @@ def cached_teacher(logits: Logits, device: torch.device, offsets: NDArray[np.int
             rows = batch.sample_ids.clamp_min(0)  # a filler row counts for nothing, whatever is said of it
         else:
             own = batch.sample_ids[batch.sample_ids >= 0].cpu().numpy()  # and where units are answered it has none
-            rows = torch.from_numpy(spans(offsets[own], offsets[own + 1])).to(device)
+            rows = torch.from_numpy(span_indices(offsets[own], offsets[own + 1] - offsets[own])).to(device)
         found = torch.from_numpy(logits[rows.numpy()]) if table is None else table[rows]
         return EncoderOutput((), (), (), (), found)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinybert_ds.data.metrics import official_metric
 from tinybert_ds.data.sts import cosines
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.export.runtimes import VECTORS, Feed, Run
 from tinybert_ds.targets import Labels, target_of
 from tinybert_ds.targets.target import Settings

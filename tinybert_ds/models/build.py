@@ -15,6 +15,7 @@ import tinybert_ds
 from tinybert_ds.errors import ConfigError, ModelError, did_you_mean, raise_all
 from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT
 from tinybert_ds.models.foreign import foreign_code
+from tinybert_ds.models.inherit.factors import leading_basis
 from tinybert_ds.models.labels import Head, set_labels
 from tinybert_ds.models.layer_map import full_attention_layers, parse_layer_map
 from tinybert_ds.models.pretrained import (
@@ -247,10 +248,7 @@ def svd_embeddings(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
             f"--init svd needs a student whose embeddings ({width}) are no wider than the teacher's "
             f"({source.shape[1]}); use --init random"
         )
-    _, vectors = torch.linalg.eigh(source.double().T @ source.double())  # ascending
-    basis = vectors.flip(1)[:, :width]
-    # The sign of a singular vector is arbitrary; fix it, so that every machine starts from the same student.
-    basis = basis * torch.where(basis.sum(dim=0) < 0, -1.0, 1.0)
+    basis = leading_basis(source.double().T @ source.double(), width)
     with torch.no_grad():
         for name, table, own in pairs:
             if own.shape[0] > table.shape[0] or (name == "word" and own.shape[0] != table.shape[0]):

@@ -234,9 +234,9 @@ def _hugging_face_config(content: dict[str, Any], file: Path) -> Any:
 def _published_config(content: dict[str, Any], weights: Path) -> Any | None:
     config = published.published_config(content)
     if config is not None and "id2label" not in content and weights.is_file():
-        outputs = published.published_outputs(published.read_bin(weights))
-        if outputs is not None:
-            config.num_labels = outputs
+        classifier = published.read_bin(weights).get("classifier.weight")
+        if classifier is not None:  # of a fine-tuned one, whose config.json does not say how many outputs it has
+            config.num_labels = len(classifier)
     return config
 
 

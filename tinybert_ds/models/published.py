@@ -88,12 +88,6 @@ def published_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor] | No
     return found or None
 
 
-def published_outputs(state: Mapping[str, Tensor]) -> int | None:
-    """Return the number of outputs of a published fine-tuned model, which its config.json does not say."""
-    weight = state.get("classifier.weight")
-    return None if weight is None else weight.shape[0]
-
-
 def apply_pooler_relu(model: PreTrainedModel) -> None:
     """Put the ReLU after the pooler's tanh that the published fine-tuned TinyBERTs were trained with, in place.
 

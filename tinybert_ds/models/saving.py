@@ -69,7 +69,8 @@ def save_student(
         config.dtype = next(value.dtype for value in state.values() if value.is_floating_point())
         config.save_pretrained(scratch)
         if projections is not None:
-            _write_projections(scratch / PROJECTIONS_FILE, projections)
+            wide = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in projections.items()}
+            save_file(wide, scratch / PROJECTIONS_FILE)
         _give_usual_mode(scratch)
         _replace(scratch, directory)
     if getattr(model.config, "pooler_relu", False):
@@ -134,13 +135,11 @@ def _give_usual_mode(directory: Path) -> None:
         file.chmod(mode)
 
 
-def _write_projections(file: Path, state: Mapping[str, Tensor]) -> None:
-    save_file({key: value.detach().to("cpu", torch.float32).contiguous() for key, value in state.items()}, file)
-
-
 def _replace(source: Path, directory: Path) -> None:
     """Move the files of `source` over those of `directory`, so that no mixed set with a config.json is ever there."""
-    changed = [file for file in sorted(source.iterdir()) if not _same(file, directory / file.name)]
+    names = sorted(file.name for file in source.iterdir())
+    _, differing, missing = filecmp.cmpfiles(source, directory, names, shallow=False)
+    changed = [source / name for name in sorted(differing + missing)]
     for file in changed:
         _sync(file)
     if len(changed) > 1:
@@ -151,10 +150,6 @@ def _replace(source: Path, directory: Path) -> None:
     for file in sorted(changed, key=lambda file: file.name == _CONFIG_FILE):
         os.replace(file, directory / file.name)
     fsync_directory(directory)
-
-
-def _same(file: Path, other: Path) -> bool:
-    return other.is_file() and filecmp.cmp(file, other, shallow=False)
 
 
 def _sync(file: Path) -> None:

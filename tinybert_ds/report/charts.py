@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinybert_ds.report.runs import Points
 
@@ -41,6 +41,10 @@ class Scale(NamedTuple):
         low, high, value = (math.log10(x) if self.logarithmic else x for x in (self.low, self.high, value))
         return self.begin + (value - low) / (high - low) * (self.end - self.begin)
 
+    def ticks(self) -> list[float]:
+        """Return round numbers on it."""
+        return log_ticks(self.low, self.high) if self.logarithmic else ticks(self.low, self.high)
+
 
 def line_chart(
     title: str, series: Sequence[Series], *, marks: Sequence[int] = (), may_be_logarithmic: bool = False
@@ -58,7 +62,7 @@ def line_chart(
         return ""
     edges = [(step, value) for line in drawn for step, *both in line.band for value in both]
     x, y = _scales([*edges, *(point for line in drawn for point in line.points)], may_be_logarithmic)
-    parts = [*_grid(x, y), *(_mark(x, step) for step in marks if x.low <= step <= x.high)]
+    parts = [*grid(x, y, whole=True), *(_mark(x, step) for step in marks if x.low <= step <= x.high)]
     parts += [_band(x, y, line.band, number) for number, line in enumerate(drawn) if line.band]
     parts += [_line(x, y, line.points, number) for number, line in enumerate(drawn)]
     keys = "".join(
@@ -66,19 +70,29 @@ def line_chart(
         f"{_dash(number)}/></svg>{escape(line.name)} <output></output></li>"
         for number, line in enumerate(drawn)
     )
-    data = json.dumps(
-        {
-            "x": [x.low, x.high, x.begin, x.end],
-            "lines": [[[step, float(f"{value:.6g}")] for step, value in line.points] for line in drawn],
-        },
-        separators=(",", ":"),
-    )
-    suffix = " (log scale)" if y.logarithmic else ""
+    data = {
+        "x": [x.low, x.high, x.begin, x.end],
+        "lines": [[[step, float(f"{value:.6g}")] for step, value in line.points] for line in drawn],
+    }
+    return figure(title + " (log scale)" * y.logarithmic, "".join(parts), keys, data=data)
+
+
+def figure(title: str, content: str, keys: str, *, height: int = HEIGHT, data: Mapping[str, Any] | None = None) -> str:
+    """Return an HTML figure.
+
+    Args:
+        content: Of its SVG.
+        keys: Items of its legend.
+        data: What is read out under the pointer; None: nothing is.
+    """
+    kind, script = ' class="still"', ""
+    if data is not None:
+        text = json.dumps(data, separators=(",", ":"))
+        kind, script = "", f'<script type="application/json">{text}</script>'
     return (
-        f"<figure><figcaption>{escape(title)}{suffix}</figcaption>"
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg><ul>{keys}</ul>"
-        f'<script type="application/json">{data}</script></figure>'
+        f"<figure{kind}><figcaption>{escape(title)}</figcaption>"
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{content}</svg>'
+        f"<ul>{keys}</ul>{script}</figure>"
     )
 
 
@@ -95,9 +109,9 @@ def thin(points: Points, limit: int) -> Points:
     return sorted({points[0], *kept, points[-1]})
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`."""
-    rough = (high - low) / count
+def ticks(low: float, high: float) -> list[float]:
+    """Return about five round numbers from `low` to `high`."""
+    rough = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -126,26 +140,27 @@ def _scales(points: Points, may_be_logarithmic: bool) -> tuple[Scale, Scale]:
         first, last = first - 1, last + 1
     low, high = min(values), max(values)
     logarithmic = may_be_logarithmic and low > 0 and high / low >= LOGARITHMIC_FROM
-    if not logarithmic:
-        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        # Nothing is drawn below 0 where nothing is below 0.
-        low, high = (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
-    return (
-        Scale(first, last, LEFT, WIDTH - RIGHT),
-        Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic),
-    )
+    edges = (low, high) if logarithmic else with_margin(low, high, 0.05)
+    return Scale(first, last, LEFT, WIDTH - RIGHT), Scale(*edges, HEIGHT - BOTTOM, TOP, logarithmic)
 
 
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    for value in log_ticks(y.low, y.high) if y.logarithmic else ticks(y.low, y.high):
+def with_margin(low: float, high: float, share: float) -> tuple[float, float]:
+    """Return a range with some room around it; nothing below 0 is drawn where nothing is below 0."""
+    margin = share * (high - low) or share * abs(high) or 1.0
+    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
+
+
+def grid(x: Scale, y: Scale, *, whole: bool) -> Iterator[str]:
+    """Yield the lines of both axes' ticks with their numbers; `whole`: those of x are steps."""
+    for value in y.ticks():
         place = f"{y.place(value):.1f}"
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}"/>'
         yield f'<text x="{LEFT - 6}" y="{place}" dy="4" text-anchor="end">{number(value)}</text>'
-    for value in ticks(x.low, x.high):
-        if value == int(value):
-            place = f"{x.place(value):.1f}"
+    for value in x.ticks():
+        if not whole or value == int(value):
+            place, shown = f"{x.place(value):.1f}", f"{int(value):,}" if whole else number(value)
             yield f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            yield f'<text x="{place}" y="{HEIGHT - 8}" text-anchor="middle">{int(value):,}</text>'
+            yield f'<text x="{place}" y="{HEIGHT - 8}" text-anchor="middle">{shown}</text>'
 
 
 def _mark(x: Scale, step: int) -> str:

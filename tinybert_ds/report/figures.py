@@ -15,9 +15,10 @@ from tinybert_ds.report.charts import (
     TOP,
     WIDTH,
     Scale,
-    log_ticks,
+    figure,
+    grid,
     number,
-    ticks,
+    with_margin,
 )
 
 LOGARITHMIC_FROM = 10.0
@@ -44,16 +45,9 @@ def scatter(title: str, dots: Sequence[Dot], *, unit: str) -> str:
     """Return a scatter plot as an HTML figure with a legend that says where each point is; "" without points."""
     if not dots:
         return ""
-    x, y = _x_scale([dot.x for dot in dots]), _y_scale([dot.y for dot in dots])
-    parts = []
-    for value in ticks(y.low, y.high):
-        place = f"{y.place(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{place}" dy="4" text-anchor="end">{number(value)}</text>')
-    for value in log_ticks(x.low, x.high) if x.logarithmic else ticks(x.low, x.high):
-        place = f"{x.place(value):.1f}"
-        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{place}" y="{HEIGHT - 8}" text-anchor="middle">{number(value)}</text>')
+    x, heights = _x_scale([dot.x for dot in dots]), [dot.y for dot in dots]
+    y = Scale(*with_margin(min(heights), max(heights), 0.08), HEIGHT - BOTTOM, TOP)
+    parts = list(grid(x, y, whole=False))
     for index, dot in enumerate(dots):
         where = f'cx="{x.place(dot.x):.1f}" cy="{y.place(dot.y):.1f}"'
         parts.append(f"{_mark(index, where)}<title>{escape(dot.name)}</title></circle>")
@@ -62,8 +56,7 @@ def scatter(title: str, dots: Sequence[Dot], *, unit: str) -> str:
         f"<output>{number(dot.y)} at {number(dot.x)} {escape(unit)}</output></li>"
         for index, dot in enumerate(dots)
     )
-    suffix = " (log scale)" if x.logarithmic else ""
-    return _figure(title + suffix, HEIGHT, "".join(parts), keys)
+    return figure(title + " (log scale)" * x.logarithmic, "".join(parts), keys)
 
 
 def bars(title: str, rows: Sequence[Bar], *, form: str = ",.1f") -> str:
@@ -88,18 +81,10 @@ def bars(title: str, rows: Sequence[Bar], *, form: str = ",.1f") -> str:
         for index, name in enumerate(names)
         if len(names) > 1
     )
-    return _figure(title, 2 * TOP + len(rows) * BAR_HEIGHT, "".join(parts), keys)
+    return figure(title, "".join(parts), keys, height=2 * TOP + len(rows) * BAR_HEIGHT)
 
 
 _KEY = 'cx="6" cy="5"'
-
-
-def _figure(title: str, height: int, content: str, keys: str) -> str:
-    return (
-        f'<figure class="still"><figcaption>{escape(title)}</figcaption>'
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{content}</svg>'
-        f"<ul>{keys}</ul></figure>"
-    )
 
 
 def _mark(index: int, where: str) -> str:
@@ -112,11 +97,4 @@ def _x_scale(values: Sequence[float]) -> Scale:
     low, high = min(values), max(values)
     if low > 0 and high / low >= LOGARITHMIC_FROM:
         return Scale(low / 1.3, high * 1.3, LEFT, WIDTH - RIGHT, True)
-    margin = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
-    return Scale(max(0.0, low - margin) if low >= 0 else low - margin, high + margin, LEFT, WIDTH - RIGHT)
-
-
-def _y_scale(values: Sequence[float]) -> Scale:
-    low, high = min(values), max(values)
-    margin = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
-    return Scale(low - margin, high + margin, HEIGHT - BOTTOM, TOP)
+    return Scale(*with_margin(low, high, 0.08), LEFT, WIDTH - RIGHT)

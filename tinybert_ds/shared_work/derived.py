@@ -57,7 +57,7 @@ def obtain(
     read: Callable[[Path], Content | None],
     build: Callable[[Path], None],
     *,
-    head_start: float = 0.0,
+    first: bool = True,
 ) -> Content:
     """Return what a directory of derived data holds, after making it if it is not there.
 
@@ -68,12 +68,12 @@ def obtain(
         directory: Below a folder that exists.
         read: From the directory to its content; None where it is missing or damaged.
         build: Fills an empty directory, which is then moved into place. Its errors are raised here.
-        head_start: Seconds before this process would make it itself, so that the one that reports is the first.
+        first: Whether this process is the one that makes and reports it; others give it a head start.
 
     Raises:
         ConfigError: The directory cannot be written.
     """
-    own_turn = time.monotonic() + head_start
+    own_turn = time.monotonic() + (0.0 if first else HEAD_START_SECONDS)
     while (content := read(directory)) is None:
         if time.monotonic() >= own_turn:
             with try_lock(directory) as locked:

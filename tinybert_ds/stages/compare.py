@@ -27,7 +27,8 @@ from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import official_metric, official_metric_name
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
 from tinybert_ds.data.task_files import Examples, read_split, split_files
-from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.errors import ConfigError, DataError, raise_all

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from tinybert_ds.data.row_padding import prepare_to_read
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.run.directory import LOCK_FILE
 from tinybert_ds.errors import ConfigError

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, cast
 from tinybert_ds.arguments import EvaluateArguments, parse_arguments
 from tinybert_ds.arguments.evaluate import TASK_PLACE
 from tinybert_ds.data.submission import format_predictions, read_index, submission_zip, test_splits
-from tinybert_ds.data.tasks import BENCHMARKS, TaskSpec, find_task, find_task_folder
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tasks import BENCHMARKS, find_task, find_task_folder
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError

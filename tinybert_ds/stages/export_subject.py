@@ -15,7 +15,7 @@ from tinybert_ds.data.batching import INFINITE_COUNTS, RowLayout, collate
 from tinybert_ds.data.metrics import official_metric_name
 from tinybert_ds.data.sts import StsPairs
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, take_rows
-from tinybert_ds.data.tasks import TaskSpec
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import predict_logits
 from tinybert_ds.engine.ranks.process_group import World

@@ -18,8 +18,8 @@ from tinybert_ds.data.row_padding import choose_padding, marks_texts
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files, split_files
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
-from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World

@@ -17,7 +17,8 @@ from tinybert_ds.arguments import TaskDistillArguments, identity_of, parse_argum
 from tinybert_ds.data.submission import format_predictions, read_index
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.task_files import split_files
-from tinybert_ds.data.tasks import TaskSpec, find_task
+from tinybert_ds.data.task_spec import TaskSpec
+from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train

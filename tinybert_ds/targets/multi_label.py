@@ -82,7 +82,7 @@ class SeveralLabels(Target):
         return YesAudit(spec.label_names)
 
     def may_be_hidden(self, spec: TaskSpec) -> bool:
-        return spec.label_id("-1") is None
+        return find_label(label_ids(spec), "-1") is None
 
     def head(self, spec: TaskSpec) -> Head:
         return Head(tuple(spec.label_names), kind="several")

@@ -180,7 +180,9 @@ def test_bounds_are_told_in_the_words_of_what_is_allowed():
     assert told("data_augmentation", p=1.5) == ["--p is 1.5; it must be in [0, 1]"]
     assert told("general_distill", eval_fraction=float("nan")) == ["--eval_fraction is nan; it must be a finite number"]
     assert told("general_distill", max_steps=-(10**400))[0].endswith("it must be at least 1")
-    assert told("finetune_teacher", search_seeds=[1, -2]) == ["--search_seeds is -2; it must not be negative"]
+    assert told("finetune_teacher", search_seeds=[1, -2], search=True) == [
+        "--search_seeds is -2; it must not be negative"
+    ]
 
 
 def test_owners_of_the_keys_of_the_deepspeed_config_are_named():

@@ -31,9 +31,9 @@ def test_a_task_is_read_from_its_own_files(glue, name):
         examples = read_split(spec, folder, split)
         assert list(zip(*examples.texts, strict=True)) == expected.texts
         labels = examples.labels.tolist()
-        found = labels if spec.is_regression else [spec.label_names[label] for label in labels]
+        found = labels if spec.kind == "scores" else [spec.label_names[label] for label in labels]
         in_file = spelled(name, expected)
-        assert found == (pytest.approx(in_file) if spec.is_regression else in_file)
+        assert found == (pytest.approx(in_file) if spec.kind == "scores" else in_file)
         assert examples.skipped_rows == (1 if layout.short_rows and split == "train" else 0)
 
 

@@ -11,7 +11,7 @@ from tinybert_ds.data import manifest as manifest_module
 from tinybert_ds.data.manifest import (
     MANIFEST_NAME,
     Sampling,
-    continuation_mask,
+    continuations,
     manifest_text,
     open_corpus,
     read_manifest,
@@ -101,29 +101,23 @@ def test_only_so_many_shards_are_open_at_a_time(tmp_path, monkeypatch):
 
 
 def test_continuations_are_the_pieces_marked_by_the_tokenizer(directory):
-    mask = continuation_mask(directory, 1000)
+    mask = continuations((directory / "tokenizer.json").read_text(encoding="utf-8"), 1000)
     assert mask[900:].all()
     assert not mask[:900].any()
 
 
-def test_whole_words_need_a_vocabulary_that_marks_pieces(directory):
-    (directory / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}', encoding="utf-8")
+def test_whole_words_need_a_vocabulary_that_marks_pieces():
     with pytest.raises(DataError, match=r"begin with '##'.*--do_whole_word_mask"):
-        continuation_mask(directory, 1000)
-    (directory / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match="missing"):
-        continuation_mask(directory, 1000)
+        continuations('{"model": {"vocab": {"a": 0}}}', 1000)
 
 
-def test_whole_words_are_refused_where_text_is_cut_into_chinese_characters(directory):
+def test_whole_words_are_refused_where_text_is_cut_into_chinese_characters():
     characters = {chr(0x4E00 + number): number for number in range(40)}
     pieces = {f"##{number}": 40 + number for number in range(60)}
-    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": characters | pieces}}), encoding="utf-8")
     with pytest.raises(DataError, match=r"cuts Chinese text into characters \(40 of its 100 tokens"):
-        continuation_mask(directory, 1000)
+        continuations(json.dumps({"model": {"vocab": characters | pieces}}), 1000)
     few = dict(list(characters.items())[:15]) | pieces
-    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": few}}), encoding="utf-8")
-    assert continuation_mask(directory, 1000).sum() == 60
+    assert continuations(json.dumps({"model": {"vocab": few}}), 1000).sum() == 60
 
 
 @pytest.mark.parametrize("place", [34, 40, 50, -20, -9])  # lengths, offsets, documents

@@ -9,8 +9,8 @@ from pyarrow import parquet
 
 from tinybert_ds.data.table_formats import augmented_file
 from tinybert_ds.data.task_files import read_split, read_table, without_tabs
-from tinybert_ds.data.task_spec import TextFormat
-from tinybert_ds.data.tasks import SplitFile, TaskSpec, load_task_file
+from tinybert_ds.data.task_spec import SplitFile, TaskSpec, TextFormat
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError
 
 PAIRS = TaskSpec(

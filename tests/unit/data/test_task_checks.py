@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile, TaskSpec, load_task_file
+from tinybert_ds.data.task_spec import SplitFile, TaskSpec
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError
 
 WORDS = TaskSpec(

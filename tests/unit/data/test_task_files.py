@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile, TaskSpec
+from tinybert_ds.data.task_spec import SplitFile, TaskSpec
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import DataError
 
 SST2 = TASKS["sst-2"]

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_labelled_blocks, read_split, split_files, without_tabs
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.foreign_text import zstd
 

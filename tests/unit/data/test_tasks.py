@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinybert_ds.data.tasks import TASKS, describe_labels, find_task, load_task_file
+from tinybert_ds.data.task_spec import describe_labels, find_label, label_ids
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS, find_task
 from tinybert_ds.errors import ConfigError
 
 REVIEWS = """
@@ -26,8 +28,9 @@ def write(folder: Path, text: str) -> Path:
 def test_sst2_knows_labels_by_name_by_number_and_in_capitals():
     spec = find_task("SST-2", None)
     assert spec is TASKS["sst-2"]
-    assert [spec.label_id(text) for text in ("0", "1", "negative", "Positive", " 1 ", "2")] == [0, 1, 0, 1, 1, None]
-    assert (spec.num_labels, spec.is_regression, spec.is_pair, spec.max_seq_length) == (2, False, False, 64)
+    words = ("0", "1", "negative", "Positive", " 1 ", "2")
+    assert [find_label(label_ids(spec), word) for word in words] == [0, 1, 0, 1, 1, None]
+    assert (spec.num_labels, spec.kind, spec.is_pair, spec.max_seq_length) == (2, "labels", False, 64)
     assert describe_labels(spec) == "negative (or 0), positive (or 1)"
 
 
@@ -35,7 +38,7 @@ def test_a_task_file_takes_labels_as_they_are_written(tmp_path):
     spec = load_task_file(write(tmp_path, REVIEWS))
     assert spec.name == "reviews"
     assert spec.label_names == ("no", "yes", "3")  # YAML itself would have read a truth value and a number
-    assert [spec.label_id(text) for text in ("NO", "n", "1", "3", "maybe")] == [0, 0, 1, 2, None]
+    assert [find_label(label_ids(spec), text) for text in ("NO", "n", "1", "3", "maybe")] == [0, 0, 1, 2, None]
     assert spec.splits["train"].file == "reviews.tsv"
     assert spec.splits["train"].label_required
     assert not spec.splits["test"].label_required
@@ -50,7 +53,7 @@ def test_a_task_file_describes_regression_on_pairs_without_header(tmp_path):
         "score_range: [0, 5]\nmetric: [pearson, spearman]\n",
     )
     spec = load_task_file(path)
-    assert (spec.name, spec.is_regression, spec.is_pair, spec.num_labels) == ("similarity", True, True, 1)
+    assert (spec.name, spec.kind, spec.is_pair, spec.num_labels) == ("similarity", "scores", True, 1)
     assert spec.score_range == (0.0, 5.0)
     assert spec.eval_splits == ("val",)
     assert not spec.splits["train"].header

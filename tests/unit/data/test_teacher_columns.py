@@ -16,7 +16,7 @@ from tests.support.models import write_tokenizer
 from tinybert_ds.data import task_tables
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError

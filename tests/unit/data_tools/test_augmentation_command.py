@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from data_tools import augment_rows, augment_task, augmentation_files
+from data_tools import augment_rows, augment_task, made_of
 from data_tools.augmentation_files import AugmentationFiles
 from data_tools.masked_words import MaskedWordModel
 from tests.support.models import WORDS, masked_lm_directory, model_directory
@@ -18,7 +18,9 @@ from tests.support.runs import run_ranks
 from tests.unit.data_tools.test_teacher_filter import teacher_judge
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, SplitFile, load_task_file
+from tinybert_ds.data.task_spec import SplitFile
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 
 pytestmark = pytest.mark.slow
@@ -284,18 +286,18 @@ def test_a_finished_file_is_made_once_and_never_overwritten(models, glue, monkey
 
 
 def test_a_run_killed_between_the_record_and_its_output_is_finished(models, glue, monkeypatch):
-    write = augmentation_files.write_atomically
+    write = made_of.write_atomically
 
     def fail_behind_record(path, content):
         write(path, content)
         if path.name == "train_aug.json":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(augmentation_files, "write_atomically", fail_behind_record)
+    monkeypatch.setattr(made_of, "write_atomically", fail_behind_record)
     with pytest.raises(KeyboardInterrupt):
         run(models, glue)
     assert not (glue / "SST-2" / "train_aug.tsv").exists()
-    monkeypatch.setattr(augmentation_files, "write_atomically", write)
+    monkeypatch.setattr(made_of, "write_atomically", write)
     assert len(rows_of(run(models, glue))) > 6
     assert json.loads((glue / "SST-2" / "train_aug.json").read_text())["counts"]["rows"] == 5
 

@@ -5,7 +5,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from data_tools.export_dataset import main
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import TASKS, load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError
 
 

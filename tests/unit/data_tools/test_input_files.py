@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from data_tools.input_files import TextInput, find_inputs
-from data_tools.input_groups import Range, group_inputs, open_source
+from data_tools.input_groups import Range, SourceReader, group_inputs
 from data_tools.text_units import Problems, UnreadableInputError
 from tinybert_ds.errors import DataError
 
@@ -63,7 +63,7 @@ def test_inputs_taken_together_end_their_documents_and_state_their_ranges(tmp_pa
     (tmp_path / "a").write_text("one\n\ntwo", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "three"}\n', encoding="utf-8")
     (source,) = group_inputs(find_inputs([str(tmp_path / "a"), str(tmp_path / "b.jsonl")]), 1000)
-    reader = open_source(source, 4, "text")
+    reader = SourceReader(source, 4, "text")
     assert lines_of(reader, Problems(False)) == ["one", "", "two", "", "three", "", ""]
     assert reader.ranges == [Range(0, 0, 8), Range(1, 0, 18)]
     assert reader.ended
@@ -75,9 +75,9 @@ def test_a_damaged_input_among_others_is_left_out_as_a_whole(tmp_path):
     (tmp_path / "c.txt").write_text("three\n", encoding="utf-8")
     (source,) = group_inputs(find_inputs([str(tmp_path / name) for name in ("a.txt", "b.gz", "c.txt")]), 1000)
     with pytest.raises(UnreadableInputError, match=r"b\.gz"):
-        lines_of(open_source(source, 1 << 20, "text"), Problems(False))
+        lines_of(SourceReader(source, 1 << 20, "text"), Problems(False))
     problems = Problems(True)
-    reader = open_source(source, 1 << 20, "text")
+    reader = SourceReader(source, 1 << 20, "text")
     assert lines_of(reader, problems) == ["one", "", "three", ""]
     assert [item.place for item in reader.ranges] == [0, 2]
     assert problems.counts == {"unreadable inputs": 1}

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 
+from tests.support.inheriting import inherit
 from tests.support.models import random_batch, tiny_config, tiny_model
 from tinybert_ds.errors import ConfigError, ModelError
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.inherit import fit, inherit, inherit_all, sweep
+from tinybert_ds.models.inherit import fit, inherit_all, sweep
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.inherit.layers import ARCHITECTURES, embed, encoder_layers, first_state, run_layer

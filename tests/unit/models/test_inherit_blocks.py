@@ -8,8 +8,8 @@ from operator import add
 import pytest
 import torch
 
+from tests.support.inheriting import inherit
 from tests.support.models import random_batch, tiny_model
-from tinybert_ds.models.inherit import inherit
 from tinybert_ds.models.inherit.blocks import LANES, Alone, Blocks
 
 VALUES = [10.0 ** (number % 7) / (number + 3) for number in range(40)]  # whose sum depends on its order

@@ -1,7 +1,7 @@
 import json
 
 from tests.support.run_records import write_run
-from tinybert_ds.report.command import main
+from tinybert_ds.report.__main__ import main
 from tinybert_ds.report.models import figures_of, find_measured
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.run_records import write_run
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.report.command import main
+from tinybert_ds.report.__main__ import main
 from tinybert_ds.report.markdown import render_markdown
 from tinybert_ds.report.page import render_page
 from tinybert_ds.report.runs import read_runs

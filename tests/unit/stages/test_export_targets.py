@@ -20,7 +20,7 @@ from tests.support.sentences import random_texts, sentence_directory, write_sts
 from tests.unit.stages.test_export import ALONE, no_ranks, run_export
 from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.compare import CompareArguments
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.models.labels import HeadKind

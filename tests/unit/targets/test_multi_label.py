@@ -16,7 +16,7 @@ from tests.support.models import model_directory, random_batch, tiny_config
 from tinybert_ds.data.metrics import compute_metrics
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import read_split
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.models.pretrained import load_headed
 from tinybert_ds.stages.task_settings import read_settings, write_settings

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.support.models import random_batch, tiny_config
-from tinybert_ds.data.tasks import TASKS, load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.models.labels import Head
 from tinybert_ds.targets import LABELS, SCORES, TARGETS, target_of

@@ -15,7 +15,8 @@ from tinybert_ds.data.row_pairs import count_pairs, plan_pairs
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import TASKS, load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
+from tinybert_ds.data.tasks import TASKS
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.stages.task_distill import margin_problems

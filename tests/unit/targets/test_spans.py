@@ -20,7 +20,7 @@ from tinybert_ds.data.span_metrics import best_null_threshold, best_of, exact_ma
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.models.pretrained import load_classifier, load_headed

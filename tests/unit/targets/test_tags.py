@@ -21,7 +21,7 @@ from tinybert_ds.data.batching import IGNORED
 from tinybert_ds.data.task_batches import TaskSource
 from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.task_tokens import load_rows
-from tinybert_ds.data.tasks import load_task_file
+from tinybert_ds.data.task_yaml import load_task_file
 from tinybert_ds.data.token_rows import windows
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.errors import ConfigError, DataError, ModelError

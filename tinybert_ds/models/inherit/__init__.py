@@ -24,7 +24,7 @@ from tinybert_ds.models.inherit.heads import copy_head
 from tinybert_ds.models.inherit.layers import EncoderLayer, embed, encoder_layers, first_state
 from tinybert_ds.models.inherit.start import own_basis, second_moments, start_embeddings, state_basis
 from tinybert_ds.models.inherit.sums import LinearMap, Sums
-from tinybert_ds.models.inherit.sweep import Found, Pupil, fit_all
+from tinybert_ds.models.inherit.sweep import Pupil, fit_all
 from tinybert_ds.models.wide_products import wide_products
 
 RIDGE = 1e-5
@@ -41,29 +41,6 @@ class Inheritance(NamedTuple):
     own: float | None = None  # of a student that had weights: share of its states' variance that is its teacher's
 
 
-def inherit(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    layer_map: tuple[int, ...],
-    blocks: Blocks,
-    *,
-    ridge: float = RIDGE,
-    columns: Sequence[int] | None = None,
-    prior_weight: float | None = None,
-) -> Inheritance:
-    """Write weights into a student that make it do what its teacher does, as well as its size allows.
-
-    Args:
-        teacher, blocks, ridge: See `inherit_all`.
-        student, layer_map, columns, prior_weight: See `Pupil`.
-
-    Raises:
-        ConfigError, ModelError: See `check_inheritance`.
-    """
-    (found,) = inherit_all(teacher, [Pupil(student, layer_map, columns, prior_weight)], blocks, ridge=ridge)
-    return found
-
-
 @torch.no_grad()
 def inherit_all(
     teacher: PreTrainedModel, pupils: Sequence[Pupil], blocks: Blocks, *, ridge: float = RIDGE
@@ -72,7 +49,6 @@ def inherit_all(
 
     Args:
         teacher: In any precision, on the device of the blocks, in eval mode.
-        pupils: The students.
         blocks: The calibration text; call this on all of its ranks.
         ridge: What the fits hold against large weights, in relation to the features' mean variance.
 
@@ -88,7 +64,10 @@ def inherit_all(
         tasks = [task for task, _ in begun]
         _keep_first_states(teacher, pupils, tasks, blocks)
         found = fit_all(teacher, pupils, tasks)
-    return [_inheritance(each, kept) for each, (_, kept) in zip(found, begun, strict=True)]
+    return [
+        Inheritance(_projections(each.maps), tuple(each.shares), tuple(each.reports), each.head, kept)
+        for each, (_, kept) in zip(found, begun, strict=True)
+    ]
 
 
 def count_measurements(layer_maps: Sequence[tuple[int, ...]]) -> int:
@@ -136,10 +115,6 @@ def _keep_first_states(
         return {}
 
     blocks.sum(keep)
-
-
-def _inheritance(found: Found, kept: float | None) -> Inheritance:
-    return Inheritance(_projections(found.maps), tuple(found.shares), tuple(found.reports), found.head, kept)
 
 
 def _copy_layer(source: EncoderLayer, own: EncoderLayer) -> None:

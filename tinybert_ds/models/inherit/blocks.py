@@ -28,7 +28,6 @@ class Exchange(Protocol):
 
     def broadcast(self, tensors: Sums | None, source: int) -> Sums:
         """Return the tensors of rank `source`, on every rank; the others give None."""
-        ...
 
 
 class Alone:
@@ -49,7 +48,6 @@ class Blocks:
         batches: All blocks, the same on every rank.
         directory: Where states of this rank's blocks are kept meanwhile; local and fast is best.
         device: Where the sums are computed.
-        exchange: The ranks.
         advance: Called with 1 for each block that is worked through.
     """
 

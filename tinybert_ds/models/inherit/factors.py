@@ -25,7 +25,7 @@ class Factors(NamedTuple):
 def leading_basis(moments: Tensor, width: int) -> Tensor:
     """Return the eigenvectors of the largest eigenvalues of second moments (H, H), (H, width).
 
-    Their signs, which are arbitrary, are fixed so that each sums to no less than 0.
+    Their signs, which are arbitrary, are fixed so that each sums to no less than 0: every machine starts from the same.
     """
     _, vectors = torch.linalg.eigh(moments)  # ascending
     basis = vectors.flip(1)[:, :width]

@@ -7,6 +7,7 @@ of the group's last layer, the state after it is the group's last state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,6 +89,26 @@ class Task:
         if self.prior_weight is None:
             return solve(regression, ridge=self.ridge, prior=self.prior(linear))
         return solve(regression, ridge=self.prior_weight, prior=read_linear(linear))
+
+    def write(self, linear: nn.Linear, fitted: LinearMap) -> None:
+        """Write a map into a linear layer of the student, the same one on every rank."""
+        write_linear(linear, fitted)
+        self.blocks.agree(list(linear.parameters()))
+
+
+def fit_chosen(task: Task, linear: nn.Linear, regression: Regression, *, ridge: float) -> float:
+    """Fit a linear layer to the chosen outputs of one of the teacher's; return the share of their variance explained.
+
+    Outputs beyond them, which the teacher does not have, stay at 0.
+    """
+    count = len(regression.yy)
+    prior = task.prior(linear)
+    if prior is not None:
+        prior = LinearMap(prior.weight[:, :count], prior.bias[:count])
+    fitted = solve(regression, ridge=ridge, prior=prior)
+    spare = (0, linear.out_features - count)
+    task.write(linear, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
+    return explained(regression, fitted)
 
 
 class LayerReport(NamedTuple):
@@ -180,8 +201,7 @@ def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]
         linear = getattr(own, name)
         xy = torch.cat(products, dim=1)
         regression = Regression(sums["state_xx"], xy, torch.zeros_like(xy[0]))
-        write_linear(linear, task.fit(regression, linear))
-        task.blocks.agree(list(linear.parameters()))
+        task.write(linear, task.fit(regression, linear))
     return tuple(head for head, _ in chosen)
 
 
@@ -218,39 +238,26 @@ def _fit_attention_output(task: Task, layer: int) -> float:
         target = blocks.kept(number, "attention_total")
         return regression_sums(context, task.seen(target) - state, _certainty(target))
 
-    regression = Regression(**blocks.sum(totals))
-    write_linear(own.attention_output, task.fit(regression, own.attention_output))
-    blocks.agree(list(own.attention_output.parameters()))
-    prior = _reset(task, own.attention_norm)
-
     def states(number: int) -> Sums:
         normalised = run_attention(own, blocks.kept(number, task.kept), blocks.mask(number)).state
         return norm_sums(normalised, task.seen(last.attention_norm(blocks.kept(number, "attention_total"))))
 
-    return _fit_norm(task, own.attention_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
+    return _fit_addition(task, own.attention_output, own.attention_norm, totals, states)
 
 
 def _fit_neurons(task: Task, layer: int, activity: Tensor) -> float:
     """Fit the inputs of the neurons that matter most; return the share of their variance explained."""
     last, own = task.parts(layer)
-    blocks, size = task.blocks, own.intermediate.out_features
+    blocks = task.blocks
     outgoing = (task.basis.T @ last.output.weight.double()).square().sum(0)
-    chosen = choose_neurons(activity * outgoing, size)
+    chosen = choose_neurons(activity * outgoing, own.intermediate.out_features)
     weight, bias = last.intermediate.weight[chosen], last.intermediate.bias[chosen]
 
     def inputs(number: int) -> Sums:
         attended = last.attention_norm(blocks.kept(number, "attention_total"))
         return regression_sums(_attended(task, layer, number), F.linear(attended, weight, bias))
 
-    regression = Regression(**blocks.sum(inputs))
-    prior = task.prior(own.intermediate)
-    if prior is not None:
-        prior = LinearMap(prior.weight[:, : len(chosen)], prior.bias[: len(chosen)])
-    fitted = solve(regression, ridge=task.ridge, prior=prior)
-    spare = (0, size - len(chosen))  # neurons that the teacher does not have stay at 0
-    write_linear(own.intermediate, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
-    blocks.agree(list(own.intermediate.parameters()))
-    return explained(regression, fitted)
+    return fit_chosen(task, own.intermediate, Regression(**blocks.sum(inputs)), ridge=task.ridge)
 
 
 def _fit_output(task: Task, layer: int) -> float:
@@ -264,16 +271,31 @@ def _fit_output(task: Task, layer: int) -> float:
         activated = own.activation(own.intermediate(attended))
         return regression_sums(activated, task.seen(target) - attended, _certainty(target))
 
-    regression = Regression(**blocks.sum(totals))
-    write_linear(own.output, task.fit(regression, own.output))
-    blocks.agree(list(own.output.parameters()))
-    prior = _reset(task, own.output_norm)
-
     def states(number: int) -> Sums:
         normalised = run_forward(own, _attended(task, layer, number)).state
         return norm_sums(normalised, task.seen(blocks.kept(number, "teacher")))
 
-    return _fit_norm(task, own.output_norm, blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
+    return _fit_addition(task, own.output, own.output_norm, totals, states)
+
+
+def _fit_addition(
+    task: Task, linear: nn.Linear, norm: nn.LayerNorm, totals: Callable[[int], Sums], states: Callable[[int], Sums]
+) -> float:
+    """Fit what a linear layer adds to a state, and the LayerNorm behind it; return the share of variance explained.
+
+    Args:
+        totals: The sums of a block that the linear layer is fitted from.
+        states: Those that the LayerNorm is fitted from, once the linear layer is, and without a gain and bias.
+    """
+    task.write(linear, task.fit(Regression(**task.blocks.sum(totals)), linear))
+    prior = None
+    if task.prior_weight is not None:
+        prior = NormPrior(norm.weight.detach().double(), norm.bias.detach().double(), task.prior_weight)
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+    share = fit_norm(norm, task.blocks.sum(states, up_to_tokens=NORM_TOKENS), prior)
+    task.blocks.agree(list(norm.parameters()))
+    return share
 
 
 def _attended(task: Task, layer: int, number: int) -> Tensor:
@@ -285,19 +307,3 @@ def _attended(task: Task, layer: int, number: int) -> Tensor:
 def _certainty(total: Tensor) -> Tensor:
     """How much a token (T,) counts before a LayerNorm, which divides what it is off by the token's own deviation."""
     return 1 / total.float().var(dim=1, unbiased=False).clamp_min(1e-12)
-
-
-def _reset(task: Task, norm: nn.LayerNorm) -> NormPrior | None:
-    """Take gain and bias out of a LayerNorm; return what its fit keeps to."""
-    prior = None
-    if task.prior_weight is not None:
-        prior = NormPrior(norm.weight.detach().double(), norm.bias.detach().double(), task.prior_weight)
-    nn.init.ones_(norm.weight)
-    nn.init.zeros_(norm.bias)
-    return prior
-
-
-def _fit_norm(task: Task, norm: nn.LayerNorm, sums: Sums, prior: NormPrior | None) -> float:
-    share = fit_norm(norm, sums, prior)
-    task.blocks.agree(list(norm.parameters()))
-    return share

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinybert_ds.models.inherit.factors import choose_neurons
-from tinybert_ds.models.inherit.fit import Task
+from tinybert_ds.models.inherit.fit import Task, fit_chosen
 from tinybert_ds.models.inherit.layers import HeadParts, head_parts, run_layer
-from tinybert_ds.models.inherit.sums import LinearMap, Regression, Sums, explained, regression_sums, solve, write_linear
+from tinybert_ds.models.inherit.sums import Regression, Sums, regression_sums
 
 HEAD_RIDGE = 1e-2
 """A head is fitted on one token of each row: there are far fewer of them, and more for each to say."""
@@ -64,19 +64,13 @@ def _fit_dense(task: Task, source: HeadParts, own: HeadParts) -> float:
     importance = sums["aa"] / sums["rows"] - (sums["a"] / sums["rows"]).square()
     if source.classifier is not None:
         importance = importance * source.classifier.weight.double().square().sum(0)
-    size = own.dense.out_features
-    chosen = choose_neurons(importance, size)
+    chosen = choose_neurons(importance, own.dense.out_features)
     weight, bias = source.dense.weight[chosen], source.dense.bias[chosen]
 
     def inputs(number: int) -> Sums:
         return regression_sums(_student_rows(task, number), F.linear(_teacher_rows(task, number), weight, bias))
 
-    regression = Regression(**task.blocks.sum(inputs))
-    fitted = solve(regression, ridge=HEAD_RIDGE, prior=task.prior(own.dense))
-    spare = (0, size - len(chosen))
-    write_linear(own.dense, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
-    task.blocks.agree(list(own.dense.parameters()))
-    return explained(regression, fitted)
+    return fit_chosen(task, own.dense, Regression(**task.blocks.sum(inputs)), ridge=HEAD_RIDGE)
 
 
 def _fit_classifier(task: Task, source: HeadParts, own: HeadParts, columns: Sequence[int] | None) -> float:
@@ -89,11 +83,7 @@ def _fit_classifier(task: Task, source: HeadParts, own: HeadParts, columns: Sequ
         target = target if columns is None else target[:, list(columns)]
         return regression_sums(own.activation(own.dense(_student_rows(task, number))), target)
 
-    regression = Regression(**task.blocks.sum(logits))
-    fitted = solve(regression, ridge=HEAD_RIDGE, prior=task.prior(own.classifier))
-    write_linear(own.classifier, fitted)
-    task.blocks.agree(list(own.classifier.parameters()))
-    return explained(regression, fitted)
+    return fit_chosen(task, own.classifier, Regression(**task.blocks.sum(logits)), ridge=HEAD_RIDGE)
 
 
 def _teacher_rows(task: Task, number: int) -> Tensor:

@@ -19,21 +19,6 @@ from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.types import Batch
 
 
-class _Names(NamedTuple):
-    """Where an architecture keeps what a layer is made of, below its base model; the rest is below one layer."""
-
-    layers: str
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    attention_norm: str
-    intermediate: str
-    activation: str
-    output: str
-    output_norm: str
-
-
 class _HeadNames(NamedTuple):
     """Where an architecture keeps its classification head, below the classifier; `activation` is a name or a call."""
 
@@ -42,43 +27,42 @@ class _HeadNames(NamedTuple):
     classifier: str
 
 
-_BERT = _Names(
-    layers="encoder.layer",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    attention_norm="attention.output.LayerNorm",
-    intermediate="intermediate.dense",
-    activation="intermediate.intermediate_act_fn",
-    output="output.dense",
-    output_norm="output.LayerNorm",
-)
-_DISTILBERT = _Names(
-    layers="transformer.layer",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    attention_norm="sa_layer_norm",
-    intermediate="ffn.lin1",
-    activation="ffn.activation",
-    output="ffn.lin2",
-    output_norm="output_layer_norm",
-)
+_BERT = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "activation": "intermediate.intermediate_act_fn",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_DISTILBERT = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "attention_output": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "intermediate": "ffn.lin1",
+    "activation": "ffn.activation",
+    "output": "ffn.lin2",
+    "output_norm": "output_layer_norm",
+}
 _POOLER_HEAD = _HeadNames("{base}.pooler.dense", "{base}.pooler.activation", "classifier")
 _ROBERTA_HEAD = _HeadNames("classifier.dense", torch.tanh, "classifier.out_proj")
+_ELECTRA_HEAD = _HeadNames("classifier.dense", "classifier.activation", "classifier.out_proj")
 
-ARCHITECTURES: dict[str, tuple[_Names, _HeadNames]] = {
-    "bert": (_BERT, _POOLER_HEAD),
-    "ernie": (_BERT, _POOLER_HEAD),
-    "roberta": (_BERT, _ROBERTA_HEAD),
-    "xlm-roberta": (_BERT, _ROBERTA_HEAD),
-    "camembert": (_BERT, _ROBERTA_HEAD),
-    "electra": (_BERT, _HeadNames("classifier.dense", "classifier.activation", "classifier.out_proj")),
-    "distilbert": (_DISTILBERT, _HeadNames("pre_classifier", F.relu, "classifier")),
+ARCHITECTURES: dict[str, tuple[str, dict[str, str], _HeadNames]] = {
+    "bert": ("encoder.layer", _BERT, _POOLER_HEAD),
+    "ernie": ("encoder.layer", _BERT, _POOLER_HEAD),
+    "roberta": ("encoder.layer", _BERT, _ROBERTA_HEAD),
+    "xlm-roberta": ("encoder.layer", _BERT, _ROBERTA_HEAD),
+    "camembert": ("encoder.layer", _BERT, _ROBERTA_HEAD),
+    "electra": ("encoder.layer", _BERT, _ELECTRA_HEAD),
+    "distilbert": ("transformer.layer", _DISTILBERT, _HeadNames("pre_classifier", F.relu, "classifier")),
 }
-"""model_type -> names of the encoder and of the head."""
+"""model_type -> where the layers are, below the base model; in each of them what `EncoderLayer` holds; the head."""
 
 
 @dataclass(frozen=True)
@@ -134,25 +118,18 @@ def encoder_layers(model: PreTrainedModel) -> list[EncoderLayer]:
     Raises:
         ModelError: An architecture that is not in the table.
     """
-    names, _ = ARCHITECTURES[require_known(model.config)]
-    base = model.base_model
-    layers: Any = base.get_submodule(names.layers)
+    place, names, _ = ARCHITECTURES[require_known(model.config)]
+    layers: Any = model.base_model.get_submodule(place)
+    heads = model.config.num_attention_heads
     return [
-        EncoderLayer(
-            **{name: layer.get_submodule(path) for name, path in names._asdict().items() if name not in _NO_MODULE},
-            activation=_attribute(layer, names.activation),
-            num_heads=model.config.num_attention_heads,
-        )
+        EncoderLayer(**{name: _attribute(layer, path) for name, path in names.items()}, num_heads=heads)
         for layer in layers
     ]
 
 
-_NO_MODULE = ("layers", "activation")  # the activation of some architectures is a plain function
-
-
 def head_parts(model: PreTrainedModel) -> HeadParts | None:
     """Return the head of a classifier, the pooler of a bare encoder that has one, or None."""
-    _, names = ARCHITECTURES[require_known(model.config)]
+    *_, names = ARCHITECTURES[require_known(model.config)]
     bare = model.base_model is model
     if bare and (names is not _POOLER_HEAD or getattr(model, "pooler", None) is None):
         return None

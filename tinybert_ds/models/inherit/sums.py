@@ -31,10 +31,6 @@ class Regression(NamedTuple):
     xy: Tensor  # (P + 1, Q) with the targets
     yy: Tensor  # (Q,) squares of the targets
 
-    def of(self, columns: Tensor) -> Regression:
-        """Return the regression of linear combinations of the targets, without their squares: columns (Q, R)."""
-        return Regression(self.xx, self.xy @ columns, torch.full((columns.shape[1],), torch.nan, dtype=torch.float64))
-
 
 def with_one(features: Tensor) -> Tensor:
     """Return (T, P) features as float64 with a constant 1 behind them, (T, P + 1)."""

@@ -100,7 +100,6 @@ def save_sentence_encoder(
     modules: SentenceModules,
     *,
     state_dict: Mapping[str, Tensor] | None = None,
-    projections: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a directory that `sentence_transformers.SentenceTransformer` opens; call it on one rank.
 
@@ -108,7 +107,7 @@ def save_sentence_encoder(
     that were not written together does not load.
 
     Args:
-        model, tokenizer, state_dict, projections: See `saving.save_student`.
+        model, tokenizer, state_dict: See `saving.save_student`.
         directory: Made if absent.
         modules: What stands behind the model, with its weights.
     """
@@ -116,12 +115,13 @@ def save_sentence_encoder(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _CONFIG_FILE).unlink(missing_ok=True)
     write_modules(directory, modules, model.config.hidden_size)
-    save_student(model, tokenizer, directory, state_dict=state_dict, projections=projections)
+    save_student(model, tokenizer, directory, state_dict=state_dict)
 
 
 def write_modules(directory: Path, modules: SentenceModules, hidden_size: int) -> None:
     """Write all of a sentence-transformers directory but the transformer, of this hidden size, and its tokeniser."""
-    names = ["Transformer", "Pooling", *("Normalize" if _is_normalise(layer) else "Dense" for layer in modules.layers)]
+    behind = ["Normalize" if isinstance(layer, Normalise) else "Dense" for layer in modules.layers]
+    names = ["Transformer", "Pooling", *behind]
     folders = ["", *(f"{number}_{name}" for number, name in enumerate(names[1:], start=1))]
     for folder in folders[1:]:
         (directory / folder).mkdir(exist_ok=True)
@@ -283,10 +283,6 @@ def _class_name(activation: str) -> str:
     """Return the class of `torch.nn` with its module, as sentence-transformers imports it."""
     kind = getattr(torch.nn, activation)
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _is_normalise(layer: Layer) -> bool:
-    return isinstance(layer, Normalise)
 
 
 def _object(file: Path) -> dict[str, Any]:

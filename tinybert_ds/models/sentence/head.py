@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinybert_ds.models.capture import CapturingEncoder
-from tinybert_ds.models.sentence.modules import Dense, Layer, Normalise, SentenceModules
+from tinybert_ds.models.sentence.modules import Dense, Normalise, SentenceModules
 from tinybert_ds.types import Batch, EncoderOutput
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
@@ -66,7 +66,6 @@ class DenseLayer(nn.Module):
             self.linear.weight.copy_(layer.weight)
             if layer.bias is not None:
                 self.linear.bias.copy_(layer.bias)
-        self.activation_name = layer.activation
         self.activation: nn.Module = getattr(nn, layer.activation)()
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -92,7 +91,9 @@ class SentenceHead(nn.Module):
     def __init__(self, modules: SentenceModules) -> None:
         super().__init__()
         self.pooling = modules.pooling
-        self.layers = nn.ModuleList(_built(layer) for layer in modules.layers)
+        self.layers = nn.ModuleList(
+            NormaliseLayer() if isinstance(layer, Normalise) else DenseLayer(layer) for layer in modules.layers
+        )
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the vectors (B, V) of states (B, S, H) with a mask (B, S)."""
@@ -108,10 +109,6 @@ class SentenceHead(nn.Module):
     def finish(self, vectors: Tensor) -> Tensor:
         """Return the vectors (B, V) of what `unfinished` has returned."""
         return self.layers[-1](vectors) if self._normalises else vectors
-
-    def layer_values(self) -> tuple[Layer, ...]:
-        """Return the layers with their present weights."""
-        return tuple(_value(layer) for layer in self.layers)
 
     @property
     def _normalises(self) -> bool:
@@ -146,14 +143,3 @@ class SentenceEncoder(nn.Module):
 def _wide(values: Tensor) -> Tensor:
     """Sums over a text, and lengths, are taken in no half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def _built(layer: Layer) -> nn.Module:
-    return NormaliseLayer() if isinstance(layer, Normalise) else DenseLayer(layer)
-
-
-def _value(layer: nn.Module) -> Layer:
-    if not isinstance(layer, DenseLayer):
-        return Normalise()
-    bias = layer.linear.bias
-    return Dense(layer.linear.weight.detach(), None if bias is None else bias.detach(), layer.activation_name)

@@ -56,11 +56,3 @@ def test_a_normalisation_in_the_middle_is_not_left_out_of_the_unfinished_vectors
     unit = torch.tensor([[2.0, 3.0]]) / 13**0.5
     torch.testing.assert_close(made.unfinished(STATES[:1], MASK[:1]), 2 * unit)
     torch.testing.assert_close(made(STATES[:1], MASK[:1]), 2 * unit)
-
-
-def test_the_layers_can_be_read_back_with_their_weights():
-    dense = Dense(torch.randn(3, 2), torch.randn(3), "GELU")
-    first, second = head(dense, Normalise()).layer_values()
-    assert torch.equal(first.weight, dense.weight)
-    assert torch.equal(first.bias, dense.bias)
-    assert (first.activation, second) == ("GELU", Normalise())

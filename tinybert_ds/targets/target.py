@@ -256,9 +256,9 @@ class Target(ABC):
     def field(self, spec: TaskSpec, label: Any) -> str:
         """Return a label as the task's files spell it."""
 
-    @abstractmethod
     def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
         """Return predictions as a file of predictions spells them."""
+        return [self.field(spec, answer) for answer in predictions]
 
     def prediction_file(
         self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None

@@ -17,7 +17,6 @@ from torch import nn
 from tinybert_ds.export.attention import served_attention
 from tinybert_ds.models.foreign import foreign_code
 
-DYNAMIC_AXES = ("batch_size", "sequence_length")
 EXTERNAL_DATA_FROM = 2**30
 """Bytes of weights from which on they stand in a file beside an ONNX graph, which cannot grow beyond two of these."""
 

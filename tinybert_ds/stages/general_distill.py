@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments, renamed
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
 from tinybert_ds.engine.prediction import held_out_loss
@@ -27,7 +27,6 @@ from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student, svd_embeddings
-from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
@@ -68,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = vocabulary.tokenizer
     candidates = _candidates(session, teacher_config, vocabulary)
     for candidate in candidates:
-        files = model_files(candidate.path)
-        if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
+        if candidate.init == "load":
             require_same_tokenizer(candidate.path, vocabulary.directory, arguments.lower_case)
     require_repositories(session, [candidate.directory for candidate in candidates])
     vocab_size = vocabulary.size or teacher_config.vocab_size

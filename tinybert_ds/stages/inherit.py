@@ -18,14 +18,13 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
-from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
@@ -121,7 +120,7 @@ def _candidates(session: Session[InheritArguments], vocabulary: Vocabulary) -> l
             **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
         }
         trained = path.is_dir() and has_weights(path)
-        if trained and any((model_files(path) / name).is_file() for name in TOKENIZER_FILES):
+        if trained:
             require_same_tokenizer(path, vocabulary.directory, arguments.lower_case)
         candidates.append(_Candidate(path, trained, layer_map, directory, identity))
     return candidates

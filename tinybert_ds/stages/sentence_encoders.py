@@ -22,7 +22,7 @@ from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
-from tinybert_ds.engine.student import full_state
+from tinybert_ds.engine.student import ENCODER_PREFIX, full_state, state_below
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -33,7 +33,6 @@ from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import Dense, SentenceModules
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
-_MODEL_PREFIX = "encoder.model."
 _HEAD_PREFIX = "objective.head."
 NO_PROMPT = "none"
 
@@ -197,16 +196,12 @@ def export_sentence_student(
         modules: What stands behind the transformer; the weights are the engine's.
     """
     state = full_state(engine)
-    model_state = _part(state, _MODEL_PREFIX)
-    trained = replace(modules, layers=_with_weights(modules, _part(state, _HEAD_PREFIX)))
+    model_state = state_below(state, ENCODER_PREFIX)
+    trained = replace(modules, layers=_with_weights(modules, state_below(state, _HEAD_PREFIX)))
     model = engine.module.encoder.model
     write_on_main(
         world, directory, lambda: save_sentence_encoder(model, tokenizer, directory, trained, state_dict=model_state)
     )
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _with_weights(modules: SentenceModules, state: Mapping[str, Tensor]) -> tuple[Any, ...]:

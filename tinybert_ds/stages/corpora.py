@@ -81,9 +81,8 @@ def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer:
         for length, _ in arguments.phase_list
     ]
     directories = [directory for directory, _ in arguments.corpora]
-    reader, flag = arguments.teacher_model, "--teacher_model"
-    if arguments.student_tokenizer is not None:
-        reader, flag = arguments.student_tokenizer, "--student_tokenizer"
+    flag = "--teacher_model" if arguments.student_tokenizer is None else "--student_tokenizer"
+    reader = arguments.student_tokenizer or arguments.teacher_model
     check_tokens(sources[0], directories, reader, vocab_size, tokenizer, flag)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None

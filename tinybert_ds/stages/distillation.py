@@ -63,11 +63,6 @@ def relation_layers(
     return choose_relation_layers(arguments.relation_pairs, layer_map, teacher_config.num_hidden_layers)
 
 
-def relation_identity(arguments: DistillationArguments, layers: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-    """Return what the flags of relations come to; they make a run another one only where they are given."""
-    return {"relation_layers": layers, "relations": arguments.relation_factors}
-
-
 def build_intermediate(
     teacher_model: PreTrainedModel,
     students: Sequence[Student],

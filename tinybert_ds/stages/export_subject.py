@@ -95,8 +95,6 @@ class Subject:
             self.rows if rows is None else rows,
             global_batch_size=BATCH_ROWS,
             max_seq_length=self.layout.max_seq_length,
-            seed=0,
-            padding="valid",
             pad_id=self.layout.pad_id,
             shuffle=False,
         )

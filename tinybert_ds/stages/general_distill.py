@@ -17,11 +17,11 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.tokenizer import returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.other_tokens import translated
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.translated import translated
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
@@ -38,7 +38,6 @@ from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
     export_student,
-    relation_identity,
     relation_layers,
     require_same_tokenizer,
 )
@@ -157,9 +156,13 @@ def _candidates(
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        comes_to: dict[str, Any] = {"layer_map": layer_map, "teacher_dtype": dtype}
-        comes_to |= relation_identity(arguments, relations)
-        comes_to["init_embeddings"] = "random" if init == "load" else init
+        comes_to = {
+            "layer_map": layer_map,
+            "teacher_dtype": dtype,
+            "relation_layers": relations,
+            "relations": arguments.relation_factors,
+            "init_embeddings": "random" if init == "load" else init,
+        }
         identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
         candidates.append(_Candidate(path, init, layer_map, relations, directory, identity))
     return candidates

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.inherit import InheritArguments
@@ -32,6 +32,7 @@ from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
 from tinybert_ds.models.saving import save_student
+from tinybert_ds.stages.corpora import check_tokens
 from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     vocabulary = read_vocabulary(arguments.student_tokenizer, arguments.teacher_model, arguments.lower_case)
     tokenizer = vocabulary.tokenizer
     candidates = _candidates(session, vocabulary)
-    text = _text(session, tokenizer)
+    text = _text(session, vocabulary)
     for candidate in candidates:
         candidate.identity["data"] = text.fingerprint
     waiting = run_on_main(world, lambda: [number for number, each in enumerate(candidates) if not _finished(each)])
@@ -133,9 +134,9 @@ class _Text(NamedTuple):
     head: Head | None  # of the task
 
 
-def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> _Text:
+def _text(session: Session[InheritArguments], vocabulary: Vocabulary) -> _Text:
     """Open the shards or the task's training rows."""
-    arguments = session.arguments
+    arguments, tokenizer = session.arguments, vocabulary.tokenizer
     config = read_config(arguments.teacher_model, role="teacher")
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
@@ -158,11 +159,9 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
         max_seq_length=length,
         seed=arguments.seed,
     )
-    if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
-        raise ConfigError(
-            f"the shards in {', '.join(directories)} were made with another tokeniser than that of "
-            f"{tokenizer.name_or_path}; make them anew with --bert_model {tokenizer.name_or_path}"
-        )
+    flag = "--teacher_model" if arguments.student_tokenizer is None else "--student_tokenizer"
+    size = vocabulary.size or config.vocab_size
+    check_tokens(corpus, directories, vocabulary.directory, size, tokenizer_fingerprint(tokenizer), flag)
     run_on_main(session.world, lambda: corpus.samples_in_epoch(0))  # the others find its counts beside the corpus
     return _Text(corpus, f"{corpus.fingerprint} {length}", None, None)
 

@@ -158,8 +158,6 @@ def encode_texts(
         rows,
         global_batch_size=batch_size,
         max_seq_length=max_seq_length,
-        seed=0,
-        padding="valid",
         pad_id=special_ids(tokenizer).pad,
         shuffle=False,
     )

@@ -21,12 +21,12 @@ from tinybert_ds.data.tasks import TaskSpec, find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.other_tokens import translated
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher
-from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -41,7 +41,6 @@ from tinybert_ds.stages.distillation import (
     build_intermediate,
     classifying_student,
     export_student,
-    relation_identity,
     relation_layers,
 )
 from tinybert_ds.stages.evaluate import (
@@ -298,8 +297,12 @@ def _identity(
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
-    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
-    comes_to |= relation_identity(arguments, pair.relation_layers)
+    comes_to = {
+        "layer_map": pair.layer_map,
+        "teacher_dtype": dtype,
+        "relation_layers": pair.relation_layers,
+        "relations": arguments.relation_factors,
+    }
     own = pair.teacher_tokenizer if asks_teacher else None
     return {
         **identity_of(arguments, comes_to),

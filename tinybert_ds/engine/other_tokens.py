@@ -17,7 +17,6 @@ def translated(teacher: Teacher, ids: NDArray[np.int64] | None, device: torch.de
 
     Args:
         ids: (V,) its id of each of the student's tokens; None where both have one vocabulary.
-        device: Where batches are.
     """
     if ids is None:
         return teacher
@@ -36,7 +35,6 @@ def reading_own_rows(teacher: Teacher, rows: EncodedExamples, layout: RowLayout,
         rows: All rows as the teacher's tokens; row i belongs to sample id i.
         layout: How they become batches: padding stands behind them, whatever side the tokeniser names, because
             positions are then those of a row by itself.
-        device: Where the teacher is.
     """
 
     def teach(batch: Batch) -> EncoderOutput:

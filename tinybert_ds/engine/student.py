@@ -48,15 +48,12 @@ def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, sche
 def build_engine(
     module: nn.Module, config: dict[str, Any], *, weight_decay: float, total_steps: int, warmup: float, schedule: str
 ) -> Any:
-    """Hand the student to `deepspeed.initialize`.
+    """Hand the student to `deepspeed.initialize`; return the engine.
 
     Args:
         module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
         warmup: Share of them that is warm-up.
         schedule: See `learning_rate_factor`, unless the config has a scheduler of its own.
-
-    Returns:
-        The DeepSpeed engine.
     """
     factor = partial(
         learning_rate_factor, total_steps=total_steps, warmup_steps=int(warmup * total_steps), schedule=schedule

@@ -45,11 +45,7 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
 
 
 class EngineTeacher:
-    """A teacher's engine, asked under `no_grad`.
-
-    Args:
-        encoder: What the engine runs.
-    """
+    """A teacher's engine, asked under `no_grad`, and the encoder that it runs."""
 
     def __init__(self, engine: Any, encoder: nn.Module) -> None:
         self._engine = engine

@@ -26,10 +26,6 @@ _ADVICE = "this architecture cannot be exported by the installed transformers an
 def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, opset: int) -> None:
     """Write a model as an ONNX graph in float32, in the form that ONNX Runtime computes fastest on CPUs.
 
-    Args:
-        input_names: Of the tokeniser's outputs that the model takes.
-        opset: Version of ONNX's operators.
-
     Raises:
         ModelError: The architecture cannot be traced.
     """

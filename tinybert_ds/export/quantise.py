@@ -78,7 +78,6 @@ def quantise_openvino(model: Any, calibration: Sequence[Feed], in_float: Collect
 
     Args:
         model: In float32; it stays as it is.
-        calibration: Rows that fix the scales.
         in_float: Layers that stay as they are, by the names of `openvino_layers`.
     """
     import nncf  # noqa: PLC0415 - an extra

@@ -43,10 +43,9 @@ def fused_loss(
     padding: str,
     denominator: float | None,
 ) -> Tensor:
-    """Return the hidden-state loss with its gradients; arguments as in `tinybert_ds.losses`, real (B, S) bool.
+    """Return the hidden-state loss with its gradients, by form "chunked" or "triton".
 
-    Args:
-        form: "chunked" or "triton".
+    Arguments as in `tinybert_ds.losses`, real (B, S) bool.
     """
     projection = [parameter for parameter in (weight, bias) if parameter is not None]
     dtype = reference.compute_dtype(student_hidden, teacher_hidden, *projection)

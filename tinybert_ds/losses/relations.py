@@ -22,11 +22,7 @@ definition = reference.relation_kl_loss
 
 
 def fused_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
-    """Return the KL of a problem's relations with its gradient by the student's vectors.
-
-    Args:
-        form: "tiled" or "triton".
-    """
+    """Return the KL of a problem's relations with its gradient by the student's vectors; form "tiled" or "triton"."""
     student, teacher = problem.student[0], problem.teacher[0]
     dtype = reference.compute_dtype(student, teacher)
     count = partial(reference.relation_row_count, problem.real, student.shape[1], problem.padding)

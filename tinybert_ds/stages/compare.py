@@ -102,12 +102,7 @@ def measure_metric(
 def measure_exported(
     directory: Path, parameters: int, spec: TaskSpec, arguments: CompareArguments, world: World
 ) -> list[tuple[Candidate, float]]:
-    """Return the files of an exported student and their official metric on the split.
-
-    Args:
-        directory: Of launchers/export_model.py.
-        parameters: Of the student.
-    """
+    """Return the files of an exported student of so many parameters, and their official metric on the split."""
     exports = read_export(directory)["exports"]
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role="student")
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)

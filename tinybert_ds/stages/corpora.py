@@ -61,12 +61,9 @@ class Corpora:
 
 
 def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str, world: World) -> Corpora:
-    """Open what --pregenerated_data names.
+    """Open what --pregenerated_data names; the first rank counts the samples of corpora that are new, for all.
 
-    Args:
-        vocab_size: entries of the vocabulary that they are read by.
-        tokenizer: fingerprint of the tokeniser that must have made them.
-        world: the ranks; the first counts the samples of corpora that are new, for all.
+    `vocab_size` and `tokenizer` are as in `check_tokens`.
 
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
@@ -158,10 +155,8 @@ def check_tokens(
     """Raise `ConfigError` unless teacher and student read every token as it was meant.
 
     Args:
-        source: Of the shards in these directories.
-        reader: Directory of the tokeniser that must have made them.
+        reader: Directory of the tokeniser that must have made the shards, `tokenizer` is its fingerprint.
         vocab_size: Entries of the vocabulary that they are read by.
-        tokenizer: Fingerprint of the tokeniser.
         flag: What names `reader` on the command line.
     """
     shards = ", ".join(directories)

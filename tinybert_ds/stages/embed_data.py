@@ -103,9 +103,7 @@ def open_data(
 
     Args:
         teacher: None where it is a column.
-        tokenizer: The student's.
         own_limit: Tokens that the student takes.
-        prompt: What stands before each text.
 
     Raises:
         ConfigError, DataError: What cannot be read, or not by these models.
@@ -145,11 +143,7 @@ def load_rows(
 
 
 def text_length(stated: int | None, teacher: SentenceDirectory | None, own_limit: int) -> int:
-    """Return the tokens that texts are cut to.
-
-    Args:
-        stated: `--max_seq_length`.
-        own_limit: What the student takes.
+    """Return the tokens that texts are cut to, where the student takes `own_limit`.
 
     Raises:
         ConfigError: More than the teacher reads.
@@ -180,10 +174,6 @@ def vectors_teacher(
     Those of --texts are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the
     run sees no whole epoch, or the teacher is split among the ranks, which then have to ask it together. A teacher of
     another tokeniser reads the texts in its own way, and is asked about all of them beforehand.
-
-    Args:
-        live: Makes the teacher that is asked.
-        same_tokenizer: Whether the student's rows are the teacher's.
 
     Raises:
         ConfigError: A teacher of another tokeniser whose vectors are not kept.

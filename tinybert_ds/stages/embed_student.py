@@ -179,9 +179,8 @@ def fit_modules(
     """Return the student's modules with a projection that is fitted to the teacher's vectors; called on all ranks.
 
     Args:
-        model: The student's transformer, on the CPU before and after.
+        model: On the CPU before and after.
         modules: Without layers.
-        teacher: Gives the vectors of a training batch.
         normalised: Whether the teacher's vectors have length 1.
     """
     encoder = last_state_encoder(model, candidate.tokenizer, data.max_seq_length)

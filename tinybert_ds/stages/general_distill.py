@@ -181,13 +181,7 @@ def _init(
     student_config: Any,
     layer_map: tuple[int, ...],
 ) -> Literal["load", "teacher", "svd", "random"]:
-    """Say where a student's weights come from.
-
-    Args:
-        arguments: The command line.
-        before: How the student of the run that `--output_dir` holds started.
-        teacher_config, student_config: Their Hugging Face configs.
-        layer_map: The teacher's state for each state of the student.
+    """Say where a student's weights come from; `before`: how that of the run that `--output_dir` holds started.
 
     Raises:
         ConfigError, ModelError: --init teacher for a student that has no closed form.

@@ -109,11 +109,7 @@ def length_limit(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
 def last_state_encoder(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
 ) -> CapturingEncoder:
-    """Wrap a model so that it returns its last state, after a look at whether it takes the longest text.
-
-    Args:
-        tokenizer: Its own.
-    """
+    """Wrap a model so that it returns its last state, after a look at whether it takes the longest text."""
     encoder = CapturingEncoder(
         model,
         states=[model.config.num_hidden_layers],
@@ -188,11 +184,7 @@ def judge_likeness(
 def export_sentence_student(
     engine: Any, directory: Path, *, tokenizer: PreTrainedTokenizerFast, modules: SentenceModules, world: World
 ) -> None:
-    """Write the engine's student as a sentence-transformers directory; called on all ranks.
-
-    Args:
-        modules: What stands behind the transformer; the weights are the engine's.
-    """
+    """Write the engine's student, its modules with the engine's weights, for sentence-transformers; on all ranks."""
     state = full_state(engine)
     model_state = state_below(state, ENCODER_PREFIX)
     trained = replace(modules, layers=_with_weights(modules, state_below(state, _HEAD_PREFIX)))

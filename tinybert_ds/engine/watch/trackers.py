@@ -29,12 +29,7 @@ _LONGEST_PARAMETER = 250  # characters, of MLflow
 
 
 def open_trackers(names: Sequence[str], directory: Path, *, start_step: int) -> list[Tracker]:
-    """Return the trackers of a run in its directory; called on rank 0 alone.
-
-    Args:
-        names: Of `--report_to`.
-        start_step: Step the run goes on from.
-    """
+    """Return the trackers that `--report_to` names, of a run in its directory; called on rank 0 alone."""
     makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(directory / "tensorboard", start_step=start_step),
         "wandb": lambda: Wandb(directory),
@@ -46,11 +41,7 @@ def open_trackers(names: Sequence[str], directory: Path, *, start_step: int) -> 
 
 
 class Guarded(Tracker):
-    """A tracker that is given up, with a warning, when it fails: its servers and its disk are not the run's affair.
-
-    Args:
-        lost: What the warning says of it.
-    """
+    """A tracker that is given up when it fails, with a warning: its servers and its disk are not the run's affair."""
 
     def __init__(self, lost: str, make: Callable[[], Tracker]) -> None:
         self._lost = lost

@@ -39,7 +39,7 @@ from tinybert_ds.hardware import wait_for
 from tinybert_ds.models.pretrained import Role, read_config, weights_bytes
 from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
-from tinybert_ds.stages.evaluate import load_fine_tuned, task_columns
+from tinybert_ds.stages.evaluate import load_fine_tuned
 from tinybert_ds.stages.export_subject import input_names
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import RowFlags, load_task
@@ -107,7 +107,7 @@ def measure_exported(
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role="student")
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
     task = load_task(spec, arguments.data_dir, (arguments.split,), tokenizer, config, flags, world)
-    columns = task_columns(config, spec, None, role="student")
+    columns = target_of(spec).columns(spec, config, None, role="student")
     settings = read_settings(config, target_of(spec).setting_names, columns, role="student")
     names = input_names(task.token_types)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)

@@ -34,7 +34,6 @@ from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.corpora import check_tokens
 from tinybert_ds.stages.distillation import require_same_tokenizer
-from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
 from tinybert_ds.stages.inheritance import start_all_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
@@ -140,7 +139,7 @@ def _text(session: Session[InheritArguments], vocabulary: Vocabulary) -> _Text:
     config = read_config(arguments.teacher_model, role="teacher")
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
-        columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
+        columns = target_of(spec).columns(spec, config, arguments.stated_labels, role="teacher")
         task = load_task(
             spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world, unlabelled=("train",)
         )

@@ -47,7 +47,6 @@ from tinybert_ds.stages.evaluate import (
     evaluate_directory,
     load_fine_tuned,
     require_results_directory,
-    task_columns,
     write_results,
 )
 from tinybert_ds.stages.give_away import give_away, require_repositories
@@ -149,7 +148,7 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     raise_all(length_problems(arguments, own))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
-    columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
+    columns = target_of(spec).columns(spec, teacher_config, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
     teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
     return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints, own, ids)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.measurement import environment
 from tinybert_ds.export import convert
+from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.quantise import quantise_onnx
 from tinybert_ds.export.runtimes import Feed, open_file
 
@@ -60,12 +61,12 @@ def main() -> None:
 def write_forms(model: torch.nn.Module, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield name and file of each form."""
     logging.disable(logging.WARNING)
-    for name, is_ours in (("transformers'", False), ("ours", True)):
-        whole, small = folder / f"{is_ours}.onnx", folder / f"{is_ours}_int8.onnx"
-        if is_ours:
-            convert.export_onnx(model, INPUTS, whole, opset=20)
+    for name, opset in (("transformers'", 20), ("ours", 20), ("ours, attention one operator", OPERATOR_FROM)):
+        whole, small = folder / f"{name[:4]}{opset}.onnx", folder / f"{name[:4]}{opset}_int8.onnx"
+        if name.startswith("ours"):
+            convert.export_onnx(model, INPUTS, whole, opset=opset)
         else:
-            convert.save_onnx(convert.traced_onnx(model, INPUTS, opset=20), whole)
+            convert.save_onnx(convert.traced_onnx(model, INPUTS, opset=opset), whole)
         yield f"{name}, fp32", whole
         quantise_onnx(whole, small, scales="dynamic", calibration=[])
         yield f"{name}, int8 dynamic", small

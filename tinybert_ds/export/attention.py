@@ -1,4 +1,7 @@
-"""Attention in the form that runtimes on CPUs compute fastest: products, a sum with the mask, softmax, and no more.
+"""Attention in the forms that ONNX Runtime computes fastest on CPUs.
+
+Products, a sum with the mask and softmax, and no more; or the one operator that ONNX has for it, which reads and
+writes the states of all heads side by side and so needs no transposed copies of them.
 
 B batch rows, S sequence length, A heads, D head size.
 """
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from tinybert_ds.models.capture import uses_plain_sdpa
 
@@ -21,18 +24,22 @@ MASKED = -60.0
 """What is added to the scores of padding: e^-60 is no part of a sum in float32, and no denormal number either, with
 which ONNX Runtime's softmax takes seven times as long as with others (transformers adds the lowest float)."""
 
+OPERATOR_FROM = 24
+"""The operator set from which on attention is one operator. ONNX has it in 23 already, but what torch's exporter makes
+of rotary embeddings for that one, ONNX Runtime refuses (onnxscript 0.7.2)."""
+
 _NAME = "tinybert_ds_served"
 _MORE = ("softcap", "s_aux", "position_bias")
 """Of some architectures: what else their scores are made of."""
 
 
 @contextmanager
-def served_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that is traced have this attention, where its own is transformers' SDPA."""
+def served_attention(model: PreTrainedModel, *, opset: int) -> Iterator[None]:
+    """Let a model that is traced for an operator set have this attention, where its own is transformers' SDPA."""
     if not uses_plain_sdpa(model):
         yield
         return
-    AttentionInterface.register(_NAME, _attention)
+    AttentionInterface.register(_NAME, _operator if opset >= OPERATOR_FROM else _products)
     AttentionMaskInterface.register(_NAME, _mask)
     model.set_attn_implementation(_NAME)
     try:
@@ -41,7 +48,7 @@ def served_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation("sdpa")
 
 
-def _attention(
+def _products(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -63,7 +70,30 @@ def _attention(
     return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
 
 
+def _operator(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """The same by one operator of ONNX."""
+    if any(more.get(name) is not None for name in _MORE):
+        return _products(module, query, key, value, attention_mask, scaling, **more)
+    heads, kv_heads = query.shape[1], key.shape[1]
+    query, key, value = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
+    output, *_ = torch.onnx.ops.attention(
+        query, key, value, attention_mask, q_num_heads=heads, kv_num_heads=kv_heads, scale=scaling
+    )
+    return output.unflatten(2, (heads, -1)), None
+
+
 def _mask(**words: Any) -> Tensor | None:
     """The mask (B, 1, S, S) that is added to the scores; see `masking_utils.eager_mask`."""
+    padding = words.get("attention_mask")
+    if padding is not None and words["mask_function"] is bidirectional_mask_function:
+        return torch.where(padding[:, None, None], 0.0, MASKED).expand(-1, -1, words["q_length"], -1)
     mask = eager_mask(**words)
     return None if mask is None else torch.clamp(mask, min=MASKED)

@@ -29,9 +29,10 @@ def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, ops
     Raises:
         ModelError: The architecture cannot be traced.
     """
-    with served_attention(getattr(model, "transformer", model)):
+    with served_attention(getattr(model, "transformer", model), opset=opset):
         graph = traced_onnx(model, input_names, opset=opset)
     _keep_sums_apart(graph)
+    _leave_heads_together(graph)
     save_onnx(graph, file)
 
 
@@ -52,6 +53,20 @@ def _keep_sums_apart(graph: Any) -> None:
     for node in graph.graph:
         if node.op_type == "Add" and any(user.op_type == "LayerNormalization" for user in node.outputs[0].consumers()):
             node.op_type = "Sum"
+
+
+def _leave_heads_together(graph: Any) -> None:
+    """Drop pairs of reshapes that part the states of heads and put them together again, beside `Attention`."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass  # noqa: PLC0415 - an extra
+
+    for node in [node for node in graph.graph if node.op_type == "Reshape"]:
+        parted = node.inputs[0].producer()
+        if parted is None or parted.op_type != "Reshape":
+            continue
+        before, after = parted.inputs[0].shape, node.outputs[0].shape
+        if before is not None and after is not None and len(before) == 3 and before == after:
+            node.outputs[0].replace_all_uses_with(parted.inputs[0])
+    RemoveUnusedNodesPass()(graph)
 
 
 def save_onnx(graph: Any, file: Path) -> None:

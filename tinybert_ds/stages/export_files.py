@@ -117,25 +117,32 @@ def _training_rows(subject: Subject, count: int) -> tuple[Any, EncodedExamples |
 
 
 class _OnnxWriter:
-    """ONNX files; the whole graph is made once, in a file that other precisions are made of."""
+    """ONNX files; the whole graph is made once for each operator set, in a file that the others are made of."""
 
     def __init__(self, subject: Subject, folder: Path, arguments: ExportModelArguments) -> None:
-        self._graph = folder / "whole" / "model.onnx"
-        self._graph.parent.mkdir(parents=True)
-        export_onnx(subject.model, subject.input_names, self._graph, opset=arguments.opset)
+        self._subject, self._folder, self._arguments = subject, folder, arguments
 
     def whole(self, target: Path, precision: str) -> None:
+        graph = self._graph(self._arguments.opset)
         if precision == "fp16":
-            half_onnx(self._graph, target)
+            half_onnx(graph, target)
             return
-        for file in self._graph.parent.iterdir():  # with weights that may lie beside it
+        for file in graph.parent.iterdir():  # with weights that may lie beside it
             (target.parent / file.name).write_bytes(file.read_bytes())
 
     def layers(self) -> list[str]:
-        return list(layers_of(self._graph))
+        return list(layers_of(self._graph(self._arguments.int8_opset)))
 
     def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
-        quantise_onnx(self._graph, target, scales=scales, calibration=calibration, in_float=in_float)
+        graph = self._graph(self._arguments.int8_opset)
+        quantise_onnx(graph, target, scales=scales, calibration=calibration, in_float=in_float)
+
+    def _graph(self, opset: int) -> Path:
+        file = self._folder / f"opset_{opset}" / "model.onnx"
+        if not file.exists():
+            file.parent.mkdir(parents=True)
+            export_onnx(self._subject.model, self._subject.input_names, file, opset=opset)
+        return file
 
 
 class _OpenVinoWriter:

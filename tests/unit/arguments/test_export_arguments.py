@@ -16,6 +16,9 @@ def problems(*words: str) -> list[str]:
         (["--format", "openvino", "--opset", "21"], "--opset is for ONNX files; leave it out, or add onnx to --format"),
         (["--format", "openvino", "--int8", "static"], "--int8 is for ONNX files; leave it out"),
         (["--precision", "fp32", "--int8", "static"], "--int8 is for files in 8 bits; leave it out, or add int8"),
+        (["--precision", "int8", "--opset", "21"], "--opset is for ONNX files in fp32 and fp16; leave it out, or give"),
+        (["--precision", "fp32", "--int8_opset", "20"], "--int8_opset is for files in 8 bits; leave it out, or add"),
+        (["--int8_opset", "23"], "--int8_opset is 23, for which torch's exporter writes rotary embeddings that"),
         (["--precision", "fp16", "--calibration_rows", "64"], "--calibration_rows is for files in 8 bits"),
     ],
 )
@@ -27,7 +30,7 @@ def test_flags_that_these_formats_and_precisions_do_not_read_are_refused(words, 
 @pytest.mark.parametrize(
     "words",
     [
-        ["--opset", "21", "--int8", "static", "--calibration_rows", "64"],
+        ["--opset", "21", "--int8_opset", "20", "--int8", "static", "--calibration_rows", "64"],
         ["--format", "openvino", "--calibration_rows", "64"],
         ["--format", "openvino"],
         ["--precision", "fp32"],

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from tests.support.models import tiny_model
-from tinybert_ds.export.attention import MASKED, served_attention
+from tinybert_ds.export.attention import MASKED, OPERATOR_FROM, served_attention
+from tinybert_ds.export.convert import export_onnx
+from tinybert_ds.export.runtimes import open_file
+
+onnx = pytest.importorskip("onnx")
 
 
 def padded_rows():
@@ -32,7 +37,7 @@ def test_a_model_has_its_own_logits_and_afterwards_its_own_attention(make):
     model, rows, masks = make(), padded_rows(), []
     with torch.no_grad():
         wanted = model(**rows).logits
-        with served_attention(model):
+        with served_attention(model, opset=OPERATOR_FROM - 1):
             watched = torch.Tensor.softmax
 
             def softmax(scores, dim):
@@ -53,5 +58,29 @@ def test_a_model_has_its_own_logits_and_afterwards_its_own_attention(make):
 def test_attention_that_is_not_plain_stays_as_it_is():
     model = tiny_model(labels=("a", "b"))
     model.set_attn_implementation("eager")
-    with served_attention(model):
+    with served_attention(model, opset=20):
         assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_model(labels=("a", "b", "c")), grouped])
+def test_one_operator_gives_a_model_its_own_logits_and_leaves_its_attention(make):
+    model, rows = make(), padded_rows()
+    with torch.no_grad():
+        wanted = model(**rows).logits
+        with served_attention(model, opset=OPERATOR_FROM):
+            found = model(**rows).logits
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_model(labels=("a", "b", "c")), grouped])
+def test_onnx_runtime_computes_the_one_operator_as_the_model_does(make, tmp_path):
+    model, rows = make(), padded_rows()
+    with torch.no_grad():
+        wanted = model(**rows).logits.numpy()
+    export_onnx(model, tuple(rows), tmp_path / "model.onnx", opset=OPERATOR_FROM)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert kinds.count("Attention") == model.config.num_hidden_layers
+    assert "Softmax" not in kinds
+    run = open_file("onnx", tmp_path / "model.onnx", 1)
+    np.testing.assert_allclose(run({name: values.numpy() for name, values in rows.items()}), wanted, atol=1e-5)

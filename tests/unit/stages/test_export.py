@@ -178,6 +178,20 @@ def test_the_graph_has_none_of_what_onnx_runtime_computes_slowly(exported, tmp_p
     assert "SkipLayerNormalization" not in {node.op_type for node in graph.node}
 
 
+def test_attention_is_one_operator_in_8_bits_alone_where_older_runtimes_are_not_asked_for(folder, exported, tmp_path):
+    def kinds(file: Path) -> set[str]:
+        model = onnx.load(file)
+        return {node.op_type for node in model.graph.node} | {f"opset {model.opset_import[0].version}"}
+
+    assert {"Softmax", "opset 20"} <= kinds(exported / "onnx" / "model.onnx")
+    small = kinds(exported / "onnx" / "model_quantized.onnx")
+    assert {"Attention", "MatMulInteger", "opset 24"} <= small
+    assert not {"Softmax", "Reshape", "Range"} & small  # heads stay side by side, and the mask is that of the rows
+    more = ["--format", "onnx", "--precision", "int8", "--int8_opset", "20"]
+    run_export(words(folder, tmp_path.name, *of_task(folder), *more))
+    assert {"Softmax", "MatMulInteger", "opset 20"} <= kinds(folder / tmp_path.name / "onnx" / "model_quantized.onnx")
+
+
 def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_metric(folder, exported):
     report = json.loads((exported / "report.json").read_text())
     rows = {row["name"]: row for row in report["exports"]}
@@ -217,7 +231,7 @@ def test_the_report_has_every_file_beside_the_model_with_all_that_was_measured(e
     assert (about["task"], about["split"], about["rows"], about["metric"]) == ("sst-2", "dev", 20, "accuracy")
     table = (exported / "report.md").read_text()
     assert f"| student, ONNX fp32 | {whole['bytes'] / 2**20:.1f} | {whole['metric']:.4f} |" in table
-    assert "opset 20" in table
+    assert "opset 20, in int8 24." in table
     assert "1 threads" in table
 
 

@@ -31,13 +31,14 @@ from tinybert_ds.arguments.label_rows import LabelRowsArguments
 from tinybert_ds.command_line import run_command
 from tinybert_ds.data.indexed import hash_file
 from tinybert_ds.data.row_outputs import Outputs, count_parts, part_batches, read_parts, write_part
+from tinybert_ds.data.row_padding import choose_padding, marks_texts, prepare_to_read
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import read_table_in_blocks, split_files
 from tinybert_ds.data.task_spec import GROUPS, TaskSpec
 from tinybert_ds.data.task_tables import Table
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.token_files import sentence_blocks
+from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.errors import ConfigError, DataError, ModelError, raise_all
 from tinybert_ds.files import write_atomically
@@ -138,7 +139,8 @@ def _prepare(options: LabelRowsArguments, device: torch.device, ranks: Ranks) ->
         **{f"--{name}": value for name, value in identity_of(options, {"dtype": dtype}).items()},
     }
     types = returns_token_types(tokenizer)
-    return _Job(spec, rows, columns, length, special_ids(tokenizer).pad, types, identity)
+    pad = special_ids(tokenizer).pad if marks_texts(tokenizer) else choose_padding(config, tokenizer, [rows])
+    return _Job(spec, rows, columns, length, pad, types, identity)
 
 
 def _unlabelled(spec: TaskSpec, split: str) -> TaskSpec:
@@ -179,11 +181,11 @@ class _Files:
             )
         return True
 
-    def write(self, rows: Iterator[dict[str, Any]]) -> None:
-        """Write the output, and before it is there what it was made of."""
+    def write(self, rows: Iterator[dict[str, Any]], schema: pyarrow.Schema | None = None) -> None:
+        """Write the output, and before it is there what it was made of; see `write_rows`."""
         temporary = self.output.with_name(f".{self.output.name}.tmp")
         try:
-            write_rows(temporary, rows, self.output.suffix.lower())
+            write_rows(temporary, rows, self.output.suffix.lower(), schema)
             record = {"identity": self._identity, "output": hash_file(temporary)._asdict()}
             write_atomically(self.record, json.dumps(record, indent=2) + "\n")
             temporary.replace(self.output)
@@ -223,8 +225,11 @@ def _work(job: _Job, files: _Files, options: LabelRowsArguments, device: torch.d
                 outputs = read_parts(paths.values())
                 if not np.isfinite(outputs).all():
                     raise ModelError("--model gives answers that are no finite numbers; take --dtype fp32, or another")
-                labelled = labelled_sentences if target_of(job.spec).by_token else labelled_rows
-                files.write(labelled(job, options, outputs))
+                if target_of(job.spec).by_token:
+                    schema = sentence_schema(job, options) if files.output.suffix.lower() == ".parquet" else None
+                    files.write(labelled_sentences(job, options, outputs), schema)
+                else:
+                    files.write(labelled_rows(job, options, outputs))
     files.remove_parts()
 
 
@@ -232,6 +237,7 @@ def _asker(job: _Job, options: LabelRowsArguments, device: torch.device) -> Call
     choose_float32_products(device, onednn=not options.no_onednn_matmul)
     head = target_of(job.spec).head(job.spec)
     model = load_headed(options.model, head, role="model", pooler_relu=options.pooler_relu)
+    prepare_to_read(model, job.pad_id)
     encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=job.token_types)
     check_capture(encoder, sequence_length=job.max_seq_length)
     encoder = encoder.to(device=device, dtype=inference_dtype(device, options.dtype)).eval()
@@ -263,18 +269,49 @@ def labelled_sentences(job: _Job, options: LabelRowsArguments, outputs: Outputs)
     Those of files with a word a line get their lists under the names of the task file, "0" and "-1" included.
     """
     layout, number = job.spec.splits[options.split], 0
-    sentences = chain.from_iterable(
-        block
-        for path in split_files(job.spec, options.data_dir, options.split)
-        for block in sentence_blocks(path, layout)
-    )
-    for sentence in sentences:
+    for sentence in _sentences(job, options):
         answers = [_rounded(row) for row in outputs[number : number + len(sentence.words)]]
         number += len(sentence.words)
-        own = {name: value for name, value in (sentence.item or {}).items() if isinstance(value, str | int | float)}
         tags = {} if sentence.tags is None else {str(layout.label): sentence.tags}
-        yield {**own, str(layout.texts[0]): sentence.words, **tags, options.column: answers}
+        yield {**_own_values(sentence), str(layout.texts[0]): sentence.words, **tags, options.column: answers}
     assert number == len(outputs), (number, len(outputs))
+
+
+def sentence_schema(job: _Job, options: LabelRowsArguments) -> pyarrow.Schema:
+    """Return the columns of a Parquet file of `labelled_sentences`: what any of them has, as text where types differ.
+
+    JSON lines need none of this: an object may lack what others have, or have it in another type.
+    """
+    layout, tagged = job.spec.splits[options.split], False
+    types: dict[str, set[pyarrow.DataType]] = {}
+    for sentence in _sentences(job, options):
+        tagged |= sentence.tags is not None
+        for name, value in _own_values(sentence).items():
+            types.setdefault(name, set()).add(_column_type(value))
+    columns: dict[str, pyarrow.DataType] = {
+        name: next(iter(found)) if len(found) == 1 else pyarrow.string() for name, found in types.items()
+    }
+    words = pyarrow.list_(pyarrow.string())
+    columns |= {str(layout.texts[0]): words, **({str(layout.label): words} if tagged else {})}
+    columns[options.column] = pyarrow.list_(pyarrow.list_(pyarrow.float64()))
+    return pyarrow.schema(list(columns.items()))
+
+
+def _sentences(job: _Job, options: LabelRowsArguments) -> Iterator[Sentence]:
+    layout = job.spec.splits[options.split]
+    paths = split_files(job.spec, options.data_dir, options.split)
+    return chain.from_iterable(block for path in paths for block in sentence_blocks(path, layout))
+
+
+def _own_values(sentence: Sentence) -> dict[str, Any]:
+    """What else a file of objects says of a sentence, lists and objects left out."""
+    return {name: value for name, value in (sentence.item or {}).items() if isinstance(value, str | int | float)}
+
+
+def _column_type(value: str | float) -> pyarrow.DataType:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 63:
+        return pyarrow.string()  # no column of numbers holds it
+    return {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}[type(value)]
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:
@@ -289,22 +326,32 @@ def _column_names(table: Table, answers: str) -> dict[int, str]:
     return {at: name for at, name in enumerate(table.header) if name != answers}
 
 
-def write_rows(path: Path, rows: Iterator[dict[str, Any]], suffix: str) -> None:
-    """Write rows as JSON lines or as Parquet."""
+def write_rows(path: Path, rows: Iterator[dict[str, Any]], suffix: str, schema: pyarrow.Schema | None = None) -> None:
+    """Write rows as JSON lines or as Parquet; `schema`: of the latter, None where all rows are like the first one."""
     if suffix == ".parquet":
-        _write_parquet(path, rows)
+        _write_parquet(path, rows, schema)
         return
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], schema: pyarrow.Schema | None) -> None:
     writer: Any = None
     for block in iter(lambda: list(islice(rows, _ROWS_AT_ONCE)), []):
-        table = pyarrow.Table.from_pylist(block, schema=writer.schema if writer else None)
-        writer = writer or parquet.ParquetWriter(path, table.schema)
+        fitting = block if schema is None else [_fitted(row, schema) for row in block]
+        table = pyarrow.Table.from_pylist(fitting, schema=schema)
+        writer, schema = writer or parquet.ParquetWriter(path, table.schema), table.schema
         writer.write_table(table)
     writer.close()
+
+
+def _fitted(row: Mapping[str, Any], schema: pyarrow.Schema) -> dict[str, Any]:
+    """A row with text where its column holds text."""
+    texts = {field.name for field in schema if field.type == pyarrow.string()}
+    return {
+        name: json.dumps(value) if name in texts and not isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def task_lines(spec: TaskSpec, options: LabelRowsArguments) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,15 +29,16 @@ from tinybert_ds.data.part_vocabulary import (
     part_of,
     vocabulary_of,
 )
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_json
+from tinybert_ds.data.tokenizer import load_tokenizer, special_ids, tokenizer_fingerprint, tokenizer_json
 from tinybert_ds.data.vocabulary import judge_unknown, unknown_id
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import make_output_directory, refuse_file, refuse_foreign_files, write_atomically
 from tinybert_ds.models.embedding_rows import take_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.labels import output_names
+from tinybert_ds.models.labels import HeadKind, output_names
 from tinybert_ds.models.pretrained import load_classifier, load_encoder, load_masked_lm, read_config
 from tinybert_ds.models.saving import save_student
+from tinybert_ds.models.sentence.directory import has_modules, read_modules, write_modules
 from tinybert_ds.records import Count, read_record, sealed
 from tinybert_ds.shared_work.claims import POLL_SECONDS, Claims, describe_differences
 
@@ -45,6 +46,12 @@ RECORD_NAME = "trimmed.json"
 """Beside the model, written last: what it was made of, and what was counted."""
 WORK_NAME = "unfinished"
 _IDENTITY_NAME = "identity.json"
+_HEADS: Mapping[str, HeadKind] = {
+    "SequenceClassification": "one",
+    "TokenClassification": "tokens",
+    "QuestionAnswering": "spans",
+}
+"""End of an architecture's name -> what its head answers."""
 _KINDS = ("WordPiece", "Unigram", "BPE")
 
 
@@ -138,6 +145,7 @@ def _read_whole(options: TrimArguments) -> _Whole:
         raise ModelError(
             f"the tokeniser of {options.model} is {kind}; the vocabularies of {', '.join(_KINDS)} can be trimmed"
         )
+    special_ids(tokenizer)  # a student of the part needs them
     always = always_kept(tokenizer)
     if options.keep <= len(always):
         raise ConfigError(
@@ -207,7 +215,11 @@ def _finish(options: TrimArguments, whole: _Whole, counts: Counts, skipped: int,
                 state = part_of(whole.state, kept)
                 tokenizer = _tokenizer(whole.tokenizer, state)
                 ids_in_whole(tokenizer, whole.tokenizer)
-                save_student(take_rows(_load_model(options.model), kept), tokenizer, directory)
+                model = take_rows(_load_model(options.model), kept)
+                if has_modules(options.model):
+                    hidden_size = model.config.hidden_size
+                    write_modules(directory, read_modules(options.model, hidden_size), hidden_size)
+                save_student(model, tokenizer, directory)
                 _check_written(directory, state)
                 record: _Record = {"identity": identity, "counts": _count(whole, counts, kept, skipped)}
                 write_atomically(directory / RECORD_NAME, json.dumps(sealed(record), indent=1) + "\n")
@@ -256,15 +268,15 @@ def _tokenizer(whole: PreTrainedTokenizerFast, state: dict[str, Any]) -> PreTrai
 
 
 def _load_model(directory: str) -> PreTrainedModel:
-    """The model with the head that its config names, where that is one for masked words or for labels."""
+    """The model with the head that its config names, where that is one for masked words, labels, tags or spans."""
     config = read_config(directory, role="model")
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    if architecture.endswith("ForMaskedLM"):
+    architecture = (getattr(config, "architectures", None) or [""])[0].rpartition("For")[2]
+    if architecture == "MaskedLM":
         return load_masked_lm(directory)
-    if architecture.endswith("ForSequenceClassification"):
-        names = None if config.num_labels == 1 else output_names(config)
-        return load_classifier(directory, label_names=names, role="model", head="required")
-    return load_encoder(directory, role="model")
+    if (kind := _HEADS.get(architecture)) is None:
+        return load_encoder(directory, role="model")
+    names = None if kind == "one" and config.num_labels == 1 else output_names(config)
+    return load_classifier(directory, label_names=names, role="model", head="required", kind=kind)
 
 
 def _check_written(directory: Path, state: dict[str, Any]) -> None:

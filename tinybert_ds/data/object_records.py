@@ -173,7 +173,7 @@ def _object_records(path: Path, found: Objects, needed: Sequence[str], arrays: S
     names = [str(name) for name in first[1]]
     names += [
         wanted
-        for wanted in needed
+        for wanted in dict.fromkeys(needed)
         if "." in wanted and not find_column(names, wanted) and _value(first[1], wanted) is not _MISSING
     ]
     read = {names[at] for wanted in needed for at in find_column(names, wanted)}
@@ -211,6 +211,16 @@ def _value(item: Any, name: str) -> Any:
         else:
             return _MISSING
     return item
+
+
+def with_value(item: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Return an object with another value where `find_value` finds one, or at its end under the name itself."""
+    if name not in item and _value(item, name) is _MISSING:
+        name = next((key for key in item if key.lower() == name.lower()), name)
+    key, _, inside = name.partition(".")
+    if name not in item and isinstance(item.get(key), dict):
+        return {**item, key: with_value(item[key], inside, value)}
+    return {**item, name: value}
 
 
 def _objects_of_lines(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -23,7 +23,7 @@ from tinybert_ds.data.teacher_columns import COLUMNS, parse_teacher
 from tinybert_ds.data.teacher_words import parse_word_answers
 from tinybert_ds.data.token_files import Sentence, sentence_blocks
 from tinybert_ds.errors import DataError
-from tinybert_ds.foreign_text import listed_paths, shown
+from tinybert_ds.foreign_text import listed_paths, quoted, shown
 from tinybert_ds.targets import target_of
 
 
@@ -66,7 +66,7 @@ def read_split_in_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
         return
     for table, labels in read_labelled_blocks(spec, data_dir, split):
         texts = tuple([fields[column] for _, fields in table.rows] for column in table.text_columns)
-        yield Examples(table.path, texts, labels, table.skipped_rows, more_columns(spec, table))
+        yield Examples(table.path, texts, labels, table.skipped_rows, more_columns(spec, table, split))
 
 
 def _token_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> Iterator[Examples]:
@@ -148,14 +148,24 @@ def read_labelled_blocks(spec: TaskSpec, data_dir: str | Path, split: str) -> It
     audit.finish()
 
 
-def more_columns(spec: TaskSpec, table: Table) -> dict[str, NDArray]:
-    """Return what else is read of each row of a block, beside its texts and its label, by name."""
+def more_columns(spec: TaskSpec, table: Table, split: str) -> dict[str, NDArray]:
+    """Return what else is read of each row of a block, beside its texts and its label, by name.
+
+    Raises:
+        DataError: A row without its group, or see `parse_teacher`.
+    """
     found: dict[str, NDArray] = {}
     if COLUMNS in table.more:
         found[COLUMNS] = parse_teacher(spec, table)
     if GROUPS in table.more:
         (at,) = table.more[GROUPS]
         names = [fields[at].strip().encode() for _, fields in table.rows]
+        if b"" in names:
+            column, (number, _) = spec.splits[split].more_columns[GROUPS][0], table.rows[names.index(b"")]
+            raise DataError(
+                f"{table.path}, {table.unit} {number}, column {quoted(str(column))}: no value; it says which rows "
+                "belong together. Name the group, or remove the row"
+            )
         # A hash of the name, so that no block needs to know of the others.
         found[GROUPS] = np.array([xxhash.xxh3_64_intdigest(name) >> 1 for name in names], dtype=np.int64)
     return found

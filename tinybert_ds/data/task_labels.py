@@ -33,7 +33,12 @@ def parse_labels(spec: TaskSpec, table: Table, split: str) -> Labels | None:
         place = f"{table.path}, {table.unit} {line}"
         text = _joined(fields, table.more[LABEL_COLUMNS], columns, place) if columns else fields[at]
         values.append(parse(text, f"{place}, column {name}"))
-    return target.as_labels(spec, values)
+    labels = target.as_labels(spec, values)
+    problem = target.gold_problem(spec, labels) if split in spec.eval_splits else None
+    if problem is not None:
+        row, what = problem
+        raise DataError(f"{table.path}, {table.unit} {table.rows[row][0]}, column {name}: {what}")
+    return labels
 
 
 def _joined(fields: Sequence[str], places: Sequence[int], names: Sequence[Column], where: str) -> str:

@@ -87,6 +87,8 @@ def _target(content: dict[str, Any]) -> tuple[Target, list[str]]:
         target = TARGETS.get(stated) if isinstance(stated, str) else None
         if target is None:
             near = did_you_mean(stated[:80], TARGETS) if isinstance(stated, str) else ""
+            if stated == "vectors":
+                near = "; sentence vectors need no task: launchers/embed_distill.py learns them"
             return implied, [f"target: one of {', '.join(TARGETS)}, found {shown(stated)!r}{near}"]
         return target, target.key_problems(content)
     if named and scored:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinybert_ds.data.object_records import Objects, field_text, find_value
+from tinybert_ds.data.object_records import Objects, field_text, find_value, with_value
 from tinybert_ds.data.table_formats import file_format, read_objects
 from tinybert_ds.data.task_spec import Column, SplitFile
 from tinybert_ds.data.text_lines import read_lines
@@ -45,7 +45,8 @@ def sentence_blocks(path: Path, layout: SplitFile) -> Iterator[list[Sentence]]:
         OSError: It cannot be read.
         DataError: It is damaged, a word lacks its tag, or it has no sentence; names file and line.
     """
-    sentences = _of_objects(path, layout) if _has_objects(path) else _of_lines(path, layout)
+    read = _of_objects if _has_objects(path) else _of_lines
+    sentences = (sentence for sentence in read(path, layout) if sentence.words)
     found = False
     while block := list(islice(sentences, SENTENCES_AT_ONCE)):
         found = True
@@ -61,9 +62,9 @@ def with_tags(path: Path, layout: SplitFile, tags: Iterator[list[str]]) -> Itera
         tags: Of each sentence in turn.
     """
     if _has_objects(path):
-        for block in sentence_blocks(path, layout):
-            for sentence in block:
-                yield json.dumps({**(sentence.item or {}), str(layout.label): next(tags)}, ensure_ascii=False) + "\n"
+        for sentence in _of_objects(path, layout):
+            item = with_value(sentence.item or {}, str(layout.label), next(tags) if sentence.words else [])
+            yield json.dumps(item, ensure_ascii=False, default=str) + "\n"  # Parquet has dates
         return
     found: dict[int, tuple[int | None, str]] = {}
     for block in sentence_blocks(path, layout):
@@ -85,7 +86,8 @@ def _has_objects(path: Path) -> bool:
 
 def _of_lines(path: Path, layout: SplitFile) -> Iterator[Sentence]:
     rows: list[tuple[int, list[str]]] = []
-    width, header = 0, _names_columns(layout)
+    width, tabbed = _shape(path, layout)
+    header = _names_columns(layout)
     places: tuple[int, int | None] | None = None
     for number, line in enumerate(read_lines(path, "\n", layout.text_format.encoding), start=1):
         fields = _fields(line, layout)
@@ -94,7 +96,7 @@ def _of_lines(path: Path, layout: SplitFile) -> Iterator[Sentence]:
                 yield _sentence(path, layout, rows, places)
                 rows = []
             continue
-        if line.startswith("#") and len(fields) != width and (width or len(fields) != _expected(layout)):
+        if line.startswith("#") and (len(fields) != width or ("\t" in line) != tabbed):
             continue  # a comment, as CoNLL-U has them; a word # has as many columns as the others
         if places is None:
             width, places = len(fields), _places(path, number, fields, layout)
@@ -140,9 +142,16 @@ def _position(column: Column) -> int | None:
     return int(word) if re.fullmatch(r"-?\d{1,8}", word) else None
 
 
-def _expected(layout: SplitFile) -> int:
-    """Columns of a file as far as the task file tells."""
-    return max(2, *(1 + (_position(column) or 0) for column in (layout.texts[0], layout.label or 0)))
+def _shape(path: Path, layout: SplitFile) -> tuple[int, bool]:
+    """How many columns the lines of a file have, and whether there are tabs in them.
+
+    The first one says so that cannot be a comment, or the task file where there is none.
+    """
+    for line in read_lines(path, "\n", layout.text_format.encoding):
+        fields = _fields(line, layout)
+        if fields and fields[0] != _DOCUMENT_MARK and not line.startswith("#"):
+            return len(fields), "\t" in line
+    return max(2, *(1 + (_position(column) or 0) for column in (layout.texts[0], layout.label or 0))), False
 
 
 def _places(path: Path, line: int, first: list[str], layout: SplitFile) -> tuple[int, int | None]:
@@ -202,8 +211,7 @@ def _of_objects(path: Path, layout: SplitFile) -> Iterator[Sentence]:
                 raise DataError(
                     f"{place}: {len(words)} words in {quoted(text)}, {len(tags)} tags in {quoted(str(label))}"
                 )
-        if words:
-            yield Sentence(place, words, tags, [], item=item)
+        yield Sentence(place, words, tags, [], item=item)
 
 
 def _namer(names: Sequence[str] | None) -> Callable[[str], str]:

@@ -99,6 +99,15 @@ def forget_first_step(optimizer: Any) -> None:
         master.data.copy_(parameter)
 
 
+def reduce_nothing_alone(engine: Any) -> None:
+    """Keep the engine of a single rank without ZeRO from summing its gradients with those of no other rank.
+
+    DeepSpeed copies all of them into one tensor, reduces that, and copies them back.
+    """
+    if engine.dp_world_size == 1 and not engine.zero_optimization():
+        engine.enable_backward_allreduce = False
+
+
 def clip_at_once(engine: Any) -> None:
     """Let an engine take the norm of its gradients in a few launches and clip by it without waiting for the device.
 

@@ -14,7 +14,12 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from tinybert_ds.engine.deepspeed_private import clip_at_once, float32_masters, forget_first_step
+from tinybert_ds.engine.deepspeed_private import (
+    clip_at_once,
+    float32_masters,
+    forget_first_step,
+    reduce_nothing_alone,
+)
 from tinybert_ds.engine.ds_defaults import fitted_buckets
 from tinybert_ds.engine.muon import layer_matrices, muon_optimizer
 from tinybert_ds.engine.optimizer_check import is_muon
@@ -83,6 +88,7 @@ def build_engine(
     )
     forget_first_step(engine.optimizer)
     clip_at_once(engine)
+    reduce_nothing_alone(engine)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 

@@ -1,7 +1,9 @@
-"""SDPA that stays fused on a GPU, and masks for it that ask the device nothing.
+"""SDPA that stays fused on a GPU, that is fast in half precision on a CPU, and masks that ask the device nothing.
 
-PyTorch's fused kernels refuse a mask beside a head size that is no multiple of 8 (the shipped 4L_312 has heads of 26),
-and the one that is left keeps every score: 2.6 GB for 256 rows of 128 tokens.
+PyTorch's fused kernels for CUDA refuse a mask beside a head size that is no multiple of 8 (the shipped 4L_312 has heads
+of 26), and the one that is left keeps every score: 2.6 GB for 256 rows of 128 tokens. Its kernel for CPUs has a
+backward pass that sets up a product of matrices for every head of every row in half precision, which short rows
+make most of the time: four times as long as in float32 for rows of 128 tokens.
 B batch rows, S sequence length, A heads, D head size.
 """
 
@@ -20,11 +22,16 @@ from tinybert_ds.hardware import on_cuda
 FUSED_MULTIPLE = 8
 """What divides the head sizes that all fused CUDA kernels of SDPA take, in half precision and in float32."""
 
+NARROW_HEAD, SHORT_ROW = 32, 256
+"""Head size and length up to either of which a CPU has the gradients of attention in half precision sooner by way of
+float32 (`python tests/benchmarks/attention_on_cpu.py`)."""
+
 
 def fused_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return transformers' SDPA; on CUDA of heads filled up with zeros to a size that the fused kernels take.
+    """Return transformers' SDPA; on CUDA of heads filled up with zeros to a size that the fused kernels take, on a CPU
+    in float32 where its gradients are had sooner so.
 
     Args:
         query, key, value: (B, A, S, D).
@@ -35,6 +42,8 @@ def fused_sdpa(
     """
     if on_cuda(query.device) and query.shape[-1] % FUSED_MULTIPLE:
         return filled_sdpa(module, query, key, value, attention_mask, **kwargs)
+    if sooner_in_float32(query):
+        return wide_sdpa(module, query, key, value, attention_mask, **kwargs)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
 
 
@@ -47,6 +56,25 @@ def filled_sdpa(
     filled = [F.pad(tensor, (0, -tensor.shape[-1] % FUSED_MULTIPLE)) for tensor in (query, key, value)]
     output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *filled, attention_mask, **kwargs)
     return output[..., : value.shape[-1]], None
+
+
+def sooner_in_float32(query: Tensor) -> bool:
+    """Whether attention of queries (B, A, S, D) and its gradients are computed sooner in float32 than as they are."""
+    asked = query.requires_grad and torch.is_grad_enabled() and query.dtype.itemsize == 2
+    length, head = query.shape[-2:]
+    return asked and query.device.type == "cpu" and (head <= NARROW_HEAD or length <= SHORT_ROW)
+
+
+def wide_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Return `fused_sdpa` by way of float32, autocast or not, rounded to the precision of the queries."""
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    wide = [tensor.float() for tensor in (query, key, value)]
+    with torch.autocast(query.device.type, enabled=False):
+        output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *wide, attention_mask, **kwargs)
+    return output.to(query.dtype), None
 
 
 def padding_mask(

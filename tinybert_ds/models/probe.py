@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from tinybert_ds.errors import ModelError, raise_all
 from tinybert_ds.models.capture import COMPARE_RELATIONS, LEAVE_ATTENTION_OUT, AttentionCalls, CapturingEncoder
@@ -94,6 +95,12 @@ def position_limit(model: PreTrainedModel) -> int | None:
     if limit is None or padding_idx is None:
         return limit
     return limit - padding_idx - 1  # RoBERTa counts positions from padding_idx + 1
+
+
+def positions_of(config: Any) -> int | None:
+    """Return the longest sequence of the models of a config, or None where it states no limit; no weights are made."""
+    with torch.device("meta"):
+        return position_limit(AutoModel.from_config(config))
 
 
 def _problems(

@@ -87,7 +87,7 @@ def measure_metric(
     role: Role = "teacher" if name == "teacher" else "student"
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
-    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, flags, world)
+    task = load_task(spec, arguments.data_dir, (split,), tokenizer, config, flags, world, judged=True)
     if task.splits[split].labels is None:
         path = spec.split_path(arguments.data_dir, split)
         raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")

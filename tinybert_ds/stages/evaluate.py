@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
+from tinybert_ds.data.row_padding import prepare_to_read
 from tinybert_ds.data.tasks import TaskSpec
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.engine.run.directory import LOCK_FILE
@@ -71,6 +72,7 @@ def load_fine_tuned(
         ModelError: No model there, none with a head for this task, or one whose outputs are not the task's labels.
     """
     model = load_headed(directory, target_of(task.spec).head(task.spec), role=role, pooler_relu=pooler_relu)
+    prepare_to_read(model, task.pad_id)
     columns = target_of(task.spec).columns(task.spec, model.config, stated_labels, role=role)
     module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
     settings = read_settings(model.config, target_of(task.spec).setting_names, columns, role=role)

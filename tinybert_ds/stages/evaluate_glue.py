@@ -128,7 +128,7 @@ def _judge(entry: Entry, arguments: EvaluateArguments, world: World, submissions
     for name, directory in entry.models.items():
         tokenizer = load_tokenizer(directory, arguments.lower_case)
         config = read_config(directory, role="model")
-        task = load_task(spec, folder, (*spec.eval_splits, *files), tokenizer, config, arguments, world)
+        task = load_task(spec, folder, (*spec.eval_splits, *files), tokenizer, config, arguments, world, judged=True)
         logger.info("%s: %s in %s", spec.name, name, directory)
         stated = stated_labels(arguments, config, spec)
         model = load_fine_tuned(directory, task, pooler_relu=arguments.pooler_relu, stated_labels=stated)

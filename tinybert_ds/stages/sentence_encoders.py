@@ -27,7 +27,7 @@ from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.pretrained import Role, load_encoder, read_config
-from tinybert_ds.models.probe import check_capture
+from tinybert_ds.models.probe import check_capture, positions_of
 from tinybert_ds.models.sentence.directory import read_modules, save_sentence_encoder
 from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import Dense, SentenceModules
@@ -101,9 +101,13 @@ def read_sentence_directory(path: str, lower_case: bool | None, *, role: Role) -
 
 
 def length_limit(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return what sentence-transformers cuts texts to where a directory does not say it."""
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    return int(min(limit for limit in limits if limit is not None))
+    """Return what sentence-transformers cuts texts to where a directory does not say it.
+
+    Where it takes the config's number of positions, of which RoBERTa's kind uses two less, those are left out: the
+    longest texts would have none.
+    """
+    stated, limit = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
+    return int(stated if limit is None or stated < limit else min(stated, positions_of(config) or limit))
 
 
 def last_state_encoder(

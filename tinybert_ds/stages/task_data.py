@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.groups import TaskRows
 from tinybert_ds.data.metrics import Values, official_metric
+from tinybert_ds.data.row_padding import choose_padding, marks_texts
 from tinybert_ds.data.table_formats import augmented_split
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource
 from tinybert_ds.data.task_files import require_files, split_files
@@ -167,12 +168,15 @@ def load_task(
     world: World,
     *,
     unlabelled: Collection[str] = (),
+    judged: bool = False,
 ) -> TaskData:
     """Tokenise a task's splits, or map what was tokenised before; on one rank of each host, without a collective.
 
     Args:
         model_config: Of the model that will read the batches.
         unlabelled: Splits that may come without labels, because nobody reads them.
+        judged: Whether the model is not trained here; then it may be a language model, whose tokeniser has no cls and
+            sep.
 
     Raises:
         ConfigError, DataError: A file is missing, a row does not fit, a split has no labels that training or
@@ -203,7 +207,11 @@ def load_task(
                 "them: give a labelled file, or another eval_split in the task file"
             )
     types = returns_token_types(tokenizer)
-    pad_id, directory = special_ids(tokenizer).pad, Path(data_dir)
+    if judged and not marks_texts(tokenizer):
+        pad_id = choose_padding(model_config, tokenizer, rows.values())
+    else:
+        pad_id = special_ids(tokenizer).pad
+    directory = Path(data_dir)
     return TaskData(spec, rows, max_seq_length, pad_id, types, home, directory, world, flags.eval_batch_size)
 
 

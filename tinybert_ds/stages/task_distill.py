@@ -270,7 +270,7 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
     if wanted is not None and wanted not in spec.splits:
         raise ConfigError(f"--predict_split {wanted}: task {spec.name} has the splits {', '.join(spec.splits)}")
     splits = list(dict.fromkeys((*spec.eval_splits, *([wanted] if wanted else []))))
-    task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world)
+    task = load_task(spec, arguments.data_dir, splits, tokenizer, config, arguments, world, judged=True)
     stated, relu = arguments.stated_labels, arguments.pooler_relu
     model = load_fine_tuned(arguments.student_model, task, pooler_relu=relu, stated_labels=stated)
     settings = model.settings

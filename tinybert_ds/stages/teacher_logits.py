@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.data.batching import RowLayout
+from tinybert_ds.data.row_padding import prepare_to_read
 from tinybert_ds.engine.other_tokens import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
@@ -20,7 +21,7 @@ from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.pretrained import load_headed, read_config
 from tinybert_ds.stages.evaluate import logits_encoder
 from tinybert_ds.stages.task_data import TaskData
-from tinybert_ds.stages.teacher_reading import prepare_to_read, read_for_teacher
+from tinybert_ds.stages.teacher_reading import read_for_teacher
 from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,10 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments import TaskDistillArguments
-from tinybert_ds.data.task_batches import EncodedExamples
+from tinybert_ds.data.row_padding import choose_padding
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.task_tokens import judge_rows, load_rows
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
@@ -82,34 +81,9 @@ def read_for_teacher(
         task,
         splits={"train": rows},
         max_seq_length=length,
-        pad_id=choose_padding(config, tokenizer, rows),
+        pad_id=choose_padding(config, tokenizer, [rows]),
         token_types=returns_token_types(tokenizer),
     )
-
-
-def choose_padding(config: Any, tokenizer: PreTrainedTokenizerFast, rows: EncodedExamples) -> int:
-    """Return the token that the teacher's rows are padded with.
-
-    A model that classifies by a text's last token takes the last one that is not its padding: where its config names
-    none, it must be one that no row ends with.
-    """
-    stated = config.get_text_config().pad_token_id
-    if stated is not None:
-        return int(stated)
-    last = set(np.unique(rows.tokens[rows.offsets[1:] - 1]).tolist())
-    wanted = tokenizer.pad_token_id
-    if wanted is not None and wanted not in last:
-        return int(wanted)
-    return next(number for number in range(len(last) + 1) if number not in last)
-
-
-def prepare_to_read(model: PreTrainedModel, padding: int) -> None:
-    """Let a model that classifies by the last token know the padding, and keep nothing for tokens that never come."""
-    config = model.config.get_text_config()
-    if config.pad_token_id is None:
-        config.pad_token_id = padding
-    if getattr(config, "use_cache", False):
-        config.use_cache = False
 
 
 def reading_problems(

@@ -153,7 +153,7 @@ def _words(text: str, between: str, where: str) -> list[Any]:
         words = parse_json(text)
     except ValueError:
         words = None
-    if not isinstance(words, list) or not all(isinstance(word, str | int) for word in words):
+    if not isinstance(words, list) or not all(isinstance(word, str | int) or word in _YES_OR_NO for word in words):
         raise DataError(f"{where}: {shown(text, 100)} is no array of labels; give their names, or 0 or 1 for each")
     return words
 

@@ -122,6 +122,15 @@ class Score(Target):
             found |= ranking_metrics(ranked, predictions, labels, groups)
         return {name: found[name] for name in spec.metrics}
 
+    def gold_problem(self, spec: TaskSpec, labels: Labels) -> tuple[int, str] | None:
+        """Rankings are judged by whole numbers."""
+        odd = np.flatnonzero(np.rint(labels) != labels)
+        ranked = [name for name in spec.metrics if name in RANKING_METRICS]
+        if not ranked or not len(odd):
+            return None
+        found = f"{float(labels[odd[0]]):g}"
+        return int(odd[0]), f"the relevance {found}; metric {listed(ranked)} is of whole numbers from 0"
+
     def constant_answer(self, labels: Labels) -> float:
         """The mean score."""
         return float(labels.mean())

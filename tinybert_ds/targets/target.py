@@ -222,6 +222,10 @@ class Target(ABC):
         """
         return labels
 
+    def gold_problem(self, spec: TaskSpec, labels: Labels) -> tuple[int, str] | None:
+        """Return the first of some labels of an evaluation split that the task's metrics cannot judge by, and why."""
+        return None
+
     @abstractmethod
     def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
         """Return the predictions of what `answers` returned, the logits (N, C) where it says nothing else.

@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from data_tools import piece_counts, prepare_corpus, trim_vocabulary
-from tests.support.models import masked_lm_directory, model_directory, tiny_model
+from tests.support.language_models import language_model_directory
+from tests.support.models import masked_lm_directory, model_directory, tiny_config, tiny_model, write_tokenizer
+from tests.support.sentences import sentence_directory
 from tests.support.vocabularies import KINDS, sentences
 from tinybert_ds.data.part_vocabulary import always_kept
-from tinybert_ds.errors import ConfigError, DataError
+from tinybert_ds.errors import ConfigError, DataError, ModelError
+from tinybert_ds.models.sentence.directory import read_modules
 
 TEXT = "the film was good\nit was not bad\n\nthe film was long\n"
 
@@ -144,3 +154,34 @@ def test_a_head_for_masked_words_and_one_for_labels_stay(text, tmp_path):
     assert masked(torch.tensor([[2, 3]])).logits.shape[-1] == size
     out = trim(model_directory(tmp_path / "fine", labels=["bad", "good"]), text, out=tmp_path / "b")
     assert AutoModelForSequenceClassification.from_pretrained(out).config.id2label == {0: "bad", 1: "good"}
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, AutoModelForQuestionAnswering])
+def test_heads_for_tags_and_spans_stay(text, tmp_path, auto_class):
+    write_tokenizer(tmp_path / "fine")
+    whole = auto_class.from_config(tiny_config()).eval()
+    whole.save_pretrained(tmp_path / "fine")
+    out = trim(tmp_path / "fine", text)
+    inputs = [
+        AutoTokenizer.from_pretrained(directory)("the film", return_tensors="pt")
+        for directory in (tmp_path / "fine", out)
+    ]
+    assert not torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
+    with torch.no_grad():
+        expected, found = whole(**inputs[0]), auto_class.from_pretrained(out)(**inputs[1])
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-5)
+
+
+def test_what_makes_sentence_vectors_stays(text, tmp_path):
+    encoder = sentence_directory(tmp_path / "encoder", pooling=("cls", "mean"), width=20, prompts={"query": "the "})
+    out = trim(encoder, text)
+    found, expected = read_modules(out, 48), read_modules(encoder, 48)
+    assert (found.pooling, found.prompts, found.normalised) == (expected.pooling, expected.prompts, True)
+    assert torch.equal(found.layers[0].weight, expected.layers[0].weight)
+
+
+def test_a_tokeniser_without_cls_and_sep_is_refused_by_the_models_name_before_any_work(text, tmp_path):
+    model = language_model_directory(tmp_path / "model", "qwen3")
+    with pytest.raises(ModelError, match=r"the tokeniser '.*/model' has no cls_token, sep_token"):
+        trim(model, text)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from tinybert_ds.engine.deepspeed_private import (
     _clip_without_asking,
     _norm_at_once,
     clip_at_once,
+    reduce_nothing_alone,
 )
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -119,3 +121,12 @@ def test_an_engine_of_whole_fp32_weights_clips_at_once_and_one_of_half_ones_as_i
     clip_at_once(engine)
     assert hasattr(engine, "clip_fp32_gradients") != half
     assert callable(DeepSpeedEngine.clip_fp32_gradients), "DeepSpeed would never call it"
+
+
+@pytest.mark.parametrize(("ranks", "zero", "reduces"), [(1, False, False), (2, False, True), (1, True, True)])
+def test_a_single_rank_without_zero_reduces_no_gradients(ranks, zero, reduces):
+    engine = engine_of(object(), zero=zero)
+    engine.dp_world_size, engine.enable_backward_allreduce = ranks, True
+    reduce_nothing_alone(engine)
+    assert engine.enable_backward_allreduce is reduces
+    assert "self.enable_backward_allreduce" in inspect.getsource(DeepSpeedEngine), "DeepSpeed would never ask for it"

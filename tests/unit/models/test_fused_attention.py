@@ -20,7 +20,7 @@ from tests.support.numerics import mask_of
 from tinybert_ds import hardware
 from tinybert_ds.models import fused_attention
 from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder
-from tinybert_ds.models.fused_attention import filled_sdpa, fused_sdpa, padding_mask
+from tinybert_ds.models.fused_attention import filled_sdpa, fused_sdpa, padding_mask, sooner_in_float32
 
 
 class Layer(nn.Module):
@@ -134,3 +134,47 @@ def test_a_classifier_alone_has_the_same_attention_by_its_other_name():
         found = CapturingEncoder(model, states=(), attention_layers=(), logits=True)(batch).logits
     assert model.config._attn_implementation == ATTENTION_NAME
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_on_a_cpu_has_gradients_by_way_of_float32_and_is_the_nearer_to_them(autocast, monkeypatch):
+    precisions, plain = [], F.scaled_dot_product_attention
+
+    def spy(query, key, value, **options):
+        precisions.append({tensor.dtype for tensor in (query, key, value)})
+        return plain(query, key, value, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, 3, 7, 26, generator=generator).bfloat16() for _ in range(3)]
+    mask = mask_of((7, 4), 7).bool()[:, None, None, :]
+    weights = torch.randn(2, 7, 3, 26, generator=generator)
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in exact]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype is torch.bfloat16):
+            output, _ = fused_sdpa(Layer(), *inputs, mask)
+        gradients = torch.autograd.grad((output * weights.to(output.dtype)).sum(), inputs)
+        found.append((output, *gradients))
+        assert all(tensor.dtype is dtype for tensor in found[-1])
+    assert precisions == [{torch.float64}, {torch.float32}]
+    for right, one in zip(*found, strict=True):
+        assert (one.double() - right).abs().max() <= 2**-8 * right.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "dtype", "asked", "wide"),
+    [
+        (26, 7, torch.bfloat16, True, True),
+        (64, 256, torch.float16, True, True),
+        (64, 257, torch.bfloat16, True, False),
+        (32, 257, torch.bfloat16, True, True),
+        (26, 7, torch.float32, True, False),
+        (26, 7, torch.bfloat16, False, False),
+    ],
+)
+def test_float32_is_taken_where_it_is_sooner_and_gradients_are_asked_for(head, length, dtype, asked, wide):
+    query = torch.zeros(1, 1, length, head, dtype=dtype, requires_grad=asked)
+    assert sooner_in_float32(query) is wide
+    with torch.no_grad():
+        assert not sooner_in_float32(query)

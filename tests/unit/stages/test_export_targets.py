@@ -89,6 +89,14 @@ np.save(f"{folder}/vectors.npy", np.array(vectors))
 print(spearmanr([float(a @ b) for a, b in vectors], [float(pair[3]) for pair in pairs])[0])
 """
 
+BACKEND = """
+import sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+how = {"backend": "onnx", "device": "cpu", "model_kwargs": {"file_name": "onnx/model.onnx"}}
+np.save(sys.argv[2], SentenceTransformer(sys.argv[1], **how).encode(open(sys.argv[3]).read().splitlines()))
+"""
+
 
 def repeated(figure: str, out: Path, file: str, rows: Path) -> float:
     """The figure as a fresh process finds it that knows nothing of this program."""
@@ -229,6 +237,22 @@ def test_the_vectors_of_an_exported_sentence_encoder_are_those_of_its_library(en
         wanted = np.stack([library.encode([pair[side] for pair in pairs]) for side in (0, 1)], axis=1)
         np.testing.assert_allclose(vectors, wanted, atol=1e-5 if file == "model.onnx" else 0.2)
     assert offer(encoder) == ("sentence-similarity", {"spearman"})
+
+
+@pytest.mark.skipif("OPTIMUM_PATH" not in os.environ, reason="needs optimum-onnx in OPTIMUM_PATH")
+def test_sentence_transformers_own_onnx_backend_opens_the_directory_with_the_same_vectors(tmp_path):
+    """It loads by optimum-onnx; `pip install --no-deps --target $OPTIMUM_PATH` what launchers/README.md lists."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(random_texts(60, seed=3)) + "\n")
+    sentence_directory(tmp_path / "student", width=20, **SIZES)
+    write_sts(tmp_path / "dev.tsv", pairs=8)
+    exported(tmp_path, "--sts", tmp_path / "dev.tsv", "--precision", "fp32")
+    command = [sys.executable, "-c", BACKEND, str(tmp_path / "out"), str(tmp_path / "found.npy"), str(texts)]
+    environment = {**os.environ, "PYTHONPATH": os.environ["OPTIMUM_PATH"], "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    wanted = SentenceTransformer(str(tmp_path / "student"), device="cpu").encode(texts.read_text().splitlines())
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), wanted, atol=1e-5)
 
 
 def test_what_is_no_sentence_encoder_takes_no_texts_and_the_other_way_round(encoder, tmp_path):

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from data_tools import label_rows
 from tests.support.families import family_directory
 from tests.support.language_models import LANGUAGE_MODELS, language_model_directory
 from tests.support.models import VOCABULARY, model_directory, tiny_config, write_tokenizer
-from tinybert_ds.data.task_batches import EncodedExamples
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.teacher import build_teacher
+from tinybert_ds.errors import ModelError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.fingerprint import model_fingerprint
-from tinybert_ds.models.pretrained import load_classifier
-from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.models.pretrained import load_classifier, read_config
+from tinybert_ds.stages.evaluate import load_fine_tuned
+from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.teacher_logits import logits_teacher
-from tinybert_ds.stages.teacher_reading import choose_padding, own_tokenizer
+from tinybert_ds.stages.teacher_reading import own_tokenizer
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 TEXTS = ["the film was good", "a bad plot we saw and hated", "long", "the music was not very dull", "bright story"]
@@ -124,15 +126,6 @@ def test_an_empty_text_is_a_row_of_one_filler(one_rank_group, folder):
     torch.testing.assert_close(found[:1], one_by_one(teacher, ["the film"]), rtol=0, atol=1e-5)
 
 
-def test_padding_that_the_config_does_not_name_is_no_token_that_a_row_ends_with():
-    rows = EncodedExamples(np.array([5, 0, 7, 1]), np.array([0, 2, 4]), np.array([2, 2], dtype=np.int32), None)
-    unnamed = SimpleNamespace(get_text_config=lambda: SimpleNamespace(pad_token_id=None))
-    named = SimpleNamespace(get_text_config=lambda: SimpleNamespace(pad_token_id=1))
-    assert choose_padding(named, SimpleNamespace(pad_token_id=None), rows) == 1
-    assert choose_padding(unnamed, SimpleNamespace(pad_token_id=9), rows) == 9
-    assert choose_padding(unnamed, SimpleNamespace(pad_token_id=1), rows) == 2
-
-
 def test_a_forced_casing_of_the_student_is_not_forced_on_a_teacher_that_states_its_own(tmp_path):
     student = load_tokenizer(model_directory(tmp_path / "student", vocabulary=[*VOCABULARY, "more"]), True)
     cased = language_model_directory(tmp_path / "teacher", "qwen3")
@@ -140,3 +133,25 @@ def test_a_forced_casing_of_the_student_is_not_forced_on_a_teacher_that_states_i
     assert own is not None
     assert own.encode("The") != own.encode("the")
     assert own_tokenizer(student, str(tmp_path / "student"), True) is None
+
+
+@pytest.mark.parametrize("name", list(LANGUAGE_MODELS))
+def test_a_language_model_labels_rows_with_what_it_says_of_each_alone_and_is_judged_by_that(
+    one_rank_group, folder, name
+):
+    teacher = language_model_directory(folder / "teacher", name)
+    keys = "text: [a, b]\nlabel: label\nlabels: [bad, good]\nmetric: accuracy\n"
+    (folder / "task.yaml").write_text(f"files: {{train: train.tsv, dev: train.tsv}}\n{keys}")
+    words = ["--model", teacher, "--task_file", folder / "task.yaml", "--data_dir", folder, "--dtype", "fp32"]
+    label_rows.main([str(word) for word in [*words, "--output", folder / "said.jsonl", "--max_seq_length", 64]])
+    said = [json.loads(line)["teacher"] for line in (folder / "said.jsonl").read_text().splitlines()]
+    expected = one_by_one(teacher, TEXTS, SECONDS)
+    torch.testing.assert_close(torch.tensor(said), expected, rtol=0, atol=1e-5)
+
+    spec, flags = find_task(None, folder / "task.yaml"), RowFlags(64)
+    tokenizer, config = load_tokenizer(teacher, None), read_config(teacher, role="model")
+    task = load_task(spec, folder, ("dev",), tokenizer, config, flags, ALONE, judged=True)
+    found = task.predict(load_fine_tuned(teacher, task).module, "dev")
+    assert found.tolist() == expected.argmax(dim=1).tolist()
+    with pytest.raises(ModelError, match="cls_token"):  # it is not trained here
+        load_task(spec, folder, ("dev",), tokenizer, config, flags, ALONE)

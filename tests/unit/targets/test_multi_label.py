@@ -62,7 +62,7 @@ def test_labels_stand_in_one_field(tmp_path, file, content, more):
 
 
 def test_labels_stand_in_arrays_of_json_and_datasets(tmp_path):
-    for given in ([["food", "staff"], [], ["price"]], EXPECTED, [[True, False, True], [0, 0, 0], [0, 1, 0]]):
+    for given in ([["food", "staff"], [], ["price"]], EXPECTED, [[True, False, True], [0.0, 0.0, 0.0], [0, 1.0, 0]]):
         lines = "".join(json.dumps({"text": t, "label": v}) + "\n" for t, v in zip("abc", given, strict=True))
         assert labels(tmp_path, "t.jsonl", lines) == EXPECTED
     features = Features({"text": Value("string"), "label": Sequence(ClassLabel(names=["staff", "food", "price"]))})
@@ -81,6 +81,13 @@ def test_each_label_may_have_a_column_of_yes_and_no(tmp_path, label):
     assert test.splits["train"].label == "f"
     with pytest.raises(DataError, match="line 2, column 'p': '2' is no yes or no"):
         labels(tmp_path, "t.csv", "text,f,p,s\na,1,2,0\n", f"label: {label}\n{NAMES}")
+
+
+def test_the_columns_may_lie_inside_objects(tmp_path):
+    rows = [{"text": "a", "l": dict(zip("fps", row, strict=True))} for row in EXPECTED]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    for label in ("[l.f, l.p, l.s]", "{food: l.f, staff: l.s, price: l.p}"):
+        assert labels(tmp_path, "t.jsonl", content, f"label: {label}\n{NAMES}") == EXPECTED
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_a_task_file_may_state_its_target_which_reads_the_same_as_leaving_it_out
             "target: label\nlabels: [a, b]\nmetric: f1\n",
             r"target: one of labels, scores.*'label'.*did you mean labels",
         ),
+        ("target: vectors\nlabels: [a, b]\nmetric: f1\n", "found 'vectors'; .*embed_distill.py learns them"),
         ("target: [labels]\nlabels: [a, b]\nmetric: f1\n", "target: one of labels, scores.*found"),
         ("target: labels\nscore_range: [0, 1]\nmetric: f1\n", "labels: missing with `target: labels`"),
         ("target: scores\nlabels: [a, b]\nmetric: pearson\n", "labels: leave it out with `target: scores`"),

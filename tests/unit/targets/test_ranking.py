@@ -13,6 +13,7 @@ from tests.support.models import random_batch, write_tokenizer
 from tinybert_ds.arguments import TaskDistillArguments, parse_arguments
 from tinybert_ds.data.row_pairs import count_pairs, plan_pairs
 from tinybert_ds.data.task_batches import TaskSource
+from tinybert_ds.data.task_files import read_split
 from tinybert_ds.data.task_tokens import load_rows
 from tinybert_ds.data.tasks import TASKS, load_task_file
 from tinybert_ds.data.tokenizer import load_tokenizer
@@ -62,6 +63,35 @@ def test_metrics_of_rankings_stand_beside_correlations(tmp_path):
 def test_a_task_file_that_cannot_be_is_refused(tmp_path, text, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         task(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "said"),
+    [
+        (
+            "a,b,q1,1\na,c,q1,0.5\n",
+            "dev",
+            "t.csv, line 3, column 'rel': the relevance 0.5; metric map is of whole",
+        ),
+        (
+            "a,b,q1,1\na,c, ,0\n",
+            "dev",
+            "t.csv, line 3, column 'query_id': no value; it says which rows belong",
+        ),
+        ("a,b,,1\na,c,q2,0\n", "train", "t.csv, line 2, column 'query_id': no value"),
+        ("a,b,q1,1\na,c,q1,0.5\n", "train", None),
+    ],
+)
+def test_rows_without_a_query_and_relevances_that_are_no_grades_are_named_when_they_are_read(
+    tmp_path, rows, split, said
+):
+    (tmp_path / "t.csv").write_text(f"q,d,query_id,rel\n{rows}")
+    spec = task(tmp_path, GROUPED + "metric: [spearman, map]\n")
+    if said is None:  # scores that are learned may be any
+        assert read_split(spec, tmp_path, split).labels.tolist() == [1, 0.5]
+        return
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_split(spec, tmp_path, split)
 
 
 def test_margins_are_compared_inside_pairs_of_one_query_only():

@@ -6,11 +6,14 @@ import json
 import lzma
 import math
 import re
+from datetime import date
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from pyarrow import parquet
 from transformers import AutoModelForTokenClassification
 
 from tests.support.models import VOCABULARY, model_directory, tiny_config, write_tokenizer
@@ -78,7 +81,16 @@ def test_conll_u_is_read_without_ranges_and_comments(tmp_path):
     assert read(tmp_path, "t.conllu", "\n".join(rows) + "\n", "text: 1\nlabel: 3\n" + PLAIN) == ([["de", "le"]], [0, 1])
 
 
+@pytest.mark.parametrize("comment", ["# sent_id = 1", "# text = a b c d e f g", "# newdoc id = x\n# sent_id = 1"])
+def test_comments_of_as_many_words_as_there_are_columns_or_named_are_left_out(tmp_path, comment):
+    rows = [f"{n}\t{word}\t_\t{tag}\t_\t_\t_\t_\t_\t_" for n, word, tag in ((1, "de", "O"), (2, "#", "B-PER"))]
+    content = "\n".join([comment, *rows, "", comment, *rows]) + "\n"
+    found = read(tmp_path, "t.conllu", content, "text: 1\nlabel: 3\n" + PLAIN)
+    assert found == ([["de", "#"], ["de", "#"]], [0, 1, 0, 1])
+
+
 def test_a_word_that_is_a_hash_is_a_word(tmp_path):
+    assert read(tmp_path, "t.txt", "# O\nthe B-PER\n") == ([["#", "the"]], [0, 1])
     assert read(tmp_path, "t.txt", "the O\n# O\nAnna B-PER\n") == ([["the", "#", "Anna"]], [0, 0, 1])
 
 
@@ -265,6 +277,13 @@ def test_entities_are_judged_sentence_by_sentence_as_conlleval_does(tmp_path):
             "text: tokens\nlabel: tags\n",
             '{"id": 7, "tokens": ["Anna", "saw"], "tags": ["B-PER", "O"]}\n{"tokens": ["river"], "tags": ["I-PER"]}\n',
         ),
+        (
+            "t.jsonl",
+            '{"a": {"w": ["Anna", "saw"], "t": ["O", "O"]}}\n{"a": {"w": []}}\n{"a": {"w": ["river"]}}\n',
+            "text: a.w\nlabel: a.t\n",
+            '{"a": {"w": ["Anna", "saw"], "t": ["B-PER", "O"]}}\n{"a": {"w": [], "t": []}}\n'
+            '{"a": {"w": ["river"], "t": ["I-PER"]}}\n',
+        ),
     ],
 )
 def test_predictions_are_written_in_the_format_of_the_input(tmp_path, file, content, more, expected):
@@ -276,6 +295,17 @@ def test_predictions_are_written_in_the_format_of_the_input(tmp_path, file, cont
     suffix, found = TAGS.prediction_file(spec, "test", [tmp_path / file], np.array([1, 0, 2]), groups)
     assert found == expected
     assert file.endswith(suffix)
+
+
+def test_predictions_of_parquet_hold_its_dates_as_text(tmp_path):
+    rows = [{"tokens": ["Anna", "saw"], "on": date(2026, 1, 2)}, {"tokens": ["river"], "on": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    spec = task(tmp_path, "t.parquet", "text: tokens\nlabel: tags\n" + PLAIN)
+    tags, groups = np.array([1, 0, 2]), np.array([0, 0, 1])
+    _, found = TAGS.prediction_file(spec, "test", [tmp_path / "t.parquet"], tags, groups)
+    first, second = map(json.loads, found.splitlines())
+    assert first == {"tokens": ["Anna", "saw"], "on": "2026-01-02", "tags": ["B-PER", "O"]}
+    assert second == {"tokens": ["river"], "on": None, "tags": ["I-PER"]}
 
 
 def test_the_head_is_one_for_tokens_and_no_other_is_taken_for_it(tmp_path):

@@ -9,7 +9,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import models as library
+from transformers import AutoConfig, AutoTokenizer
 
+from tests.support.families import family_directory
 from tests.support.models import model_directory, tiny_model
 from tests.support.sentences import random_texts, sentence_directory
 from tinybert_ds.data.task_batches import TaskSource, encode
@@ -21,6 +23,7 @@ from tinybert_ds.models.pretrained import load_encoder
 from tinybert_ds.models.sentence.directory import read_modules, save_sentence_encoder
 from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import POOLINGS, Dense, Normalise, SentenceModules
+from tinybert_ds.stages.sentence_encoders import length_limit
 
 TEXTS = [*random_texts(5), "", "the " * 50]
 
@@ -91,6 +94,17 @@ def test_a_directory_without_modules_is_the_mean_of_its_states_as_for_the_librar
     directory = model_directory(tmp_path)
     (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 20, "do_lower_case": false}')  # nobody's
     np.testing.assert_allclose(vectors(directory), library_vectors(directory), atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "longest"), [("xlm-roberta", 64), ("mpnet", 64), ("bert", 64)])
+def test_a_directory_that_states_no_length_has_that_of_its_positions(tmp_path, family, longest):
+    directory = family_directory(tmp_path, family)
+    assert AutoTokenizer.from_pretrained(directory).model_max_length > 66
+    config, tokenizer = AutoConfig.from_pretrained(directory), load_tokenizer(directory, None)
+    assert length_limit(config, tokenizer) == longest
+    assert config.max_position_embeddings == (64 if family == "bert" else 66)
+    tokenizer.model_max_length = 20
+    assert length_limit(config, tokenizer) == 20
 
 
 def test_an_old_layout_with_switches_and_pickled_weights_is_read(tmp_path):

@@ -271,7 +271,9 @@ class PredictionObjective(nn.Module):
             assert teacher.logits is not None
             outputs = self._answers(unit_outputs(teacher.logits, batch))
             trusted = self.target.confidence(outputs, batch) if self.mixes else None
-            prediction_loss = self._prediction_loss(logits, outputs, batch, trusted)
+            prediction_loss = self.target.formed_loss(
+                logits, outputs, batch, form=self.form, temperature=self.temperature, row_weights=trusted
+            )
             total = total + self.weight * prediction_loss
             terms["prediction_loss"] = prediction_loss.detach()
         if self.label_weight:
@@ -287,13 +289,6 @@ class PredictionObjective(nn.Module):
         """The teacher's logits (n, C) in the order of the task's classes."""
         columns = self.teacher_columns
         return logits.index_select(-1, columns) if isinstance(columns, Tensor) else logits
-
-    def _prediction_loss(self, logits: Tensor, outputs: Tensor, batch: Batch, trusted: Tensor | None) -> Tensor:
-        if trusted is None and self.form == "cross_entropy":
-            return self.target.teacher_loss(logits, outputs, batch, temperature=self.temperature)
-        return self.target.formed_loss(
-            logits, outputs, batch, form=self.form, temperature=self.temperature, row_weights=trusted
-        )
 
 
 class JointObjective(IntermediateObjective):

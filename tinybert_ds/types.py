@@ -6,7 +6,7 @@ ZeRO-3 looks for tensors inside those, not inside dataclasses.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,3 +65,10 @@ def move(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     return Batch._make(value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [tensor for part in tree for tensor in tensors_of(part)] if isinstance(tree, tuple) else []

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.numerics import AllocationLog, attention_case, relative_error
 from tinybert_ds.errors import ConfigError
-from tinybert_ds.losses import attention, gradients_only, workspace
+from tinybert_ds.losses import attention, backends, gradients_only, workspace
 from tinybert_ds.losses.attention_chunks import chunk_shape, column_scales, loaded_chunks, no_score_reaches_cutoff
 from tinybert_ds.losses.reference import Problem
 
@@ -231,7 +231,7 @@ def problem_on_another_device(head_sizes=(26, 64), dtype=torch.float16) -> Probl
 def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(change, reason, monkeypatch, caplog):
     triton_attention = pytest.importorskip("tinybert_ds.losses.triton_attention", reason="needs triton")
     monkeypatch.setattr(triton_attention, "device_refusal", lambda device: None)
-    attention.announce_choice.cache_clear()
+    backends.announce.cache_clear()
     problem = problem_on_another_device(**change)
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
         with_value = attention.choose_form(problem)
@@ -266,9 +266,7 @@ def test_half_precisions_in_a_mixture_go_through_tf32_on_cuda_and_nothing_else_d
     )
     student, teacher = map(tuple, pairs)
     with standin_gpu.stand_in_gpu(), gradients_only():
-        loss = attention.fused_attention_loss(
-            problem._replace(student=student, teacher=teacher), form="gram", denominator=3.0
-        )
+        loss = attention.fused_loss(problem._replace(student=student, teacher=teacher), form="gram", denominator=3.0)
     assert loss.requires_grad
     assert seen == [expected]
     assert torch.backends.cuda.matmul.fp32_precision == "none"
@@ -290,7 +288,7 @@ def test_the_triton_kernel_refuses_layouts_that_it_cannot_read(layout, monkeypat
 
 def test_auto_without_triton_takes_the_closed_form_and_names_the_install_command(monkeypatch, caplog):
     monkeypatch.setattr(attention, "triton_is_installed", lambda: False)
-    attention.announce_choice.cache_clear()
+    backends.announce.cache_clear()
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
         assert attention.choose_form(problem_on_another_device()) == "gram"
     assert "pip install triton" in caplog.text

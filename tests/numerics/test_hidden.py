@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.support.hidden import PROJECTIONS, ROUNDING
 from tests.support.hidden import hidden_case as case_of
 from tests.support.numerics import AllocationLog, mask_of, relative_error
-from tinybert_ds.losses import hidden, hidden_state_loss, workspace
+from tinybert_ds.losses import backends, hidden, hidden_state_loss, workspace
 
 LENGTHS, LENGTH = (13, 5, 0), 13
 SIZES = (len(LENGTHS), LENGTH, 20, 24)
@@ -166,7 +166,7 @@ def test_states_that_are_not_contiguous_and_autocast_outside_change_nothing():
 def test_auto_takes_the_triton_kernel_off_the_cpu_or_says_why_not(dtype, form, monkeypatch, caplog):
     triton_hidden = pytest.importorskip("tinybert_ds.losses.triton_hidden", reason="needs triton")
     monkeypatch.setattr(triton_hidden, "device_refusal", lambda device: None)
-    hidden.announce_choice.cache_clear()
+    backends.announce.cache_clear()
     case = [tensor.to("meta", dtype) for tensor in hidden_case("weight and bias")]
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):
         assert {hidden.choose_form(*case) for _ in range(2)} == {form}

@@ -18,6 +18,7 @@ from tests.support.relations import (
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import (
     attention_score_loss,
+    backends,
     gradients_only,
     relation_loss,
     relation_tiles,
@@ -373,7 +374,7 @@ def test_options_that_cannot_be_are_refused_and_tensors_of_two_batches_are_a_bro
 def test_auto_takes_the_triton_kernels_off_the_cpu_or_says_why_not(changes, dtype, reason, monkeypatch, caplog):
     triton_relations = pytest.importorskip("tinybert_ds.losses.triton_relations", reason="needs triton")
     monkeypatch.setattr(triton_relations, "device_refusal", lambda device: None)
-    relations.announce_choice.cache_clear()
+    backends.announce.cache_clear()
     case = small_case(**{"heads": (1, 1), **changes}).to(dtype)
     moved = (tensor.to("meta") for tensor in case[:3])
     problem = relation_problem(*moved, relation_heads=4, padding="valid")
@@ -384,7 +385,7 @@ def test_auto_takes_the_triton_kernels_off_the_cpu_or_says_why_not(changes, dtyp
 
 def test_auto_without_triton_takes_tiles_and_names_the_install_command(monkeypatch, caplog):
     monkeypatch.setattr(relations, "triton_is_installed", lambda: False)
-    relations.announce_choice.cache_clear()
+    backends.announce.cache_clear()
     case = small_case()
     problem = relation_problem(*(one.to("meta") for one in case[:3]), relation_heads=4, padding="valid")
     with caplog.at_level(logging.INFO, logger="tinybert_ds"):

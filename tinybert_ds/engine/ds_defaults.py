@@ -25,7 +25,7 @@ def fill_defaults(config: dict[str, Any], *, world_size: int) -> None:
     Args:
         world_size: With one rank there is nothing to overlap: the second bucket of gradients would only take memory.
     """
-    _section(config, "timers", "throughput").setdefault("enabled", False)
+    config.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     if config.get("bf16", {}).get("enabled"):
         config["bf16"].setdefault("check_grad_overflow", False)
     zero = config.get("zero_optimization", {})
@@ -50,10 +50,4 @@ def fitted_buckets(config: dict[str, Any], num_parameters: int) -> dict[str, Any
     config = copy.deepcopy(config)
     size = config["zero_optimization"]["reduce_bucket_size"]
     config["zero_optimization"]["reduce_bucket_size"] = int(min(size, max(1, num_parameters)))
-    return config
-
-
-def _section(config: dict[str, Any], *names: str) -> dict[str, Any]:
-    for name in names:
-        config = config.setdefault(name, {})
     return config

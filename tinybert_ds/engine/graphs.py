@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from tinybert_ds.engine.teacher import EngineTeacher, Teacher
 from tinybert_ds.losses import gradients_suffice
 from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder
-from tinybert_ds.types import Batch, Counts, EncoderOutput, LossTerms
+from tinybert_ds.types import Batch, Counts, EncoderOutput, LossTerms, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +41,6 @@ class Recorded(NamedTuple):
     replay: Callable[[], object]
 
 
-class Recorder(Protocol):
-    """Records work on a device."""
-
-    def record(self, work: Work) -> Recorded:
-        """Record what `work` does, its outputs not filled yet."""
-        ...
-
-    def has_room(self) -> bool:
-        """Whether there is memory for one more shape."""
-        ...
-
-
 class CudaRecorder:
     """Records CUDA graphs whose inner memory is shared: they are replayed one after the other."""
 
@@ -61,6 +49,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Work) -> Recorded:
+        """Record what `work` does, its outputs not filled yet."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may allocate pinned memory meanwhile, which only "global" forbids them.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -68,37 +57,21 @@ class CudaRecorder:
         return Recorded(outputs, graph.replay)
 
     def has_room(self) -> bool:
+        """Whether there is memory for one more shape."""
         free, total = torch.cuda.mem_get_info(self._device)
         # What recorded steps need is theirs for good, and steps that are looked at need as much once more.
         return free > torch.cuda.max_memory_allocated(self._device) + LEAST_FREE_SHARE * total
 
 
-class StandInRecorder:
-    """Stands in for graphs where there are none: it does the work again and copies the outputs to their places."""
-
-    def record(self, work: Work) -> Recorded:
-        with torch.random.fork_rng(devices=[]):  # to record draws no random numbers
-            outputs = tuple(output.clone() for output in work())
-
-        def replay() -> None:
-            for place, output in zip(outputs, work(), strict=True):
-                place.copy_(output)
-
-        return Recorded(outputs, replay)
-
-    def has_room(self) -> bool:
-        return True
-
-
 class Shapes:
     """Which shapes of batches have been seen, and which are recorded."""
 
-    def __init__(self, most: int = MOST_SHAPES) -> None:
-        self._most = most
+    def __init__(self) -> None:
+        self._most = MOST_SHAPES
         self._seen: set[Hashable] = set()
         self.recorded: dict[Hashable, Any] = {}
 
-    def is_due(self, shape: Hashable, recorder: Recorder) -> bool:
+    def is_due(self, shape: Hashable, recorder: CudaRecorder) -> bool:
         """Whether to record the shape now: it has been seen before, and there is room for one more."""
         if shape in self._seen:
             return len(self.recorded) < self._most and recorder.has_room()
@@ -143,7 +116,7 @@ class Places:
 class RecordedTeacher:
     """A teacher that is recorded for each shape of batch. What it returns holds until it is asked again."""
 
-    def __init__(self, teacher: Teacher, recorder: Recorder) -> None:
+    def __init__(self, teacher: Teacher, recorder: CudaRecorder) -> None:
         self._teacher, self._recorder = teacher, recorder
         self._shapes = Shapes()
         self.fixed: frozenset[int] = frozenset()
@@ -199,7 +172,7 @@ class RecordedStudent:
     def __init__(
         self,
         module: nn.Module,
-        recorder: Recorder,
+        recorder: CudaRecorder,
         *,
         keeps_gradients: bool = False,
         teacher: RecordedTeacher | None = None,
@@ -250,25 +223,19 @@ class RecordedStudent:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         used: list[nn.Parameter] = []
 
-        def backward(upstream: Tensor) -> Work:
-            def work() -> list[Tensor]:
-                found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
-                if not used:
-                    used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
-                return [gradient for gradient in found if gradient is not None]
-
-            return work
+        def backward() -> list[Tensor]:
+            found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
+            if not used:
+                used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
+            return [gradient for gradient in found if gradient is not None]
 
         try:
-            recorded_forward, upstream, recorded_backward = self._record_both(forward, backward)
+            recorded_forward = self._recorder.record(forward)
+            upstream = torch.ones_like(recorded_forward.outputs[0])
+            recorded_backward = self._recorder.record(backward)
         finally:
             module.teacher_check = noted
         return RecordedStep(inputs, recorded_forward, upstream, recorded_backward, tuple(used))
-
-    def _record_both(self, forward: Work, backward: Callable[[Tensor], Work]) -> tuple[Recorded, Tensor, Recorded]:
-        recorded_forward = self._recorder.record(forward)
-        upstream = torch.ones_like(recorded_forward.outputs[0])
-        return recorded_forward, upstream, self._recorder.record(backward(upstream))
 
     def _counts_on(self, device: torch.device) -> Any:
         if self._counts is None:
@@ -368,13 +335,6 @@ def has_plain_attention(encoder: nn.Module | None) -> bool:
 def shape_of(batch: Batch) -> Hashable:
     """Return all that decides about what is launched for a batch."""
     return (tuple(batch.input_ids.shape), batch.padded, batch.labels is None, batch.units is None)
-
-
-def tensors_of(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, in order."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    return [tensor for part in tree for tensor in tensors_of(part)] if isinstance(tree, tuple) else []
 
 
 def with_tensors(tree: Any, tensors: Sequence[Tensor]) -> Any:

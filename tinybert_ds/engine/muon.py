@@ -37,7 +37,6 @@ def muon_optimizer(
     Args:
         groups: Parameters with their weight decay, see `decay_groups`.
         params: `optimizer.params`, resolved: `muon_lr` of the matrices, `lr` of everything else.
-        matrices: What Muon updates.
     """
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam  # noqa: PLC0415 - slow, and rarely needed
 

@@ -82,9 +82,7 @@ def muon_problems(config: Mapping[str, Any]) -> list[str]:
 def scheduler_problems(schedule: Any, params: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the `params` of one of DeepSpeed's schedules, one sentence each.
 
-    Args:
-        schedule: Its class.
-        params: As in the JSON, all names known; the numbers of steps are the run's affair.
+    All their names are known; the numbers of steps are the run's affair.
     """
     kind = params.get("warmup_type", "linear")
     if kind not in ("linear", "log"):  # for which DeepSpeed would take "log", with a warning

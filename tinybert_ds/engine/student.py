@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -24,6 +25,8 @@ from tinybert_ds.engine.muon import layer_matrices, muon_optimizer
 from tinybert_ds.engine.optimizer_check import is_muon
 from tinybert_ds.models.student import decay_groups
 
+ENCODER_PREFIX = "encoder.model."
+"""Of the model's weights in the state of an engine's module."""
 DECAY_SHARE = 0.2
 """Of all steps, which "warmup_stable_decay" ends with (arXiv 2405.18392)."""
 
@@ -50,15 +53,12 @@ def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, sche
 def build_engine(
     module: nn.Module, config: dict[str, Any], *, weight_decay: float, total_steps: int, warmup: float, schedule: str
 ) -> Any:
-    """Hand the student to `deepspeed.initialize`.
+    """Hand the student to `deepspeed.initialize`; return the engine.
 
     Args:
         module: Encoder and objective in one module; its trainable parameters are what the optimizer gets.
         warmup: Share of them that is warm-up.
         schedule: See `learning_rate_factor`, unless the config has a scheduler of its own.
-
-    Returns:
-        The DeepSpeed engine.
     """
     factor = partial(
         learning_rate_factor, total_steps=total_steps, warmup_steps=int(warmup * total_steps), schedule=schedule
@@ -105,6 +105,11 @@ def gradient_norm(engine: Any) -> Tensor | None:
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
+
+
+def state_below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return what a state dict holds below a prefix, by the names behind it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:

@@ -33,7 +33,10 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
         parameter.requires_grad_(False)
     encoder.eval()
     frequencies = _rotary_frequencies(encoder)
-    engine = _zero3_engine(encoder, dtype) if kind == "zero3" else _inference_engine(encoder, dtype)
+    if kind == "zero3":
+        engine = _zero3_engine(encoder, dtype)
+    else:
+        engine = deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
     for name, value in frequencies.items():
         parent, _, leaf = name.rpartition(".")
         setattr(encoder.get_submodule(parent), leaf, value.to(encoder.get_buffer(name).device))
@@ -42,11 +45,7 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
 
 
 class EngineTeacher:
-    """A teacher's engine, asked under `no_grad`.
-
-    Args:
-        encoder: What the engine runs.
-    """
+    """A teacher's engine, asked under `no_grad`, and the encoder that it runs."""
 
     def __init__(self, engine: Any, encoder: nn.Module) -> None:
         self._engine = engine
@@ -62,10 +61,6 @@ def _rotary_frequencies(encoder: nn.Module) -> dict[str, Tensor]:
     """The frequencies of rotary positions, by name: rounded to half precision they would turn far tokens elsewhere."""
     found = (item for item in encoder.named_buffers() if item[0].endswith("inv_freq"))
     return {name: buffer.detach().clone() for name, buffer in found}
-
-
-def _inference_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:
-    return deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
 
 
 def _zero3_engine(encoder: nn.Module, dtype: torch.dtype) -> Any:

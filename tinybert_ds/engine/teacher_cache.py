@@ -112,7 +112,6 @@ def kept_teacher(
     called on all ranks.
 
     Args:
-        live: Makes the teacher that is asked.
         num_units, batches_of: See `compute_logits`, also for the errors.
         offsets: See `cached_teacher`.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.types import Batch, EncoderOutput, move
+from tinybert_ds.types import Batch, EncoderOutput, move, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,6 @@ def side_stream(device: torch.device) -> SideStream | None:
         return SideStream(device)
     logger.info("--overlap_teacher has no effect: a %s has no streams", device.type.upper())
     return None
-
-
-def tensors_of(lesson: TaughtBatch) -> Iterator[Tensor]:
-    """Yield every tensor in a lesson."""
-    for value in (*lesson.batch, *(lesson.teacher_output or ())):
-        yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, Tensor))
 
 
 def pin(batch: Batch, device: torch.device) -> Batch:

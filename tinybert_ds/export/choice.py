@@ -21,9 +21,7 @@ def choose_layers(layers: Sequence[str], loss: Callable[[frozenset[str]], float]
     bring back most go first, one after the other, until it is enough or all are in float.
 
     Args:
-        layers: Names of all layers that could be in 8 bits.
         loss: What is lost with these layers in float and all others in 8 bits.
-        allowed: How much may be lost.
     """
     of_all = loss(frozenset())
     if of_all <= allowed:

@@ -17,7 +17,6 @@ from torch import nn
 from tinybert_ds.export.attention import served_attention
 from tinybert_ds.models.foreign import foreign_code
 
-DYNAMIC_AXES = ("batch_size", "sequence_length")
 EXTERNAL_DATA_FROM = 2**30
 """Bytes of weights from which on they stand in a file beside an ONNX graph, which cannot grow beyond two of these."""
 
@@ -26,10 +25,6 @@ _ADVICE = "this architecture cannot be exported by the installed transformers an
 
 def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, opset: int) -> None:
     """Write a model as an ONNX graph in float32, in the form that ONNX Runtime computes fastest on CPUs.
-
-    Args:
-        input_names: Of the tokeniser's outputs that the model takes.
-        opset: Version of ONNX's operators.
 
     Raises:
         ModelError: The architecture cannot be traced.

@@ -6,7 +6,7 @@ suffix by dtype: "fp16", "q8" for `_quantized`, "int8" for `_int8`. `openvino/` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,21 +40,17 @@ class Export(NamedTuple):
 
 def wanted(formats: Sequence[Format], precisions: Sequence[str], scales: Sequence[str]) -> list[Export]:
     """Return the files that a command line asks for, each once, float before int8."""
-    return list(dict.fromkeys(_wanted(formats, precisions, scales)))
+    found = []
+    for kind in dict.fromkeys(formats):
+        names = _ONNX if kind == "onnx" else _OPENVINO
+        kept = [precision for precision in ("fp32", "fp16") if precision in precisions]
+        if "int8" in precisions:
+            kept += [f"int8 {scale}" for scale in (dict.fromkeys(scales) if kind == "onnx" else ("static",))]
+        found += [Export(kind, precision, names[precision]) for precision in kept]
+    return found
 
 
 def bytes_of(file: Path) -> int:
     """Return the size of an export with the weights that lie beside it."""
     beside = [file.with_name(f"{file.name}_data"), file.with_suffix(".bin")]
     return sum(path.stat().st_size for path in (file, *beside) if path.is_file())
-
-
-def _wanted(formats: Sequence[Format], precisions: Sequence[str], scales: Sequence[str]) -> Iterator[Export]:
-    for kind in formats:
-        names = _ONNX if kind == "onnx" else _OPENVINO
-        for precision in ("fp32", "fp16"):
-            if precision in precisions:
-                yield Export(kind, precision, names[precision])
-        if "int8" in precisions:
-            for scale in scales if kind == "onnx" else ("static",):
-                yield Export(kind, f"int8 {scale}", names[f"int8 {scale}"])

@@ -50,7 +50,6 @@ def judge(found: Logits, reference: Logits, metric: float | None, own: float | N
 
     Args:
         metric, own: The official one of the file and of the model; None where there is nothing to judge by.
-        answers: What the values are.
     """
     agreement = agreement_of(found, reference, answers)
     loss = 1 - agreement if metric is None or own is None else own - metric

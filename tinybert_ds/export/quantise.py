@@ -67,11 +67,10 @@ def quantise_onnx(
         root.setLevel(level)
 
 
-def openvino_layers(model: Any) -> dict[str, str]:
+def openvino_layers(model: Any) -> list[str]:
     """Return the layers of an `openvino.Model` that have a matrix of weights, each named as its operation is."""
     products = (op for op in model.get_ordered_ops() if op.get_type_name() == "MatMul")
-    names = [op.get_friendly_name() for op in products if _is_weight(op.input_value(1).get_node())]
-    return {name: name for name in names}
+    return [op.get_friendly_name() for op in products if _is_weight(op.input_value(1).get_node())]
 
 
 def quantise_openvino(model: Any, calibration: Sequence[Feed], in_float: Collection[str] = ()) -> Any:
@@ -79,7 +78,6 @@ def quantise_openvino(model: Any, calibration: Sequence[Feed], in_float: Collect
 
     Args:
         model: In float32; it stays as it is.
-        calibration: Rows that fix the scales.
         in_float: Layers that stay as they are, by the names of `openvino_layers`.
     """
     import nncf  # noqa: PLC0415 - an extra

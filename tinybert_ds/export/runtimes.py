@@ -62,10 +62,9 @@ def _open_onnx(file: Path, threads: int) -> Run:
 
 
 def _open_openvino(file: Path, threads: int) -> Run:
-    # Its default is bfloat16 where the CPU multiplies that: a file in float32 should say the same on every machine.
-    precision = {"INFERENCE_PRECISION_HINT": "f32"}
     settings = {
-        **precision,
+        # Its default is bfloat16 where the CPU multiplies that: a file in float32 should say the same on every machine.
+        "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,

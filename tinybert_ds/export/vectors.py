@@ -15,12 +15,7 @@ from tinybert_ds.models.sentence.head import SentenceHead
 
 
 class VectorModel(nn.Module):
-    """A transformer and all that stands behind it.
-
-    Args:
-        transformer: Without a head, in eval mode.
-        head: Pooling, dense layers and normalisation.
-    """
+    """A transformer without a head, in eval mode, with its pooling, dense layers and normalisation."""
 
     def __init__(self, transformer: PreTrainedModel, head: SentenceHead) -> None:
         super().__init__()

@@ -20,12 +20,21 @@ that.
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import attention, checks, hidden, reference, relations
 from tinybert_ds.losses.precomputed import gradients_only, gradients_suffice
+from tinybert_ds.losses.predictions import (
+    logit_divergence,
+    logit_error,
+    regression_loss,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+)
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_heads import choose_relation_heads, relation_problem
 
@@ -90,19 +99,29 @@ def attention_score_loss(
         teacher_scaling,
         padding,
     )
-    return compare_scores(problem, backend=backend, denominator=denominator)
+    return compared(attention, problem, backend=backend, denominator=denominator)
 
 
-def compare_scores(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
-    """Return the loss of a checked problem; the arguments are those of `attention_score_loss`."""
-    if backend == "auto":
-        backend = attention.choose_form(problem)
-    elif backend == "triton":
-        attention.check_triton(problem)
+def compared(kind: ModuleType, problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
+    """Return the loss of a checked problem, of attention scores or of relations by KL; `kind` computes it."""
+    form = form_of(kind, backend, problem)
+    compute = kind.definition if form == "reference" else partial(kind.fused_loss, form=form)
     with torch.amp.autocast(problem.real.device.type, enabled=False):
-        if backend == "reference":
-            return reference.attention_score_loss(problem, denominator=denominator)
-        return attention.fused_attention_loss(problem, form=backend, denominator=denominator)
+        loss: Tensor = compute(problem, denominator=denominator)
+    return loss
+
+
+def form_of(kind: ModuleType, backend: str, *inputs: Problem | Tensor | None) -> str:
+    """Return the form that computes a loss of these inputs for a `backend`.
+
+    Raises:
+        ConfigError: It is "triton", which cannot take them.
+    """
+    if backend == "triton" and (refusal := kind.triton_refusal(*inputs)):
+        raise ConfigError(
+            f"backend='triton' cannot compute this {kind.NAME} loss: {refusal}; use 'auto' or {kind.PLAIN_FORM!r}"
+        )
+    return str(kind.choose_form(*inputs)) if backend == "auto" else backend
 
 
 def relation_loss(
@@ -144,20 +163,7 @@ def relation_loss(
     checks.check_denominator(denominator)
     checks.check_relations(student, teacher, attention_mask, relation_heads)
     problem = relation_problem(student, teacher, attention_mask, relation_heads=relation_heads, padding=padding)
-    compute = compare_scores if form == "scores" else compare_relations
-    return compute(problem, backend=backend, denominator=denominator)
-
-
-def compare_relations(problem: Problem, *, backend: str, denominator: float | None) -> Tensor:
-    """Return the KL of a checked problem; the arguments are those of `relation_loss`."""
-    if backend == "auto":
-        backend = relations.choose_form(problem)
-    elif backend == "triton":
-        relations.check_triton(problem)
-    with torch.amp.autocast(problem.real.device.type, enabled=False):
-        if backend == "reference":
-            return reference.relation_kl_loss(problem, denominator=denominator)
-        return relations.fused_kl_loss(problem, form=backend, denominator=denominator)
+    return compared(attention if form == "scores" else relations, problem, backend=backend, denominator=denominator)
 
 
 def hidden_state_loss(
@@ -192,130 +198,7 @@ def hidden_state_loss(
     checks.check_denominator(denominator)
     checks.check_hidden(student_hidden, teacher_hidden, weight, bias, attention_mask)
     tensors = (student_hidden, teacher_hidden, weight, bias)
-    if backend == "auto":
-        backend = hidden.choose_form(*tensors)
-    elif backend == "triton":
-        hidden.check_triton(*tensors)
-    compute = reference.hidden_state_loss if backend == "reference" else partial(hidden.fused_hidden_loss, form=backend)
+    chosen = form_of(hidden, backend, *tensors)
+    compute = reference.hidden_state_loss if chosen == "reference" else partial(hidden.fused_loss, form=chosen)
     with torch.amp.autocast(student_hidden.device.type, enabled=False):
         return compute(*tensors, attention_mask.bool(), padding=padding, denominator=denominator)
-
-
-def soft_cross_entropy(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    denominator: float | None = None,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """Return the cross-entropy of the two models' softened predictions, a mean over rows and classes (eq. 10).
-
-    Args:
-        student_logits, teacher_logits: (B, C).
-        temperature: divides both models' logits; the loss is not multiplied by its square, as published.
-        denominator: see the module's docstring; the own count is B·C.
-        row_weights: (B,) what each row's term is multiplied by; None: 1.
-
-    Raises:
-        ConfigError: the class counts differ, or the temperature is not above 0.
-    """
-    checks.check_denominator(denominator)
-    checks.check_logits(student_logits, teacher_logits, temperature)
-    with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return reference.soft_cross_entropy(
-            student_logits,
-            teacher_logits,
-            temperature=temperature,
-            denominator=denominator,
-            row_weights=row_weights,
-        )
-
-
-def logit_divergence(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    denominator: float | None = None,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """Return the teacher's KL divergence from the student, both softened, times the squared temperature, a mean over
-    rows (arXiv 1503.02531, section 2); the arguments are those of `soft_cross_entropy`, the own count is B.
-
-    Raises:
-        ConfigError: See `soft_cross_entropy`.
-    """
-    checks.check_denominator(denominator)
-    checks.check_logits(student_logits, teacher_logits, temperature)
-    with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return reference.logit_divergence(
-            student_logits,
-            teacher_logits,
-            temperature=temperature,
-            denominator=denominator,
-            row_weights=row_weights,
-        )
-
-
-def logit_error(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    denominator: float | None = None,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """Return the mean squared difference of the two models' logits (B, C), a mean over rows and classes; the arguments
-    are those of `soft_cross_entropy`.
-
-    Raises:
-        ConfigError: the class counts differ.
-    """
-    checks.check_denominator(denominator)
-    checks.check_logits(student_logits, teacher_logits, 1.0)
-    with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return reference.logit_error(student_logits, teacher_logits, denominator=denominator, row_weights=row_weights)
-
-
-def soft_binary_cross_entropy(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    denominator: float | None = None,
-) -> Tensor:
-    """Return the binary cross-entropy of the two models' softened yes or no to each label, a mean over rows and labels.
-
-    Args:
-        student_logits, teacher_logits: (B, C); each has a sigmoid of its own.
-        temperature: divides both models' logits; the loss is not multiplied by its square.
-        denominator: see the module's docstring; the own count is B·C.
-
-    Raises:
-        ConfigError: the label counts differ, or the temperature is not above 0.
-    """
-    checks.check_denominator(denominator)
-    checks.check_logits(student_logits, teacher_logits, temperature)
-    with torch.amp.autocast(student_logits.device.type, enabled=False):
-        return reference.soft_binary_cross_entropy(
-            student_logits, teacher_logits, temperature=temperature, denominator=denominator
-        )
-
-
-def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None = None) -> Tensor:
-    """Return the mean squared difference of scores, for tasks whose label is a number.
-
-    Args:
-        student_scores, target_scores: (B,) or (B, 1), not necessarily alike.
-        denominator: see the module's docstring; the own count is B.
-    """
-    checks.check_denominator(denominator)
-    for scores in (student_scores, target_scores):
-        assert scores.dim() == 1 or (scores.dim() == 2 and scores.shape[1] == 1), (
-            f"scores have shape {tuple(scores.shape)}; expected (B,) or (B, 1): a regression model has one output"
-        )
-    assert student_scores.shape[0] == target_scores.shape[0], (
-        f"{student_scores.shape[0]} scores of the student and {target_scores.shape[0]} targets are of two batches"
-    )
-    with torch.amp.autocast(student_scores.device.type, enabled=False):
-        return reference.regression_loss(student_scores, target_scores, denominator=denominator)

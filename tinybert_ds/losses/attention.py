@@ -10,9 +10,6 @@ the closed form is one kernel where Triton can take the problem (see `triton_att
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
 import math
 from contextlib import nullcontext
 from functools import partial
@@ -20,7 +17,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import on_cuda, tf32_products
 from tinybert_ds.losses import reference
 from tinybert_ds.losses.attention_chunks import (
@@ -32,16 +28,18 @@ from tinybert_ds.losses.attention_chunks import (
     no_score_reaches_cutoff,
 )
 from tinybert_ds.losses.attention_forms import ChunkTerms, gram_terms, tiled_terms
+from tinybert_ds.losses.backends import WITHOUT_TRITON, announce, triton_is_installed
 from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
 from tinybert_ds.losses.reference import CUTOFF_SCORE, Problem
 
-logger = logging.getLogger(__name__)
+NAME, PLAIN_FORM = "attention", "gram"
+definition = reference.attention_score_loss
 
 VALUE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13}
 """Relative error of the closed form's value, as estimated, above which the value is taken from tiles."""
 
 
-def fused_attention_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
+def fused_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
     """Return the attention loss with its gradient by the student's query and key.
 
     Args:
@@ -141,44 +139,35 @@ def exact_in_tf32(problem: Problem) -> bool:
 
 
 def choose_form(problem: Problem) -> str:
-    """Return the form that takes the least time for the problem: on a GPU one launch, on a CPU what multiplies least.
-
-    Logs the choice once for each pair of head sizes.
-    """
-    head_sizes, device_type = problem.head_sizes, problem.real.device.type
-    if device_type == "cpu":
-        announce_rule(*head_sizes)
-        length = problem.real.shape[1]
-        needs = needs_of(*problem.student)
-        return "gram" if length >= gram_pays_from(*head_sizes, with_value=needs.value) else "tiled"
+    """Return the form that takes the least time: on a GPU one launch, on a CPU what multiplies least."""
+    sizes = f"attention loss, head sizes {problem.head_sizes[0]} and {problem.head_sizes[1]}"
+    if problem.real.device.type == "cpu":
+        needs, pays_from = needs_of(*problem.student), partial(gram_pays_from, *problem.head_sizes)
+        announce(
+            f"{sizes}: closed form (gram) from {pays_from(with_value=False)} tokens on, {pays_from(with_value=True)} "
+            "on steps that log the value; tiles below: each where it takes fewer multiply-adds"
+        )
+        return "gram" if problem.real.shape[1] >= pays_from(with_value=needs.value) else "tiled"
     if problem.padding == "reference":
-        announce_cutoff()
+        announce(
+            f"attention loss, padding=reference: blocks of scores (tiled), the cut-off at {CUTOFF_SCORE:g} applied to "
+            "each: to ask whether any score reaches it would be to wait for the GPU in every step"
+        )
         return "tiled"
-    refusal = triton_refusal(problem)
-    announce_choice(*head_sizes, refusal)
-    return "gram" if refusal else "triton"
-
-
-def check_triton(problem: Problem) -> None:
-    """Raise ConfigError unless the Triton kernel can take the problem."""
-    refusal = triton_refusal(problem)
-    if refusal:
-        raise ConfigError(f"backend='triton' cannot compute this attention loss: {refusal}; use 'auto' or 'gram'")
+    if refusal := triton_refusal(problem):
+        announce(f"{sizes}: closed form by matrix products (gram), no Triton kernel: {refusal}")
+        return PLAIN_FORM
+    announce(f"{sizes}: closed form in one launch (triton)")
+    return "triton"
 
 
 def triton_refusal(problem: Problem) -> str | None:
     """Return why the Triton kernel cannot take the problem, None where it can."""
     if not triton_is_installed():
-        return "triton is not installed (pip install triton)"
+        return WITHOUT_TRITON
     from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
 
     return triton_attention.refusal(problem)
-
-
-@functools.cache
-def triton_is_installed() -> bool:
-    """Return whether there is a triton to import."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def gram_pays_from(student_head: int, teacher_head: int, *, with_value: bool) -> int:
@@ -190,36 +179,3 @@ def gram_pays_from(student_head: int, teacher_head: int, *, with_value: bool) ->
     student, total = columns_of(student_head, teacher_head)
     gram = 4 * total * student + (2 * (total - student) ** 2 if with_value else 0)
     return math.ceil(gram / (total + 2 * student))
-
-
-@functools.cache
-def announce_rule(student_head: int, teacher_head: int) -> None:
-    """Log, once for each pair of head sizes, which form "auto" takes on a CPU and why."""
-    logger.info(
-        "attention loss, head sizes %d and %d: closed form (gram) from %d tokens on, %d on steps that log the value; "
-        "tiles below: each where it takes fewer multiply-adds",
-        student_head,
-        teacher_head,
-        gram_pays_from(student_head, teacher_head, with_value=False),
-        gram_pays_from(student_head, teacher_head, with_value=True),
-    )
-
-
-@functools.cache
-def announce_cutoff() -> None:
-    """Log, once, what "auto" takes on a GPU under the published normalisation and why."""
-    logger.info(
-        "attention loss, padding=reference: blocks of scores (tiled), the cut-off at %g applied to each: to ask whether"
-        " any score reaches it would be to wait for the GPU in every step",
-        CUTOFF_SCORE,
-    )
-
-
-@functools.cache
-def announce_choice(student_head: int, teacher_head: int, refusal: str | None) -> None:
-    """Log, once for each pair of head sizes, which form "auto" takes on a GPU and why."""
-    sizes = f"head sizes {student_head} and {teacher_head}"
-    if refusal:
-        logger.info("attention loss, %s: closed form by matrix products (gram), no Triton kernel: %s", sizes, refusal)
-    else:
-        logger.info("attention loss, %s: closed form in one launch (triton)", sizes)

@@ -8,8 +8,6 @@ value to cancellation.)
 
 from __future__ import annotations
 
-import functools
-import logging
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -17,14 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import bfloat16_operands, multiplies_fast
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.attention import triton_is_installed
+from tinybert_ds.losses.backends import WITHOUT_TRITON, announce, triton_is_installed
 from tinybert_ds.losses.precomputed import attach_gradients, needs_of
 from tinybert_ds.losses.workspace import wide_matmul, workspace_bytes
 
-logger = logging.getLogger(__name__)
+NAME, PLAIN_FORM = "hidden", "chunked"
 
 
 class HiddenGradients(NamedTuple):
@@ -35,7 +32,7 @@ class HiddenGradients(NamedTuple):
     bias: Tensor | None  # (H_teacher,)
 
 
-def fused_hidden_loss(
+def fused_loss(
     student_hidden: Tensor,
     teacher_hidden: Tensor,
     weight: Tensor | None,
@@ -46,10 +43,9 @@ def fused_hidden_loss(
     padding: str,
     denominator: float | None,
 ) -> Tensor:
-    """Return the hidden-state loss with its gradients; arguments as in `tinybert_ds.losses`, real (B, S) bool.
+    """Return the hidden-state loss with its gradients, by form "chunked" or "triton".
 
-    Args:
-        form: "chunked" or "triton".
+    Arguments as in `tinybert_ds.losses`, real (B, S) bool.
     """
     projection = [parameter for parameter in (weight, bias) if parameter is not None]
     dtype = reference.compute_dtype(student_hidden, teacher_hidden, *projection)
@@ -120,38 +116,24 @@ def triton_terms(
 
 
 def choose_form(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> str:
-    """Return the form for the problem: the Triton kernel where it can take it, else chunks. Logs the choice once."""
+    """Return the form for the problem: the Triton kernel where it can take it, else chunks."""
     if student.device.type == "cpu":
-        return "chunked"
-    refusal = triton_refusal(student, teacher, weight, bias)
-    announce_choice(student.shape[2], teacher.shape[2], refusal)
-    return "chunked" if refusal else "triton"
-
-
-def check_triton(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
-    """Raise ConfigError unless the Triton kernel can take the problem."""
-    refusal = triton_refusal(student, teacher, weight, bias)
-    if refusal:
-        raise ConfigError(f"backend='triton' cannot compute this hidden loss: {refusal}; use 'auto' or 'chunked'")
+        return PLAIN_FORM
+    sizes = f"hidden loss, widths {student.shape[2]} and {teacher.shape[2]}"
+    if refusal := triton_refusal(student, teacher, weight, bias):
+        announce(f"{sizes}: chunks by matrix products, no Triton kernel: {refusal}")
+        return PLAIN_FORM
+    announce(f"{sizes}: residuals in one launch (triton)")
+    return "triton"
 
 
 def triton_refusal(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tensor | None) -> str | None:
     """Return why the Triton kernel cannot take the problem, None where it can."""
     if not triton_is_installed():
-        return "triton is not installed (pip install triton)"
+        return WITHOUT_TRITON
     from tinybert_ds.losses import triton_hidden  # noqa: PLC0415 - optional, and a second to import
 
     return triton_hidden.refusal(student, teacher, weight, bias)
-
-
-@functools.cache
-def announce_choice(student_width: int, teacher_width: int, refusal: str | None) -> None:
-    """Log, once for each pair of widths, which form "auto" takes on a GPU and why."""
-    sizes = f"widths {student_width} and {teacher_width}"
-    if refusal:
-        logger.info("hidden loss, %s: chunks by matrix products, no Triton kernel: %s", sizes, refusal)
-    else:
-        logger.info("hidden loss, %s: residuals in one launch (triton)", sizes)
 
 
 def gradients_needed(*tensors: Tensor | None) -> tuple[bool, ...]:

@@ -1,10 +1,11 @@
 """The distillation losses written as they are defined: eager, whole score matrices, any dtype. The truth for the rest.
 
-B batch rows, S sequence length, A attention heads, D head size, H hidden size, C classes.
+B batch rows, S sequence length, A attention heads, D head size, H hidden size. (Those of predictions, which have one
+form only, are in `predictions`.)
 
 Everything is computed in the widest dtype among the inputs and float32, and only the student side and the projection
 receive gradients. A denominator of None is the call's own count; one of 0 or infinity gives a loss and gradients of 0.
-Source: arXiv 1909.10351v5, equations 7 to 10, and the normalisation of the published code of 2019-2020;
+Source: arXiv 1909.10351v5, equations 7 to 9, and the normalisation of the published code of 2019-2020;
 relations: arXiv 2012.15828.
 """
 
@@ -115,68 +116,6 @@ def hidden_state_loss(
         difference = difference.masked_fill(~real[:, :, None], 0.0)
     count = partial(hidden_count, real, teacher_hidden.shape[2], padding)
     return divide(difference.square().sum(), denominator, count)
-
-
-def soft_cross_entropy(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float,
-    denominator: float | None,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """−softmax(teacher/T)·log_softmax(student/T), summed and divided by rows · classes, as published (no T²)."""
-    dtype = compute_dtype(student_logits, teacher_logits)
-    target = F.softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
-    log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    return divide(weighed(-(target * log_probability), row_weights).sum(), denominator, student_logits.numel)
-
-
-def logit_divergence(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float,
-    denominator: float | None,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), summed and divided by rows (arXiv 1503.02531, section 2)."""
-    dtype = compute_dtype(student_logits, teacher_logits)
-    target = F.log_softmax(teacher_logits.detach().to(dtype) / temperature, dim=-1)
-    log_probability = F.log_softmax(student_logits.to(dtype) / temperature, dim=-1)
-    terms = target.exp() * (target - log_probability) * temperature**2
-    return divide(weighed(terms, row_weights).sum(), denominator, lambda: len(student_logits))
-
-
-def logit_error(
-    student_logits: Tensor, teacher_logits: Tensor, *, denominator: float | None, row_weights: Tensor | None = None
-) -> Tensor:
-    """Squared differences of logits (B, C), divided by rows · classes."""
-    dtype = compute_dtype(student_logits, teacher_logits)
-    terms = (student_logits.to(dtype) - teacher_logits.detach().to(dtype)).square()
-    return divide(weighed(terms, row_weights).sum(), denominator, student_logits.numel)
-
-
-def weighed(terms: Tensor, row_weights: Tensor | None) -> Tensor:
-    """Return terms (B, C) times the weights (B,) of their rows."""
-    return terms if row_weights is None else terms * row_weights.detach().to(terms.dtype)[:, None]
-
-
-def soft_binary_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, denominator: float | None
-) -> Tensor:
-    """−p·log σ(student/T) − (1 − p)·log(1 − σ(student/T)), p = σ(teacher/T), summed and divided by rows · classes."""
-    dtype = compute_dtype(student_logits, teacher_logits)
-    target = torch.sigmoid(teacher_logits.detach().to(dtype) / temperature)
-    total = F.binary_cross_entropy_with_logits(student_logits.to(dtype) / temperature, target, reduction="sum")
-    return divide(total, denominator, student_logits.numel)
-
-
-def regression_loss(student_scores: Tensor, target_scores: Tensor, *, denominator: float | None) -> Tensor:
-    """Squared differences of scores (B,) or (B, 1), divided by the rows."""
-    dtype = compute_dtype(student_scores, target_scores)
-    difference = student_scores.to(dtype).reshape(-1) - target_scores.detach().to(dtype).reshape(-1)
-    return divide(difference.square().sum(), denominator, difference.numel)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -6,29 +6,23 @@ B batch rows, S sequence length, R relation heads, d_r their width. See `relatio
 
 from __future__ import annotations
 
-import functools
-import logging
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from tinybert_ds.errors import ConfigError
 from tinybert_ds.losses import reference
-from tinybert_ds.losses.attention import triton_is_installed
+from tinybert_ds.losses.backends import WITHOUT_TRITON, announce, triton_is_installed
 from tinybert_ds.losses.precomputed import Needs, attach_gradients, needs_of
 from tinybert_ds.losses.reference import Problem
 from tinybert_ds.losses.relation_tiles import kl_terms
 
-logger = logging.getLogger(__name__)
+NAME, PLAIN_FORM = "relation", "tiled"
+definition = reference.relation_kl_loss
 
 
-def fused_kl_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
-    """Return the KL of a problem's relations with its gradient by the student's vectors.
-
-    Args:
-        form: "tiled" or "triton".
-    """
+def fused_loss(problem: Problem, *, form: str, denominator: float | None) -> Tensor:
+    """Return the KL of a problem's relations with its gradient by the student's vectors; form "tiled" or "triton"."""
     student, teacher = problem.student[0], problem.teacher[0]
     dtype = reference.compute_dtype(student, teacher)
     count = partial(reference.relation_row_count, problem.real, student.shape[1], problem.padding)
@@ -52,35 +46,21 @@ def triton_terms(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[T
 
 
 def choose_form(problem: Problem) -> str:
-    """Return the form for the problem: the Triton kernels where they can take it, else tiles. Logs the choice once."""
+    """Return the form for the problem: the Triton kernels where they can take it, else tiles."""
     if problem.real.device.type == "cpu":
-        return "tiled"
-    refusal = triton_refusal(problem)
-    announce_choice(*problem.head_sizes, refusal)
-    return "tiled" if refusal else "triton"
-
-
-def check_triton(problem: Problem) -> None:
-    """Raise ConfigError unless the Triton kernels can take the problem."""
-    refusal = triton_refusal(problem)
-    if refusal:
-        raise ConfigError(f"backend='triton' cannot compute this relation loss: {refusal}; use 'auto' or 'tiled'")
+        return PLAIN_FORM
+    sizes = f"relation loss, relation heads of {problem.head_sizes[0]} and {problem.head_sizes[1]}"
+    if refusal := triton_refusal(problem):
+        announce(f"{sizes}: tiles by matrix products, no Triton kernel: {refusal}")
+        return PLAIN_FORM
+    announce(f"{sizes}: tiles in two launches (triton)")
+    return "triton"
 
 
 def triton_refusal(problem: Problem) -> str | None:
     """Return why the Triton kernels cannot take the problem, None where they can."""
     if not triton_is_installed():
-        return "triton is not installed (pip install triton)"
+        return WITHOUT_TRITON
     from tinybert_ds.losses import triton_relations  # noqa: PLC0415 - optional, and a second to import
 
     return triton_relations.refusal(problem)
-
-
-@functools.cache
-def announce_choice(student_head: int, teacher_head: int, refusal: str | None) -> None:
-    """Log, once for each pair of head sizes, which form "auto" takes on a GPU and why."""
-    sizes = f"relation heads of {student_head} and {teacher_head}"
-    if refusal:
-        logger.info("relation loss, %s: tiles by matrix products, no Triton kernel: %s", sizes, refusal)
-    else:
-        logger.info("relation loss, %s: tiles in two launches (triton)", sizes)

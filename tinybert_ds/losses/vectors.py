@@ -15,7 +15,6 @@ def vector_distance(student: Tensor, teacher: Tensor, *, denominator: float) -> 
 
     Args:
         student, teacher: (B, V) of any length.
-        denominator: What the sum is divided by.
     """
     return (student - teacher).square().sum() / denominator
 
@@ -37,7 +36,6 @@ def vector_relations(
     Args:
         student, teacher: (B, V) of this rank's rows, of any length.
         all_student, all_teacher: (N, V) of the rows of all ranks, of length 1, without gradients.
-        denominator: What the sum is divided by.
     """
     own = F.normalize(student, dim=-1) @ all_student.T
     wanted = F.normalize(teacher, dim=-1) @ all_teacher.T

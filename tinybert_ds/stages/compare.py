@@ -40,7 +40,8 @@ from tinybert_ds.hardware import wait_for
 from tinybert_ds.models.pretrained import Role, read_config, weights_bytes
 from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
-from tinybert_ds.stages.evaluate import load_fine_tuned, task_columns
+from tinybert_ds.stages.evaluate import load_fine_tuned
+from tinybert_ds.stages.export_subject import input_names
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
@@ -94,38 +95,31 @@ def measure_metric(
     model = load_fine_tuned(directory, task, role=role)
     metrics = task.evaluate(model.module, split, columns=model.columns, settings=model.settings)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
-    own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
     rows, size = task.splits[split], weights_bytes(directory)
     candidate = Candidate(name, model.module, rows, layout, size_bytes=size, device=world.device)
-    return candidate, official_metric(spec, own)
+    return candidate, metrics[task.score]
 
 
 def measure_exported(
     directory: Path, parameters: int, spec: TaskSpec, arguments: CompareArguments, world: World
 ) -> list[tuple[Candidate, float]]:
-    """Return the files of an exported student and their official metric on the split.
-
-    Args:
-        directory: Of launchers/export_model.py.
-        parameters: Of the student.
-    """
+    """Return the files of an exported student of so many parameters, and their official metric on the split."""
     exports = read_export(directory)["exports"]
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role="student")
     flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
     task = load_task(spec, arguments.data_dir, (arguments.split,), tokenizer, config, flags, world)
-    columns = task_columns(config, spec, None, role="student")
+    columns = target_of(spec).columns(spec, config, None, role="student")
     settings = read_settings(config, target_of(spec).setting_names, columns, role="student")
-    names = ("input_ids", "attention_mask", *(("token_type_ids",) if task.token_types else ()))
+    names = input_names(task.token_types)
     layout = RowLayout("valid", task.max_seq_length, task.pad_id)
     found = []
     for row in exports:
         if row["model"] != "teacher" and row["file"]:
             model = as_model(open_file(row["kind"], directory / row["file"], torch.get_num_threads()), names)
             metrics = task.evaluate(model, arguments.split, columns=columns, settings=settings)
-            own = {metric: metrics[f"eval_{metric}"] for metric in spec.metrics}
             rows, name = task.splits[arguments.split], f"student, {row['name']}"
             candidate = Candidate(name, model, rows, layout, parameters, row["bytes"])
-            found.append((candidate, official_metric(spec, own)))
+            found.append((candidate, metrics[task.score]))
     return found
 
 

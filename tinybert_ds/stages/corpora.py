@@ -61,12 +61,9 @@ class Corpora:
 
 
 def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer: str, world: World) -> Corpora:
-    """Open what --pregenerated_data names.
+    """Open what --pregenerated_data names; the first rank counts the samples of corpora that are new, for all.
 
-    Args:
-        vocab_size: entries of the vocabulary that they are read by.
-        tokenizer: fingerprint of the tokeniser that must have made them.
-        world: the ranks; the first counts the samples of corpora that are new, for all.
+    `vocab_size` and `tokenizer` are as in `check_tokens`.
 
     Raises:
         ConfigError, DataError: unusable corpora, tokens of another tokeniser, or a batch that the ranks cannot share.
@@ -81,9 +78,8 @@ def open_corpora(arguments: GeneralDistillArguments, vocab_size: int, tokenizer:
         for length, _ in arguments.phase_list
     ]
     directories = [directory for directory, _ in arguments.corpora]
-    reader, flag = arguments.teacher_model, "--teacher_model"
-    if arguments.student_tokenizer is not None:
-        reader, flag = arguments.student_tokenizer, "--student_tokenizer"
+    flag = "--teacher_model" if arguments.student_tokenizer is None else "--student_tokenizer"
+    reader = arguments.student_tokenizer or arguments.teacher_model
     check_tokens(sources[0], directories, reader, vocab_size, tokenizer, flag)
     longest = max(length for length, _ in arguments.phase_list)
     held_out = None
@@ -159,10 +155,8 @@ def check_tokens(
     """Raise `ConfigError` unless teacher and student read every token as it was meant.
 
     Args:
-        source: Of the shards in these directories.
-        reader: Directory of the tokeniser that must have made them.
+        reader: Directory of the tokeniser that must have made the shards, `tokenizer` is its fingerprint.
         vocab_size: Entries of the vocabulary that they are read by.
-        tokenizer: Fingerprint of the tokeniser.
         flag: What names `reader` on the command line.
     """
     shards = ", ".join(directories)

@@ -10,18 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from tinybert_ds.arguments import DistillationArguments, TrainingArguments
-from tinybert_ds.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import TOKENIZER_FILES, load_tokenizer, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
-from tinybert_ds.engine.student import full_state
+from tinybert_ds.engine.student import ENCODER_PREFIX, full_state, state_below
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.losses import choose_relation_heads
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.compilation import compile_encoders
+from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.probe import captured_width, check_capture
 from tinybert_ds.models.recomputation import recompute_layers
@@ -35,7 +36,6 @@ from tinybert_ds.stages.task_data import TaskData
 
 logger = logging.getLogger(__name__)
 
-_ENCODER_PREFIX = "encoder.model."
 _PROJECTION_PREFIX = "objective.projections."
 
 
@@ -61,11 +61,6 @@ def relation_layers(
     if not arguments.compares_relations:
         return ()
     return choose_relation_layers(arguments.relation_pairs, layer_map, teacher_config.num_hidden_layers)
-
-
-def relation_identity(arguments: DistillationArguments, layers: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-    """Return what the flags of relations come to; they make a run another one only where they are given."""
-    return {"relation_layers": layers, "relations": arguments.relation_factors}
 
 
 def build_intermediate(
@@ -214,8 +209,8 @@ def _student_module(
 def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World) -> None:
     """Write the engine's student as a Hugging Face directory, with its projections; called on all ranks."""
     state = full_state(engine)
-    model_state = _with_prefix(state, _ENCODER_PREFIX)
-    projections = _with_prefix(state, _PROJECTION_PREFIX) or None
+    model_state = state_below(state, ENCODER_PREFIX)
+    projections = state_below(state, _PROJECTION_PREFIX) or None
     model = engine.module.encoder.model
 
     def save() -> None:
@@ -224,12 +219,15 @@ def export_student(engine: Any, directory: Path, *, tokenizer: Any, world: World
     write_on_main(world, directory, save)
 
 
-def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool | None) -> PreTrainedTokenizerFast:
-    """Return the student's tokeniser, which is the teacher's.
+def require_same_tokenizer(student: Path, teacher: str, lower_case: bool | None) -> None:
+    """Refuse a trained student with a tokeniser of its own that is not the one of a directory.
 
     Raises:
         ConfigError: The two read texts differently.
     """
+    files = model_files(student)
+    if not any((files / name).is_file() for name in TOKENIZER_FILES):
+        return
     own, other = (load_tokenizer(directory, lower_case) for directory in (student, teacher))
     if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
         raise ConfigError(
@@ -237,7 +235,6 @@ def require_same_tokenizer(student: Path | str, teacher: str, lower_case: bool |
             "teacher reads: use the teacher's tokeniser files, or say the casing with --do_lower_case or "
             "--no_lower_case"
         )
-    return own
 
 
 def _take_projections(objective: IntermediateObjective, student: Student) -> None:
@@ -256,7 +253,3 @@ def _take_projections(objective: IntermediateObjective, student: Student) -> Non
         return
     objective.projections.load_state_dict(found)
     logger.info("projections taken over from %s", "the student's start" if student.projections else directory)
-
-
-def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

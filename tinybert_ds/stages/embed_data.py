@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinybert_ds.arguments.embed import EmbedDistillArguments
@@ -23,7 +24,7 @@ from tinybert_ds.data.tokenizer import special_ids, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import World, run_on_main
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher
-from tinybert_ds.engine.teacher_cache import cached_teacher, kept_teacher, logits_directory, logits_key
+from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key
 from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.shared_work.derived import cache_home
@@ -58,7 +59,6 @@ class TextRows:
             global_batch_size=batch_size,
             max_seq_length=self.max_seq_length,
             seed=seed,
-            padding="valid",
             pad_id=self.pad_id,
             shuffle=shuffle,
             numbers=numbers,
@@ -75,10 +75,16 @@ class EmbedData:
     identity: dict[str, Any]  # what makes two runs the same
     texts: TextRows | None  # None: shards
 
-    def column(self) -> tuple[int, bool]:
-        """Return the width of the vectors of `--vector_column`, and whether all of them have length 1."""
+    @property
+    def column(self) -> NDArray[np.float32]:
+        """The vectors of `--vector_column`, (N, V)."""
         assert self.texts is not None
-        vectors = self.texts.rows.columns[VECTORS]
+        vectors: NDArray[np.float32] = self.texts.rows.columns[VECTORS]
+        return vectors
+
+    def column_kind(self) -> tuple[int, bool]:
+        """Return the width of these vectors, and whether all of them have length 1."""
+        vectors = self.column
         blocks = (vectors[begin : begin + _NORMS_AT_ONCE] for begin in range(0, len(vectors), _NORMS_AT_ONCE))
         unit = all(np.abs(np.linalg.norm(block, axis=1) - 1).max() < _UNIT_TOLERANCE for block in blocks)
         return vectors.shape[1], unit
@@ -97,9 +103,7 @@ def open_data(
 
     Args:
         teacher: None where it is a column.
-        tokenizer: The student's.
         own_limit: Tokens that the student takes.
-        prompt: What stands before each text.
 
     Raises:
         ConfigError, DataError: What cannot be read, or not by these models.
@@ -139,11 +143,7 @@ def load_rows(
 
 
 def text_length(stated: int | None, teacher: SentenceDirectory | None, own_limit: int) -> int:
-    """Return the tokens that texts are cut to.
-
-    Args:
-        stated: `--max_seq_length`.
-        own_limit: What the student takes.
+    """Return the tokens that texts are cut to, where the student takes `own_limit`.
 
     Raises:
         ConfigError: More than the teacher reads.
@@ -157,12 +157,6 @@ def text_length(stated: int | None, teacher: SentenceDirectory | None, own_limit
             f"give at most {teacher.max_seq_length}, or raise max_seq_length in its sentence_bert_config.json"
         )
     return length
-
-
-def column_teacher(data: EmbedData, world: World) -> Teacher:
-    """Return what looks the vectors of `--vector_column` up."""
-    assert data.texts is not None
-    return cached_teacher(data.texts.rows.columns[VECTORS], world.device)
 
 
 def vectors_teacher(
@@ -180,10 +174,6 @@ def vectors_teacher(
     Those of --texts are computed once for all rows and kept for other runs, unless `--no_teacher_cache` is given, the
     run sees no whole epoch, or the teacher is split among the ranks, which then have to ask it together. A teacher of
     another tokeniser reads the texts in its own way, and is asked about all of them beforehand.
-
-    Args:
-        live: Makes the teacher that is asked.
-        same_tokenizer: Whether the student's rows are the teacher's.
 
     Raises:
         ConfigError: A teacher of another tokeniser whose vectors are not kept.
@@ -265,13 +255,9 @@ def _open_shards(
     train = opened("train", arguments.train_batch_size)
     check_tokens(train, directories, teacher.path, teacher.config.vocab_size, tokenizer_fingerprint(teacher.tokenizer))
     held_out = opened("eval", arguments.eval_batch_size) if arguments.eval_fraction else None
-
-    def count() -> None:
-        for source in (train, held_out):
-            if source is not None:
-                source.samples_in_epoch(0)
-
-    run_on_main(world, count)  # the other ranks find its counts beside the corpus
+    sources = [source for source in (train, held_out) if source is not None]
+    # The other ranks find its counts beside the corpus.
+    run_on_main(world, lambda: [source.samples_in_epoch(0) for source in sources])
     return EmbedData(train, held_out, length, {**train.identity, "max_seq_length": length}, None)
 
 

@@ -19,6 +19,7 @@ from tinybert_ds.engine.prediction import Model, held_out_loss
 from tinybert_ds.engine.ranks.process_group import World
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import Teacher, build_teacher
+from tinybert_ds.engine.teacher_cache import cached_teacher
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.compilation import compile_encoders
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -26,7 +27,7 @@ from tinybert_ds.models.pretrained import load_encoder
 from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import SentenceModules
 from tinybert_ds.models.student import count_parameters
-from tinybert_ds.stages.embed_data import EmbedData, column_teacher, open_data, vectors_teacher
+from tinybert_ds.stages.embed_data import EmbedData, open_data, vectors_teacher
 from tinybert_ds.stages.embed_student import (
     Candidate,
     Wanted,
@@ -59,13 +60,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, problems = parse_arguments(EmbedDistillArguments, argv)
     session = begin_training(arguments, problems)
     require_repositories(session, [session.output_dir])
-    teacher = _find_teacher(arguments)
+    teacher = None  # where it is a column
+    if arguments.teacher_model is not None:
+        teacher = read_sentence_directory(arguments.teacher_model, arguments.lower_case, role="teacher")
     prompt = "" if teacher is None else teacher.prompt(arguments.prompt_name)
     candidate = find_candidate(arguments, teacher)
     pairs = read_sts(arguments.sts, arguments.sts_columns)
     limit = length_limit(candidate.config, candidate.tokenizer)
     data = open_data(arguments, teacher, candidate.tokenizer, limit, prompt=prompt, world=session.world)
-    wanted = Wanted(*data.column(), MEAN) if teacher is None else Wanted(*teacher.vectors, teacher.modules)
+    wanted = Wanted(*data.column_kind(), MEAN) if teacher is None else Wanted(*teacher.vectors, teacher.modules)
     modules = choose_modules(arguments, wanted, candidate, data.max_seq_length)
     with open_run(
         session,
@@ -105,13 +108,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     give_away(session, [session.output_dir], None)
 
 
-def _find_teacher(arguments: EmbedDistillArguments) -> SentenceDirectory | None:
-    """Return what is known of the teacher before anything is loaded; None where it is a column."""
-    if arguments.teacher_model is None:
-        return None
-    return read_sentence_directory(arguments.teacher_model, arguments.lower_case, role="teacher")
-
-
 def _identity(
     session: Session[EmbedDistillArguments],
     teacher: SentenceDirectory | None,
@@ -148,18 +144,12 @@ def _teacher(
     prompt: str,
 ) -> Teacher:
     """Return what gives the teacher's vectors for a batch; called on all ranks."""
+    arguments, world = session.arguments, session.world
     if teacher is None:
-        return column_teacher(data, session.world)
+        return cached_teacher(data.column, world.device)
     same = tokenizer_fingerprint(candidate.tokenizer) == tokenizer_fingerprint(teacher.tokenizer)
-    return vectors_teacher(
-        session.arguments,
-        data,
-        teacher,
-        partial(_live_teacher, session.arguments, teacher, teacher_model, session.world),
-        same_tokenizer=same,
-        prompt=prompt,
-        world=session.world,
-    )
+    live = partial(_live_teacher, arguments, teacher, teacher_model, world)
+    return vectors_teacher(arguments, data, teacher, live, same_tokenizer=same, prompt=prompt, world=world)
 
 
 def _live_teacher(

@@ -24,6 +24,7 @@ from tinybert_ds.models.build import build_student, check_pair, padding_problems
 from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.checks import check_inheritance
+from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, read_config
 from tinybert_ds.models.sentence.directory import has_modules, read_modules
 from tinybert_ds.models.sentence.head import SentenceHead
@@ -32,7 +33,7 @@ from tinybert_ds.models.sentence.start import fit_projection
 from tinybert_ds.models.student import DistilledStudent, count_parameters, freeze_unused
 from tinybert_ds.stages.distillation import prepare_encoder
 from tinybert_ds.stages.embed_data import EmbedData
-from tinybert_ds.stages.inheritance import start_from_teacher
+from tinybert_ds.stages.inheritance import start_all_from_teacher
 from tinybert_ds.stages.sentence_encoders import NO_PROMPT, SentenceDirectory, last_state_encoder
 from tinybert_ds.types import Batch, move
 from tinybert_ds.vector_objective import VectorObjective, VectorWeights
@@ -160,7 +161,7 @@ def start_model(
     if candidate.init == "teacher":
         dtype = inference_dtype(world.device, arguments.teacher_dtype)
         text = _calibration_text(arguments, candidate, data)
-        start_from_teacher(teacher_model(), model, candidate.layer_map, text, dtype=dtype, world=world)
+        start_all_from_teacher(teacher_model(), [Pupil(model, candidate.layer_map)], text, dtype=dtype, world=world)
     return model
 
 
@@ -178,9 +179,8 @@ def fit_modules(
     """Return the student's modules with a projection that is fitted to the teacher's vectors; called on all ranks.
 
     Args:
-        model: The student's transformer, on the CPU before and after.
+        model: On the CPU before and after.
         modules: Without layers.
-        teacher: Gives the vectors of a training batch.
         normalised: Whether the teacher's vectors have length 1.
     """
     encoder = last_state_encoder(model, candidate.tokenizer, data.max_seq_length)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
@@ -73,7 +73,7 @@ def load_fine_tuned(
     """
     model = load_headed(directory, target_of(task.spec).head(task.spec), role=role, pooler_relu=pooler_relu)
     prepare_to_read(model, task.pad_id)
-    columns = task_columns(model.config, task.spec, stated_labels, role=role)
+    columns = target_of(task.spec).columns(task.spec, model.config, stated_labels, role=role)
     module = DistilledStudent(logits_encoder(model, task), label_objective(task.spec))
     settings = read_settings(model.config, target_of(task.spec).setting_names, columns, role=role)
     return FineTuned(module.eval().to(task.world.device), columns, settings)
@@ -109,11 +109,6 @@ def logits_encoder(model: PreTrainedModel, task: TaskData, *, token_types: bool 
     encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=types)
     check_capture(encoder, sequence_length=task.max_seq_length)
     return encoder
-
-
-def task_columns(model_config: Any, spec: TaskSpec, stated: Sequence[str] | None, *, role: Role) -> list[int]:
-    """Return the model's output for each output of the task, see `Target.columns`."""
-    return target_of(spec).columns(spec, model_config, stated, role=role)
 
 
 def write_results(directory: Path, results: dict[str, float], world: World) -> None:

@@ -18,10 +18,11 @@ from tinybert_ds.engine.ranks.process_group import World, write_on_main
 from tinybert_ds.errors import ConfigError, DataError, ModelError
 from tinybert_ds.files import write_atomically
 from tinybert_ds.models.pretrained import has_weights, read_config
-from tinybert_ds.stages.evaluate import TABLE_FILE, load_fine_tuned, require_results_directory, task_columns
+from tinybert_ds.stages.evaluate import TABLE_FILE, load_fine_tuned, require_results_directory
 from tinybert_ds.stages.glue_table import SplitResult, markdown, table
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
+from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for entry in entries:  # before any of them is loaded
         for directory in entry.models.values():
             config = read_config(directory, role="model")
-            task_columns(config, entry.spec, stated_labels(arguments, config, entry.spec), role="model")
+            stated = stated_labels(arguments, config, entry.spec)
+            target_of(entry.spec).columns(entry.spec, config, stated, role="model")
     results: list[SplitResult] = []
     submissions: Submissions = {name: {} for name in arguments.models} if arguments.submission else {}
     for entry in entries:
@@ -111,7 +113,7 @@ def _model_directory(spec: TaskSpec, path: str) -> Path:
 def stated_labels(arguments: EvaluateArguments, config: Any, spec: TaskSpec) -> list[str] | None:
     """Return `--teacher_labels` for a model whose config does not name the task's labels itself, else None."""
     try:
-        task_columns(config, spec, None, role="model")
+        target_of(spec).columns(spec, config, None, role="model")
     except ModelError:
         return arguments.stated_labels
     return None

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,10 +159,7 @@ def measure(
                     precision=export.precision,
                     file=export.file,
                     bytes=bytes_of(folder / export.file),
-                    metric=quality.metric,
-                    loss=quality.loss,
-                    largest_difference=quality.largest_difference,
-                    agreement=quality.agreement,
+                    **vars(quality),
                     latency_ms={},
                     peak_mib=peak_mib(export.kind, folder / export.file, feed, threads),
                     in_float=in_float.get(export.file, ()),
@@ -174,12 +172,7 @@ def measure(
 def _with_latencies(rows: Sequence[Row], candidates: Sequence[Candidate]) -> list[Row]:
     found = {size: measure_latency_ms(candidates, size, batches, ROUNDS) for size, batches in LATENCY_BATCHES.items()}
     return [
-        Row(
-            **{
-                **vars(row),
-                "latency_ms": {str(size): times[f"{row.model}/{row.name}"] for size, times in found.items()},
-            }
-        )
+        replace(row, latency_ms={str(size): times[f"{row.model}/{row.name}"] for size, times in found.items()})
         for row in rows
     ]
 

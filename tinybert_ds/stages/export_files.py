@@ -155,7 +155,7 @@ class _OpenVinoWriter:
         save_openvino(self._model, target, half=precision == "fp16")
 
     def layers(self) -> list[str]:
-        return list(openvino_layers(self._model))
+        return openvino_layers(self._model)
 
     def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
         save_openvino(quantise_openvino(self._model, calibration, in_float), target, half=False)

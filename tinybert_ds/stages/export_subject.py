@@ -27,7 +27,6 @@ from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.labels import Head, HeadKind, output_names
 from tinybert_ds.models.pretrained import Role, load_headed, read_config, weights_bytes
 from tinybert_ds.models.sentence.modules import SentenceModules
-from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
 from tinybert_ds.targets import Labels, target_of
@@ -95,8 +94,6 @@ class Subject:
             self.rows if rows is None else rows,
             global_batch_size=BATCH_ROWS,
             max_seq_length=self.layout.max_seq_length,
-            seed=0,
-            padding="valid",
             pad_id=self.layout.pad_id,
             shuffle=False,
         )
@@ -158,7 +155,7 @@ def load_subject(
         if rows.labels is None:
             path = spec.split_path(str(arguments.data_dir), split)
             raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
-        columns = task_columns(model.config, spec, None, role=role)
+        columns = target_of(spec).columns(spec, model.config, None, role=role)
     names = target_of(spec).setting_names if spec else ()
     types = returns_token_types(tokenizer) and takes_token_types(model)
     return Subject(

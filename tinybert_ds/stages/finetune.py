@@ -13,6 +13,7 @@ from tinybert_ds.arguments import FinetuneArguments, identity_of, parse_argument
 from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.tokenizer import load_tokenizer
 from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.errors import ModelError, raise_all
 from tinybert_ds.models.build import Head, build_student, padding_problems, resolve_student
@@ -21,7 +22,7 @@ from tinybert_ds.models.pretrained import has_weights, load_classifier, read_con
 from tinybert_ds.stages.distillation import classifying_student, export_student
 from tinybert_ds.stages.evaluate import evaluate_directory, label_objective, write_results
 from tinybert_ds.stages.give_away import give_away, require_repositories
-from tinybert_ds.stages.search import prepare_search, search
+from tinybert_ds.stages.search import open_search, search
 from tinybert_ds.stages.start import begin_training
 from tinybert_ds.stages.task_data import TaskData, load_task
 from tinybert_ds.targets import target_of
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, problems = parse_arguments(FinetuneArguments, argv)
     session = begin_training(arguments, problems, single=not arguments.search)
     if arguments.search:
-        prepare_search(session)
+        run_on_main(session.world, partial(open_search, session.output_dir, resume=arguments.resume))
     require_repositories(session, [session.output_dir])
     path = find_model(arguments)
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, arguments.lower_case)

@@ -14,20 +14,19 @@ from transformers import PreTrainedModel
 from tinybert_ds.arguments import GeneralDistillArguments, identity_of, parse_arguments, renamed
 from tinybert_ds.data.batching import BatchSource
 from tinybert_ds.data.calibration import calibration_blocks
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.checkpoints.store import CHECKPOINT_DIRECTORY
 from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.other_tokens import translated
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import run_on_main
 from tinybert_ds.engine.run.directory import RunDirectory
 from tinybert_ds.engine.run.run import Session, open_run
-from tinybert_ds.engine.translated import translated
 from tinybert_ds.engine.watch.stall import DIRECTORY as STALLS
 from tinybert_ds.errors import UserError
 from tinybert_ds.files import refuse_foreign_files
 from tinybert_ds.hardware import inference_dtype
 from tinybert_ds.models.build import build_student, check_pair, find_student, svd_embeddings
-from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit.checks import check_inheritance
@@ -39,7 +38,6 @@ from tinybert_ds.stages.distillation import (
     Student,
     build_intermediate,
     export_student,
-    relation_identity,
     relation_layers,
     require_same_tokenizer,
 )
@@ -68,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = vocabulary.tokenizer
     candidates = _candidates(session, teacher_config, vocabulary)
     for candidate in candidates:
-        files = model_files(candidate.path)
-        if candidate.init == "load" and any((files / name).is_file() for name in TOKENIZER_FILES):
+        if candidate.init == "load":
             require_same_tokenizer(candidate.path, vocabulary.directory, arguments.lower_case)
     require_repositories(session, [candidate.directory for candidate in candidates])
     vocab_size = vocabulary.size or teacher_config.vocab_size
@@ -159,9 +156,13 @@ def _candidates(
             if len(paths) == 1:
                 raise
             raise type(error)(f"--student_model {path}: {error}") from error
-        comes_to: dict[str, Any] = {"layer_map": layer_map, "teacher_dtype": dtype}
-        comes_to |= relation_identity(arguments, relations)
-        comes_to["init_embeddings"] = "random" if init == "load" else init
+        comes_to = {
+            "layer_map": layer_map,
+            "teacher_dtype": dtype,
+            "relation_layers": relations,
+            "relations": arguments.relation_factors,
+            "init_embeddings": "random" if init == "load" else init,
+        }
         identity = {**identity_of(arguments, comes_to), **shared, "student": fingerprint}
         candidates.append(_Candidate(path, init, layer_map, relations, directory, identity))
     return candidates
@@ -180,13 +181,7 @@ def _init(
     student_config: Any,
     layer_map: tuple[int, ...],
 ) -> Literal["load", "teacher", "svd", "random"]:
-    """Say where a student's weights come from.
-
-    Args:
-        arguments: The command line.
-        before: How the student of the run that `--output_dir` holds started.
-        teacher_config, student_config: Their Hugging Face configs.
-        layer_map: The teacher's state for each state of the student.
+    """Say where a student's weights come from; `before`: how that of the run that `--output_dir` holds started.
 
     Raises:
         ConfigError, ModelError: --init teacher for a student that has no closed form.

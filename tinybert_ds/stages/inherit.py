@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from tinybert_ds.arguments import identity_of, parse_arguments
 from tinybert_ds.arguments.inherit import InheritArguments
@@ -18,14 +18,13 @@ from tinybert_ds.data.calibration import calibration_blocks
 from tinybert_ds.data.corpus import CorpusSource
 from tinybert_ds.data.manifest import read_manifest
 from tinybert_ds.data.tasks import find_task
-from tinybert_ds.data.tokenizer import TOKENIZER_FILES, returns_token_types, tokenizer_fingerprint
+from tinybert_ds.data.tokenizer import returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
-from tinybert_ds.models.directory import model_files
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
@@ -33,8 +32,8 @@ from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
 from tinybert_ds.models.saving import save_student
+from tinybert_ds.stages.corpora import check_tokens
 from tinybert_ds.stages.distillation import require_same_tokenizer
-from tinybert_ds.stages.evaluate import task_columns
 from tinybert_ds.stages.general_distill import student_directories
 from tinybert_ds.stages.inheritance import start_all_from_teacher
 from tinybert_ds.stages.start import begin_evaluation
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     vocabulary = read_vocabulary(arguments.student_tokenizer, arguments.teacher_model, arguments.lower_case)
     tokenizer = vocabulary.tokenizer
     candidates = _candidates(session, vocabulary)
-    text = _text(session, tokenizer)
+    text = _text(session, vocabulary)
     for candidate in candidates:
         candidate.identity["data"] = text.fingerprint
     waiting = run_on_main(world, lambda: [number for number, each in enumerate(candidates) if not _finished(each)])
@@ -121,7 +120,7 @@ def _candidates(session: Session[InheritArguments], vocabulary: Vocabulary) -> l
             **identity_of(arguments, {"layer_map": list(layer_map), "teacher_dtype": dtype}),
         }
         trained = path.is_dir() and has_weights(path)
-        if trained and any((model_files(path) / name).is_file() for name in TOKENIZER_FILES):
+        if trained:
             require_same_tokenizer(path, vocabulary.directory, arguments.lower_case)
         candidates.append(_Candidate(path, trained, layer_map, directory, identity))
     return candidates
@@ -134,13 +133,13 @@ class _Text(NamedTuple):
     head: Head | None  # of the task
 
 
-def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast) -> _Text:
+def _text(session: Session[InheritArguments], vocabulary: Vocabulary) -> _Text:
     """Open the shards or the task's training rows."""
-    arguments = session.arguments
+    arguments, tokenizer = session.arguments, vocabulary.tokenizer
     config = read_config(arguments.teacher_model, role="teacher")
     if arguments.data_dir is not None:
         spec = find_task(arguments.task_name, arguments.task_file)
-        columns = task_columns(config, spec, arguments.stated_labels, role="teacher")
+        columns = target_of(spec).columns(spec, config, arguments.stated_labels, role="teacher")
         task = load_task(
             spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world, unlabelled=("train",)
         )
@@ -159,11 +158,9 @@ def _text(session: Session[InheritArguments], tokenizer: PreTrainedTokenizerFast
         max_seq_length=length,
         seed=arguments.seed,
     )
-    if corpus.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
-        raise ConfigError(
-            f"the shards in {', '.join(directories)} were made with another tokeniser than that of "
-            f"{tokenizer.name_or_path}; make them anew with --bert_model {tokenizer.name_or_path}"
-        )
+    flag = "--teacher_model" if arguments.student_tokenizer is None else "--student_tokenizer"
+    size = vocabulary.size or config.vocab_size
+    check_tokens(corpus, directories, vocabulary.directory, size, tokenizer_fingerprint(tokenizer), flag)
     run_on_main(session.world, lambda: corpus.samples_in_epoch(0))  # the others find its counts beside the corpus
     return _Text(corpus, f"{corpus.fingerprint} {length}", None, None)
 

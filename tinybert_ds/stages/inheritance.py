@@ -66,20 +66,6 @@ def started_once(
     return projections
 
 
-def start_from_teacher(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    layer_map: tuple[int, ...],
-    blocks: Sequence[Batch],
-    *,
-    dtype: torch.dtype,
-    world: World,
-) -> Inheritance:
-    """Give one student the weights that its teacher's say it should have; see `start_all_from_teacher`."""
-    (found,) = start_all_from_teacher(teacher, [Pupil(student, layer_map)], blocks, dtype=dtype, world=world)
-    return found
-
-
 def start_all_from_teacher(
     teacher: PreTrainedModel, pupils: Sequence[Pupil], blocks: Sequence[Batch], *, dtype: torch.dtype, world: World
 ) -> list[Inheritance]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinybert_ds.arguments import FinetuneArguments
-from tinybert_ds.engine.ranks.process_group import run_on_main, write_on_main
+from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session
 from tinybert_ds.engine.watch.trackers import RUN_NAMES_FILE
 from tinybert_ds.errors import ConfigError
@@ -36,15 +36,6 @@ class Trial(NamedTuple):
     def name(self) -> str:
         """Of its directory."""
         return f"lr{self.learning_rate:g}-seed{self.seed}"
-
-
-def prepare_search(session: Session[FinetuneArguments]) -> None:
-    """Make the directory of a search, or check that it holds one.
-
-    Raises:
-        ConfigError: It holds something else, cannot be made, or holds a search although `--resume` is never.
-    """
-    run_on_main(session.world, lambda: open_search(session.output_dir, resume=session.arguments.resume))
 
 
 def search(
@@ -146,7 +137,11 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def open_search(directory: Path, *, resume: str) -> None:
-    """See `prepare_search`, for one process."""
+    """Make the directory of a search, or check that it holds one.
+
+    Raises:
+        ConfigError: It holds something else, cannot be made, or holds a search although `--resume` is never.
+    """
     refuse_file(directory)
     names = [path.name for path in directory.iterdir() if not path.name.startswith(".")] if directory.exists() else []
     if SEARCH_FILE in names:

@@ -22,7 +22,7 @@ from tinybert_ds.data.task_files import Examples
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import Model, predict_logits
 from tinybert_ds.engine.ranks.process_group import World, write_on_main
-from tinybert_ds.engine.student import full_state
+from tinybert_ds.engine.student import ENCODER_PREFIX, full_state, state_below
 from tinybert_ds.errors import ConfigError
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.fingerprint import model_fingerprint
@@ -33,7 +33,6 @@ from tinybert_ds.models.sentence.head import SentenceEncoder, SentenceHead
 from tinybert_ds.models.sentence.modules import Dense, SentenceModules
 from tinybert_ds.types import Batch, EncoderOutput, LossTerms
 
-_MODEL_PREFIX = "encoder.model."
 _HEAD_PREFIX = "objective.head."
 NO_PROMPT = "none"
 
@@ -114,11 +113,7 @@ def length_limit(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
 def last_state_encoder(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, max_seq_length: int
 ) -> CapturingEncoder:
-    """Wrap a model so that it returns its last state, after a look at whether it takes the longest text.
-
-    Args:
-        tokenizer: Its own.
-    """
+    """Wrap a model so that it returns its last state, after a look at whether it takes the longest text."""
     encoder = CapturingEncoder(
         model,
         states=[model.config.num_hidden_layers],
@@ -163,8 +158,6 @@ def encode_texts(
         rows,
         global_batch_size=batch_size,
         max_seq_length=max_seq_length,
-        seed=0,
-        padding="valid",
         pad_id=special_ids(tokenizer).pad,
         shuffle=False,
     )
@@ -195,22 +188,14 @@ def judge_likeness(
 def export_sentence_student(
     engine: Any, directory: Path, *, tokenizer: PreTrainedTokenizerFast, modules: SentenceModules, world: World
 ) -> None:
-    """Write the engine's student as a sentence-transformers directory; called on all ranks.
-
-    Args:
-        modules: What stands behind the transformer; the weights are the engine's.
-    """
+    """Write the engine's student, its modules with the engine's weights, for sentence-transformers; on all ranks."""
     state = full_state(engine)
-    model_state = _part(state, _MODEL_PREFIX)
-    trained = replace(modules, layers=_with_weights(modules, _part(state, _HEAD_PREFIX)))
+    model_state = state_below(state, ENCODER_PREFIX)
+    trained = replace(modules, layers=_with_weights(modules, state_below(state, _HEAD_PREFIX)))
     model = engine.module.encoder.model
     write_on_main(
         world, directory, lambda: save_sentence_encoder(model, tokenizer, directory, trained, state_dict=model_state)
     )
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _with_weights(modules: SentenceModules, state: Mapping[str, Tensor]) -> tuple[Any, ...]:

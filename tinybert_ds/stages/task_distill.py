@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from tinybert_ds.data.tasks import find_task
 from tinybert_ds.data.teacher_columns import COLUMNS, with_teacher
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, tokenizer_fingerprint
 from tinybert_ds.engine.loop import train
+from tinybert_ds.engine.other_tokens import translated
 from tinybert_ds.engine.prediction import held_out_loss
 from tinybert_ds.engine.ranks.process_group import write_on_main
 from tinybert_ds.engine.run.run import Session, open_run
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.engine.teacher_cache import cached_teacher
-from tinybert_ds.engine.translated import translated
 from tinybert_ds.errors import ConfigError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype
@@ -42,14 +42,12 @@ from tinybert_ds.stages.distillation import (
     build_intermediate,
     classifying_student,
     export_student,
-    relation_identity,
     relation_layers,
 )
 from tinybert_ds.stages.evaluate import (
     evaluate_directory,
     load_fine_tuned,
     require_results_directory,
-    task_columns,
     write_results,
 )
 from tinybert_ds.stages.give_away import give_away, require_repositories
@@ -93,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         session.world,
         unlabelled=unlabelled,
     )
-    distil = {"intermediate": _distil_layers, "prediction": _distil_predictions, "joint": _distil_jointly}
-    write_results(session.output_dir, distil[arguments.stage](session, pair, task), session.world)
+    write_results(session.output_dir, _distil(session, pair, task), session.world)
     give_away(session, [session.output_dir], task)
 
 
@@ -152,90 +149,102 @@ def _read_pair(arguments: TaskDistillArguments, spec: TaskSpec, world_size: int)
     raise_all(length_problems(arguments, own))
     if arguments.squared_temperature:
         logger.info("--squared_temperature: the same as --prediction_weight %g", arguments.soft_label_weight)
-    columns = task_columns(teacher_config, spec, arguments.stated_labels, role="teacher")
+    columns = target_of(spec).columns(spec, teacher_config, arguments.stated_labels, role="teacher")
     fingerprints = model_fingerprint(teacher), model_fingerprint(arguments.student_model)
     teacher_types = returns_token_types(load_tokenizer(teacher, arguments.lower_case) if own is None else own)
     return _Pair(student_config, tokenizer, layer_map, relations, columns, teacher_types, *fingerprints, own, ids)
 
 
-def _distil_layers(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
-    """Let the student imitate its teacher's hidden states and attention; return its held-out losses."""
+def _distil(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
+    """Let the student imitate its teacher's layers, its predictions, or both at once.
+
+    Returns:
+        The metrics of its best state; its held-out losses where it learns no predictions.
+    """
     arguments, world = session.arguments, session.world
-    source = _source(task, arguments)
-    identity = _identity(session, pair, task, source, asks_teacher=True)
+    by_layers = arguments.stage != "prediction"
+    predictions = None if arguments.stage == "intermediate" else _prediction_objective(arguments, pair, task)
+    source = task.source(
+        "train",
+        arguments.train_batch_size,
+        seed=arguments.seed,
+        padding=arguments.padding,
+        shuffle=True,
+        in_pairs=arguments.score_loss == "margin_mse",
+    )
+    asks_teacher = by_layers or bool(prediction_weights(arguments, task.spec).teacher and pair.teacher)
     with open_run(
         session,
-        {session.output_dir: identity},
-        title="intermediate distillation",
+        {session.output_dir: _identity(session, pair, task, source, asks_teacher=asks_teacher)},
+        title=f"{arguments.stage} distillation",
         source=source,
         evaluation_steps=arguments.eval_step,
     ) as run:
         if not run.finished:
-            teacher, student = _layered_student(session, pair, task)
-            held_out = task.source(
-                task.spec.eval_splits[0], task.batch_size, seed=0, padding=arguments.padding, shuffle=False
-            )
-            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
+            teacher: Teacher | None
+            variances = None
+            if by_layers:
+                student, teacher = _layered_student(session, pair, task, predictions)
+                (variances,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
+            else:
+                assert predictions is not None
+                student, teacher = _classifying_student(session, pair, task, predictions)
+            evaluate: Callable[[Any], dict[str, float]] = task.evaluate_all
+            if predictions is None:
+                assert teacher is not None
+                split, padding = task.spec.eval_splits[0], arguments.padding
+                held_out = task.source(split, task.batch_size, seed=0, padding=padding, shuffle=False)
+                evaluate = partial(held_out_loss, teacher=teacher, source=held_out, world=world)
             run.attach(
                 student,
-                measured=recorded(found),
-                evaluate=partial(held_out_loss, teacher=teacher, source=held_out, world=world),
+                evaluate=evaluate,
+                score=None if predictions is None else task.score,
                 export=partial(export_student, tokenizer=pair.tokenizer, world=world),
+                measured=recorded(variances),
             )
             train(run, teacher, overlap_teacher=arguments.overlap_teacher)
-            run.finish()
-        return run.results[0]
-
-
-def _distil_jointly(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
-    """Let the student imitate its teacher's layers and predictions at once; return the metrics of its best state."""
-    arguments, world = session.arguments, session.world
-    source = _source(task, arguments)
-    with open_run(
-        session,
-        {session.output_dir: _identity(session, pair, task, source, asks_teacher=True)},
-        title="joint distillation",
-        source=source,
-        evaluation_steps=arguments.eval_step,
-    ) as run:
-        if not run.finished:
-            teacher, student = _layered_student(session, pair, task, _prediction_objective(arguments, pair, task))
-            (found,) = balance(run, teacher, [student], source, token_types=pair.teacher_types)
-            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
-            measured = recorded(found)
-            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export, measured=measured)
-            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
-            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
+            judge = partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu)
+            run.finish(None if predictions is None else judge)
         return run.results[0]
 
 
 def _layered_student(
-    session: Session[TaskDistillArguments],
-    pair: _Pair,
-    task: TaskData,
-    predictions: PredictionObjective | None = None,
-) -> tuple[Teacher, DistilledStudent]:
-    """Return a teacher that shows its layers, and the student that imitates them."""
+    session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, predictions: PredictionObjective | None
+) -> tuple[DistilledStudent, Teacher]:
+    """Return the student that imitates its teacher's layers, and the teacher, which shows them."""
     arguments = session.arguments
-    model, directory = _student_model(arguments, task.spec), Path(arguments.student_model)
-    teacher, (student,) = build_intermediate(
-        _teacher_model(arguments, task.spec),
-        [
-            Student(
-                model,
-                pair.layer_map,
-                directory,
-                token_types=task.token_types,
-                relation_layers=pair.relation_layers,
-            )
-        ],
+    student = Student(
+        _student_model(arguments, task.spec),
+        pair.layer_map,
+        Path(arguments.student_model),
+        token_types=task.token_types,
+        relation_layers=pair.relation_layers,
+    )
+    teacher, (module,) = build_intermediate(
+        load_headed(cast(str, arguments.teacher_model), target_of(task.spec).head(task.spec), role="teacher"),
+        [student],
         arguments,
         max_seq_length=task.max_seq_length,
         world=session.world,
         token_types=pair.teacher_types,
         predictions=predictions,
     )
-    return translated(teacher, pair.teacher_ids, session.world.device), student
+    return module, translated(teacher, pair.teacher_ids, session.world.device)
+
+
+def _classifying_student(
+    session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, predictions: PredictionObjective
+) -> tuple[DistilledStudent, Teacher | None]:
+    """Return the student that learns predictions alone, and who makes them; None where the labels do."""
+    arguments = session.arguments
+    student = classifying_student(_student_model(arguments, task.spec), predictions, arguments, task)
+    if not predictions.weight:
+        return student, None
+    if pair.teacher is None:
+        rows = task.splits["train"]
+        return student, cached_teacher(rows.columns[COLUMNS], session.world.device, rows.unit_offsets)
+    types, own = pair.teacher_types, pair.teacher_tokenizer
+    return student, logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
 
 
 def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: TaskData) -> PredictionObjective:
@@ -249,37 +258,6 @@ def _prediction_objective(arguments: TaskDistillArguments, pair: _Pair, task: Ta
         target=MARGINS if arguments.score_loss == "margin_mse" else target_of(task.spec),
         teacher_columns=pair.columns,
     )
-
-
-def _distil_predictions(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData) -> dict[str, float]:
-    """Let the student imitate its teacher's predictions; return the metrics of its best state."""
-    arguments, world = session.arguments, session.world
-    weights = prediction_weights(arguments, task.spec)
-    source = _source(task, arguments)
-    identity = _identity(session, pair, task, source, asks_teacher=bool(weights.teacher and pair.teacher))
-    with open_run(
-        session,
-        {session.output_dir: identity},
-        title="prediction distillation",
-        source=source,
-        evaluation_steps=arguments.eval_step,
-    ) as run:
-        if not run.finished:
-            objective = _prediction_objective(arguments, pair, task)
-            student = classifying_student(_student_model(arguments, task.spec), objective, arguments, task)
-            teacher = None
-            if weights.teacher and pair.teacher is None:
-                rows = task.splits["train"]
-                teacher = cached_teacher(rows.columns[COLUMNS], world.device, rows.unit_offsets)
-            elif weights.teacher:
-                assert pair.teacher is not None
-                types, own = pair.teacher_types, pair.teacher_tokenizer
-                teacher = logits_teacher(arguments, task, pair.teacher, token_types=types, tokenizer=own)
-            export = partial(export_student, tokenizer=pair.tokenizer, world=world)
-            run.attach(student, evaluate=task.evaluate_all, score=task.score, export=export)
-            train(run, teacher, overlap_teacher=arguments.overlap_teacher)
-            run.finish(judge=partial(evaluate_directory, task=task, pooler_relu=arguments.pooler_relu))
-        return run.results[0]
 
 
 def _evaluate(session: Session[TaskDistillArguments]) -> None:
@@ -314,24 +292,17 @@ def _evaluate(session: Session[TaskDistillArguments]) -> None:
         logger.info("predictions: %s", path)
 
 
-def _source(task: TaskData, arguments: TaskDistillArguments) -> TaskSource:
-    return task.source(
-        "train",
-        arguments.train_batch_size,
-        seed=arguments.seed,
-        padding=arguments.padding,
-        shuffle=True,
-        in_pairs=arguments.score_loss == "margin_mse",
-    )
-
-
 def _identity(
     session: Session[TaskDistillArguments], pair: _Pair, task: TaskData, source: TaskSource, *, asks_teacher: bool
 ) -> dict[str, Any]:
     arguments = session.arguments
     dtype = str(inference_dtype(session.world.device, arguments.teacher_dtype)) if asks_teacher else None
-    comes_to = {"layer_map": pair.layer_map, "teacher_dtype": dtype}
-    comes_to |= relation_identity(arguments, pair.relation_layers)
+    comes_to = {
+        "layer_map": pair.layer_map,
+        "teacher_dtype": dtype,
+        "relation_layers": pair.relation_layers,
+        "relations": arguments.relation_factors,
+    }
     own = pair.teacher_tokenizer if asks_teacher else None
     return {
         **identity_of(arguments, comes_to),
@@ -345,10 +316,6 @@ def _identity(
         "metric": task.spec.official,
         **({} if own is None else {"teacher_tokenizer": tokenizer_fingerprint(own)}),
     }
-
-
-def _teacher_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:
-    return load_headed(cast(str, arguments.teacher_model), target_of(spec).head(spec), role="teacher")
 
 
 def _student_model(arguments: TaskDistillArguments, spec: TaskSpec) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tinybert_ds.arguments import TaskDistillArguments
 from tinybert_ds.data.batching import RowLayout
 from tinybert_ds.data.row_padding import prepare_to_read
-from tinybert_ds.engine.own_rows import reading_own_rows
+from tinybert_ds.engine.other_tokens import reading_own_rows
 from tinybert_ds.engine.run.plan import count_steps
 from tinybert_ds.engine.teacher import Teacher, build_teacher
 from tinybert_ds.engine.teacher_cache import kept_teacher, logits_directory, logits_key

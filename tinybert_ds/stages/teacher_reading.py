@@ -29,8 +29,6 @@ def own_tokenizer(
     """Return the teacher's tokeniser where it reads texts in another way than the student's, else None.
 
     Args:
-        student: The student's tokeniser.
-        teacher: The teacher's directory.
         lower_case: Forced casing of both; of a teacher with a tokeniser of its own only where nothing else states it.
 
     Raises:
@@ -53,9 +51,6 @@ def read_for_teacher(
     """Return the training rows of a task as the teacher's tokens, row by row those of the student.
 
     Args:
-        arguments: The command line.
-        task: As the student reads it.
-        tokenizer: The teacher's own.
         config: The teacher's; one without padding gets some, which is nothing but a mark where rows end.
 
     Raises:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinybert_ds.data.metrics import Values
-from tinybert_ds.data.task_spec import TaskSpec, describe_labels, file_spelling, find_label, label_ids
+from tinybert_ds.data.task_spec import TaskSpec, file_spelling
 from tinybert_ds.errors import DataError
 from tinybert_ds.foreign_text import listed, quoted, shown
 from tinybert_ds.losses import soft_binary_cross_entropy
-from tinybert_ds.models.labels import Head, match_labels
 from tinybert_ds.strict_formats import parse_json
-from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings, Target
+from tinybert_ds.targets.named import NamedLabels
+from tinybert_ds.targets.target import Finding, LabelAudit, Labels, Parser, Settings
 from tinybert_ds.types import Batch
 
 _BETWEEN = "|"
@@ -27,7 +27,7 @@ THRESHOLD = 0.5
 """Of a label's probability, where no evaluation split has said a better one."""
 
 
-class SeveralLabels(Target):
+class SeveralLabels(NamedLabels):
     """(N, C) uint8: for each row and label 1 where the row has it; the model has a sigmoid for each label."""
 
     name = "multi_label"
@@ -42,6 +42,8 @@ class SeveralLabels(Target):
     several_columns = True
     reads_arrays = True
     setting_names = ("thresholds",)
+    head_kind = "several"
+    remedy = "Mend the row, or list the label in labels or aliases of the task file"
 
     def read_keys(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         between = content.get("label_separator", _BETWEEN)
@@ -53,24 +55,14 @@ class SeveralLabels(Target):
         return {"label_separator": between}, problems
 
     def parser(self, spec: TaskSpec) -> Parser:
-        known, count = label_ids(spec), len(spec.label_names)
-
-        def place(word: Any, where: str) -> int:
-            label = find_label(known, str(word))
-            if label is None:
-                raise DataError(
-                    f"{where}: task {spec.name} has no label {quoted(str(word))}; it has "
-                    f"{shown(describe_labels(spec), 1000)}. Mend the row, or list the label in labels or aliases of "
-                    "the task file"
-                )
-            return label
+        find, count = self.finder(spec), len(spec.label_names)
 
         def parse(text: str, where: str) -> NDArray[np.uint8]:
             words = _words(text, spec.label_separator or _BETWEEN, where)
             if len(words) == count and all(word in _YES_OR_NO and not isinstance(word, str) for word in words):
                 return np.array(words, dtype=np.uint8)
             row = np.zeros(count, dtype=np.uint8)
-            row[[place(word, where) for word in words]] = 1
+            row[[find(str(word), where) for word in words]] = 1
             return row
 
         return parse
@@ -80,15 +72,6 @@ class SeveralLabels(Target):
 
     def audit(self, spec: TaskSpec) -> LabelAudit:
         return YesAudit(spec.label_names)
-
-    def may_be_hidden(self, spec: TaskSpec) -> bool:
-        return find_label(label_ids(spec), "-1") is None
-
-    def head(self, spec: TaskSpec) -> Head:
-        return Head(tuple(spec.label_names), kind="several")
-
-    def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
-        return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role, kind="several"))
 
     def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
         """A probability is between 0 and 1."""
@@ -136,10 +119,6 @@ class SeveralLabels(Target):
     def field(self, spec: TaskSpec, label: Any) -> str:
         """The labels that a row has, as the task's files spell them."""
         return (spec.label_separator or _BETWEEN).join(file_spelling(spec, int(at)) for at in np.flatnonzero(label))
-
-    def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
-        """As the task's files spell them."""
-        return [self.field(spec, row) for row in predictions]
 
 
 def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -156,9 +156,6 @@ class Spans(Target):
     def field(self, spec: TaskSpec, label: Any) -> str:
         return f"{label[0]}-{label[1]}"
 
-    def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
-        return [self.field(spec, label) for label in predictions]
-
     def prediction_file(
         self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None
     ) -> tuple[str, str]:

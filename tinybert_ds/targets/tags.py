@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinybert_ds.data.metrics import Values
-from tinybert_ds.data.task_spec import TaskSpec, describe_labels, file_spelling, find_label, label_ids
+from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.token_files import suffix_of, with_tags
-from tinybert_ds.errors import ConfigError, DataError
-from tinybert_ds.foreign_text import listed, quoted, shown
+from tinybert_ds.errors import ConfigError
+from tinybert_ds.foreign_text import listed, shown
 from tinybert_ds.losses import soft_cross_entropy
-from tinybert_ds.models.labels import Head, match_labels
-from tinybert_ds.targets.labels import CLASS_KINDS, ClassAudit, class_logits, class_problem
-from tinybert_ds.targets.target import LabelAudit, Labels, Parser, Settings, Target
+from tinybert_ds.targets.named import ExclusiveLabels
+from tinybert_ds.targets.target import Labels
 from tinybert_ds.types import Batch
 
 _SCHEMES: Mapping[str, tuple[str, ...]] = {"BIO": ("B", "I"), "IOBES": ("B", "I", "E", "S")}
@@ -35,7 +34,7 @@ _ENTITY_METRICS: Mapping[str, str] = {
 }
 
 
-class Tags(Target):
+class Tags(ExclusiveLabels):
     """A class id, int16, for each word, at its first piece; the model has an output for each tag and token."""
 
     name = "tags"
@@ -48,7 +47,10 @@ class Tags(Target):
     }
     key_rules: ClassVar[Mapping[str, bool]] = {"labels": True, "score_range": False, "skip_labels": False}
     unit = "word"
-    teacher_kinds = CLASS_KINDS
+    id_type = np.int16
+    head_kind = "tokens"
+    called = "tag"
+    remedy = "Mend the word, or list the tag in labels or aliases of the task file"
     not_augmented = (
         "a word that is replaced may begin, end or be no part of an entity any more, and tags belong to the words as "
         "they were; train on the rows as they are, or on more of them that a teacher has labelled"
@@ -76,38 +78,6 @@ class Tags(Target):
             problems.append("metric: entity metrics need seqeval: pip install 'tinybert-ds[tags]'")
         return fields, problems
 
-    def parser(self, spec: TaskSpec) -> Parser:
-        known = label_ids(spec)
-
-        def parse(text: str, where: str) -> int:
-            label = find_label(known, text)
-            if label is None:
-                raise DataError(
-                    f"{where}: task {spec.name} has no tag {quoted(text)}; it has {shown(describe_labels(spec), 1000)}"
-                    ". Mend the word, or list the tag in labels or aliases of the task file"
-                )
-            return label
-
-        return parse
-
-    def as_labels(self, spec: TaskSpec, values: Sequence[Any]) -> Labels:
-        return np.asarray(values, dtype=np.int16)
-
-    def audit(self, spec: TaskSpec) -> LabelAudit:
-        return ClassAudit(spec.label_names)
-
-    def head(self, spec: TaskSpec) -> Head:
-        return Head(tuple(spec.label_names), kind="tokens")
-
-    def columns(self, spec: TaskSpec, config: Any, stated: Sequence[str] | None, *, role: str) -> list[int]:
-        return list(match_labels(config, spec.label_names, spec.label_aliases, stated, role=role, kind="tokens"))
-
-    def teacher_problem(self, values: NDArray[np.float32], kind: str) -> tuple[int, str] | None:
-        return class_problem(values, kind)
-
-    def teacher_outputs(self, values: NDArray[np.float32], kind: str, temperature: float) -> NDArray[np.float32]:
-        return class_logits(values, kind, temperature)
-
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy of each word, over the words of the global batch."""
         denominator = batch.counts.units * logits.shape[-1]
@@ -118,10 +88,6 @@ class Tags(Target):
         assert batch.labels is not None
         assert batch.units is not None
         return F.cross_entropy(logits.float(), batch.labels[batch.units], reduction="sum") / batch.counts.units
-
-    def predict(self, spec: TaskSpec, logits: NDArray[np.floating], settings: Settings) -> Values:
-        """The best tag of each word."""
-        return np.asarray(logits.argmax(axis=-1)).astype(np.int16)
 
     def measure(
         self, spec: TaskSpec, predictions: Values, labels: Labels, groups: NDArray[np.int64] | None = None
@@ -139,16 +105,6 @@ class Tags(Target):
             else:
                 found[name] = _tag_metric(name, predictions, labels)
         return found
-
-    def constant_answer(self, labels: Labels) -> Any:
-        """The commonest tag."""
-        return int(np.bincount(labels.astype(np.int64)).argmax())
-
-    def field(self, spec: TaskSpec, label: Any) -> str:
-        return file_spelling(spec, int(label))
-
-    def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
-        return [self.field(spec, label) for label in predictions]
 
     def prediction_file(
         self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None

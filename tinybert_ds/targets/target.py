@@ -186,7 +186,9 @@ class Target(ABC):
             form: One of `--prediction_loss`.
             row_weights: (B,), where the target `mixes`.
         """
-        raise AssertionError(f"targets {self.name} have one form of loss")
+        assert form == "cross_entropy", f"targets {self.name} have one form of loss"
+        assert row_weights is None, f"targets {self.name} are not mixed by confidence"
+        return self.teacher_loss(logits, teacher, batch, temperature=temperature)
 
     def weighed_label_loss(self, logits: Tensor, batch: Batch, row_weights: Tensor) -> Tensor:
         """Return the loss against the labels, each row times its weight (B,), where the target `mixes`."""
@@ -260,9 +262,9 @@ class Target(ABC):
     def field(self, spec: TaskSpec, label: Any) -> str:
         """Return a label as the task's files spell it."""
 
-    @abstractmethod
     def words(self, spec: TaskSpec, predictions: Values) -> list[str]:
         """Return predictions as a file of predictions spells them."""
+        return [self.field(spec, answer) for answer in predictions]
 
     def prediction_file(
         self, spec: TaskSpec, split: str, paths: Sequence[Path], predictions: Values, groups: NDArray[np.int64] | None

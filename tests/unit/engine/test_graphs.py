@@ -9,19 +9,14 @@ import pytest
 import torch
 
 from tests.support.models import random_batch, tiny_model
-from tinybert_ds.engine.graphs import (
-    RecordedStudent,
-    RecordedTeacher,
-    Shapes,
-    StandInRecorder,
-    graph_refusal,
-    tensors_of,
-    with_tensors,
-)
+from tests.support.standin_recorder import StandInRecorder
+from tinybert_ds.engine import graphs
+from tinybert_ds.engine.graphs import RecordedStudent, RecordedTeacher, Shapes, graph_refusal, with_tensors
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.student import DistilledStudent, TeacherPart
 from tinybert_ds.objective import IntermediateObjective, PredictionObjective
+from tinybert_ds.types import tensors_of
 
 CPU = torch.device("cpu")
 BATCHES = [random_batch(lengths, seed=seed) for seed, lengths in enumerate(((9, 4), (9, 9), (9, 5), (5, 5), (9, 7)))]
@@ -164,9 +159,10 @@ def test_recordings_are_dropped_when_parameters_move():
     assert recorder.recorded == 4
 
 
-def test_shapes_are_recorded_the_second_time_up_to_a_number_and_while_there_is_room():
+def test_shapes_are_recorded_the_second_time_up_to_a_number_and_while_there_is_room(monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_SHAPES", 1)
     recorder = SimpleNamespace(has_room=lambda: True)
-    shapes = Shapes(most=1)
+    shapes = Shapes()
     assert [shapes.is_due("a", recorder) for _ in range(2)] == [False, True]
     shapes.recorded["a"] = "recording"
     assert [shapes.is_due("b", recorder) for _ in range(3)] == [False] * 3

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tinybert_ds.engine.loop import Step, optimizer_step, with_following
-from tinybert_ds.engine.teacher_pass import TeacherPass, side_stream, tensors_of
+from tinybert_ds.engine.teacher_pass import TeacherPass, side_stream
 from tinybert_ds.engine.watch.monitor import Stopwatch
-from tinybert_ds.types import Batch, Counts, EncoderOutput
+from tinybert_ds.types import Batch, Counts, EncoderOutput, tensors_of
 
 CPU = torch.device("cpu")
 

@@ -59,7 +59,8 @@ def init_distributed() -> World:
         print(f"warning: {place.warning}", file=sys.stderr, flush=True)  # there is no log yet
     os.environ.update(place.variables())
     if place.world_size == 1:
-        _init_alone(accelerator.communication_backend_name())
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(accelerator.communication_backend_name(), store=dist.HashStore(), rank=0, world_size=1)
     elif place.address is None or place.port is None:
         _discover_mpi(place)
     if dist.is_initialized():
@@ -106,11 +107,6 @@ def _discover_mpi(place: RankEnvironment) -> None:
             f"{found[1]}: it belongs to another MPI. Install it for this one: pip install --force-reinstall "
             "--no-binary mpi4py mpi4py"
         )
-
-
-def _init_alone(backend: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def mean_over_ranks(values: dict[str, float], world: World) -> dict[str, float]:

@@ -95,7 +95,8 @@ class Run:
         self.stall = StallWatch(self.arguments.stall_timeout_seconds, session.output_dir, self.world.rank)
         self.until_closed = ExitStack()
         self._session, self._title = session, title
-        self._identities = {path: _with_scheduler(session, own) for path, own in identities.items()}
+        scheduler = session.ds_config.get("scheduler", {}).get("type")  # its steps follow from the arguments
+        self._identities = {path: {**own, "scheduler": scheduler} for path, own in identities.items()}
         self._directories = [_open(session, path, identity) for path, identity in self._identities.items()]
         for directory in self._directories:
             self.until_closed.callback(directory.close)
@@ -108,7 +109,10 @@ class Run:
         limit = self.arguments.save_total_limit
         self._checkpoints = [Checkpoints(path / CHECKPOINT_DIRECTORY, self.world, limit) for path in identities]
         self._choices: list[str] = []  # what each student is to resume from
-        if not self.finished:
+        if self.finished:
+            for path in identities:
+                logger.info("%s in %s is finished (%d steps); nothing to do", title, path, plan.total_steps)
+        else:
             self._choices = run_on_main(self.world, partial(common_choices, self._checkpoints, session.resume))
 
     def attach(
@@ -182,12 +186,6 @@ class Run:
         """A sentence about the newest complete checkpoint."""
         return self._checkpoints[0].last_good()
 
-    def log_finished(self) -> None:
-        """Say of each student that there is nothing to do."""
-        for directory in self._directories:
-            steps = self.plan.total_steps
-            logger.info("%s in %s is finished (%d steps); nothing to do", self._title, directory.path, steps)
-
     def _finish(self, student: StudentRun, judge: Callable[[Path], dict[str, float]] | None) -> dict[str, float]:
         path, best_step = student.directory.path, student.state.best_step
         if best_step is None:
@@ -258,15 +256,8 @@ def open_run(
         seed=arguments.seed,
     )
     run = Run(session, identities, source, plan, title)
-    if run.finished:
-        run.log_finished()
     with faults_reported(run.last_good), run.until_closed:
         yield run
-
-
-def _with_scheduler(session: Session[Any], identity: dict[str, Any]) -> dict[str, Any]:
-    scheduler = session.ds_config.get("scheduler", {}).get("type")  # its steps follow from the arguments
-    return {**identity, "scheduler": scheduler}
 
 
 def _open(session: Session[Any], path: Path, identity: dict[str, Any]) -> RunDirectory:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-
-from tinybert_ds.files import file_error
-
-logger = logging.getLogger(__name__)
-
-Parameters = ParamSpec("Parameters")
 
 HEALTH, TIME, LAYERS, PLACE, FINAL = "1_health", "2_time", "3_layers", "4_place", "5_final"
 """Groups of scalars; TensorBoard sorts them by name."""
@@ -74,27 +66,6 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _optional(write: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Let a method of `TensorBoard` give the board up, with a warning, where the system does not let it write."""
-
-    @wraps(write)
-    def attempt(*parts: Parameters.args, **named: Parameters.kwargs) -> None:
-        board = parts[0]
-        assert isinstance(board, TensorBoard)
-        if board.given_up:
-            return
-        try:
-            write(*parts, **named)
-        except OSError as error:
-            board.given_up = True
-            logger.warning(
-                "TensorBoard's events are no longer written (%s); the run goes on, and metrics.jsonl has all figures",
-                file_error(error) or error,
-            )
-
-    return attempt
-
-
 def _quieten_event_threads() -> None:
     """Have no traceback of the threads that write events: their error is raised again at the next call, and told."""
     before = threading.excepthook
@@ -117,26 +88,39 @@ class RunStart(NamedTuple):
     world_size: int
 
 
-class TensorBoard:
-    """Writes the events of one run; no run ends for the sake of its pictures.
+class Tracker:
+    """What a run tells a tracker, which makes of it what it can."""
+
+    def describe(self, start: RunStart) -> None:
+        """What the run is started with."""
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """The figures of a step."""
+
+    def finish(self, step: int, results: Mapping[str, float]) -> None:
+        """The final metrics."""
+
+    def flush(self) -> None:
+        """Bring everything so far to disk, where the tracker does not do so by itself."""
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+
+
+class TensorBoard(Tracker):
+    """Writes the events of one run.
 
     Args:
         start_step: Step the run goes on from; later events of an earlier attempt are hidden.
     """
 
     def __init__(self, directory: Path, *, start_step: int) -> None:
-        self.given_up = False
         self._start_step = start_step
         self._laid_out = False
         self._hyper_parameters: dict[str, Any] = {}
         _quieten_event_threads()
-        self._open(directory)
-
-    @_optional
-    def _open(self, directory: Path) -> None:
         self._writer = SummaryWriter(str(directory), purge_step=self._start_step + 1)
 
-    @_optional
     def describe(self, start: RunStart) -> None:
         """Write what the run was started with as text, and remember for `finish` what changes the learning."""
         self._writer.add_text("run/arguments", arguments_table(start.arguments), self._start_step)
@@ -146,7 +130,6 @@ class TensorBoard:
         self._hyper_parameters = hyper_parameters(start.learning, {"world_size": start.world_size, "zero_stage": stage})
         self._writer.flush()
 
-    @_optional
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Write the figures of a step."""
         if not self._laid_out and "loss" in values:
@@ -156,7 +139,6 @@ class TensorBoard:
             if value is not None:  # such as a norm that no engine has computed
                 self._writer.add_scalar(tag(name), value, step)
 
-    @_optional
     def finish(self, step: int, results: Mapping[str, float]) -> None:
         """Write the final metrics, beside the hyper-parameters that led to them."""
         named = {f"{FINAL}/{name.removeprefix('eval_')}": value for name, value in results.items()}
@@ -169,12 +151,10 @@ class TensorBoard:
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
 
-    @_optional
     def flush(self) -> None:
         """Bring everything written so far to disk."""
         self._writer.flush()
 
-    @_optional
     def close(self) -> None:
         """Close the event file."""
         self._writer.close()

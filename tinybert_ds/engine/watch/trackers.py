@@ -15,10 +15,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from tinybert_ds.engine.watch.tensorboard import FINAL, RunStart, TensorBoard, hyper_parameters, tag
-from tinybert_ds.files import write_atomically
+from tinybert_ds.engine.watch.tensorboard import FINAL, RunStart, TensorBoard, Tracker, hyper_parameters, tag
+from tinybert_ds.files import file_error, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -28,46 +28,23 @@ PROJECT = "tinybert-ds"
 _LONGEST_PARAMETER = 250  # characters, of MLflow
 
 
-class Tracker(Protocol):
-    """What a run tells a tracker."""
-
-    def describe(self, start: RunStart) -> None:
-        """What the run is started with."""
-
-    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """The figures of a step."""
-
-    def finish(self, step: int, results: Mapping[str, float]) -> None:
-        """The final metrics."""
-
-    def flush(self) -> None:
-        """Bring everything so far to disk."""
-
-    def close(self) -> None:
-        """Nothing comes any more."""
-
-
 def open_trackers(names: Sequence[str], directory: Path, *, start_step: int) -> list[Tracker]:
-    """Return the trackers of a run in its directory; called on rank 0 alone.
-
-    Args:
-        names: Of `--report_to`.
-        start_step: Step the run goes on from.
-    """
+    """Return the trackers that `--report_to` names, of a run in its directory; called on rank 0 alone."""
     makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(directory / "tensorboard", start_step=start_step),
-        "wandb": lambda: Guarded("wandb", lambda: Wandb(directory)),
-        "mlflow": lambda: Guarded("mlflow", lambda: MLflow(directory)),
-        "trackio": lambda: Guarded("trackio", lambda: Trackio(directory)),
+        "wandb": lambda: Wandb(directory),
+        "mlflow": lambda: MLflow(directory),
+        "trackio": lambda: Trackio(directory),
     }
-    return [makers[name]() for name in dict.fromkeys(names)]
+    lost = {"tensorboard": "TensorBoard's events are no longer written"}
+    return [Guarded(lost.get(name, f"{name} gets no more figures"), makers[name]) for name in dict.fromkeys(names)]
 
 
-class Guarded:
-    """A tracker that is given up, with a warning, when it fails: its servers and its disk are not the run's affair."""
+class Guarded(Tracker):
+    """A tracker that is given up when it fails, with a warning: its servers and its disk are not the run's affair."""
 
-    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        self._name = name
+    def __init__(self, lost: str, make: Callable[[], Tracker]) -> None:
+        self._lost = lost
         self._tracker: Tracker | None = None
         with self._watched():
             self._tracker = make()
@@ -98,15 +75,12 @@ class Guarded:
             yield
         except Exception as error:
             self._tracker = None
-            logger.warning(
-                "%s gets no more figures (%s: %s); the run goes on, and metrics.jsonl has all of them",
-                self._name,
-                type(error).__name__,
-                str(error).partition("\n")[0][:300],
-            )
+            told = isinstance(error, OSError) and file_error(error)
+            reason = told or f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            logger.warning("%s (%s); the run goes on, and metrics.jsonl has all figures", self._lost, reason)
 
 
-class Wandb:
+class Wandb(Tracker):
     """Weights & Biases; its files are in `wandb/` of the run's directory, offline with `WANDB_MODE=offline`."""
 
     def __init__(self, directory: Path) -> None:
@@ -133,14 +107,11 @@ class Wandb:
     def finish(self, step: int, results: Mapping[str, float]) -> None:
         self._run.log({"step": step, **final(results)})
 
-    def flush(self) -> None:
-        """It writes by itself."""
-
     def close(self) -> None:
         self._run.finish()
 
 
-class MLflow:
+class MLflow(Tracker):
     """MLflow; without `MLFLOW_TRACKING_URI` its store of files is `mlruns/` in the run's directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -175,19 +146,13 @@ class MLflow:
         self._log(step, final(results))
         self._client.set_terminated(self._run_id)
 
-    def flush(self) -> None:
-        """It writes at once."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         metrics = [self._metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=metrics)
 
 
-class Trackio:
+class Trackio(Tracker):
     """Trackio; its data base is where `TRACKIO_DIR` says."""
 
     def __init__(self, directory: Path) -> None:
@@ -204,9 +169,6 @@ class Trackio:
 
     def finish(self, step: int, results: Mapping[str, float]) -> None:
         self._run.log(final(results), step=step)
-
-    def flush(self) -> None:
-        """It writes by itself."""
 
     def close(self) -> None:
         self._run.finish()

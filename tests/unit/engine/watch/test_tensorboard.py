@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tinybert_ds.engine.watch.tensorboard import RunStart, TensorBoard, arguments_table, hyper_parameters, layout, tag
+from tinybert_ds.engine.watch.trackers import open_trackers
 
 VALUES = {"loss": 3.0, "attention_loss": 1.0, "attention_loss/layer_1": 1.0, "hidden_loss/state_0": 2.0}
 
@@ -101,11 +102,12 @@ def test_a_resumed_run_hides_what_came_after_the_step_it_goes_on_from(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tinybert_ds.engine.watch.tensorboard import RunStart, TensorBoard
+from tinybert_ds.engine.watch.tensorboard import RunStart
+from tinybert_ds.engine.watch.trackers import open_trackers
 limit = int(sys.argv[2])
 if not limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-board, other = (TensorBoard(Path(sys.argv[1]) / name, start_step=0) for name in "ab")
+(board,), other = (open_trackers(["tensorboard"], Path(sys.argv[1]) / name, start_step=0) for name in "ab")
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 for step in range(200):
@@ -129,5 +131,6 @@ def test_a_disk_that_is_full_ends_the_events_with_a_warning_and_not_the_run(tmp_
 
 def test_a_file_in_the_place_of_the_events_directory_ends_no_run(tmp_path, caplog):
     (tmp_path / "tensorboard").touch()
-    TensorBoard(tmp_path / "tensorboard", start_step=0).scalars(1, VALUES)
+    (board,) = open_trackers(["tensorboard"], tmp_path, start_step=0)
+    board.scalars(1, VALUES)
     assert "tensorboard' cannot be read or written: File exists" in caplog.text

@@ -143,7 +143,7 @@ def test_a_tracker_that_fails_is_given_up_with_one_warning_and_the_run_goes_on(c
         method("make")()
         return SimpleNamespace(**{name: method(name) for name in ("describe", "scalars", "finish", "flush", "close")})
 
-    tracker = Guarded("wandb", make)
+    tracker = Guarded("wandb gets no more figures", make)
     tracker.describe(RunStart({}, {}, {}, 1))
     tracker.scalars(1, {})
     tracker.flush()

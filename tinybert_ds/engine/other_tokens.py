@@ -1,13 +1,31 @@
-"""A teacher that reads the rows of a task by its own tokeniser, while the student's batches say only which rows."""
+"""Teachers that are asked about batches of other tokens than their own: a student's, of another vocabulary."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tinybert_ds.data.batching import RowLayout, collate, padded_length
 from tinybert_ds.data.task_batches import EncodedExamples, take_rows
 from tinybert_ds.engine.teacher import Teacher
 from tinybert_ds.types import Batch, EncoderOutput, move
+
+
+def translated(teacher: Teacher, ids: NDArray[np.int64] | None, device: torch.device) -> Teacher:
+    """Return the teacher, reading each token of a batch by its own id.
+
+    Args:
+        ids: (V,) its id of each of the student's tokens; None where both have one vocabulary.
+    """
+    if ids is None:
+        return teacher
+    table = torch.from_numpy(np.ascontiguousarray(ids)).to(device)
+
+    def teach(batch: Batch) -> EncoderOutput:
+        return teacher(batch._replace(input_ids=table[batch.input_ids]))
+
+    return teach
 
 
 def reading_own_rows(teacher: Teacher, rows: EncodedExamples, layout: RowLayout, device: torch.device) -> Teacher:
@@ -17,7 +35,6 @@ def reading_own_rows(teacher: Teacher, rows: EncodedExamples, layout: RowLayout,
         rows: All rows as the teacher's tokens; row i belongs to sample id i.
         layout: How they become batches: padding stands behind them, whatever side the tokeniser names, because
             positions are then those of a row by itself.
-        device: Where the teacher is.
     """
 
     def teach(batch: Batch) -> EncoderOutput:

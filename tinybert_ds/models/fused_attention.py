@@ -22,7 +22,7 @@ from tinybert_ds.hardware import on_cuda
 FUSED_MULTIPLE = 8
 """What divides the head sizes that all fused CUDA kernels of SDPA take, in half precision and in float32."""
 
-NARROW_HEAD, SHORT_ROW = 32, 256
+NARROW_HEAD, SHORT_ROW = 32, 128
 """Head size and length up to either of which a CPU has the gradients of attention in half precision sooner by way of
 float32 (`python tests/benchmarks/attention_on_cpu.py`)."""
 

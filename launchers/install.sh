@@ -10,6 +10,12 @@
 # PYTHON names the interpreter to make .venv with (default: python3). On a machine without a GPU whose package index
 # serves torch with CUDA only, TORCH_INDEX_URL may name PyTorch's index of CPU builds: it saves gigabytes.
 set -euo pipefail
+case " $* " in
+    *" --help "* | *" -h "*)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cpu_torch="$(sed -n 's/^torch==//p' constraints.txt)"

@@ -72,7 +72,8 @@ class EvaluateArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
             return []
         if all(own) and self.submission:
             return ["--submission is for the benchmark's tasks; leave it out with --task_file"]
+        given = [f"--{name}" for name in ("task_name", "glue_dir", "task_file", "data_dir") if getattr(self, name)]
         return [
-            "give --task_name and --glue_dir for tasks of GLUE, or --task_file and --data_dir for one of your own, "
-            "not both"
+            "give --task_name with --glue_dir, which holds a folder for each task, or --task_file with --data_dir, not "
+            f"both; found {' and '.join(given) or 'none of them'}"
         ]

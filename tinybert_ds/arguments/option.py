@@ -37,7 +37,7 @@ class Option:
 
     help: str
     decides: Decides
-    stage: tuple[str, ...] = ()  # of `STAGES`, those that it is for; it is refused in others. None: all
+    stage: tuple[str, ...] = ()  # of `STAGES`, those that it is for; it is refused in others. None given: all
     least: float | None = None  # bounds of a number, or of each number of a list
     above: float | None = None
     most: float | None = None

@@ -54,7 +54,7 @@ class Score(Target):
         if ranked and "group" not in content:
             problems.append(f"group: missing ({self.keys['group']}); metric {listed(ranked)} is one of rankings")
         if ranked and importlib.util.find_spec("ir_measures") is None:
-            problems.append("metric: rankings need ir-measures: pip install 'tinybert-ds[retrieval]'")
+            raise ConfigError("metric: rankings need ir-measures: bash launchers/install.sh retrieval")
         if "group" in content and not isinstance(content["group"], str):
             problems.append(f"group: one column, found {shown(content['group'])}")
         return {}, problems
@@ -177,7 +177,7 @@ def ranking_metrics(
     try:
         library = importlib.import_module("ir_measures")
     except ImportError as error:
-        raise ConfigError("metrics of rankings need ir-measures: pip install 'tinybert-ds[retrieval]'") from error
+        raise ConfigError("metrics of rankings need ir-measures: bash launchers/install.sh retrieval") from error
     relevances = np.rint(labels).astype(np.int64)
     if not np.array_equal(relevances, labels):
         odd = labels[np.flatnonzero(relevances != labels)[0]]

@@ -75,7 +75,7 @@ class Tags(ExclusiveLabels):
         metrics = content.get("metric")
         wanted = metrics if isinstance(metrics, list) else [metrics]
         if any(metric in _ENTITY_METRICS for metric in wanted) and importlib.util.find_spec("seqeval") is None:
-            problems.append("metric: entity metrics need seqeval: pip install 'tinybert-ds[tags]'")
+            raise ConfigError("metric: entity metrics need seqeval: bash launchers/install.sh tags")
         return fields, problems
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
@@ -131,7 +131,7 @@ def entity_metric(name: str, references: list[list[str]], predictions: list[list
     try:
         seqeval = importlib.import_module("seqeval.metrics")
     except ImportError as error:
-        raise ConfigError("entity metrics need seqeval: pip install 'tinybert-ds[tags]'") from error
+        raise ConfigError("entity metrics need seqeval: bash launchers/install.sh tags") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metrics that are undefined, and of tags that are no entities
         return float(getattr(seqeval, name)(references, predictions, zero_division=0))

@@ -171,7 +171,7 @@ def test_a_student_is_given_its_start_in_general_distillation_without_weights_of
         ("--task_name rte --glue_dir g", None),
         ("--task_file t.yaml --data_dir d", None),
         ("--task_name rte,qqp --glue_dir g", "--model m: several tasks need several models; write {task} where"),
-        ("--task_name rte --data_dir d", "give --task_name and --glue_dir for tasks of GLUE, or --task_file and"),
+        ("--task_name rte --data_dir d", "give --task_name with --glue_dir, which holds a folder for each task"),
         ("--task_name rte --glue_dir g --task_file t.yaml", "not both"),
         ("--task_file t.yaml --data_dir d --submission", "--submission is for the benchmark's tasks"),
     ],

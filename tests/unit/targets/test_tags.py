@@ -320,3 +320,10 @@ def test_the_head_is_one_for_tokens_and_no_other_is_taken_for_it(tmp_path):
     assert TAGS.columns(spec, loaded.config, None, role="teacher") == [0, 1, 2]
     fresh = load_classifier(texts, label_names=spec.label_names, role="student", kind="tokens", seed=1)
     assert (type(fresh).__name__, fresh.config.problem_type) == ("BertForTokenClassification", None)
+
+
+def test_a_package_that_is_missing_is_told_in_one_line_and_not_as_a_mistake_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinybert_ds.targets.tags.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as told:
+        task(tmp_path, "train.conll")
+    assert str(told.value) == "metric: entity metrics need seqeval: bash launchers/install.sh tags"

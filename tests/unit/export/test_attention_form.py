@@ -73,6 +73,7 @@ def test_one_operator_gives_a_model_its_own_logits_and_leaves_its_attention(make
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: tiny_model(labels=("a", "b", "c")), grouped])
 def test_onnx_runtime_computes_the_one_operator_as_the_model_does(make, tmp_path):
     model, rows = make(), padded_rows()

@@ -32,8 +32,6 @@ from tinybert_ds.data.word_list import load_word_list
 from tinybert_ds.hardware import choose_float32_products
 
 _BLOCKS_AHEAD_PER_WORKER = 2
-
-
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 16}
 
 

@@ -15,17 +15,14 @@ import argparse
 import copy
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -42,8 +39,8 @@ from tests.benchmarks.measurement import (
     rows_of,
     table,
 )
+from tests.benchmarks.step_cases import CASES, SIZES, Case, batches_of, build_models
 from tinybert_ds.arguments import GeneralDistillArguments
-from tinybert_ds.data.batching import RowLayout, Rows, plan_window, step_batches
 from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
 from tinybert_ds.engine.loop import Step, optimizer_step
 from tinybert_ds.engine.ranks.process_group import World, init_distributed
@@ -53,13 +50,12 @@ from tinybert_ds.engine.teacher_pass import TeacherPass
 from tinybert_ds.engine.watch.monitor import Stopwatch
 from tinybert_ds.hardware import choose_float32_products
 from tinybert_ds.losses import gradients_only
-from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.recomputation import recompute_layers
 from tinybert_ds.models.student import DistilledStudent, decay_groups, freeze_unused
 from tinybert_ds.objective import IntermediateObjective
-from tinybert_ds.types import Batch, move
+from tinybert_ds.types import move
 
 TWO_STUDENTS = "ours, two students"
 OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad", "published, bf16 autocast, no_grad"
@@ -67,101 +63,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DS_CONFIGS = {"fp32": "zero0_fp32.json", "bf16": "zero1_bf16.json"}
 LEARNING_RATE = 5e-5
 Variants = Mapping[str, Callable[[], Callable[[], None]]]  # name -> what prepares a pass
-
-
-@dataclass(frozen=True)
-class Case:
-    """Which samples a pass takes, and with what dropout."""
-
-    name: str
-    rows: int  # of a step
-    steps: int
-    shortest: int
-    longest: int
-    dropout: float = 0.0
-
-    @property
-    def samples(self) -> int:
-        return self.rows * self.steps
-
-    def lengths(self) -> np.ndarray:
-        """Return the samples' lengths, evenly spread and shuffled."""
-        spread = np.linspace(self.shortest, self.longest, self.samples).round().astype(np.int64)
-        return np.random.default_rng(0).permutation(spread)
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("full_128", 16, 1, 128, 128),
-        Case("full_128_dropout", 16, 1, 128, 128, dropout=0.1),
-        Case("full_512", 4, 1, 512, 512),
-        Case("mixed_128", 16, 16, 16, 128),
-        Case("mixed_512", 4, 16, 64, 512),
-        Case("tiny", 2, 2, 4, 16),
-    )
-}
-
-
-class Sizes(NamedTuple):
-    """Width, layers and width of the feed-forward layers of a model."""
-
-    width: int
-    layers: int
-    intermediate: int
-
-
-SIZES = {"usual": (Sizes(768, 12, 3072), None), "tiny": (Sizes(48, 4, 64), Sizes(24, 2, 32))}
-"""Teacher and student; None: the shipped 4L_312."""
-
-
-class Models(NamedTuple):
-    """What both sides start from."""
-
-    teacher: BertModel
-    student: BertModel
-    projection: nn.Linear  # the published form has one for all states
-
-
-def build_models(sizes: str, dropout: float) -> Models:
-    """Return seeded random models."""
-    teacher, student = SIZES[sizes]
-    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-
-    def config(size: Sizes) -> BertConfig:
-        return BertConfig(
-            hidden_size=size.width,
-            num_hidden_layers=size.layers,
-            num_attention_heads=12,
-            intermediate_size=size.intermediate,
-            **dropouts,
-        )
-
-    torch.manual_seed(0)
-    if student is None:
-        student_config = BertConfig.from_json_file(STUDENTS_DIR / "4L_312.json")
-        student_config.update(dropouts)
-    else:
-        student_config = config(student)
-    return Models(
-        BertModel(config(teacher)), BertModel(student_config), nn.Linear(student_config.hidden_size, teacher.width)
-    )
-
-
-def batches_of(case: Case, *, bins: bool) -> Iterator[Batch]:
-    """Yield the case's steps: through the length bins, or in order and padded to the longest sample of all."""
-    lengths = case.lengths()
-    layout = RowLayout("valid" if bins else "reference", case.longest, pad_id=0)
-    ends = np.cumsum(lengths)
-    tokens = np.random.default_rng(1).integers(1000, 30000, int(ends[-1]))
-
-    def fetch(rows: np.ndarray) -> Rows:
-        flat = np.concatenate([tokens[ends[row] - lengths[row] : ends[row]] for row in rows])
-        return Rows(flat, lengths[rows], lengths[rows] // 2, rows)
-
-    steps = plan_window(lengths, case.rows, key=0) if bins else np.split(np.arange(case.samples), case.steps)
-    for step in steps:
-        yield from step_batches(step, lengths, fetch, layout, rank=0, world_size=1, accumulation=1)
 
 
 def prepare_ours(

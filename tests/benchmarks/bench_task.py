@@ -24,8 +24,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.bench_step import SIZES, Sizes, joined_world
+from tests.benchmarks.bench_step import joined_world
 from tests.benchmarks.measurement import RESULTS, Row, interleave, publish, rows_of, table
+from tests.benchmarks.step_cases import SIZES, Sizes
 from tinybert_ds.arguments import FinetuneArguments
 from tinybert_ds.data.task_batches import EncodedExamples, TaskSource, encode
 from tinybert_ds.data.task_files import Examples

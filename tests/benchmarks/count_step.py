@@ -27,7 +27,7 @@ from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks import bench_step
+from tests.benchmarks import bench_step, step_cases
 from tests.benchmarks.launch_counter import CountingRecorder, LaunchCounter, Tally, counting
 from tests.benchmarks.measurement import replace_section
 from tinybert_ds.engine.graphs import RecordedStudent, RecordedTeacher
@@ -156,7 +156,7 @@ def count_models(
 def count_engine(config: str = "zero2_bf16.json") -> Tally:
     """Count what DeepSpeed adds to a backward, and its step, in an engine of narrow models on the CPU."""
     world = bench_step.joined_world()
-    case = bench_step.Case("count", 2, 1, 8, 8)
+    case = step_cases.Case("count", 2, 1, 8, 8)
     launches = []
     for in_engine in (False, True):
         torch.manual_seed(0)
@@ -167,7 +167,7 @@ def count_engine(config: str = "zero2_bf16.json") -> Tally:
             how = {"weight_decay": 0.01, "total_steps": 10, "warmup": 0.0, "schedule": "constant"}
             engine = build_engine(student, ds_config, **how)
         dtype = next(student.parameters()).dtype
-        batch = next(bench_step.batches_of(case, bins=True))
+        batch = next(step_cases.batches_of(case, bins=True))
         batch = batch._replace(input_ids=batch.input_ids % 100)
         with torch.no_grad():
             lesson = teacher.to(dtype)(batch)

@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.bench_step import SIZES, Case, prepare_ours
+from tests.benchmarks.bench_step import prepare_ours
 from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.step_cases import SIZES, Case
 from tinybert_ds.engine.watch.communication import watched_collectives
 
 ASSUMPTIONS = (

@@ -65,7 +65,7 @@ def build_step(
     """
     import torch  # noqa: PLC0415
 
-    from tests.benchmarks import bench_step, count_step  # noqa: PLC0415
+    from tests.benchmarks import bench_step, count_step, step_cases  # noqa: PLC0415
     from tests.support.standin_recorder import StandInRecorder  # noqa: PLC0415
     from tinybert_ds.engine import graphs as recording  # noqa: PLC0415
     from tinybert_ds.engine.loop import Step, optimizer_step  # noqa: PLC0415
@@ -82,7 +82,7 @@ def build_step(
     for one in configs:
         one.update({"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout})
     encoder, student = count_step.modules(*configs)
-    case = bench_step.Case("check", rows, 1, length - 7 if padded else length, length)
+    case = step_cases.Case("check", rows, 1, length - 7 if padded else length, length)
     ds_config = bench_step.deepspeed_config(case, config, world)
     how = {"weight_decay": 0.01, "total_steps": 10**6, "warmup": 0.0, "schedule": "constant"}
     engine = build_engine(student, ds_config, **how)
@@ -95,7 +95,7 @@ def build_step(
         teacher = recording.RecordedTeacher(teacher, own)
         engine.module.runner = recording.RecordedStudent(engine.module, recorder, teacher=teacher)
     teacher_pass = TeacherPass(teacher, world.device, side_stream(world.device) if overlap else None)
-    (batch,) = bench_step.batches_of(case, bins=True)
+    (batch,) = step_cases.batches_of(case, bins=True)
     batch = pin(batch._replace(input_ids=batch.input_ids % configs[1].vocab_size), world.device)
     watch, numbers = Stopwatch(world.device), iter(range(1, 10**9))
 

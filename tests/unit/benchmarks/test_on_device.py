@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.benchmarks import bench_losses, bench_step, measurement
+from tests.benchmarks import bench_losses, bench_step, measurement, step_cases
 from tests.support.standin_gpu import DEVICE, stand_in_gpu
 
 LOSSES = {
@@ -44,8 +44,8 @@ def test_the_published_step_is_timed_on_the_device(monkeypatch):
 
     monkeypatch.setattr(bench_step, "default_device", lambda: DEVICE)
     monkeypatch.setattr(torch.optim, "AdamW", optimizer)
-    bench_step.prepare_peer(bench_step.CASES["tiny"], "tiny", bench_step.NO_GRAD, None)()
-    assert len(stepped) == bench_step.CASES["tiny"].steps
+    bench_step.prepare_peer(step_cases.CASES["tiny"], "tiny", bench_step.NO_GRAD, None)()
+    assert len(stepped) == step_cases.CASES["tiny"].steps
 
 
 def test_the_device_has_finished_before_and_after_what_is_timed(monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def served_attention(model: PreTrainedModel, *, opset: int) -> Iterator[None]:
     if not uses_plain_sdpa(model):
         yield
         return
-    AttentionInterface.register(_NAME, _operator if opset >= OPERATOR_FROM else _products)
+    AttentionInterface.register(_NAME, partial(_attention, opset=opset))
     AttentionMaskInterface.register(_NAME, _mask)
     model.set_attn_implementation(_NAME)
     try:
@@ -48,46 +49,42 @@ def served_attention(model: PreTrainedModel, *, opset: int) -> Iterator[None]:
         model.set_attn_implementation("sdpa")
 
 
-def _products(
+def _attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    *,
+    opset: int,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Return (B, S, A, D) for queries (B, A, S, D), keys and values with as many heads or a part of them."""
     if any(more.get(name) is not None for name in _MORE):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
         return output, None
+    compute = _operator if opset >= OPERATOR_FROM else _products
+    return compute(query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+    scores = query @ key.transpose(2, 3) * scaling
+    if mask is not None:
+        scores = scores + mask
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous()
 
 
-def _operator(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """The same by one operator of ONNX."""
-    if any(more.get(name) is not None for name in _MORE):
-        return _products(module, query, key, value, attention_mask, scaling, **more)
+def _operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     heads, kv_heads = query.shape[1], key.shape[1]
     query, key, value = (states.transpose(1, 2).flatten(2) for states in (query, key, value))
     output, *_ = torch.onnx.ops.attention(
-        query, key, value, attention_mask, q_num_heads=heads, kv_num_heads=kv_heads, scale=scaling
+        query, key, value, mask, q_num_heads=heads, kv_num_heads=kv_heads, scale=scaling
     )
-    return output.unflatten(2, (heads, -1)), None
+    return output.unflatten(2, (heads, -1))
 
 
 def _mask(**words: Any) -> Tensor | None:

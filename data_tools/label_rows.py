@@ -253,7 +253,12 @@ def sentence_schema(job: _Job, options: LabelRowsArguments) -> pyarrow.Schema:
         for name, value in _own_values(sentence).items():
             types.setdefault(name, set()).add(_column_type(value))
     columns: dict[str, pyarrow.DataType] = {
-        name: next(iter(found)) if len(found) == 1 else pyarrow.string() for name, found in types.items()
+        name: next(iter(found))
+        if len(found) == 1
+        else pyarrow.float64()
+        if found == {pyarrow.int64(), pyarrow.float64()}
+        else pyarrow.string()
+        for name, found in types.items()
     }
     words = pyarrow.list_(pyarrow.string())
     columns |= {str(layout.texts[0]): words, **({str(layout.label): words} if tagged else {})}

@@ -38,7 +38,7 @@ from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.labels import HeadKind, output_names
 from tinybert_ds.models.pretrained import load_classifier, load_encoder, load_masked_lm, read_config
 from tinybert_ds.models.saving import save_student
-from tinybert_ds.models.sentence.directory import has_modules, read_modules, write_modules
+from tinybert_ds.models.sentence.directory import has_modules, read_modules, save_sentence_encoder
 from tinybert_ds.records import Count, read_record, sealed
 from tinybert_ds.shared_work.claims import POLL_SECONDS, Claims, describe_differences
 
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **identity_of(options),
         "model": [model_fingerprint(options.model), tokenizer_fingerprint(whole.tokenizer)],
         "corpus": [[item.name, *item.state] for item in inputs],
+        **_kept_behind(options.model),
     }
     if (record := _finished(directory, identity)) is None:
         work = _begin(directory, identity)
@@ -218,9 +219,10 @@ def _finish(options: TrimArguments, whole: _Whole, counts: Counts, skipped: int,
                 ids_in_whole(tokenizer, whole.tokenizer)
                 model = take_rows(_load_model(options.model), kept)
                 if has_modules(options.model):
-                    hidden_size = model.config.hidden_size
-                    write_modules(directory, read_modules(options.model, hidden_size), hidden_size)
-                save_student(model, tokenizer, directory)
+                    modules = read_modules(options.model, model.config.hidden_size)
+                    save_sentence_encoder(model, tokenizer, directory, modules)
+                else:
+                    save_student(model, tokenizer, directory)
                 _check_written(directory, state)
                 record: _Record = {"identity": identity, "counts": _count(whole, counts, kept, skipped)}
                 write_atomically(directory / RECORD_NAME, json.dumps(sealed(record), indent=1) + "\n")
@@ -256,10 +258,23 @@ def _letters(token: str, state: dict[str, Any], *, whole: bool = False) -> set[s
     return set(text) if whole or len(text) == 1 else set()
 
 
+def _kept_behind(directory: str) -> dict[str, str]:
+    """What stands behind the encoder and was left out by earlier versions, which wrote nothing in its place."""
+    if has_modules(directory):
+        return {"keeps": "modules"}
+    architecture = _head_of(read_config(directory, role="model"))
+    return {"keeps": architecture} if architecture in _HEADS and architecture != "SequenceClassification" else {}
+
+
+def _head_of(config: Any) -> str:
+    """The head that a config names, such as "MaskedLM"."""
+    return (getattr(config, "architectures", None) or [""])[0].rpartition("For")[2]
+
+
 def _load_model(directory: str) -> PreTrainedModel:
     """The model with the head that its config names, where that is one for masked words, labels, tags or spans."""
     config = read_config(directory, role="model")
-    architecture = (getattr(config, "architectures", None) or [""])[0].rpartition("For")[2]
+    architecture = _head_of(config)
     if architecture == "MaskedLM":
         return load_masked_lm(directory)
     if (kind := _HEADS.get(architecture)) is None:

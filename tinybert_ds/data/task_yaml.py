@@ -62,6 +62,8 @@ def load_task_file(path: str | Path) -> TaskSpec:
     if not problems:
         spec, problems = _build_spec(content, target, default_name=path.stem)
         if not problems:
+            if lacks := target.lacks(spec):
+                raise ConfigError(f"{path}: {lacks}")
             return spec
     listing = "\n".join(f"    {key}: {meaning}" for key, meaning in keys.items())
     if len(problems) > _LISTED_PROBLEMS:

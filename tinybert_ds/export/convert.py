@@ -64,7 +64,7 @@ def _leave_heads_together(graph: Any) -> None:
         if parted is None or parted.op_type != "Reshape":
             continue
         before, after = parted.inputs[0].shape, node.outputs[0].shape
-        if before is not None and after is not None and len(before) == 3 and before == after:
+        if before is not None and before == after and len(before) == 3 and not before.has_unknown_dim():
             node.outputs[0].replace_all_uses_with(parted.inputs[0])
     RemoveUnusedNodesPass()(graph)
 

@@ -181,7 +181,10 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
     packages = ["torch", "transformers", *(name for kind in arguments.format for name in PACKAGES[kind])]
     versions = {name: installed_version(name) for name in packages}
     batches = " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
-    onnx, int8 = "onnx" in arguments.format, "int8" in arguments.precision
+    onnx = "onnx" in arguments.format
+    wide = arguments.opset if onnx and {*arguments.precision} - {"int8"} else None
+    narrow = arguments.int8_opset if onnx and "int8" in arguments.precision else None
+    opsets = ", ".join(f"{opset} in {of}" for opset, of in ((wide, "fp32 and fp16"), (narrow, "int8")) if opset)
     return {
         "task": subject.spec.name if subject.spec else None,
         "split": subject.split,
@@ -189,8 +192,8 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
         "measured_on": subject.measured_on,
         "metric": subject.metric_name,
         "agreement": subject.agreement_name,
-        "opset": arguments.opset if onnx else None,
-        "int8_opset": arguments.int8_opset if onnx and int8 else None,
+        "opset": wide,
+        "int8_opset": narrow,
         "threads": threads,
         "versions": versions,
         "conditions": [
@@ -199,9 +202,7 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
             f"{', '.join(f'{name} {value}' for name, value in versions.items())}.",
             "Latencies: one forward without tokenisation, batches of real rows padded to their longest, all models in "
             f"turn in one process, median of {ROUNDS} rounds of {batches}; waiting threads sleep. Peak memory: a "
-            "process of its own that loads the file and runs one batch."
-            + (f" ONNX opset {arguments.opset}" if onnx else "")
-            + (f", in int8 {arguments.int8_opset}." if onnx and int8 else "." if onnx else ""),
+            "process of its own that loads the file and runs one batch." + (f" ONNX opset {opsets}." if onnx else ""),
         ],
     }
 

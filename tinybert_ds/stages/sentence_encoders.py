@@ -107,7 +107,7 @@ def length_limit(config: Any, tokenizer: PreTrainedTokenizerFast) -> int:
     longest texts would have none.
     """
     stated, limit = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
-    return int(stated if limit is None or stated < limit else min(stated, positions_of(config) or limit))
+    return int(stated if limit is None else min(stated, positions_of(config) or limit))
 
 
 def last_state_encoder(

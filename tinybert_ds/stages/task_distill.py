@@ -172,7 +172,7 @@ def _distil(session: Session[TaskDistillArguments], pair: _Pair, task: TaskData)
         shuffle=True,
         in_pairs=arguments.score_loss == "margin_mse",
     )
-    asks_teacher = by_layers or bool(prediction_weights(arguments, task.spec).teacher and pair.teacher)
+    asks_teacher = by_layers or bool(predictions and predictions.weight and pair.teacher)
     with open_run(
         session,
         {session.output_dir: _identity(session, pair, task, source, asks_teacher=asks_teacher)},

@@ -53,11 +53,14 @@ class Score(Target):
         problems = []
         if ranked and "group" not in content:
             problems.append(f"group: missing ({self.keys['group']}); metric {listed(ranked)} is one of rankings")
-        if ranked and importlib.util.find_spec("ir_measures") is None:
-            raise ConfigError("metric: rankings need ir-measures: bash launchers/install.sh retrieval")
         if "group" in content and not isinstance(content["group"], str):
             problems.append(f"group: one column, found {shown(content['group'])}")
         return {}, problems
+
+    def lacks(self, spec: TaskSpec) -> str | None:
+        if not {*spec.official} & {*RANKING_METRICS} or importlib.util.find_spec("ir_measures") is not None:
+            return None
+        return "metric: rankings need ir-measures: bash launchers/install.sh retrieval"
 
     def more_columns(self, content: Mapping[str, Any]) -> dict[str, tuple[Column, ...]]:
         return {GROUPS: (str(content["group"]),)} if "group" in content else {}

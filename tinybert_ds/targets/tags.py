@@ -72,11 +72,12 @@ class Tags(ExclusiveLabels):
                 )
             names = (_OUTSIDE, *(f"{mark}-{entity}" for entity in entities for mark in _SCHEMES[scheme]))
             fields["label_names"] = names
-        metrics = content.get("metric")
-        wanted = metrics if isinstance(metrics, list) else [metrics]
-        if any(metric in _ENTITY_METRICS for metric in wanted) and importlib.util.find_spec("seqeval") is None:
-            raise ConfigError("metric: entity metrics need seqeval: bash launchers/install.sh tags")
         return fields, problems
+
+    def lacks(self, spec: TaskSpec) -> str | None:
+        if not {*spec.official} & {*_ENTITY_METRICS} or importlib.util.find_spec("seqeval") is not None:
+            return None
+        return "metric: entity metrics need seqeval: bash launchers/install.sh tags"
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor, batch: Batch, *, temperature: float) -> Tensor:
         """Soft cross-entropy of each word, over the words of the global batch."""

@@ -112,6 +112,10 @@ class Target(ABC):
         """
         return {}, []
 
+    def lacks(self, spec: TaskSpec) -> str | None:
+        """Return which package a task of this target needs that is not installed, and how to have it."""
+        return None
+
     def more_columns(self, content: Mapping[str, Any]) -> dict[str, tuple[Column, ...]]:
         """Return the columns that a task file's own keys name, by what they hold; see `SplitFile.more_columns`."""
         return {}

@@ -129,4 +129,6 @@ def test_a_single_rank_without_zero_reduces_no_gradients(ranks, zero, reduces):
     engine.dp_world_size, engine.enable_backward_allreduce = ranks, True
     reduce_nothing_alone(engine)
     assert engine.enable_backward_allreduce is reduces
-    assert "self.enable_backward_allreduce" in inspect.getsource(DeepSpeedEngine), "DeepSpeed would never ask for it"
+    assert "if self.enable_backward_allreduce and" in inspect.getsource(DeepSpeedEngine), (
+        "DeepSpeed would never ask for it"
+    )

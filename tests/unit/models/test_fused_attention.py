@@ -136,8 +136,9 @@ def test_a_classifier_alone_has_the_same_attention_by_its_other_name():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("added", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_half_precision_on_a_cpu_has_gradients_by_way_of_float32_and_is_the_nearer_to_them(autocast, monkeypatch):
+def test_half_precision_on_a_cpu_has_gradients_by_way_of_float32(autocast, added, monkeypatch):
     precisions, plain = [], F.scaled_dot_product_attention
 
     def spy(query, key, value, **options):
@@ -148,12 +149,13 @@ def test_half_precision_on_a_cpu_has_gradients_by_way_of_float32_and_is_the_near
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(2, 3, 7, 26, generator=generator).bfloat16() for _ in range(3)]
     mask = mask_of((7, 4), 7).bool()[:, None, None, :]
+    zeros = torch.zeros_like(mask, dtype=torch.float32)
     weights = torch.randn(2, 7, 3, 26, generator=generator)
     found = []
     for dtype in (torch.float64, torch.bfloat16):
         inputs = [tensor.to(dtype).requires_grad_() for tensor in exact]
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype is torch.bfloat16):
-            output, _ = fused_sdpa(Layer(), *inputs, mask)
+            output, _ = fused_sdpa(Layer(), *inputs, zeros.to(dtype).masked_fill(~mask, -60) if added else mask)
         gradients = torch.autograd.grad((output * weights.to(output.dtype)).sum(), inputs)
         found.append((output, *gradients))
         assert all(tensor.dtype is dtype for tensor in found[-1])

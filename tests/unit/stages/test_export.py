@@ -231,7 +231,7 @@ def test_the_report_has_every_file_beside_the_model_with_all_that_was_measured(e
     assert (about["task"], about["split"], about["rows"], about["metric"]) == ("sst-2", "dev", 20, "accuracy")
     table = (exported / "report.md").read_text()
     assert f"| student, ONNX fp32 | {whole['bytes'] / 2**20:.1f} | {whole['metric']:.4f} |" in table
-    assert "opset 20, in int8 24." in table
+    assert "opset 20 in fp32 and fp16, 24 in int8." in table
     assert "1 threads" in table
 
 

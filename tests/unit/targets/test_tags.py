@@ -326,4 +326,5 @@ def test_a_package_that_is_missing_is_told_in_one_line_and_not_as_a_mistake_of_t
     monkeypatch.setattr("tinybert_ds.targets.tags.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError) as told:
         task(tmp_path, "train.conll")
-    assert str(told.value) == "metric: entity metrics need seqeval: bash launchers/install.sh tags"
+    said = "metric: entity metrics need seqeval: bash launchers/install.sh tags"
+    assert str(told.value) == f"{tmp_path / 'task.yaml'}: {said}"

@@ -103,8 +103,9 @@ def test_a_directory_that_states_no_length_has_that_of_its_positions(tmp_path, f
     config, tokenizer = AutoConfig.from_pretrained(directory), load_tokenizer(directory, None)
     assert length_limit(config, tokenizer) == longest
     assert config.max_position_embeddings == (64 if family == "bert" else 66)
-    tokenizer.model_max_length = 20
-    assert length_limit(config, tokenizer) == 20
+    for stated, taken in ((20, 20), (65, longest)):
+        tokenizer.model_max_length = stated
+        assert length_limit(config, tokenizer) == taken
 
 
 def test_an_old_layout_with_switches_and_pickled_weights_is_read(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, ops
         graph = traced_onnx(model, input_names, opset=opset)
     _keep_sums_apart(graph)
     _leave_heads_together(graph)
+    _write_shared_weights_once(graph)
     save_onnx(graph, file)
 
 
@@ -67,6 +69,19 @@ def _leave_heads_together(graph: Any) -> None:
         if before is not None and before == after and len(before) == 3 and not before.has_unknown_dim():
             node.outputs[0].replace_all_uses_with(parted.inputs[0])
     RemoveUnusedNodesPass()(graph)
+
+
+def _write_shared_weights_once(graph: Any) -> None:
+    """Merge equal matrices: layers that share theirs, as ALBERT's do, were each given a transposed copy."""
+    kept: dict[tuple[Any, ...], Any] = {}
+    for name, value in list(graph.graph.initializers.items()):
+        weights = value.const_value
+        if weights is None or len(weights.shape) != 2:
+            continue
+        first = kept.setdefault((weights.dtype, tuple(weights.shape), sha256(weights.tobytes()).digest()), value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del graph.graph.initializers[name]
 
 
 def save_onnx(graph: Any, file: Path) -> None:

@@ -21,14 +21,18 @@ MATRIX_OPS = ("MatMul", "Gemm", "Gather")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def layers_of(file: Path) -> dict[str, str]:
-    """Return the layers of an ONNX graph that have a matrix of weights: name of the module -> name of the node."""
+def layers_of(file: Path) -> dict[str, list[str]]:
+    """Return the layers of an ONNX graph that have a matrix of weights: name of the module -> names of its nodes,
+    several where its weights are used more than once, as those of ALBERT are."""
     import onnx  # noqa: PLC0415 - an extra
 
     graph = onnx.load(str(file), load_external_data=False).graph
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    nodes = (node for node in graph.node if node.op_type in MATRIX_OPS and matrices & set(node.input))
-    return {_module(node): node.name for node in nodes}
+    layers: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op_type in MATRIX_OPS and matrices & set(node.input):
+            layers.setdefault(_module(node), []).append(node.name)
+    return layers
 
 
 def quantise_onnx(
@@ -43,10 +47,10 @@ def quantise_onnx(
     """
     from onnxruntime import quantization as tools  # noqa: PLC0415 - an extra
 
-    nodes = layers_of(source)
+    layers = layers_of(source).items()
     shared: dict[str, Any] = {
         "op_types_to_quantize": list(MATRIX_OPS),
-        "nodes_to_quantize": [node for layer, node in nodes.items() if layer not in in_float],
+        "nodes_to_quantize": [node for layer, nodes in layers if layer not in in_float for node in nodes],
         "per_channel": True,
         "reduce_range": True,
         "weight_type": tools.QuantType.QInt8,

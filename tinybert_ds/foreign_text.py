@@ -48,6 +48,11 @@ def quoted(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     return repr(text) if len(text) <= limit else f"{text[:limit]!r}... ({len(text):,} characters)"
 
 
+def table_cell(text: object) -> str:
+    """Return foreign text as a cell of a Markdown table, or a heading, holds it."""
+    return " ".join(str(text).splitlines()).replace("|", "\\|")
+
+
 def listed(items: Iterable[object], limit: int = SHOWN_ITEMS, characters: int = SHOWN_CHARACTERS) -> str:
     """Return foreign names with commas: the first `limit` of them, each shortened, and how many more there are."""
     names = list(items)

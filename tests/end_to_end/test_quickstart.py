@@ -84,7 +84,7 @@ def test_the_quickstart_killed_on_its_way_goes_on_and_reports_everything(tmp_pat
     assert second.returncode == 0, output[-5000:]
     assert "prepare_corpus: finished before" in output
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert list(report) == [*MODELS, *EXPORTED, "majority_class", "compression", "speedup", "stages"]
+    assert list(report) == [*MODELS, *EXPORTED, "majority_class", "compression", "speedup", "stages", "metric"]
     assert [stage["name"] for stage in report["stages"]] == STAGES
     assert [report["stages"][i]["seconds"] for i in (0, 1)] == [before[name] for name in STAGES[:2]]
     assert all(0 <= report[name]["metric"] <= 1 for name in [*MODELS, "majority_class"])

@@ -13,6 +13,7 @@ from tinybert_ds.foreign_text import (
     quoted,
     read_text,
     shown,
+    table_cell,
     without_compression,
     zstd,
 )
@@ -108,3 +109,8 @@ def test_paths_are_listed_whole_where_names_are_shortened():
     path = "/data/" + "corpora/" * 20 + "a.txt"
     assert listed_paths([path, "b"]) == f"{path}, b"
     assert listed([path]) == f"{path[:80]}... ({len(path)} characters)"
+
+
+def test_a_cell_of_a_table_is_one_line_without_bars_of_its_own():
+    assert table_cell("a|b\nc\r\nd") == "a\\|b c d"
+    assert table_cell(7) == "7"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_ds.errors import ConfigError
+from tinybert_ds.foreign_text import table_cell
 from tinybert_ds.strict_formats import parse_json
 
 TITLE = "# The exported model"
@@ -60,7 +61,7 @@ def render(report: Mapping[str, Any]) -> str:
     head += [*(f"ms, batch of {size}" for size in sizes), f"rows/s at {sizes[-1]}", "peak MiB"]
     lines = [TITLE, "", about["measured_on"], "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
-        cells = [f"{row['model']}, {row['name']}", f"{row['bytes'] / MIB:.1f}"]
+        cells = [f"{table_cell(row['model'])}, {row['name']}", f"{row['bytes'] / MIB:.1f}"]
         cells += [_figure(row[name], form) for name, form in _QUALITY.items()]
         cells += [*(f"{row['latency_ms'][size]:.2f}" for size in sizes), f"{row['rows_per_second']:,.0f}"]
         cells.append(_figure(row["peak_mib"], ".0f") or "not measured")

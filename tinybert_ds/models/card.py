@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from tinybert_ds.files import write_atomically
+from tinybert_ds.foreign_text import table_cell
 
 CARD_FILE = "README.md"
 MARK = "<!-- written by tinybert-ds; your own words replace this line, and the file is then left alone -->"
@@ -83,7 +84,7 @@ def render_card(card: Card) -> str:
         eval_results=[_result(figure, card) for figure in card.figures] or None,
     )
     sections = [f"## {heading}\n\n{text.strip()}\n" for heading, text in card.sections.items() if text.strip()]
-    body = "\n".join([MARK, "", f"# {card.name}", "", *sections])
+    body = "\n".join([MARK, "", f"# {table_cell(card.name)}", "", *sections])
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n{body}"))
 
 
@@ -120,7 +121,8 @@ def figures_table(figures: Sequence[Figure]) -> str:
         rows = "" if figure.rows is None else f"{figure.rows:,}"
         error = "" if figure.standard_error is None else f"{figure.standard_error:.4f}"
         metric = f"{figure.metric} ({figure.file})" if figure.file else figure.metric
-        lines.append(f"| {figure.task} | {figure.split} | {rows} | {metric} | {figure.value:.4f} | {error} |")
+        where = f"{table_cell(figure.task)} | {table_cell(figure.split)}"
+        lines.append(f"| {where} | {rows} | {metric} | {figure.value:.4f} | {error} |")
     return "\n".join(lines)
 
 

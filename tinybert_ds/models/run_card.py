@@ -96,10 +96,16 @@ def _offer(directory: Path) -> str:
 
 
 def standard_error(metric: str, value: float, rows: int | None) -> float | None:
-    """Return the standard error of a share of rows; None for a metric that is none."""
-    if metric != "accuracy" or not rows:
-        return None
-    return math.sqrt(value * (1 - value) / rows)
+    """Return the standard error of a share of rows or a correlation over them; None for other metrics.
+
+    That of Spearman's correlation is Bonett and Wright's (Psychometrika 65, 2000), that of Pearson's Fisher's.
+    """
+    if metric in ("accuracy", "subset_accuracy") and rows:
+        return math.sqrt(value * (1 - value) / rows)
+    if metric in ("pearson", "spearman") and rows and rows > 3:
+        of_fisher_z = math.sqrt((1 + value**2 / 2 if metric == "spearman" else 1) / (rows - 3))
+        return (1 - value**2) * of_fisher_z
+    return None
 
 
 def _record(directory: Path) -> dict[str, Any]:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from tinybert_ds.foreign_text import table_cell
 from tinybert_ds.report.charts import number
 from tinybert_ds.report.runs import Run
 from tinybert_ds.report.tables import Table, all_tables
 
 CURVE_STEPS = 8
+TITLE_OF_ONE, TITLE_OF_SEVERAL = "# Run ", re.compile(r"# \d+ runs")
 
 
 def render_markdown(runs: Sequence[Run]) -> str:
     """Return report.md."""
-    title = f"# Run {runs[0].name}" if len(runs) == 1 else f"# {len(runs)} runs"
+    title = f"{TITLE_OF_ONE}{runs[0].name}" if len(runs) == 1 else f"# {len(runs)} runs"
     sections = [_section(table) for table in all_tables(runs) if table.rows]
     return "\n".join([title, "", *sections, *(_curves(run) for run in runs if run.steps)])
 
 
 def _section(table: Table) -> str:
-    lines = [f"## {table.title}", "", f"| | {' | '.join(map(_cell, table.columns))} |"]
+    lines = [f"## {table.title}", "", f"| | {' | '.join(map(table_cell, table.columns))} |"]
     lines.append("|---|" + "---|" * len(table.columns))
     for name, cells in table.rows:
-        shown = f"**{_cell(name)}**" if name in table.differing else _cell(name)
-        lines.append(f"| {shown} | {' | '.join(map(_cell, cells))} |")
+        shown = f"**{table_cell(name)}**" if name in table.differing else table_cell(name)
+        lines.append(f"| {shown} | {' | '.join(map(table_cell, cells))} |")
     return "\n".join([*lines, ""])
 
 
@@ -39,7 +42,3 @@ def _curves(run: Run) -> str:
         cells = [number(line[name]) if isinstance(line.get(name), float) else "" for name in names]
         lines.append(f"| {line['step']} | {' | '.join(cells)} | {'' if speed is None else f'{speed:.1f}'} |")
     return "\n".join([*lines, ""])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -87,4 +87,4 @@ def _of_comparison(path: Path, content: dict[str, Any]) -> Measured | None:
         for name, row in rows.items()
     ]
     stages = [(stage["name"], stage["seconds"]) for stage in content["stages"]]
-    return Measured(path, "metric", models, stages)
+    return Measured(path, content.get("metric", "metric"), models, stages)

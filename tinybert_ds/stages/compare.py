@@ -37,6 +37,7 @@ from tinybert_ds.export.record import is_export, read_export
 from tinybert_ds.export.runtimes import open_file
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import wait_for
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.models.pretrained import Role, read_config, weights_bytes
 from tinybert_ds.models.student import count_parameters
 from tinybert_ds.records import STAGES, read_record
@@ -115,7 +116,9 @@ def measure_exported(
     found = []
     for row in exports:
         if row["model"] != "teacher" and row["file"]:
-            model = as_model(open_file(row["kind"], directory / row["file"], torch.get_num_threads()), names)
+            with foreign_code(f"{directory / row['file']} cannot be opened", "export the model again"):
+                run = open_file(row["kind"], directory / row["file"], torch.get_num_threads())
+            model = as_model(run, names)
             metrics = task.evaluate(model, arguments.split, columns=columns, settings=settings)
             rows, name = task.splits[arguments.split], f"student, {row['name']}"
             candidate = Candidate(name, model, rows, layout, parameters, row["bytes"])
@@ -341,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}
     report = build_report(candidates, metrics, latencies_ms, majority, [*stages, own_stage] if stages else [])
+    report["metric"] = official_metric_name(spec)
 
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

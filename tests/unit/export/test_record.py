@@ -18,3 +18,8 @@ def test_a_peak_that_could_not_be_measured_is_shown_as_missing():
     first, second = [line for line in render(report_of([TORCH, ONNX], ABOUT)).splitlines() if "| student," in line]
     assert first.endswith("| 100 |")
     assert second.endswith("| not measured |")
+
+
+def test_an_odd_name_of_a_model_stays_in_its_cell():
+    table = render(report_of([replace(TORCH, model="a|b")], ABOUT))
+    assert "| a\\|b, torch fp32 | 1.0 |" in table

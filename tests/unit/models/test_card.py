@@ -2,12 +2,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from scipy.stats import pearsonr, spearmanr
 
 from tests.support.run_records import write_run
-from tinybert_ds.models.card import CARD_FILE, Card, Figure, read_base_model, render_card, write_card
-from tinybert_ds.models.run_card import run_card
+from tinybert_ds.models.card import CARD_FILE, Card, Figure, figures_table, read_base_model, render_card, write_card
+from tinybert_ds.models.run_card import run_card, standard_error
 
 FIGURE = Figure("accuracy", 0.75, "sst-2", "dev", 100, 0.0433)
 
@@ -25,6 +27,15 @@ def test_what_the_hub_reads_comes_back_from_its_own_classes():
     index = data.to_dict()["model-index"]
     assert index[0]["name"] == "student"
     assert "license" not in ModelCard(render_card(Card("x", "feature-extraction"))).data.to_dict()
+
+
+def test_odd_names_stay_in_their_places():
+    name = 'a: "b" | #c\n---\nd'
+    text = render_card(Card(name, "text-classification", figures=[replace(FIGURE, task=name)]))
+    data = ModelCard(text).data
+    assert (data.model_name, data.eval_results[0].dataset_name) == (name, name)
+    assert '\n# a: "b" \\| #c --- d\n' in text
+    assert '| a: "b" \\| #c --- d | dev |' in figures_table([replace(FIGURE, task=name)])
 
 
 def test_a_card_of_our_own_is_written_anew_and_one_that_somebody_edited_is_not(tmp_path):
@@ -135,3 +146,17 @@ def test_the_card_of_distilled_vectors_names_the_file_of_pairs_and_its_metric(tm
     assert told == {"loss": ("a/texts", "held-out text"), "spearman": ("dev", "dev")}, (
         "it learned nothing from the pairs"
     )
+
+
+def test_the_standard_error_is_that_of_shares_and_correlations_and_of_nothing_else():
+    assert standard_error("subset_accuracy", 0.5, 25) == pytest.approx(0.1)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(2000):  # pairs whose correlation is 0.6
+        one, other = rng.normal(size=(2, 103))
+        other = 0.6 * one + 0.8 * other
+        found.append([pearsonr(one, other)[0], spearmanr(one, other)[0]])
+    of_pearson, of_spearman = np.std(found, axis=0)
+    assert standard_error("pearson", 0.6, 103) == pytest.approx(of_pearson, rel=0.05)
+    assert standard_error("spearman", 0.58, 103) == pytest.approx(of_spearman, rel=0.05)
+    assert standard_error("pearson", 0.6, 3) is None
+    assert standard_error("macro_f1", 0.6, 100) is None

@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from tests.support.run_records import write_run
+from tinybert_ds.errors import ConfigError
 from tinybert_ds.report.__main__ import main
 from tinybert_ds.report.models import figures_of, find_measured
 
@@ -8,7 +11,14 @@ from tinybert_ds.report.models import figures_of, find_measured
 def comparison() -> dict:
     row = {"parameters": 100, "metric": 0.8, "latency_ms": {"1": 4.0, "32": 40.0}, "bytes": 2**20}
     stages = [{"name": "prepare_corpus", "seconds": 5.0}]
-    return {"teacher": row, "student": {**row, "metric": 0.7}, "compression": 2.0, "speedup": 3.0, "stages": stages}
+    return {
+        "metric": "accuracy",
+        "teacher": row,
+        "student": {**row, "metric": 0.7},
+        "compression": 2.0,
+        "speedup": 3.0,
+        "stages": stages,
+    }
 
 
 def export() -> dict:
@@ -29,9 +39,9 @@ def test_reports_of_comparisons_and_exports_are_found_and_others_are_left_alone(
     assert [model.name for model in compared.models] == ["teacher", "student"]
     titles = "".join(figures_of(compared))
     for part in (
-        "metric against ms, batch of 1<",
+        "accuracy against ms, batch of 1<",
         "batch of 32<",
-        "metric against MiB on the disk",
+        "accuracy against MiB on the disk",
         "seconds of each stage",
     ):
         assert part in titles
@@ -44,3 +54,19 @@ def test_the_page_shows_the_models_that_were_measured_beside_the_runs(tmp_path):
     page = (tmp_path / "page" / "report.html").read_text()
     assert "<h2>Models</h2>" in page
     assert "teacher <output>0.8 at 4 ms</output>" in page
+
+
+def test_the_report_of_a_comparison_is_not_replaced_by_that_of_runs_and_that_of_runs_is(tmp_path):
+    write_run(tmp_path / "runs" / "student")
+    (tmp_path / "runs" / "report.md").write_text("# The student beside its teacher\n")
+    words = [str(tmp_path / "runs"), "--output_dir"]
+    with pytest.raises(ConfigError, match=r"report\.md was not written by this command"):
+        main([*words, str(tmp_path / "runs")])
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_file()] == ["report.md"]
+    for _ in range(2):
+        main([*words, str(tmp_path / "page")])
+    assert (tmp_path / "page" / "report.md").read_text().startswith("# Run student\n")
+    write_run(tmp_path / "runs" / "other")
+    for _ in range(2):
+        main([*words, str(tmp_path / "page")])
+    assert (tmp_path / "page" / "report.md").read_text().startswith("# 2 runs\n")

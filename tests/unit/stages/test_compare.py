@@ -74,7 +74,8 @@ def test_the_report_holds_what_an_independent_measurement_finds(setting):
     report = json.loads((setting / "out" / "report.json").read_text(encoding="utf-8"))
 
     models = ["teacher", "student", *others]
-    assert list(report) == [*models, "majority_class", "compression", "speedup", "stages"]
+    assert list(report) == [*models, "majority_class", "compression", "speedup", "stages", "metric"]
+    assert report["metric"] == "accuracy"
     for name, folder, positive in zip(models, ("teacher", "student", "student", "plain"), (1, 1, 1, 0), strict=True):
         weights = AutoModelForSequenceClassification.from_pretrained(setting / folder).parameters()
         assert set(report[name]) == {"parameters", "metric", "latency_ms", "bytes"}

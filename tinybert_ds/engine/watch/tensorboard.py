@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from tinybert_ds.foreign_text import table_cell
+
 HEALTH, TIME, LAYERS, PLACE, FINAL = "1_health", "2_time", "3_layers", "4_place", "5_final"
 """Groups of scalars; TensorBoard sorts them by name."""
 
@@ -58,12 +60,8 @@ def hyper_parameters(learning: Mapping[str, Any], run: Mapping[str, Any]) -> dic
 
 def arguments_table(arguments: Mapping[str, Any]) -> str:
     """Return the arguments as a Markdown table."""
-    rows = [f"| {name} | {_cell(value)} |" for name, value in sorted(arguments.items()) if value is not None]
+    rows = [f"| {name} | {table_cell(value)} |" for name, value in sorted(arguments.items()) if value is not None]
     return "\n".join(["| argument | value |", "|---|---|", *rows])
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _quieten_event_threads() -> None:

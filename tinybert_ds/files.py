@@ -70,6 +70,15 @@ def file_error(error: OSError) -> FileError | None:
     return FileError(f"{what} cannot be read or written: {said}{room}; {_REMEDIES[number]}")
 
 
+def is_text(path: Path) -> bool:
+    """Whether a path is text as libraries in C++ want it; others hold bytes that no UTF-8 has."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def free_megabytes(path: Path) -> int:
     """Return the room on the disk of a path, which need not exist."""
     place = next((parent for parent in (path, *path.absolute().parents) if os.path.isdir(parent)), Path("/"))
@@ -79,11 +88,14 @@ def free_megabytes(path: Path) -> int:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part: temp name, fsync, rename.
 
+    Args:
+        content: Bytes, or text, in which those bytes of a path that are no text are spelled out.
+
     Raises:
         OSError: With the name of the file; nothing of it is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
     try:
         with temporary.open("wb") as handle:
             handle.write(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,25 @@ def installed_version(name: str) -> str | None:
         return str(_project()["version"]) if name == OWN_NAME and PROJECT_FILE.is_file() else None
 
 
-def requirements() -> list[Requirement]:
-    """Return what the package needs, extras left out; of a checkout that is not installed what pyproject.toml says."""
+def is_importable(name: str) -> bool:
+    """Whether a package is there; a folder of its name, such as the `wandb/` that runs leave behind, is none."""
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def requirements(extra: str | None = None) -> list[Requirement]:
+    """Return what the package needs, or what an extra of it adds; of a checkout that is not installed what
+    pyproject.toml says."""
     try:
-        lines: Sequence[str] = requires(OWN_NAME) or ()
+        parsed = [Requirement(line) for line in requires(OWN_NAME) or ()]
     except PackageNotFoundError:
-        lines = _project()["dependencies"] if PROJECT_FILE.is_file() else ()
-    parsed = [Requirement(line) for line in lines]
-    return [requirement for requirement in parsed if "extra" not in str(requirement.marker or "")]
+        project = _project() if PROJECT_FILE.is_file() else {"dependencies": (), "optional-dependencies": {}}
+        lines = project["dependencies"] if extra is None else project["optional-dependencies"].get(extra, ())
+        return [Requirement(line) for line in lines]
+    markers = [(requirement, str(requirement.marker or "")) for requirement in parsed]
+    if extra is None:
+        return [requirement for requirement, marker in markers if "extra" not in marker]
+    return [requirement for requirement, marker in markers if f'extra == "{extra}"' in marker]
 
 
 def version_problems(

@@ -94,3 +94,8 @@ def test_a_name_that_is_too_long_to_be_written_is_told_by_that_name(tmp_path):
     with pytest.raises(OSError, match="too long") as caught:
         write_atomically(path, "new")
     assert caught.value.filename == str(path)
+
+
+def test_bytes_of_a_path_that_are_no_text_are_spelled_out_in_what_is_written(tmp_path):
+    write_atomically(tmp_path / "card.md", f"# é-{os.fsdecode(bytes([255]))}\n")
+    assert (tmp_path / "card.md").read_text(encoding="utf-8") == "# é-\\udcff\n"

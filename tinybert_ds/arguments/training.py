@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 from tinybert_ds.arguments.card import Published
 from tinybert_ds.arguments.groups import OUTPUT_DIR, SEED, LayerLosses, Stage, Teacher
 from tinybert_ds.arguments.option import like, machine, pace, place, result
+from tinybert_ds.versions import is_importable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class TrainingArguments(Published, Stage):
         found = super().problems()
         if self.fp16 and self.no_cuda:
             found.append("--fp16 and --no_cuda contradict each other: this CPU path has no fp16; drop one of them")
-        missing = [name for name in self.report_to if find_spec(name) is None]
+        missing = [name for name in self.report_to if not is_importable(name)]
         if missing:
             found.append(
                 f"--report_to {' '.join(missing)}: not installed; pip install {' '.join(missing)} into the environment "

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_ds.versions import installed_version
+from tinybert_ds.versions import installed_version, is_importable, requirements
 
 Format = Literal["onnx", "openvino"]
 Feed = Mapping[str, NDArray[np.int64]]
@@ -34,8 +35,26 @@ PACKAGES: Mapping[Format, tuple[str, ...]] = {
 
 
 def missing_packages(formats: list[Format]) -> list[str]:
-    """Return the packages that the formats need and that are not installed."""
-    return [name for kind in formats for name in PACKAGES[kind] if installed_version(name) is None]
+    """Return the packages that the formats need and that cannot be imported."""
+    return [name for kind in formats for name in PACKAGES[kind] if not is_importable(name)]
+
+
+def old_packages(formats: list[Format]) -> list[str]:
+    """Return the packages that the formats need and that are older than needed, each in words."""
+    needed = {requirement.name: requirement.specifier for requirement in requirements("export")}
+    names = [name for kind in formats for name in PACKAGES[kind] if name in needed]
+    found = {name: version for name in names if (version := package_version(name)) is not None}
+    return [
+        f"{name} is {version}, needed is {name}{needed[name]}"
+        for name, version in found.items()
+        if not needed[name].contains(version, prereleases=True)
+    ]
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of a package by the name that it is imported by, None where nothing says it."""
+    distributions = [name] if installed_version(name) else packages_distributions().get(name, [])
+    return installed_version(distributions[0]) if distributions else None
 
 
 def open_file(kind: Format, file: Path, threads: int) -> Run:

@@ -65,12 +65,7 @@ def check_capture(encoder: CapturingEncoder, *, sequence_length: int = 128) -> N
             calls other than the depth says; where scores are compared, a mask in a mapped layer that hides more or less
             than padding, or scores with something added.
     """
-    limit = position_limit(encoder.model)
-    if limit is not None and sequence_length > limit:
-        raise ModelError(
-            f"sequences of {sequence_length} tokens are longer than the {limit} positions of "
-            f"{_describe(encoder)}; lower --max_seq_length to at most {limit}"
-        )
+    require_positions(encoder.model, sequence_length)
     batch = probe_batch(encoder.model, sequence_length=sequence_length)
     failed, advice = f"{_describe(encoder)} fails on {sequence_length} tokens", "use another architecture, such as BERT"
     with in_eval_mode(encoder), torch.no_grad(), foreign_code(failed, advice):
@@ -84,6 +79,16 @@ def captured_width(encoder: CapturingEncoder) -> int:
     with in_eval_mode(encoder), torch.no_grad():
         output = encoder(probe_batch(encoder.model, sequence_length=8))
     return math.gcd(*(each.shape[1] * each.shape[3] for each in (*output.queries, *output.keys, *output.values)))
+
+
+def require_positions(model: PreTrainedModel, sequence_length: int) -> None:
+    """Raise ModelError where a model has fewer positions than a sequence has tokens."""
+    limit = position_limit(model)
+    if limit is not None and sequence_length > limit:
+        raise ModelError(
+            f"sequences of {sequence_length} tokens are longer than the {limit} positions of {_named(model)}; "
+            f"lower --max_seq_length to at most {limit}"
+        )
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
@@ -160,4 +165,8 @@ def _masks_only_padding(mask: Tensor | None, attention_mask: Tensor) -> bool:
 
 
 def _describe(encoder: CapturingEncoder) -> str:
-    return f"{type(encoder.model).__name__} (model_type {encoder.model.config.model_type!r})"
+    return _named(encoder.model)
+
+
+def _named(model: PreTrainedModel) -> str:
+    return f"{type(model).__name__} (model_type {model.config.model_type!r})"

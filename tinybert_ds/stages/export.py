@@ -25,12 +25,13 @@ from tinybert_ds.errors import DataError, raise_all
 from tinybert_ds.export.files import Export, bytes_of, wanted
 from tinybert_ds.export.measure import as_model, feed_of, judge, torch_model
 from tinybert_ds.export.peak_memory import peak_mib
-from tinybert_ds.export.place import may_take_export, put_in_place, scratch_beside
+from tinybert_ds.export.place import may_take_export, put_in_place, scratch_inside
 from tinybert_ds.export.record import REPORT_FILE, TABLE_FILE, Row, failures, render, report_of
-from tinybert_ds.export.runtimes import PACKAGES, missing_packages, open_file
-from tinybert_ds.files import write_atomically
+from tinybert_ds.export.runtimes import PACKAGES, missing_packages, old_packages, open_file, package_version
+from tinybert_ds.files import is_text, write_atomically
 from tinybert_ds.models.card import Card, Figure, figures_table, has_own_card, read_base_model, write_card
 from tinybert_ds.models.hub import require_repository, upload
+from tinybert_ds.models.labels import output_names
 from tinybert_ds.models.run_card import MADE, run_card, standard_error
 from tinybert_ds.models.saving import save_tokenizer
 from tinybert_ds.models.sentence.directory import write_modules
@@ -40,8 +41,8 @@ from tinybert_ds.stages.export_subject import Subject, load_subject
 from tinybert_ds.stages.export_vectors import is_sentence_encoder, load_vector_subject
 from tinybert_ds.stages.start import join
 from tinybert_ds.stages.task_settings import write_settings
+from tinybert_ds.strict_formats import parse_json
 from tinybert_ds.targets import target_of
-from tinybert_ds.versions import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     load: Callable[..., Subject] = partial(load_subject, spec=spec)
     if is_sentence_encoder(arguments):
         load = load_vector_subject
-    subject = load(arguments.model, arguments=arguments, world=world, role="model")
-    teacher = None
-    if arguments.teacher:
-        teacher = load(arguments.teacher, arguments=arguments, world=world, role="teacher")
     exports = wanted(arguments.format, arguments.precision, arguments.int8)
     output_dir = Path(arguments.output_dir)
-    with scratch_beside(output_dir) as scratch:
+    with scratch_inside(output_dir) as scratch:
+        subject = load(arguments.model, arguments=arguments, world=world, role="model")
+        teacher = None
+        if arguments.teacher:
+            teacher = load(arguments.teacher, arguments=arguments, world=world, role="teacher")
         in_float = write_files(subject, exports, scratch / "model", arguments, threads, choose=True)
         subjects = [(subject, scratch / "model", in_float)]
         if teacher is not None:
@@ -101,9 +102,13 @@ def path_problems(arguments: ExportModelArguments) -> Iterator[str]:
             f"export` in the checkout, or pip install {' '.join(missing)}"
         )
     elif find_spec("transformers.exporters") is None:
-        yield f"transformers {installed_version('transformers')} has no exporters; install transformers>=5.24"
+        yield f"transformers {package_version('transformers')} has no exporters; install transformers>=5.24"
+    elif old := old_packages(arguments.format):
+        yield f"--format {' '.join(arguments.format)}: {'; '.join(old)}: `bash launchers/install.sh export`, or pip"
     output_dir = Path(arguments.output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
+    if not is_text(output_dir.absolute()):
+        yield f"--output_dir: {output_dir} holds bytes that are no text, which the runtimes cannot open; rename it"
+    elif output_dir.exists() and not output_dir.is_dir():
         yield f"--output_dir: {output_dir} is a file; give a directory"
     elif output_dir.is_dir() and not may_take_export(output_dir):
         yield (
@@ -179,7 +184,7 @@ def _with_latencies(rows: Sequence[Row], candidates: Sequence[Candidate]) -> lis
 
 def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> dict[str, Any]:
     packages = ["torch", "transformers", *(name for kind in arguments.format for name in PACKAGES[kind])]
-    versions = {name: installed_version(name) for name in packages}
+    versions = {name: package_version(name) for name in packages}
     batches = " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
     onnx = "onnx" in arguments.format
     wide = arguments.opset if onnx and {*arguments.precision} - {"int8"} else None
@@ -241,7 +246,8 @@ def _figures(subject: Subject, rows: Sequence[Row]) -> Iterator[Figure]:
             return
         if subject.pairs is not None:
             count, name = len(subject.pairs.scores), subject.pairs.name
-            yield Figure(metric, row.metric, name, "STS file", count, file=row.file, of_datasets=False)
+            error = standard_error(metric, row.metric, count)
+            yield Figure(metric, row.metric, name, "STS file", count, error, row.file, of_datasets=False)
         else:
             assert subject.spec is not None
             error = standard_error(metric, row.metric, count)
@@ -266,9 +272,21 @@ def _gather(written: Path, folder: Path, subject: Subject) -> None:
     config = copy.deepcopy(subject.transformer.config)
     config.architectures = [type(subject.transformer).__name__]  # text-embeddings-inference looks there what it is for
     config.save_pretrained(folder)
+    if subject.modules is None:
+        name_outputs(folder / "config.json", config)
     if subject.modules is not None:
         write_modules(folder, subject.modules, config.hidden_size)
     if subject.spec is not None and subject.settings is None and target_of(subject.spec).setting_names:
         settings = subject.settle(subject.logits(torch_model(subject.model, subject.input_names)))
         write_settings(folder, settings, subject.columns)
     save_tokenizer(subject.tokenizer, folder, with_types="token_type_ids" in subject.input_names)
+
+
+def name_outputs(file: Path, config: Any) -> None:
+    """Name the outputs of a model in its config.json: transformers leaves out names that nobody gave them, without
+    which text-embeddings-inference does not start."""
+    names = output_names(config)
+    content = parse_json(file.read_bytes())
+    content["id2label"] = {str(number): name for number, name in enumerate(names)}
+    content["label2id"] = {name: number for number, name in enumerate(names)}
+    write_atomically(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -26,6 +26,7 @@ from tinybert_ds.export.vectors import VectorModel
 from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.labels import Head, HeadKind, output_names
 from tinybert_ds.models.pretrained import Role, load_headed, read_config, weights_bytes
+from tinybert_ds.models.probe import position_limit, require_positions
 from tinybert_ds.models.sentence.modules import SentenceModules
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
@@ -34,6 +35,8 @@ from tinybert_ds.targets.target import Settings
 
 BATCH_ROWS = 32
 TEACHER = "teacher"
+USUAL_LENGTH = 128
+"""Tokens of the longest row of noise, unless --max_seq_length or the model says otherwise."""
 _NOISE_ROWS = 256
 _SHORTEST = 4
 
@@ -132,7 +135,7 @@ def load_subject(
     """Load a fine-tuned model in float32 and tokenise what it is measured on.
 
     Raises:
-        ModelError, DataError: No classifier for this task, or a split without labels.
+        ModelError, DataError: No classifier for this task, too few positions for its rows, or a split without labels.
     """
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
     head = own_head(config) if spec is None else target_of(spec).head(spec)
@@ -144,7 +147,7 @@ def load_subject(
     model = load_headed(directory, head, role=role)
     split = arguments.split or (spec.eval_splits[0] if spec else "")
     if spec is None:
-        length = min(arguments.max_seq_length or 128, config.max_position_embeddings)
+        length = arguments.max_seq_length or min(USUAL_LENGTH, position_limit(model) or USUAL_LENGTH)
         rows, training = noise(config.vocab_size, length, by_token=head.kind == "tokens"), None
         columns = list(range(config.num_labels))
     else:
@@ -156,6 +159,7 @@ def load_subject(
             path = spec.split_path(str(arguments.data_dir), split)
             raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
         columns = target_of(spec).columns(spec, model.config, None, role=role)
+    require_positions(model, length)
     names = target_of(spec).setting_names if spec else ()
     types = returns_token_types(tokenizer) and takes_token_types(model)
     return Subject(

@@ -4,6 +4,7 @@ or plain ones."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from tinybert_ds.errors import ConfigError, DataError
 from tinybert_ds.export.vectors import VectorModel
 from tinybert_ds.models.capture import takes_token_types
 from tinybert_ds.models.pretrained import Role, load_encoder, read_config, weights_bytes
+from tinybert_ds.models.probe import position_limit, require_positions
 from tinybert_ds.models.sentence.directory import has_modules
 from tinybert_ds.models.sentence.head import SentenceHead
-from tinybert_ds.stages.export_subject import Subject, input_names, noise, some_rows, subject_name
+from tinybert_ds.stages.export_subject import USUAL_LENGTH, Subject, input_names, noise, some_rows, subject_name
 from tinybert_ds.stages.sentence_encoders import read_sentence_directory
 
 _READ = 10_000
@@ -42,9 +44,9 @@ def is_sentence_encoder(arguments: ExportModelArguments) -> bool:
     """
     if arguments.data_dir:
         return False
-    names = [str(name) for name in read_config(arguments.model, role="model").architectures or ()]
+    names = _heads(arguments.model, "model")
     for_texts = [flag for flag in ("sts", "texts") if getattr(arguments, flag)]
-    if any(name.endswith("Classification") for name in names):
+    if names:
         if for_texts:
             raise ConfigError(
                 f"--{' and --'.join(for_texts)} is for sentence encoders, and {arguments.model} has a head "
@@ -54,16 +56,29 @@ def is_sentence_encoder(arguments: ExportModelArguments) -> bool:
     return has_modules(arguments.model) or bool(for_texts)
 
 
+def _heads(directory: str, role: Role) -> list[str]:
+    """The architectures of a model directory that give no vectors."""
+    names = map(str, read_config(directory, role=role).architectures or ())
+    return [name for name in names if name.endswith("Classification")]
+
+
 def load_vector_subject(directory: str, arguments: ExportModelArguments, world: World, *, role: Role) -> Subject:
     """Load a sentence encoder in float32 and tokenise what it is measured on: scored pairs, else texts, else noise.
 
     Raises:
         ConfigError, DataError, ModelError: A module or a prompt that is not understood, files that cannot be read.
     """
+    if role == "teacher" and (heads := _heads(directory, role)):
+        raise ConfigError(f"--teacher {directory} has a head ({', '.join(heads)}); give a sentence encoder")
     encoder = read_sentence_directory(directory, None, role=role)
-    prompt, tokenizer = encoder.prompt(None), encoder.tokenizer
+    prompt, tokenizer, modules = encoder.prompt(None), encoder.tokenizer, encoder.modules
     length = min(arguments.max_seq_length or encoder.max_seq_length, encoder.max_seq_length)
-    if "lasttoken" in encoder.modules.pooling and tokenizer.padding_side == "left":
+    if arguments.max_seq_length is not None and arguments.max_seq_length > length and role == "model":
+        raise ConfigError(
+            f"--max_seq_length {arguments.max_seq_length}: {directory} cuts texts to {length} tokens; lower it, or "
+            "leave it out"
+        )
+    if "lasttoken" in modules.pooling and tokenizer.padding_side == "left":
         raise ConfigError(
             f"{directory} pools the last token of rows that its tokeniser pads on the left; rows of an exported graph "
             'are padded on the right: write "padding_side": "right" in its tokenizer_config.json if its vectors stay '
@@ -81,9 +96,13 @@ def load_vector_subject(directory: str, arguments: ExportModelArguments, world: 
     if pairs is not None:
         rows = encoded(pairs.texts.texts[0])
     if rows is None:
-        rows = noise(encoder.config.vocab_size, length)
+        rows = noise(encoder.config.vocab_size, min(length, arguments.max_seq_length or USUAL_LENGTH))
     model = load_encoder(directory, role=role)
-    head = SentenceHead(encoder.modules)
+    if position_limit(model) is not None:
+        require_positions(model, length)
+        # text-embeddings-inference refuses directories that leave to others what sentence-transformers finds by itself
+        modules = replace(modules, max_seq_length=encoder.max_seq_length)
+    head = SentenceHead(modules)
     types = returns_token_types(tokenizer) and takes_token_types(model)
     return Subject(
         name=subject_name(directory, role),
@@ -101,7 +120,7 @@ def load_vector_subject(directory: str, arguments: ExportModelArguments, world: 
         layout=RowLayout("valid", length, special_ids(tokenizer).pad),
         world=world,
         size_bytes=weights_bytes(directory) + sum(weight.nbytes for weight in head.parameters()),
-        modules=encoder.modules,
+        modules=modules,
         pairs=pairs,
     )
 

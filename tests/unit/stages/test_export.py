@@ -16,9 +16,9 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.support.models import model_directory, published_directory, write_tokenizer
+from tests.support.models import model_directory, published_directory, tiny_config, write_tokenizer
 from tests.support.runs import write_sentiment
 from tinybert_ds.arguments import parse_arguments
 from tinybert_ds.arguments.compare import CompareArguments
@@ -59,18 +59,6 @@ for text, label in rows:
     logits = run({name: numpy.array([ids], dtype=numpy.int64) for name, ids in feed.items()})
     right += labels[str(int(logits[0].argmax()))] == ("negative", "positive")[int(label)]
 print(right / len(rows))
-"""
-
-OPTIMUM = """
-import sys
-from optimum.onnxruntime import ORTModelForSequenceClassification
-from transformers import AutoTokenizer
-subfolder, file = sys.argv[2].split("/")
-model = ORTModelForSequenceClassification.from_pretrained(sys.argv[1], subfolder=subfolder, file_name=file)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-rows = [line.rstrip().split("\\t") for line in open(sys.argv[3])][1:]
-names = [model.config.id2label[int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())] for text, _ in rows]
-print(sum(name == ("negative", "positive")[int(label)] for name, (_, label) in zip(names, rows)) / len(rows))
 """
 
 
@@ -202,18 +190,6 @@ def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_m
     assert small == pytest.approx(rows["ONNX int8 dynamic"]["metric"], abs=0.051)  # a row of 20: batches scale together
 
 
-@pytest.mark.skipif("OPTIMUM_PATH" not in os.environ, reason="needs the site-packages of optimum-onnx in OPTIMUM_PATH")
-def test_optimum_s_own_loader_opens_the_directory_and_repeats_the_metric(folder, exported):
-    """It asks for an older transformers: `pip install --target $OPTIMUM_PATH optimum-onnx`."""
-    rows = {row["file"]: row for row in json.loads((exported / "report.json").read_text())["exports"]}
-    for file in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
-        command = [sys.executable, "-c", OPTIMUM, str(exported), file, str(folder / "task" / "dev.tsv")]
-        environment = {**os.environ, "PYTHONPATH": os.environ["OPTIMUM_PATH"], "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        assert float(done.stdout.split()[-1]) == pytest.approx(rows[file]["metric"], abs=0.051)
-
-
 def test_the_report_has_every_file_beside_the_model_with_all_that_was_measured(exported):
     report = json.loads((exported / "report.json").read_text())
     first, whole, small = report["exports"][:3]
@@ -248,6 +224,24 @@ def test_the_directory_holds_what_others_look_for(exported):
     wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx", "onnx/model_quantized.onnx"}
     assert wanted <= names
     assert not any(name.startswith(".") or "whole" in name for name in names)
+
+
+def test_the_config_states_what_text_embeddings_inference_does_not_start_without(exported, tmp_path):
+    """It reads the architecture's name, positions and both maps of labels, which transformers leaves out where they
+    are its own; see launchers/README.md."""
+    config = json.loads((exported / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert isinstance(config["max_position_embeddings"], int)
+    assert config["id2label"] == {"0": "positive", "1": "negative"}
+    assert config["label2id"] == {"positive": 0, "negative": 1}
+    unnamed = tiny_config()
+    unnamed.save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    export.name_outputs(tmp_path / "config.json", unnamed)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert config["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+    assert AutoConfig.from_pretrained(tmp_path).hidden_size == unnamed.hidden_size
 
 
 def test_a_comparison_has_a_row_for_each_file_and_finds_what_the_export_found(folder, exported):
@@ -312,6 +306,20 @@ def test_a_model_without_token_types_is_exported_without_a_task_and_checked_on_n
     assert rows[2]["agreement"] > 0.9
 
 
+def test_rows_that_a_model_has_no_positions_for_are_refused_and_noise_is_no_longer_than_they_are(folder, tmp_path):
+    def loaded(directory: Path, *more: str):
+        arguments, _ = parse_arguments(ExportModelArguments, ["--model", str(directory), "--output_dir", "o", *more])
+        spec = find_task("sst-2", None) if "--data_dir" in more else None
+        return load_subject(str(directory), spec, arguments, ALONE, role="model")
+
+    model_directory(tmp_path / "student", model_type="roberta", labels=LABELS)  # 66 positions, of which 2 are not used
+    assert loaded(tmp_path / "student").rows.lengths.max() == 64
+    told = r"sequences of 65 tokens are longer than the 64 positions of .*lower --max_seq_length to at most 64"
+    for directory, more in ((tmp_path / "student", []), (folder / "student", of_task(folder)[:-2])):
+        with pytest.raises(ModelError, match=told), no_ranks():
+            loaded(directory, *more, "--max_seq_length", "65")
+
+
 def test_a_published_model_in_a_folder_of_the_old_layout_is_measured_as_any_other(tmp_path, monkeypatch):
     inside, _ = published_directory(tmp_path / "student" / "0_Transformer", labels=2)
     write_tokenizer(inside)  # a bare vocab.txt does not say its casing
@@ -351,6 +359,9 @@ def test_mistakes_are_told_together_before_any_work(folder, tmp_path, monkeypatc
     (tmp_path / "foreign" / "mine").rename(tmp_path / "foreign" / ".exporting-left")
     arguments, _ = parse_arguments(ExportModelArguments, words(folder, str(tmp_path / "foreign")))
     assert "foreign" not in "".join(export.path_problems(arguments))
+    arguments, _ = parse_arguments(ExportModelArguments, words(folder, "\udcff"))
+    problem = list(export.path_problems(arguments))[-1]
+    assert "holds bytes that are no text" in problem
     for part in (
         "gone is not a directory",
         "onnxruntime not installed; `bash launchers/install.sh export`",

@@ -255,11 +255,28 @@ def test_sentence_transformers_own_onnx_backend_opens_the_directory_with_the_sam
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), wanted, atol=1e-5)
 
 
+def test_a_length_that_a_directory_leaves_to_others_is_stated_in_its_export(tmp_path):
+    def loaded(*more: str, role: str = "model"):
+        words = ["--model", str(tmp_path), "--output_dir", "o", "--precision", "fp32", *more]
+        arguments, _ = parse_arguments(export.ExportModelArguments, words)
+        return export.load_vector_subject(str(tmp_path), arguments, ALONE, role=role)
+
+    sentence_directory(tmp_path, max_seq_length=None, **SIZES)
+    assert loaded().modules.max_seq_length == 64
+    assert loaded("--max_seq_length", "40").layout.max_seq_length == 40
+    with pytest.raises(ConfigError, match=r"--max_seq_length 65: .* cuts texts to 64 tokens"):
+        loaded("--max_seq_length", "65")
+    assert loaded("--max_seq_length", "65", role="teacher").layout.max_seq_length == 64
+
+
 def test_what_is_no_sentence_encoder_takes_no_texts_and_the_other_way_round(encoder, tmp_path):
     student(tmp_path, None)
     words = ["--output_dir", str(tmp_path / "out"), "--precision", "fp32", "--sts", str(encoder / "dev.tsv")]
     with pytest.raises(ConfigError, match=r"--sts is for sentence encoders, and .* has a head \(BertForSequenceCl"):
         run_export(["--model", str(tmp_path / "student"), *words])
+    both = ["--model", str(encoder / "student"), "--teacher", str(tmp_path / "student"), *words]
+    with pytest.raises(ConfigError, match=r"--teacher .* has a head \(BertForSequenceCl.*; give a sentence"):
+        run_export(both)
     with pytest.raises(DataError, match=r"--sts .*gone\.tsv does not exist"):
         run_export(["--model", str(encoder / "student"), *words[:-1], str(tmp_path / "gone.tsv")])
     modules = sentence_directory(tmp_path / "odd", **SIZES) / "modules.json"

@@ -170,6 +170,6 @@ def test_a_tracker_that_is_not_installed_is_a_mistake_of_the_command_line(monkey
     arguments = FinetuneArguments(
         model="m", data_dir="d", task_name="rte", output_dir="o", report_to=["wandb", "mlflow"]
     )
-    monkeypatch.setattr("tinybert_ds.arguments.training.find_spec", lambda name: None)
+    monkeypatch.setattr("tinybert_ds.arguments.training.is_importable", lambda name: False)
     (problem,) = arguments.problems()
     assert problem.startswith("--report_to wandb mlflow: not installed; pip install wandb mlflow")

@@ -152,9 +152,10 @@ def load_subject(
         columns = list(range(config.num_labels))
     else:
         flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
-        splits = dict.fromkeys(("train", split))
-        task = load_task(spec, str(arguments.data_dir), list(splits), tokenizer, config, flags, world)
-        rows, training, length = task.splits[split], task.splits["train"], task.max_seq_length
+        splits = [split, "train"] if split != "train" and "int8" in arguments.precision else [split]
+        texts = {"train"} - {split}  # scales and layers are chosen without labels
+        task = load_task(spec, str(arguments.data_dir), splits, tokenizer, config, flags, world, unlabelled=texts)
+        rows, training, length = task.splits[split], task.splits.get("train"), task.max_seq_length
         if rows.labels is None:
             path = spec.split_path(str(arguments.data_dir), split)
             raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")

@@ -320,6 +320,21 @@ def test_rows_that_a_model_has_no_positions_for_are_refused_and_noise_is_no_long
             loaded(directory, *more, "--max_seq_length", "65")
 
 
+def test_training_rows_need_no_labels_and_are_read_for_8_bits_alone(folder, tmp_path):
+    def loaded(*precisions: str):
+        given = ["--data_dir", str(tmp_path), "--task_name", "sst-2", "--precision", *precisions]
+        arguments, _ = parse_arguments(ExportModelArguments, words(folder, "o", "--max_seq_length", "64", *given))
+        return load_subject(arguments.model, find_task("sst-2", None), arguments, ALONE, role="model")
+
+    lines = (folder / "task" / "dev.tsv").read_text().splitlines()
+    (tmp_path / "dev.tsv").write_text("\n".join(lines) + "\n")
+    with no_ranks():
+        assert len(loaded("fp32", "fp16").rows) == 20
+        (tmp_path / "train.tsv").write_text("\n".join(line.split("\t")[0] for line in lines[:9]) + "\n")
+        subject = loaded("int8")
+    assert (len(subject.rows), len(subject.training_rows)) == (20, 8)
+
+
 def test_a_published_model_in_a_folder_of_the_old_layout_is_measured_as_any_other(tmp_path, monkeypatch):
     inside, _ = published_directory(tmp_path / "student" / "0_Transformer", labels=2)
     write_tokenizer(inside)  # a bare vocab.txt does not say its casing

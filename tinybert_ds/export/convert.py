@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinybert_ds.errors import ModelError
 from tinybert_ds.export.attention import served_attention
 from tinybert_ds.models.foreign import foreign_code
 
@@ -28,7 +29,7 @@ def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, ops
     """Write a model as an ONNX graph in float32, in the form that ONNX Runtime computes fastest on CPUs.
 
     Raises:
-        ModelError: The architecture cannot be traced.
+        ModelError: The architecture cannot be traced, or not be written in this operator set.
     """
     with served_attention(getattr(model, "transformer", model), opset=opset):
         graph = traced_onnx(model, input_names, opset=opset)
@@ -44,7 +45,10 @@ def traced_onnx(model: nn.Module, input_names: Sequence[str], *, opset: int) -> 
 
     with _traced(model, "ONNX"):
         config = OnnxConfig(dynamic=True, dynamic_shapes=_shapes(input_names), opset_version=opset)
-        return OnnxExporter().export(model, _sample(model, input_names), config).program
+        graph = OnnxExporter().export(model, _sample(model, input_names), config).program
+    if graph.opset_imports[""] != opset:  # torch writes an older one where it cannot convert to it
+        raise ModelError(f"torch's exporter cannot write opset {opset}; give a lower one with --opset or --int8_opset")
+    return graph
 
 
 def _keep_sums_apart(graph: Any) -> None:

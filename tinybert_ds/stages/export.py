@@ -27,7 +27,7 @@ from tinybert_ds.export.measure import as_model, feed_of, judge, torch_model
 from tinybert_ds.export.peak_memory import peak_mib
 from tinybert_ds.export.place import may_take_export, put_in_place, scratch_inside
 from tinybert_ds.export.record import REPORT_FILE, TABLE_FILE, Row, failures, render, report_of
-from tinybert_ds.export.runtimes import PACKAGES, missing_packages, old_packages, open_file, package_version
+from tinybert_ds.export.runtimes import PACKAGES, missing_packages, old_packages, package_version
 from tinybert_ds.files import is_text, write_atomically
 from tinybert_ds.models.card import Card, Figure, figures_table, has_own_card, read_base_model, write_card
 from tinybert_ds.models.hub import require_repository, upload
@@ -36,7 +36,7 @@ from tinybert_ds.models.run_card import MADE, run_card, standard_error
 from tinybert_ds.models.saving import save_tokenizer
 from tinybert_ds.models.sentence.directory import write_modules
 from tinybert_ds.stages.compare import LATENCY_BATCHES, ROUNDS, Candidate, cpu_name, measure_latency_ms
-from tinybert_ds.stages.export_files import write_files
+from tinybert_ds.stages.export_files import open_export, write_files
 from tinybert_ds.stages.export_subject import Subject, load_subject
 from tinybert_ds.stages.export_vectors import is_sentence_encoder, load_vector_subject
 from tinybert_ds.stages.start import join
@@ -129,7 +129,7 @@ def measure(
     for subject, folder, in_float in subjects:
         models: dict[str, Any] = {"torch fp32": torch_model(subject.model, subject.input_names)}
         for export in exports:
-            run = open_file(export.kind, folder / export.file, threads)
+            run = open_export(export.kind, folder / export.file, threads)
             models[export.name] = as_model(run, subject.input_names)
         reference = subject.logits(models["torch fp32"])
         settings = subject.settle(reference)

@@ -17,7 +17,8 @@ from tinybert_ds.export.convert import export_onnx, export_openvino, half_onnx, 
 from tinybert_ds.export.files import Export
 from tinybert_ds.export.measure import agreement_of, as_model, torch_model
 from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
-from tinybert_ds.export.runtimes import open_file
+from tinybert_ds.export.runtimes import Format, Run, open_file
+from tinybert_ds.models.foreign import foreign_code
 from tinybert_ds.stages.export_subject import Subject, some_rows
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,15 @@ def write_files(
     return found
 
 
+def open_export(kind: Format, file: Path, threads: int) -> Run:
+    """Load a file that was just written; raises ModelError where its runtime refuses it."""
+    with foreign_code(
+        f"{file.name} cannot be opened by the installed runtime",
+        "give a lower --opset or --int8_opset, or leave the format or precision out",
+    ):
+        return open_file(kind, file, threads)
+
+
 def _choose(
     subject: Subject,
     export: Export,
@@ -88,7 +98,7 @@ def _choose(
         nonlocal written
         quantise(in_float)
         written = in_float
-        run = open_file(export.kind, target, threads)
+        run = open_export(export.kind, target, threads)
         return 1 - agreement_of(subject.logits(as_model(run, subject.input_names), rows), reference, subject.answers)
 
     choice = choose_layers(layers, loss, (FLIPS if subject.spec else 1) * arguments.max_loss)

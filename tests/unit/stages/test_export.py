@@ -306,35 +306,6 @@ def test_a_model_without_token_types_is_exported_without_a_task_and_checked_on_n
     assert rows[2]["agreement"] > 0.9
 
 
-def test_rows_that_a_model_has_no_positions_for_are_refused_and_noise_is_no_longer_than_they_are(folder, tmp_path):
-    def loaded(directory: Path, *more: str):
-        arguments, _ = parse_arguments(ExportModelArguments, ["--model", str(directory), "--output_dir", "o", *more])
-        spec = find_task("sst-2", None) if "--data_dir" in more else None
-        return load_subject(str(directory), spec, arguments, ALONE, role="model")
-
-    model_directory(tmp_path / "student", model_type="roberta", labels=LABELS)  # 66 positions, of which 2 are not used
-    assert loaded(tmp_path / "student").rows.lengths.max() == 64
-    told = r"sequences of 65 tokens are longer than the 64 positions of .*lower --max_seq_length to at most 64"
-    for directory, more in ((tmp_path / "student", []), (folder / "student", of_task(folder)[:-2])):
-        with pytest.raises(ModelError, match=told), no_ranks():
-            loaded(directory, *more, "--max_seq_length", "65")
-
-
-def test_training_rows_need_no_labels_and_are_read_for_8_bits_alone(folder, tmp_path):
-    def loaded(*precisions: str):
-        given = ["--data_dir", str(tmp_path), "--task_name", "sst-2", "--precision", *precisions]
-        arguments, _ = parse_arguments(ExportModelArguments, words(folder, "o", "--max_seq_length", "64", *given))
-        return load_subject(arguments.model, find_task("sst-2", None), arguments, ALONE, role="model")
-
-    lines = (folder / "task" / "dev.tsv").read_text().splitlines()
-    (tmp_path / "dev.tsv").write_text("\n".join(lines) + "\n")
-    with no_ranks():
-        assert len(loaded("fp32", "fp16").rows) == 20
-        (tmp_path / "train.tsv").write_text("\n".join(line.split("\t")[0] for line in lines[:9]) + "\n")
-        subject = loaded("int8")
-    assert (len(subject.rows), len(subject.training_rows)) == (20, 8)
-
-
 def test_a_published_model_in_a_folder_of_the_old_layout_is_measured_as_any_other(tmp_path, monkeypatch):
     inside, _ = published_directory(tmp_path / "student" / "0_Transformer", labels=2)
     write_tokenizer(inside)  # a bare vocab.txt does not say its casing
@@ -350,19 +321,28 @@ def test_a_published_model_in_a_folder_of_the_old_layout_is_measured_as_any_othe
 
 def test_a_file_that_loses_too_much_fails_the_command_with_its_figures_and_nothing_is_written(folder, monkeypatch):
     monkeypatch.setattr(export, "peak_mib", lambda *words: None)
-    true_open = export.open_file
+    true_open = export.open_export
 
     def spoiled(kind, file, threads):
         run = true_open(kind, file, threads)
         return lambda feed: -run(feed)
 
-    monkeypatch.setattr(export, "open_file", spoiled)
+    monkeypatch.setattr(export, "open_export", spoiled)
     more = ["--format", "onnx", "--precision", "fp32", "--max_loss", "0"]
     told = r"onnx/model.onnx \(ONNX fp32\) loses .* of accuracy .* more than --max_loss 0; .*nothing was"
     with pytest.raises(DataError, match=told):
         run_export([*words(folder, "bad"), *of_task(folder), *more])
     assert not (folder / "bad").exists()
     assert not list(folder.glob(".exporting-*"))
+
+
+def test_an_operator_set_that_cannot_be_written_or_opened_is_told_of(folder, tmp_path):
+    with pytest.raises(ModelError, match="cannot write opset 99; give a lower one with --opset or --int8_opset"):
+        run_export(words(folder, "odd", *of_task(folder), "--format", "onnx", "--precision", "fp32", "--opset", "99"))
+    assert not (folder / "odd").exists()
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match=r"model\.onnx cannot be opened by the installed runtime: .*--int8_opset"):
+        export.open_export("onnx", tmp_path / "model.onnx", 1)
 
 
 def test_mistakes_are_told_together_before_any_work(folder, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.benchmarks.quality import BATCH_ROWS, STUDENT, Budget, Yardstick
+from tests.benchmarks.quality import BATCH_ROWS, DECAYING, STUDENT, Budget, Yardstick
 from tests.benchmarks.quality_inputs import LONGEST, read_split
 from tests.benchmarks.quality_judge import judge, logits_of
 
@@ -58,6 +58,7 @@ class Sweep:
         models = ["--teacher_model", self.work.teacher(self.task), "--seed", 1]
         data = ["--data_dir", self.work.task(self.task), "--task_file", self.work.task(self.task) / "task.yaml"]
         words = [*models, *data, "--student_model", STUDENT, "--max_seq_length", LONGEST]
+        more = (*DECAYING, *more)
         self._start([*words, "--calibration_tokens", self.work.budget.calibration_tokens], self.folder / "start")
         losses = {}
         for rate in rates:

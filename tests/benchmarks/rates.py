@@ -53,16 +53,15 @@ class Sweep:
             found = self._run("general_distill", words, "general", rate)
             self._note("general", rate, found)
 
-    def layers(self, rates: Sequence[float], *more: object) -> float:
+    def layers(self, rates: Sequence[float]) -> float:
         """Distil layers on the task; return the best rate by the sum of the held-out losses."""
         models = ["--teacher_model", self.work.teacher(self.task), "--seed", 1]
         data = ["--data_dir", self.work.task(self.task), "--task_file", self.work.task(self.task) / "task.yaml"]
         words = [*models, *data, "--student_model", STUDENT, "--max_seq_length", LONGEST]
-        more = (*DECAYING, *more)
         self._start([*words, "--calibration_tokens", self.work.budget.calibration_tokens], self.folder / "start")
         losses = {}
         for rate in rates:
-            words = [*models, "--student_model", self.folder / "start", *self._usual(), *more]
+            words = [*models, "--student_model", self.folder / "start", *self._usual(), *DECAYING]
             found = self._run("task_distill", words, "intermediate", rate)
             self._note("intermediate", rate, found)
             losses[rate] = found["eval_loss"]

@@ -81,6 +81,22 @@ def test_another_student_is_not_written_over_it(started, tmp_path):
     assert "made with another calibration_tokens" in finished.output
 
 
+@pytest.mark.parametrize(("more", "code"), [([], 0), (["notes.txt"], 2)])
+def test_a_start_of_which_nothing_came_gives_way_to_another_one(started, tmp_path, more, code):
+    directory, arguments, _ = started
+    record = json.loads((directory / RECORD_FILE).read_text())
+    unfinished = {"identity": {**record["identity"], "teacher_dtype": "torch.float16"}, "finished": False}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(unfinished))
+    for name in more:
+        (tmp_path / "out" / name).write_text("mine")
+    place = arguments.index("--output_dir")
+    again = [*arguments[: place + 1], tmp_path / "out", *arguments[place + 2 :]]
+    finished = run_ranks("inherit", again, log=tmp_path / "log")
+    assert finished.returncode == code, finished.output
+    assert ("made with another teacher_dtype" in finished.output) == bool(code)
+
+
 def test_general_distillation_begins_with_lower_losses(started, general, one_rank, tmp_path):
     directory, *_ = started
     arguments = [*with_student(general, directory), "--continue_train", "--max_steps", 1]
@@ -157,7 +173,7 @@ def test_a_student_without_a_closed_form_is_refused_before_anything_is_written(i
         (["--pregenerated_data", "s", "--data_dir", "d", "--task_name", "t"], "give either --pregenerated_data"),
         (["--pregenerated_data", "s", "--calibration_tokens", "0"], "--calibration_tokens is 0; it must be at least 1"),
         (["--pregenerated_data", "s", "--seed", "-1"], "--seed is -1"),
-        (["--pregenerated_data", "s", "--prior_weight", "0"], "--prior_weight is 0.0; it must be above 0"),
+        (["--pregenerated_data", "s", "--prior_weight", "0"], "--prior_weight is 0.0; it must be in (0, 1e+06]"),
         (["--pregenerated_data", "s", "--teacher_labels", "a,b"], "--teacher_labels is for a fine-tuned teacher"),
     ],
 )

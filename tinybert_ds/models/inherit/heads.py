@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinybert_ds.models.inherit.factors import choose_neurons
@@ -41,16 +41,18 @@ def fit_head(
     return share if own.classifier is None else _fit_classifier(task, source, own, columns)
 
 
-def copy_head(teacher: PreTrainedModel, student: PreTrainedModel, columns: Sequence[int] | None) -> None:
-    """Start a head of the same width from the teacher's."""
+def copy_head(teacher: PreTrainedModel, student: PreTrainedModel, columns: Sequence[int] | None) -> list[nn.Module]:
+    """Start a head of the same width from the teacher's; return its linear layers, none where nothing is copied."""
     source, own = head_parts(teacher), head_parts(student)
     if source is None or own is None or source.dense.weight.shape != own.dense.weight.shape:
-        return
+        return []
     own.dense.load_state_dict(source.dense.state_dict())
-    if source.classifier is not None and own.classifier is not None:
-        outputs = slice(None) if columns is None else list(columns)
-        own.classifier.weight.copy_(source.classifier.weight[outputs])
-        own.classifier.bias.copy_(source.classifier.bias[outputs])
+    if source.classifier is None or own.classifier is None:
+        return [own.dense]
+    outputs = slice(None) if columns is None else list(columns)
+    own.classifier.weight.copy_(source.classifier.weight[outputs])
+    own.classifier.bias.copy_(source.classifier.bias[outputs])
+    return [own.dense, own.classifier]
 
 
 def _fit_dense(task: Task, source: HeadParts, own: HeadParts) -> float:

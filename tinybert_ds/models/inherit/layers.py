@@ -231,6 +231,7 @@ class Tables(NamedTuple):
     positions: Tensor  # (positions, E)
     first_position: int  # row of the first token of a text
     types: Tensor | None  # (token types, E)
+    tasks: Tensor | None  # (task types, E) of an ERNIE, which reads every text as of the first
 
 
 def tables(model: PreTrainedModel) -> Tables:
@@ -238,10 +239,11 @@ def tables(model: PreTrainedModel) -> Tables:
     embeddings: Any = model.base_model.embeddings
     positions = embeddings.position_embeddings
     first = 0 if positions.padding_idx is None else positions.padding_idx + 1
-    types = getattr(embeddings, "token_type_embeddings", None)
+    types, tasks = (getattr(embeddings, f"{kind}_type_embeddings", None) for kind in ("token", "task"))
     return Tables(
         words=embeddings.word_embeddings.weight.detach(),
         positions=positions.weight.detach(),
         first_position=first,
         types=None if types is None else types.weight.detach(),
+        tasks=None if tasks is None else tasks.weight.detach(),
     )

@@ -144,8 +144,6 @@ def _text(session: Session[InheritArguments], vocabulary: Vocabulary) -> _Text:
             spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world, unlabelled=("train",)
         )
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
-        if target_of(spec).by_token:  # whose head has no closed form: it is new, the rows are text
-            return _Text(rows, rows.fingerprint, None, None)
         return _Text(rows, rows.fingerprint, columns, target_of(spec).head(spec))
     directories = arguments.pregenerated_data
     lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}

@@ -1,7 +1,7 @@
 """Calibration text in blocks: sums over all of them that no number of ranks changes, and states kept on disk.
 
 A block is a batch of rows. Blocks belong to lanes, and sums are added up inside each lane, then lane by lane, always in
-the same order; a rank works on whole lanes.
+the same order; a rank works on whole lanes. (A block's own products depend on the number of threads, as all do.)
 """
 
 from __future__ import annotations

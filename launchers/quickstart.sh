@@ -41,10 +41,10 @@ export PATH="$PWD/.venv/bin:$PATH" # the deepspeed launcher and ninja
 # Optimizer steps of each stage. The student that learns from labels alone takes as many steps on the labelled data as
 # intermediate and prediction distillation together.
 teacher_steps=250 general_steps=50 intermediate_steps=350 prediction_steps=300 eval_step=150
-data_options=() calibration=(--calibration_tokens 200000) max_loss=0.01 formats=(onnx openvino)
+data_options=() task_tokens=200000 general_tokens=50000 max_loss=0.01 formats=(onnx openvino)
 if [ "$kind" = smoke ]; then
     teacher_steps=4 general_steps=2 intermediate_steps=4 prediction_steps=4 eval_step=2
-    data_options=(--max_documents 20 --max_rows 64) calibration=(--calibration_tokens 1000) max_loss=1 formats=(onnx)
+    data_options=(--max_documents 20 --max_rows 64) task_tokens=1000 general_tokens=1000 max_loss=1 formats=(onnx)
 fi
 
 stage() {
@@ -71,11 +71,13 @@ stage finetune_teacher "${train[@]}" launchers/finetune_teacher.py \
 stage general_distillation "${train[@]}" launchers/general_distill.py \
     --pregenerated_data "$out/shards" --teacher_model "$out/data/teacher" --student_model 3L_192 \
     --output_dir "$out/general" --max_seq_length 64 --train_batch_size 16 \
-    --eval_fraction 0.01 --save_steps 200 --seed "$seed" --max_steps "$general_steps" --learning_rate 3e-4
+    --eval_fraction 0.01 --save_steps 200 --seed "$seed" --max_steps "$general_steps" --learning_rate 3e-4 \
+    --calibration_tokens "$general_tokens"
 
 stage start_student python launchers/inherit_student.py \
     --teacher_model "$out/teacher" --student_model 3L_192 --output_dir "$out/start" \
-    --data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --seed "$seed" "${calibration[@]}"
+    --data_dir "$out/data/sentiment" --task_name sst-2 --max_seq_length 64 --seed "$seed" \
+    --calibration_tokens "$task_tokens"
 
 stage intermediate_distillation "${train[@]}" launchers/task_distill.py \
     --teacher_model "$out/teacher" --student_model "$out/start" --output_dir "$out/intermediate" "${task[@]}" \

@@ -67,6 +67,7 @@ class Arm:
     layers: tuple[str, ...] = ()  # more flags of the intermediate stage
     predictions: tuple[str, ...] = ()  # of the prediction stage
     from_teacher: bool = True  # whether it starts, or goes on, from the fine-tuned teacher
+    joint: tuple[str, ...] | None = None  # more flags of layers and predictions in one stage; None: in two
 
 
 LABELS = "labels alone"
@@ -82,6 +83,7 @@ ARMS = (
     Arm("inherited, relations", layers=("--attention_loss", "relations")),
     Arm("inherited, losses over variances", layers=("--loss_balance", "variance")),
     Arm("inherited, kl of predictions", predictions=("--prediction_loss", "kl")),
+    Arm("inherited, joint", joint=("--lr_schedule", "linear")),
 )
 """The student before its first step is judged with the arm `INHERITED`."""
 
@@ -138,16 +140,22 @@ class Yardstick:
         left = self.budget.flops - spent
         tokens, length = self._batch(task)
         shapes = self.teacher_shape, self.student_shape
-        costs = [quality_compute.layer_step(*shapes, tokens, length)]
-        costs += [quality_compute.prediction_step(*shapes, tokens, length)]
-        shares = (self.budget.layer_share, 1 - self.budget.layer_share)
-        steps = quality_compute.steps_within(left, costs, shares)
+        layers = quality_compute.layer_step(*shapes, tokens, length)
         models = ["--teacher_model", self.teacher(task), "--seed", seed]
-        words = [*models, "--student_model", start, *arm.layers]
-        words += self._usual(task, steps[0], arm.rates.intermediate, 1)
-        seconds += self._train("task_distill", words, folder / "intermediate")
-        words = ["--pred_distill", *models, "--student_model", folder / "intermediate", *arm.predictions]
-        words += self._usual(task, steps[1], arm.rates.prediction, self.budget.evaluations)
+        if arm.joint is None:
+            costs = [layers, quality_compute.prediction_step(*shapes, tokens, length)]
+            shares = (self.budget.layer_share, 1 - self.budget.layer_share)
+            steps = quality_compute.steps_within(left, costs, shares)
+            words = [*models, "--student_model", start, *arm.layers]
+            words += self._usual(task, steps[0], arm.rates.intermediate, 1)
+            seconds += self._train("task_distill", words, folder / "intermediate")
+            words = ["--pred_distill", *models, "--student_model", folder / "intermediate", *arm.predictions]
+            words += self._usual(task, steps[1], arm.rates.prediction, self.budget.evaluations)
+        else:
+            costs = [layers]
+            steps = quality_compute.steps_within(left, costs, (1,))
+            words = ["--joint", *models, "--student_model", start, *arm.joint]
+            words += self._usual(task, steps[0], arm.rates.intermediate, self.budget.evaluations)
         seconds += self._train("task_distill", words, folder / "student")
         done = sum(cost * count for cost, count in zip(costs, steps, strict=True))
         found = [self._result(task, arm.name, seed, folder / "student", (spent + done, seconds), sum(steps))]

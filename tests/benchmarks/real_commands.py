@@ -14,10 +14,11 @@ TIMEOUT_SECONDS = 4 * 3600
 
 
 def run_to_the_end(stage: str, words: Sequence[object], log: Path) -> None:
-    """Run a command on one rank and say how long it took; one that fails ends the benchmark with what it printed."""
+    """Run a command on one rank, with this machine's defaults, and say how long it took; one that fails ends the
+    benchmark with what it printed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    finished = wait_ranks(start_ranks(stage, words, 1, log), log, TIMEOUT_SECONDS)
+    finished = wait_ranks(start_ranks(stage, words, 1, log, of_any_machine=False), log, TIMEOUT_SECONDS)
     if finished.returncode:
         raise SystemExit(f"{log.name} failed with exit code {finished.returncode}:\n{finished.output}")
     print(f"{log.name}: {time.monotonic() - begin:.0f} s", flush=True)

@@ -34,6 +34,7 @@ def test_two_ranks_have_the_losses_and_the_vectors_of_one(embedding, alone, tmp_
     assert likeness == pytest.approx(figures(alone, "eval_dev_spearman"), abs=0.02)  # ranks of near ties
 
 
+@pytest.mark.exhaustive  # the engine is that of test_resume.py
 def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit(embedding, tmp_path):
     config = zero_config(tmp_path / "ds.json", stage=2)
     arguments = [*embedding, "--relation_weight", 1, "--deepspeed_config", config, "--output_dir"]

@@ -51,7 +51,8 @@ def test_a_run_killed_on_two_ranks_goes_on_bit_for_bit_dropout_included(inputs, 
 
 
 @pytest.mark.parametrize(
-    ("world_size", "stage", "bf16", "killed"), [(2, 2, False, 0), (2, 3, False, 1), (1, 1, True, 0)]
+    ("world_size", "stage", "bf16", "killed"),
+    [(2, 2, False, 0), pytest.param(2, 3, False, 1, marks=pytest.mark.exhaustive), (1, 1, True, 0)],
 )
 def test_a_rank_killed_while_it_saves_costs_the_steps_since_the_checkpoint_before(
     general, tmp_path, world_size, stage, bf16, killed

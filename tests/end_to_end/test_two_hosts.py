@@ -79,7 +79,9 @@ def open_mpi_is_installed() -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "victim"), [("pdsh", 1), ("mpich", 0), ("openmpi", 0)])
+@pytest.mark.parametrize(
+    ("launcher", "victim"), [("pdsh", 1), pytest.param("mpich", 0, marks=pytest.mark.exhaustive), ("openmpi", 0)]
+)
 def test_a_run_over_two_hosts_that_is_killed_on_one_goes_on_where_it_was(
     hosts, short, expected, tmp_path, launcher, victim
 ):

@@ -45,6 +45,8 @@ _SERVER.set_forkserver_preload(
         "tests.support.runs",
         *(f"tinybert_ds.stages.{name}" for name in STAGES),
         *(f"data_tools.{name}" for name in DATA_TOOLS),
+        "sklearn.metrics",  # which the stages import when a metric is computed
+        "scipy.stats",
     ]
 )
 
@@ -68,11 +70,13 @@ def start_ranks(
     world_size: int,
     log: Path,
     sabotage: Mapping[int, Callable[[], None]] | None = None,
+    *,
+    of_any_machine: bool = True,
 ) -> list[Process]:
     """Start a command on so many ranks.
 
     They are forked from a server that has imported everything already: starting python for each of them would take
-    most of the tests' time. The default DeepSpeed config is that of a CPU without bf16 on every machine.
+    most of the tests' time.
 
     Args:
         stage: One of STAGES or DATA_TOOLS, or SERIES.
@@ -80,6 +84,7 @@ def start_ranks(
         world_size: Ranks; with one, the command runs as under plain `python`.
         log: Rank r writes its output to `log` with the suffix `.rankr`.
         sabotage: For some ranks what is called in their process first (see `tests.support.sabotage`).
+        of_any_machine: The default DeepSpeed config is that of a CPU without bf16 wherever this runs.
     """
     port = free_port()
     processes = []
@@ -92,7 +97,7 @@ def start_ranks(
         words = [str(argument) for argument in arguments]
         fault = (sabotage or {}).get(rank)
         place_and_log = (environment, log.with_suffix(f".rank{rank}"))
-        process = _SERVER.Process(target=_run_rank, args=(stage, words, *place_and_log, fault))
+        process = _SERVER.Process(target=_run_rank, args=(stage, words, *place_and_log, fault, of_any_machine))
         process.start()
         processes.append(process)
     return processes
@@ -168,15 +173,21 @@ def wait_for_step(directory: Path, step: int, processes: Sequence[Process], log:
 
 
 def _run_rank(
-    stage: str, words: list[str], environment: dict[str, str], log: Path, sabotage: Callable[[], None] | None
+    stage: str,
+    words: list[str],
+    environment: dict[str, str],
+    log: Path,
+    sabotage: Callable[[], None] | None,
+    of_any_machine: bool,
 ) -> None:
     os.environ.update(environment)
     with log.open("wb") as handle:
         for stream in (1, 2):
             os.dup2(handle.fileno(), stream)
     sys.argv = [f"{stage}.py", *words]
-    ds_config = importlib.import_module("tinybert_ds.engine.ds_config")
-    ds_config.multiplies_fast = lambda dtype, device: False  # the default config, and so the losses, of any machine
+    if of_any_machine:
+        ds_config = importlib.import_module("tinybert_ds.engine.ds_config")
+        ds_config.multiplies_fast = lambda dtype, device: False
     if sabotage is not None:
         sabotage()
     if stage == SERIES:

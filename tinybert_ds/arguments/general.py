@@ -16,6 +16,7 @@ from tinybert_ds.arguments.groups import (
     Corpora,
     Sampling,
 )
+from tinybert_ds.arguments.inherit import CALIBRATION_TOKENS
 from tinybert_ds.arguments.option import data, like, machine, pace, result
 from tinybert_ds.arguments.training import DistillationArguments
 from tinybert_ds.errors import ConfigError
@@ -42,15 +43,16 @@ class GeneralDistillArguments(Corpora, Sampling, DistillationArguments):
     student_tokenizer: str | None = like(STUDENT_TOKENIZER)
     continue_train: bool = data("Start from the weights in --student_model.", False, recipe=False)
     init: Literal["auto", "teacher", "svd", "random"] = result(
-        "Weights of a student that has none. teacher: every layer in closed form from the teacher's, on 200,000 tokens "
-        "of the text, with the projections; svd: embeddings of the teacher's leading singular vectors, the rest "
-        "random; random: all of them; auto: as the run in --output_dir began; in a new one teacher where the "
-        "architectures have a closed form, else random.",
+        "Weights of a student that has none. teacher: every layer in closed form from the teacher's, on "
+        "--calibration_tokens of the text, with the projections; svd: embeddings of the teacher's leading singular "
+        "vectors, the rest random; random: all of them; auto: as the run in --output_dir began; in a new one teacher "
+        "where the architectures have a closed form, else random.",
         "auto",
         resolved=True,
         identity="init_embeddings",
         older="init_embeddings",
     )
+    calibration_tokens: int = like(CALIBRATION_TOKENS, later=True)
     max_seq_length: int | None = like(
         MAX_SEQ_LENGTH, help="Longest sample in tokens, [CLS] and [SEP] included. Default: as the shards were made."
     )

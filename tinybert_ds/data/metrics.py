@@ -1,4 +1,5 @@
-"""The metrics of tasks, from scikit-learn and scipy.
+"""The metrics of tasks, from scikit-learn and scipy, which are imported when a metric is computed: they take as long as
+a sixth of a command's start.
 
 N rows. A correlation with something constant is undefined; here it is 0.0, so that a student that has collapsed to one
 answer is the worst of all and never NaN, which no comparison would sort.
@@ -7,12 +8,10 @@ answer is the worst of all and never NaN, which no comparison would sort.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
 from tinybert_ds.data.task_spec import TaskSpec
 
@@ -32,7 +31,8 @@ def compute_metrics(spec: TaskSpec, predictions: Values, references: Values) -> 
     assert predictions.shape == references.shape, f"{predictions.shape} predictions for {references.shape} references"
     assert predictions.ndim in (1, 2), f"predictions must be (N,) or (N, C), found {predictions.shape}"
     assert len(predictions), "no rows to compute metrics of"
-    return {name: float(_METRICS[name](references, predictions)) for name in spec.metrics}
+    functions = _functions()
+    return {name: float(functions[name](references, predictions)) for name in spec.metrics}
 
 
 def official_metric(spec: TaskSpec, metrics: Mapping[str, float]) -> float:
@@ -45,13 +45,17 @@ def official_metric_name(spec: TaskSpec) -> str:
     return spec.official[0] if len(spec.official) == 1 else "mean of " + " and ".join(spec.official)
 
 
-def _pearson(references: Values, predictions: Values) -> float:
-    return 0.0 if _undefined(references, predictions) else stats.pearsonr(references, predictions).statistic
-
-
 def spearman(references: Values, predictions: Values) -> float:
     """Return the rank correlation of two columns (N,)."""
-    return 0.0 if _undefined(references, predictions) else float(stats.spearmanr(references, predictions).statistic)
+    return _correlation("spearmanr", references, predictions)
+
+
+def _correlation(function: str, references: Values, predictions: Values) -> float:
+    from scipy import stats  # noqa: PLC0415 - see above
+
+    if _undefined(references, predictions):
+        return 0.0
+    return float(getattr(stats, function)(references, predictions).statistic)
 
 
 def _undefined(references: Values, predictions: Values) -> bool:
@@ -64,14 +68,18 @@ def _undefined(references: Values, predictions: Values) -> bool:
     )
 
 
-_METRICS: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": sklearn_metrics.accuracy_score,
-    "f1": partial(sklearn_metrics.f1_score, pos_label=1, zero_division=0.0),
-    "macro_f1": partial(sklearn_metrics.f1_score, average="macro", zero_division=0.0),
-    "micro_f1": partial(sklearn_metrics.f1_score, average="micro", zero_division=0.0),
-    "subset_accuracy": sklearn_metrics.accuracy_score,
-    "matthews": sklearn_metrics.matthews_corrcoef,
-    "pearson": _pearson,
-    "spearman": spearman,
-}
-"""Called with references and predictions, as scikit-learn has it."""
+@cache
+def _functions() -> dict[str, Callable[[Values, Values], float]]:
+    """Return the metrics by name; called with references and predictions, as scikit-learn has it."""
+    from sklearn import metrics  # noqa: PLC0415 - see above
+
+    return {
+        "accuracy": metrics.accuracy_score,
+        "f1": partial(metrics.f1_score, pos_label=1, zero_division=0.0),
+        "macro_f1": partial(metrics.f1_score, average="macro", zero_division=0.0),
+        "micro_f1": partial(metrics.f1_score, average="micro", zero_division=0.0),
+        "subset_accuracy": metrics.accuracy_score,
+        "matthews": metrics.matthews_corrcoef,
+        "pearson": partial(_correlation, "pearsonr"),
+        "spearman": spearman,
+    }

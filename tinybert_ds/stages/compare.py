@@ -125,9 +125,11 @@ def measure_exported(
 
 @torch.no_grad()
 def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches: int, rounds: int) -> dict[str, float]:
-    """Return the median time of a forward in milliseconds, by name; the models take turns batch by batch.
+    """Return the median time of a forward in milliseconds, by name; the models take turns round by round.
 
-    Batches are on the model's device before the clock starts, and the device has finished when it stops.
+    A model's batches of a round follow each other, as where it is served: after another model's its weights would have
+    to come back into the processor's caches first. Batches are on the model's device before the clock starts, and the
+    device has finished when it stops.
 
     Args:
         batch_size: rows of a batch, fewer if the split is smaller.
@@ -142,8 +144,8 @@ def measure_latency_ms(candidates: Sequence[Candidate], batch_size: int, batches
     ]
     times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for number in tqdm(range(rounds + 1), desc=f"timing batches of {batch_size}", mininterval=1):
-        for batch in inputs:
-            for candidate in candidates:
+        for candidate in candidates:
+            for batch in inputs:
                 wait_for(candidate.device)
                 begin = time.perf_counter()
                 candidate.module(batch[candidate.name])
@@ -252,7 +254,7 @@ def _conditions(gpu: str | None) -> list[str]:
         f"Measured on {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
         f"Python {platform.python_version()}, {versions}.{on_gpu}",
         "Latencies: one forward without tokenisation, in fp32 where nothing else is said, batches of real sentences "
-        f"padded to their longest, the models in turn in one process, median of {ROUNDS} rounds of "
+        f"padded to their longest, the models in turn in one process, each {ROUNDS} times, median of rounds of "
         + " and ".join(f"{count} batches of {size}" for size, count in LATENCY_BATCHES.items())
         + ".",
     ]

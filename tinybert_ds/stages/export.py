@@ -201,8 +201,9 @@ def _about(subject: Subject, arguments: ExportModelArguments, threads: int) -> d
             f"{platform.system()}, Python {platform.python_version()}, "
             f"{', '.join(f'{name} {value}' for name, value in versions.items())}.",
             "Latencies: one forward without tokenisation, batches of real rows padded to their longest, all models in "
-            f"turn in one process, median of {ROUNDS} rounds of {batches}; waiting threads sleep. Peak memory: a "
-            "process of its own that loads the file and runs one batch." + (f" ONNX opset {opsets}." if onnx else ""),
+            f"turn in one process, each {ROUNDS} times, median of rounds of {batches}; waiting threads sleep. Peak "
+            "memory: a process of its own that loads the file and runs one batch."
+            + (f" ONNX opset {opsets}." if onnx else ""),
         ],
     }
 

@@ -48,9 +48,6 @@ from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_TOKENS = 200_000
-"""Of the text, on which `--init teacher` fits; launchers/inherit_student.py takes any number."""
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
@@ -227,7 +224,7 @@ def _students(
         reading,
         [Pupil(models[number], candidates[number].layer_map) for number in places],
         [candidates[number].directory / CHECKPOINT_DIRECTORY for number in places],
-        partial(calibration_blocks, source, CALIBRATION_TOKENS, token_types=token_types),
+        partial(calibration_blocks, source, arguments.calibration_tokens, token_types=token_types),
         dtype=inference_dtype(session.world.device, arguments.teacher_dtype),
         world=session.world,
     )

@@ -35,7 +35,7 @@ def outputs_and_gradient(encoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["bert", "mpnet"])
+@pytest.mark.parametrize("model_type", ["bert", pytest.param("mpnet", marks=pytest.mark.exhaustive)])
 def test_a_compiled_encoder_gives_the_same_outputs_gradients_and_weight_names(model_type):
     torch._dynamo.reset()
     encoder = encoder_of(model_type)

@@ -139,7 +139,7 @@ def test_latency_is_the_median_of_interleaved_forwards_without_the_first_round(m
 
     assert medians == {"teacher": pytest.approx(2.5), "student": pytest.approx(1.0)}
     first, second = [[5], [6]], [[7, 7, 8], [5, 0, 0]]  # the third row, then from the start again
-    assert log == 3 * [("teacher", first), ("student", first), ("teacher", second), ("student", second)]
+    assert log == 3 * [("teacher", first), ("teacher", second), ("student", first), ("student", second)]
 
 
 def test_a_model_is_timed_on_its_device_which_has_finished_before_and_after(monkeypatch):

@@ -165,6 +165,7 @@ def test_tags_of_each_token_are_in_the_graph_and_judged_by_entities(tmp_path):
     assert found == metric > 0.1
 
 
+@pytest.mark.exhaustive
 def test_without_a_task_the_tags_of_noise_are_compared(tmp_path):
     student(tmp_path, ("O", "B-PLACE", "I-PLACE"), "tokens")
     words = ["--model", tmp_path / "student", "--output_dir", tmp_path / "out", "--format", "onnx"]
@@ -173,6 +174,7 @@ def test_without_a_task_the_tags_of_noise_are_compared(tmp_path):
     assert (row["metric"], row["agreement"]) == (None, 1)
 
 
+@pytest.mark.exhaustive  # the graph is that of one label
 def test_several_labels_are_judged_by_thresholds_which_the_directory_holds(tmp_path):
     rng, words = random.Random(0), random_texts(60)
     for name in ("train", "dev"):

@@ -54,7 +54,11 @@ class Rates(NamedTuple):
 
 
 PUBLISHED = Rates(5e-5, 5e-5, 3e-5)
-SMALL = Rates(1e-3, 1e-3, 5e-4)
+FAR = Rates(1e-3, 1e-3, 5e-4)
+"""Of a student that starts far from its teacher."""
+NEAR = Rates(3e-4, 3e-4, 2e-4)
+"""Of one that starts from its teacher in closed form."""
+DECAYING = ("--lr_schedule", "linear")  # the published intermediate stage has a constant rate
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Arm:
 
     name: str
     init: str = ""  # of the general stage; "": there is none, and the student starts from the fine-tuned teacher
-    rates: Rates = SMALL
-    layers: tuple[str, ...] = ()  # more flags of the intermediate stage
+    rates: Rates = NEAR
+    layers: tuple[str, ...] = DECAYING  # more flags of the intermediate stage
     predictions: tuple[str, ...] = ()  # of the prediction stage
     from_teacher: bool = True  # whether it starts, or goes on, from the fine-tuned teacher
     joint: tuple[str, ...] | None = None  # more flags of layers and predictions in one stage; None: in two
@@ -75,15 +79,15 @@ INHERITED = "inherited"
 BEFORE = "inherited, before its first step"
 ARMS = (
     Arm(LABELS),
-    Arm("published recipe", "random", PUBLISHED, from_teacher=False),
-    Arm("published losses, best rates", "random", from_teacher=False),
-    Arm("SVD start", "svd", from_teacher=False),
+    Arm("published recipe", "random", PUBLISHED, (), from_teacher=False),
+    Arm("published losses, best rates", "random", FAR, from_teacher=False),
+    Arm("SVD start", "svd", FAR, from_teacher=False),
     Arm("inherited, general stage", "teacher"),
     Arm(INHERITED),
-    Arm("inherited, relations", layers=("--attention_loss", "relations")),
-    Arm("inherited, losses over variances", layers=("--loss_balance", "variance")),
+    Arm("inherited, relations", layers=(*DECAYING, "--attention_loss", "relations")),
+    Arm("inherited, losses over variances", layers=(*DECAYING, "--loss_balance", "variance")),
     Arm("inherited, kl of predictions", predictions=("--prediction_loss", "kl")),
-    Arm("inherited, joint", joint=("--lr_schedule", "linear")),
+    Arm("inherited, joint", joint=DECAYING),
 )
 """The student before its first step is judged with the arm `INHERITED`."""
 

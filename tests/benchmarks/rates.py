@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from tests.benchmarks.measurement import RESULTS, environment
-from tests.benchmarks.quality import BATCH_ROWS, STUDENT, Budget, Yardstick
+from tests.benchmarks.quality import BATCH_ROWS, DECAYING, STUDENT, Budget, Yardstick
 from tests.benchmarks.quality_inputs import LONGEST, read_split
 from tests.benchmarks.quality_judge import judge, logits_of
 
@@ -53,7 +53,7 @@ class Sweep:
             found = self._run("general_distill", words, "general", rate)
             self._note("general", rate, found)
 
-    def layers(self, rates: Sequence[float], *more: object) -> float:
+    def layers(self, rates: Sequence[float]) -> float:
         """Distil layers on the task; return the best rate by the sum of the held-out losses."""
         models = ["--teacher_model", self.work.teacher(self.task), "--seed", 1]
         data = ["--data_dir", self.work.task(self.task), "--task_file", self.work.task(self.task) / "task.yaml"]
@@ -61,7 +61,7 @@ class Sweep:
         self._start([*words, "--calibration_tokens", self.work.budget.calibration_tokens], self.folder / "start")
         losses = {}
         for rate in rates:
-            words = [*models, "--student_model", self.folder / "start", *self._usual(), *more]
+            words = [*models, "--student_model", self.folder / "start", *self._usual(), *DECAYING]
             found = self._run("task_distill", words, "intermediate", rate)
             self._note("intermediate", rate, found)
             losses[rate] = found["eval_loss"]

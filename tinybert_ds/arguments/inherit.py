@@ -50,6 +50,7 @@ class InheritArguments(groups.TaskName, groups.StatedLabels, groups.TaskRows):
         "hardly moves. Its embeddings and neurons stay, its head is made anew. A student without weights has none.",
         PRIOR_WEIGHT,
         above=0,
+        most=1e6,
     )
     max_seq_length: int | None = like(
         groups.MAX_SEQ_LENGTH,

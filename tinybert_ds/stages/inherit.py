@@ -144,8 +144,6 @@ def _text(session: Session[InheritArguments], vocabulary: Vocabulary) -> _Text:
             spec, arguments.data_dir, ("train",), tokenizer, config, arguments, session.world, unlabelled=("train",)
         )
         rows = task.source("train", 32, seed=arguments.seed, shuffle=True)
-        if target_of(spec).by_token:  # whose head has no closed form: it is new, the rows are text
-            return _Text(rows, rows.fingerprint, None, None)
         return _Text(rows, rows.fingerprint, columns, target_of(spec).head(spec))
     directories = arguments.pregenerated_data
     lengths = {name: read_manifest(Path(name)).sampling.max_seq_len for name in directories}
@@ -188,13 +186,15 @@ def _finished(candidate: _Candidate) -> bool:
     record = read_json(file, "the record of a started student", ConfigError)
     if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
         raise ConfigError(f"{file} was not written by this command; give an empty or new directory, or delete it")
+    finished = record.get("finished") is True
     differing = [name for name, value in candidate.identity.items() if record["identity"].get(name) != value]
+    if differing and not finished and all(path == file for path in directory.iterdir()):
+        return False  # nothing came of that one
     if differing:
         raise ConfigError(
             f"--output_dir {directory} holds a student made with another {', '.join(differing)}; give an empty or new "
             "directory (nothing was changed)"
         )
-    finished = record.get("finished") is True
     if finished:
         logger.info("the student in %s is finished; nothing to do", directory)
     return finished

@@ -18,11 +18,15 @@ from tinybert_ds.engine.ranks.process_group import World, run_on_main, write_on_
 from tinybert_ds.models.inherit import Inheritance, count_measurements, inherit_all
 from tinybert_ds.models.inherit.blocks import Blocks
 from tinybert_ds.models.inherit.kept import find_start, keep_start, take_start
+from tinybert_ds.models.inherit.layers import encoder_layers
 from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.progress import progress_bar
 from tinybert_ds.types import Batch
 
 logger = logging.getLogger(__name__)
+
+TOKENS_FOR_A_NEURON = 10
+"""Of text: with fewer, least squares explain a good part of what they are fitted on by chance."""
 
 
 def started_once(
@@ -93,9 +97,21 @@ def start_all_from_teacher(
     for pupil, each in zip(pupils, found, strict=True):
         pupil.student.to("cpu")
         logger.info("the student starts from its teacher, by %d tokens of text", kept.tokens)
+        if warning := few_tokens(kept.tokens, encoder_layers(pupil.student)[0].intermediate.out_features):
+            logger.warning("%s", warning)
         for line in table(each, pupil.layer_map):
             logger.info("%s", line)
     return found
+
+
+def few_tokens(tokens: int, neurons: int) -> str | None:
+    """Return what is to be said of a text that is short for fits on so many neurons, the widest ones of a layer."""
+    if tokens >= TOKENS_FOR_A_NEURON * neurons:
+        return None
+    return (
+        f"{tokens:,} tokens are few for layers of {neurons:,} neurons: what is explained below holds for this text and "
+        f"less for others; {TOKENS_FOR_A_NEURON * neurons:,} and more are enough"
+    )
 
 
 def table(found: Inheritance, layer_map: tuple[int, ...]) -> list[str]:

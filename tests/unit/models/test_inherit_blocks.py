@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from functools import reduce
 from operator import add
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.inheriting import inherit
 from tests.support.models import random_batch, tiny_model
+from tinybert_ds.errors import FileError, ModelError
 from tinybert_ds.models.inherit.blocks import LANES, Alone, Blocks
 
 VALUES = [10.0 ** (number % 7) / (number + 3) for number in range(40)]  # whose sum depends on its order
@@ -78,6 +81,23 @@ def test_states_are_kept_by_block_and_name_in_their_precision(tmp_path):
     assert blocks.kept(0, "student").dtype is torch.bfloat16
     assert torch.equal(blocks.kept(0, "student"), first)
     assert torch.equal(blocks.kept(1, "student"), second)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_sum_that_is_not_finite_is_told(value, tmp_path):
+    blocks = Blocks([random_batch([2])] * 3, tmp_path)
+    with pytest.raises(ModelError, match=r"not finite.*--teacher_dtype fp32"):
+        blocks.sum(lambda number: {"fine": torch.ones(2), "value": torch.tensor([1.0, value if number else 1.0])})
+
+
+def test_a_full_disk_is_told_with_what_would_help(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    blocks = Blocks([random_batch([2])] * 512, tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FileError, match=r"No space left on device .*one state of the whole text takes 4 MB.*TMPDIR"):
+        blocks.keep(0, "student", torch.zeros(2, 1024))
 
 
 def test_progress_counts_each_block_of_each_sum(tmp_path):

@@ -73,6 +73,15 @@ def test_features_that_say_nothing_leave_the_mean():
     assert float(5 * fitted.weight + fitted.bias) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_many_features_that_say_nothing_leave_the_mean_too(rows):
+    features = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)).repeat(rows, 1)
+    targets = torch.arange(rows, dtype=torch.float32)[:, None] + 2
+    fitted = solve(Regression(**regression_sums(features, targets)), ridge=1e-5)
+    assert float(features[0].double() @ fitted.weight + fitted.bias) == pytest.approx(float(targets.mean()))
+    assert float(fitted.weight.abs().max()) < 1
+
+
 def test_sums_of_two_blocks_are_those_of_both_together():
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 3, generator=generator), torch.randn(20, 2, generator=generator)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModelForTokenClassification
 
 from tests.support.fixtures import with_student
-from tests.support.models import config_directory, model_directory
+from tests.support.models import config_directory, model_directory, tiny_config, write_tokenizer
 from tests.support.runs import read_metrics, run_ranks
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.parsing import parse_arguments
@@ -17,7 +18,7 @@ from tinybert_ds.models.inherit.fit import LayerReport
 from tinybert_ds.models.pretrained import load_classifier, load_encoder
 from tinybert_ds.models.saving import load_projections
 from tinybert_ds.stages.inherit import RECORD_FILE
-from tinybert_ds.stages.inheritance import table
+from tinybert_ds.stages.inheritance import few_tokens, table
 
 
 def words(inputs, output, *more):
@@ -81,6 +82,22 @@ def test_another_student_is_not_written_over_it(started, tmp_path):
     assert "made with another calibration_tokens" in finished.output
 
 
+@pytest.mark.parametrize(("more", "code"), [([], 0), (["notes.txt"], 2)])
+def test_a_start_of_which_nothing_came_gives_way_to_another_one(started, tmp_path, more, code):
+    directory, arguments, _ = started
+    record = json.loads((directory / RECORD_FILE).read_text())
+    unfinished = {"identity": {**record["identity"], "teacher_dtype": "torch.float16"}, "finished": False}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(unfinished))
+    for name in more:
+        (tmp_path / "out" / name).write_text("mine")
+    place = arguments.index("--output_dir")
+    again = [*arguments[: place + 1], tmp_path / "out", *arguments[place + 2 :]]
+    finished = run_ranks("inherit", again, log=tmp_path / "log")
+    assert finished.returncode == code, finished.output
+    assert ("made with another teacher_dtype" in finished.output) == bool(code)
+
+
 def test_general_distillation_begins_with_lower_losses(started, general, one_rank, tmp_path):
     directory, *_ = started
     arguments = [*with_student(general, directory), "--continue_train", "--max_steps", 1]
@@ -113,6 +130,27 @@ def test_a_fine_tuned_teachers_student_has_its_head_in_the_order_of_the_tasks_la
     with torch.no_grad():
         expected = own(input_ids=ids).logits.flip(1)
         torch.testing.assert_close(student(input_ids=ids).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_teacher_of_tags_gives_its_student_its_head(inputs, tmp_path):
+    names = ("O", "B-PLACE", "I-PLACE")
+    config = tiny_config()
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "teacher")
+    write_tokenizer(tmp_path / "teacher")
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.conll").write_text("the O\ncity B-PLACE\n\nwe O\nsaw O\nriver B-PLACE\n\n" * 20)
+    (tmp_path / "task.yaml").write_text(
+        "target: tags\nfiles: {train: train.conll, dev: dev.conll}\ntext: 0\nlabel: -1\nscheme: BIO\n"
+        'labels: [PLACE]\nseparator: " "\nmetric: tag_accuracy\nmax_seq_length: 24\n'
+    )
+    same = config_directory(tmp_path / "same", num_hidden_layers=4, hidden_size=48, intermediate_size=64)
+    arguments = ["--teacher_model", tmp_path / "teacher", "--student_model", same, "--output_dir", tmp_path / "out"]
+    arguments += ["--data_dir", tmp_path, "--task_file", tmp_path / "task.yaml", "--teacher_dtype", "fp32"]
+    assert "head   100.0 %" in run_ranks("inherit", arguments, log=tmp_path / "log").check().output
+    own, theirs = (AutoModelForTokenClassification.from_pretrained(tmp_path / name) for name in ("out", "teacher"))
+    assert own.config.id2label == theirs.config.id2label
+    torch.testing.assert_close(own.classifier.weight, theirs.classifier.weight, rtol=0, atol=1e-3)
 
 
 def test_a_student_with_weights_keeps_them_in_part_and_gets_the_head_of_a_fine_tuned_teacher(started, inputs, tmp_path):
@@ -157,7 +195,7 @@ def test_a_student_without_a_closed_form_is_refused_before_anything_is_written(i
         (["--pregenerated_data", "s", "--data_dir", "d", "--task_name", "t"], "give either --pregenerated_data"),
         (["--pregenerated_data", "s", "--calibration_tokens", "0"], "--calibration_tokens is 0; it must be at least 1"),
         (["--pregenerated_data", "s", "--seed", "-1"], "--seed is -1"),
-        (["--pregenerated_data", "s", "--prior_weight", "0"], "--prior_weight is 0.0; it must be above 0"),
+        (["--pregenerated_data", "s", "--prior_weight", "0"], "--prior_weight is 0.0; it must be in (0, 1e+06]"),
         (["--pregenerated_data", "s", "--teacher_labels", "a,b"], "--teacher_labels is for a fine-tuned teacher"),
     ],
 )
@@ -165,6 +203,12 @@ def test_flags_that_say_nothing_or_too_much_are_refused(more, said):
     basis = ["--teacher_model", "t", "--student_model", "s", "--output_dir", "o"]
     _, problems = parse_arguments(InheritArguments, [*basis, *more], "inherit_student.py")
     assert said in "\n".join(problems)
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(7680, None), (7679, "7,679 tokens are few for layers of 768 neurons")])
+def test_a_text_that_is_short_for_the_students_layers_is_told(tokens, said):
+    warning = few_tokens(tokens, 768)
+    assert warning is None if said is None else str(warning).startswith(said)
 
 
 def test_the_table_says_what_a_student_with_weights_keeps():

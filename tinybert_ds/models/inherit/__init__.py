@@ -11,6 +11,7 @@ layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -96,10 +97,11 @@ def _begin(
         basis = torch.eye(width, dtype=torch.float64, device=blocks.device)
     task = Task(*models, basis, ridge, number=number)
     start_embeddings(teacher, student, blocks, basis, ridge=ridge)
-    if task.copied:
+    if task.same_width:
+        copied = copy_head(teacher, student, pupil.columns)
         for layer, own in enumerate(task.student_layers):
-            _copy_layer(task.group(layer)[-1], own)
-        copy_head(teacher, student, pupil.columns)
+            copied += _copy_layer(task.group(layer)[-1], own)
+        task = replace(task, copied=frozenset(copied))
     return task, None
 
 
@@ -117,14 +119,17 @@ def _keep_first_states(
     blocks.sum(keep)
 
 
-def _copy_layer(source: EncoderLayer, own: EncoderLayer) -> None:
-    """Start a layer of the same width from the teacher's; what has another shape there starts from 0."""
+def _copy_layer(source: EncoderLayer, own: EncoderLayer) -> list[nn.Module]:
+    """Copy a layer's linear layers into one of the same width and heads; return those that have the teacher's shape."""
+    found: list[nn.Module] = []
     for name, module in vars(own).items():
-        if not isinstance(module, nn.Linear | nn.LayerNorm):
+        if not isinstance(module, nn.Linear) or own.num_heads != source.num_heads:
             continue
-        for parameter, value in zip(module.parameters(), getattr(source, name).parameters(), strict=True):
-            same = parameter.shape == value.shape and own.num_heads == source.num_heads
-            parameter.copy_(value if same else torch.zeros_like(parameter))
+        theirs: nn.Linear = getattr(source, name)
+        if module.weight.shape == theirs.weight.shape:
+            module.load_state_dict(theirs.state_dict())
+            found.append(module)
+    return found
 
 
 def _projections(maps: Sequence[LinearMap]) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
 """Calibration text in blocks: sums over all of them that no number of ranks changes, and states kept on disk.
 
 A block is a batch of rows. Blocks belong to lanes, and sums are added up inside each lane, then lane by lane, always in
-the same order; a rank works on whole lanes.
+the same order; a rank works on whole lanes. (A block's own products depend on the number of threads, as all do.)
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tinybert_ds.errors import FileError, ModelError
+from tinybert_ds.files import free_megabytes
 from tinybert_ds.models.inherit.sums import Sums
 from tinybert_ds.types import Batch
 
@@ -82,8 +85,22 @@ class Blocks:
         return self.batches[number].attention_mask.to(self.device).bool()
 
     def keep(self, number: int, name: str, states: Tensor) -> None:
-        """Keep the states (T, ...) of a block of this rank under a name, in the place of earlier ones."""
-        torch.save(states.detach().to("cpu", copy=True).contiguous(), self._file(number, name))
+        """Keep the states (T, ...) of a block of this rank under a name, in the place of earlier ones.
+
+        Raises:
+            FileError: There is no room for them.
+        """
+        content = io.BytesIO()  # torch's own writer of files says nothing of a full disk
+        torch.save(states.detach().to("cpu", copy=True).contiguous(), content)
+        try:
+            self._file(number, name).write_bytes(content.getbuffer())
+        except OSError as error:
+            raise FileError(
+                f"the states of the calibration text cannot be kept in {self._directory}: {error.strerror} "
+                f"({free_megabytes(self._directory)} MB are free there; one state of the whole text takes "
+                f"{content.tell() * len(self.batches) >> 20:,} MB, and there are several): make room there, name a "
+                "directory on another disk in the environment variable TMPDIR, or give less text"
+            ) from error
 
     def kept(self, number: int, name: str) -> Tensor:
         """Return what `keep` got, on the device."""
@@ -95,6 +112,9 @@ class Blocks:
         Args:
             measure: Takes the number of a block. It is called once for each block, on one rank.
             up_to_tokens: Only the first blocks, with about so many tokens; None: all.
+
+        Raises:
+            ModelError: A sum is not finite.
         """
         count = len(self.batches)
         if up_to_tokens is not None:
@@ -106,6 +126,11 @@ class Blocks:
             mine = self._lane_sum(range(own, count, lanes), measure) if own < lanes else None
             for lane in range(first, min(first + size, lanes)):
                 total = _add(total, self._exchange.broadcast(mine if lane == own else None, lane - first))
+        if not all(bool(value.isfinite().all()) for value in total.values()):
+            raise ModelError(
+                "what the models make of the calibration text is not finite, so that no student can be fitted to it; "
+                "give --teacher_dtype fp32 (half precision may not hold the teacher's states), or another teacher"
+            )
         return total
 
     def agree(self, tensors: Sequence[Tensor]) -> None:

@@ -56,6 +56,7 @@ class Task:
     offset: Tensor | float = 0.0  # (h,) of the student's coordinates
     prior_weight: float | None = None  # how strongly the student keeps weights that it has; None: it has none
     number: int = 0  # of the student among those that are started together
+    copied: frozenset[nn.Module] = frozenset()  # the student's linear layers that have the teacher's weights
 
     @property
     def kept(self) -> str:
@@ -63,8 +64,8 @@ class Task:
         return f"student{self.number}"
 
     @property
-    def copied(self) -> bool:
-        """Whether the fits start from copied layers."""
+    def same_width(self) -> bool:
+        """Whether a new student has its teacher's coordinates."""
         return self.prior_weight is None and self.basis.shape[0] == self.basis.shape[1]
 
     def group(self, layer: int) -> list[EncoderLayer]:
@@ -81,8 +82,8 @@ class Task:
         return seen if self.prior_weight is None else seen + torch.as_tensor(self.offset).to(seen)
 
     def prior(self, linear: nn.Linear) -> LinearMap | None:
-        """What a fit keeps to: at equal widths the weights that were copied from the teacher."""
-        return read_linear(linear) if self.copied else None
+        """What a fit keeps to: the weights that were copied from the teacher."""
+        return read_linear(linear) if linear in self.copied else None
 
     def fit(self, regression: Regression, linear: nn.Linear) -> LinearMap:
         """Return the map for a linear layer, near its weights where those are copied or the student's own."""
@@ -99,15 +100,15 @@ class Task:
 def fit_chosen(task: Task, linear: nn.Linear, regression: Regression, *, ridge: float) -> float:
     """Fit a linear layer to the chosen outputs of one of the teacher's; return the share of their variance explained.
 
-    Outputs beyond them, which the teacher does not have, stay at 0.
+    Outputs beyond them, which the teacher does not have, stay as they were drawn: at 0 they would never learn.
     """
-    count = len(regression.yy)
+    count, own = len(regression.yy), read_linear(linear)
     prior = task.prior(linear)
     if prior is not None:
         prior = LinearMap(prior.weight[:, :count], prior.bias[:count])
     fitted = solve(regression, ridge=ridge, prior=prior)
-    spare = (0, linear.out_features - count)
-    task.write(linear, LinearMap(F.pad(fitted.weight, spare), F.pad(fitted.bias, spare)))
+    weight, bias = torch.cat([fitted.weight, own.weight[:, count:]], 1), torch.cat([fitted.bias, own.bias[count:]])
+    task.write(linear, LinearMap(weight, bias))
     return explained(regression, fitted)
 
 
@@ -173,7 +174,7 @@ def state_sums(student: Tensor, teacher: Tensor) -> Sums:
 def fit_projection(task: Task, sums: Sums) -> tuple[LinearMap, float]:
     """Return the projection of a state from the sums of `state_sums`, and the share of variance that it explains."""
     regression = Regression(*(sums[f"state_{name}"] for name in Regression._fields))
-    prior = LinearMap(task.basis, torch.zeros_like(task.basis[0])) if task.copied else None
+    prior = LinearMap(task.basis, torch.zeros_like(task.basis[0])) if task.same_width else None
     fitted = solve(regression, ridge=task.ridge, prior=prior)
     return fitted, explained(regression, fitted)
 
@@ -200,9 +201,18 @@ def _fit_attention_inputs(task: Task, layer: int, sums: Sums) -> tuple[int, ...]
     for name, products in columns.items():
         linear = getattr(own, name)
         xy = torch.cat(products, dim=1)
-        regression = Regression(sums["state_xx"], xy, torch.zeros_like(xy[0]))
-        task.write(linear, task.fit(regression, linear))
+        fitted = task.fit(Regression(sums["state_xx"], xy, torch.zeros_like(xy[0])), linear)
+        task.write(linear, fitted if name == "key" else _as_drawn(linear, fitted, (xy == 0).all(0)))
     return tuple(head for head, _ in chosen)
+
+
+def _as_drawn(linear: nn.Linear, fitted: LinearMap, spare: Tensor) -> LinearMap:
+    """Leave a linear layer the weights of the outputs (Q,) that the teacher has nothing for.
+
+    Were queries and keys both 0 there, or values and what is made of them, no gradient would reach either.
+    """
+    own = read_linear(linear)
+    return LinearMap(torch.where(spare, own.weight, fitted.weight), torch.where(spare, own.bias, fitted.bias))
 
 
 def _products_with(linear: nn.Linear, products: Tensor, num_heads: int) -> Tensor:

@@ -53,6 +53,9 @@ _POOLER_HEAD = _HeadNames("{base}.pooler.dense", "{base}.pooler.activation", "cl
 _ROBERTA_HEAD = _HeadNames("classifier.dense", torch.tanh, "classifier.out_proj")
 _ELECTRA_HEAD = _HeadNames("classifier.dense", "classifier.activation", "classifier.out_proj")
 
+_TOKEN_HEADS = {"ForTokenClassification": "classifier", "ForQuestionAnswering": "qa_outputs"}
+"""How models that answer each token are called, and where their head is."""
+
 ARCHITECTURES: dict[str, tuple[str, dict[str, str], _HeadNames]] = {
     "bert": ("encoder.layer", _BERT, _POOLER_HEAD),
     "ernie": ("encoder.layer", _BERT, _POOLER_HEAD),
@@ -86,11 +89,15 @@ class EncoderLayer:
 
 
 class HeadParts(NamedTuple):
-    """A classification head: state of the first token -> dense -> activation -> classifier -> logits."""
+    """A head: state of the first token -> dense -> activation -> classifier -> logits; or each state -> classifier."""
 
-    dense: nn.Linear
+    dense: nn.Linear | None  # None: each token is answered, by the classifier alone
     activation: Callable[[Tensor], Tensor]
     classifier: nn.Linear | None  # None: an encoder with a pooler alone
+
+    def features(self, states: Tensor) -> Tensor:
+        """Return what the classifier reads, from the states (n, H) of what is answered."""
+        return states if self.dense is None else self.activation(self.dense(states))
 
 
 class AttentionStates(NamedTuple):
@@ -128,8 +135,11 @@ def encoder_layers(model: PreTrainedModel) -> list[EncoderLayer]:
 
 
 def head_parts(model: PreTrainedModel) -> HeadParts | None:
-    """Return the head of a classifier, the pooler of a bare encoder that has one, or None."""
+    """Return the head of a classifier of texts or tokens, the pooler of a bare encoder that has one, or None."""
     *_, names = ARCHITECTURES[require_known(model.config)]
+    for kind, name in _TOKEN_HEADS.items():
+        if type(model).__name__.endswith(kind):
+            return HeadParts(None, nn.Identity(), getattr(model, name))
     bare = model.base_model is model
     if bare and (names is not _POOLER_HEAD or getattr(model, "pooler", None) is None):
         return None
@@ -231,6 +241,7 @@ class Tables(NamedTuple):
     positions: Tensor  # (positions, E)
     first_position: int  # row of the first token of a text
     types: Tensor | None  # (token types, E)
+    tasks: Tensor | None  # (task types, E) of an ERNIE, which reads every text as of the first
 
 
 def tables(model: PreTrainedModel) -> Tables:
@@ -238,10 +249,11 @@ def tables(model: PreTrainedModel) -> Tables:
     embeddings: Any = model.base_model.embeddings
     positions = embeddings.position_embeddings
     first = 0 if positions.padding_idx is None else positions.padding_idx + 1
-    types = getattr(embeddings, "token_type_embeddings", None)
+    types, tasks = (getattr(embeddings, f"{kind}_type_embeddings", None) for kind in ("token", "task"))
     return Tables(
         words=embeddings.word_embeddings.weight.detach(),
         positions=positions.weight.detach(),
         first_position=first,
         types=None if types is None else types.weight.detach(),
+        tasks=None if tasks is None else tasks.weight.detach(),
     )

@@ -65,7 +65,7 @@ def state_basis(moments: Sequence[Tensor], width: int) -> Tensor:
     They are the leading eigenvectors of the second moments of the states that its layer map names, each state weighed
     equally.
     """
-    total = torch.stack([each / each.trace() for each in moments]).sum(0)
+    total = torch.stack([each / each.trace().clamp_min(1e-300) for each in moments]).sum(0)
     return away_from_the_mean(leading_basis(total, width))
 
 
@@ -164,14 +164,14 @@ def _write_tables(teacher: PreTrainedModel, student: PreTrainedModel, basis: Ten
         basis = weighed - weighed.mean(0)
     target.words.copy_(source.words.double() @ basis)
     positions = source.positions[source.first_position :].double() @ basis
+    for kinds, own in ((source.types, target.types), (source.tasks, target.tasks)):
+        rows = None if kinds is None else kinds.double() @ basis
+        if own is None and rows is not None:
+            positions = positions + rows[0]  # every text is of the first kind for a model without kinds
+        elif own is not None and rows is not None:
+            own.copy_(rows[torch.arange(len(own), device=rows.device).clamp_max(len(rows) - 1)])
+        elif own is not None:
+            own.zero_()
     count = len(target.positions) - target.first_position
     target.positions.zero_()
-    types = source.types.double() @ basis if source.types is not None else None
-    if target.types is None and types is not None:
-        positions = positions + types[0]  # every text is of type 0 for a model without types
-    elif target.types is not None and types is not None:
-        rows = torch.arange(len(target.types), device=types.device).clamp_max(len(types) - 1)
-        target.types.copy_(types[rows])
-    elif target.types is not None:
-        target.types.zero_()
     target.positions[target.first_position :] = positions[:count].to(target.positions.dtype)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 NORM_TOKENS = 1 << 15
 """Enough for the gain and the bias of a LayerNorm, two numbers for each dimension."""
 
+_LEAST_SPREAD = 1e-6
+"""Of features, in relation to their squares: what all tokens have alike is known no better than to its rounding."""
+
 Sums = dict[str, Tensor]
 """Named sums over the tokens of a block; those of several blocks are added name by name."""
 
@@ -62,7 +65,9 @@ def solve(sums: Regression, *, ridge: float, prior: LinearMap | None = None) -> 
     """
     count = sums.xx[-1, -1]
     mean = sums.xx[-1, :-1] / count
-    spread = (sums.xx.diagonal()[:-1] - count * mean.square()).clamp_min(0).mean().clamp_min(1e-30 * count)
+    squares = sums.xx.diagonal()[:-1]
+    spread = (squares - count * mean.square()).clamp_min(0).mean()
+    spread = spread.maximum(_LEAST_SPREAD * squares.mean()).clamp_min(1e-30 * count)
     penalty = torch.full_like(sums.xx[0], float(ridge * spread))
     penalty[-1] = 0.0 if prior is None else ridge * count
     right = sums.xy

@@ -129,4 +129,4 @@ def test_the_recipe_for_small_students_has_the_general_and_the_joint_stage_too()
     words = "--pregenerated_data p --teacher_model t --student_model 3L_192 --output_dir o --recipe small".split()
     assert parse_arguments(GeneralDistillArguments, words, "command.py")[0].learning_rate == 3e-4
     arguments, problems = parse("intermediate", "--joint", "--recipe", "small")
-    assert (problems, arguments.learning_rate, arguments.stage) == ([], 5e-4, "joint")
+    assert (problems, arguments.learning_rate, arguments.stage) == ([], 3e-4, "joint")

@@ -30,7 +30,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import ablation_inputs as inputs
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tests.benchmarks.real_commands import run_to_the_end, write_table
 from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tasks import TASKS
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = json.loads((work.teacher(spec) / "eval_results.json").read_text(encoding="utf-8"))
         teachers[spec.name] = found["eval_score" if len(spec.official) > 1 else f"eval_{spec.official[0]}"]
     how = ", ".join(f"{name} {value}" for name, value in budget._asdict().items())
-    head = f"Budget: {how}; batches of {BATCH_ROWS}. {', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
+    head = f"Budget: {how}; batches of {BATCH_ROWS}. {environment_line()}.\n\n"
     text = head + table(runs, teachers)
     for folder in (work.out, values.results):
         write_table(folder, values.name, text, Run._fields, runs)

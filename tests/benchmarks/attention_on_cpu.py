@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.measurement import environment
+from tests.benchmarks.measurement import environment_line
 from tinybert_ds.models.fused_attention import sooner_in_float32, wide_sdpa
 
 TOKENS, HEADS = 2048, 12
@@ -47,7 +47,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(environment_line())
     print("\n| head size | rows | bfloat16, ms | float32, ms | ratio | taken |\n|---:|---:|---:|---:|---:|---|")
     for head in (16, 26, 32, 64):
         for length in (16, 64, 128, 256, 512, 2048):

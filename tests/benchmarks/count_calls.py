@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench_step import prepare_ours
-from tests.benchmarks.measurement import environment
+from tests.benchmarks.measurement import environment_line
 from tests.benchmarks.step_cases import Case
 
 CONFIGS = {"zero0_fp32": "fp32", "zero0_autocast_bf16": "bf16", "zero1_bf16": "bf16"}
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     words = parser.parse_args()
     torch.set_num_threads(1)
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(environment_line())
     print("\n| config | calls | by no other operator | s |\n|---|---:|---:|---:|")
     for config in words.configs:
         run = prepare_ours(Case("fixed", 4, 1, 16, 16), "usual", CONFIGS[config], f"{config}.json")

@@ -179,6 +179,11 @@ def environment() -> dict[str, str]:
     }
 
 
+def environment_line() -> str:
+    """Return the same as a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in environment().items())
+
+
 def _processor() -> str:
     capabilities = torch.cpu.get_capabilities()
     if (device := default_device()).type != "cpu":
@@ -237,7 +242,7 @@ def replace_section(section: str, content: str, *, readme: Path = README) -> Non
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise SystemExit(f"{readme} has no section between {begin} and {end}; put these two lines where it belongs")
-    around = ", ".join(f"{name} {value}" for name, value in environment().items())
+    around = environment_line()
     readme.write_text(f"{before}{begin}\n{around}\n\n{content}{end}{after}", encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.measurement import environment
+from tests.benchmarks.measurement import environment_line
 from tinybert_ds.export import convert
 from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.quantise import quantise_onnx
@@ -50,7 +50,7 @@ def main() -> None:
         runs = {"torch fp32": in_torch(model)}
         for name, file in write_forms(model, Path(folder)):
             runs[name] = open_file("onnx", file, words.threads)
-        print(", ".join(f"{name} {value}" for name, value in environment().items()))
+        print(environment_line())
         print(f"{words.threads} threads, {'processor' if words.threads == 1 else 'wall'} time\n")
         print("| batch | form | ms | times as fast as torch |\n|---:|---|---:|---:|")
         for size in BATCHES:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data_tools.quickstart_data import make_data
 from tests.benchmarks.ablation import Run
 from tests.benchmarks.ablation_inputs import once
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tests.benchmarks.real_commands import run_to_the_end, write_table
 from tinybert_ds.models.build import STUDENTS_DIR
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [work.chain(name, seed) for seed, name in product(values.seeds, values.only)]
     how = ", ".join(f"{name} {number}" for name, number in budget._asdict().items() if number is not None)
     head = f"Steps: {how}; batches of {BATCH_ROWS} rows of at most {LENGTH} tokens. "
-    head += f"{', '.join(f'{k} {v}' for k, v in environment().items())}.\n\n"
+    head += f"{environment_line()}.\n\n"
     text = head + table(runs, work.teacher_score)
     for folder in (work.out, values.results):
         write_table(folder, values.name, text, Run._fields, runs)

@@ -29,7 +29,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.ablation_inputs import STUDENT, fetch_teacher, once
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tests.benchmarks.real_commands import run_to_the_end, write_table
 
 LABEL_RATES = (3e-4, 1e-3)
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(found[-1], flush=True)
             how = f"Budget: {', '.join(f'{value:,} {key}' for key, value in budget._asdict().items())}; "
             how += ", ".join(f"{name} {task.longer} times the student's steps" for name, task in TASKS.items()) + ". "
-            text = how + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".\n\n" + table(found)
+            text = f"{how}{environment_line()}.\n\n{table(found)}"
             rows = [(n, s, which, value) for n, s, figures in found for which, value in figures.items()]
             for folder in (out,) if values.smoke else (out, RESULTS):
                 write_table(folder, "other_targets", text, ("target", "seed", "model", "figure"), rows)

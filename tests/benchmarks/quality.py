@@ -32,7 +32,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from tests.benchmarks import ablation_inputs, quality_compute
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tests.benchmarks.quality_compute import NOMINAL_FLOPS, Shape
 from tests.benchmarks.quality_inputs import LONGEST, YARDSTICK, make_task, read_split, unlabelled
 from tests.benchmarks.quality_judge import Judgement, judge, logits_of, mean_length
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for arm in (arm for arm in ARMS if arm.name in values.arms):
                 found += work.run(arm, task, seed)
             how = f"Budget: {values.budget:g} s of {NOMINAL_FLOPS:g} operations; {budget._asdict()}."
-            text = f"{how} {environment()}.\n\n{tables(found, teachers)}"
+            text = f"{how} {environment_line()}.\n\n{tables(found, teachers)}"
             write_table(work.out, values.name, text, Result._fields, found)
     write_table(values.results, values.name, text, Result._fields, found)
     print(text)

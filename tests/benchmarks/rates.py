@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tests.benchmarks.quality import BATCH_ROWS, DECAYING, STUDENT, Budget, Yardstick
 from tests.benchmarks.quality_inputs import LONGEST, read_split
 from tests.benchmarks.quality_judge import judge, logits_of
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep.predictions("joint", values.rates, sweep.folder / "start", "--joint")
     if "general" in values.stages:
         sweep.general(values.rates)
-    text = f"{values.task}, {values.steps} steps of {BATCH_ROWS}. {environment()}.\n\n{sweep.table()}"
+    text = f"{values.task}, {values.steps} steps of {BATCH_ROWS}. {environment_line()}.\n\n{sweep.table()}"
     values.results.mkdir(parents=True, exist_ok=True)
     (values.results / f"{values.name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.measurement import RESULTS, environment
+from tests.benchmarks.measurement import RESULTS, environment_line
 from tinybert_ds.data.texts import read_texts
 from tinybert_ds.stages.evaluate import RESULTS_FILE
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words += [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
     students = {seed: student_scores(out_dir / f"seed-{seed}", [*words, "--seed", seed]) for seed in values.seeds}
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    machine = ", ".join(f"{name} {value}" for name, value in environment().items())
+    machine = environment_line()
     content = f"{machine}\n\nStudent {values.student}, fp32; {settings}.\n\n{table(teacher, students)}"
     values.out.write_text(content, encoding="utf-8")
     print(content)

@@ -1,4 +1,8 @@
-"""The report as one HTML file that needs nothing else, neither network nor other files."""
+"""The report as one HTML file that needs nothing else, neither network nor other files.
+
+Its charts are drawn here: libraries that write such pages put their whole script into each, 4.6 MiB (plotly 7.1) or
+1.2 MiB (bokeh 3.9). A run's page has some tens of KiB.
+"""
 
 from __future__ import annotations
 

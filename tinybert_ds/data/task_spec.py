@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SEQUENCE_LENGTHS = {1: 64, 2: 128}
@@ -100,6 +100,11 @@ class TaskSpec:
     def is_pair(self) -> bool:
         """Whether a row has two texts."""
         return len(next(iter(self.splits.values())).texts) == 2
+
+    def without_labels(self, splits: Collection[str]) -> TaskSpec:
+        """Return the task where the files of these splits, of those that it has, may lack labels."""
+        own = {split: replace(file, may_lack_label=True) for split, file in self.splits.items() if split in splits}
+        return replace(self, splits={**self.splits, **own})
 
     def split_path(self, data_dir: str | Path, split: str) -> Path:
         """Return the path of a split's file; one beside the folder is found by the folder's name, if that is a link."""

@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     world = join("info")
     spec = find_task(arguments.task_name, arguments.task_file)
     stages = read_stages(arguments.stages_file)
-    train = read_split(spec, arguments.data_dir, "train")
+    train = read_split(spec.without_labels(["train"]), arguments.data_dir, "train")
     directories = {"teacher": arguments.teacher, "student": arguments.student}
     for name in ("student_before_training", "student_without_distillation"):
         if (path := getattr(arguments, name)) is not None:
@@ -342,6 +342,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels, paths = candidates[0].encoded.gold, split_files(spec, arguments.data_dir, arguments.split)
     assert labels is not None
     references = target_of(spec).gold(spec, arguments.split, paths, labels)
+    if train.labels is None:  # they were learned from what a teacher says of them
+        train = read_split(spec, arguments.data_dir, arguments.split)
     majority = majority_metric(spec, train, references, candidates[0].encoded.groups)
     own_stage = {"name": OWN_STAGE, "seconds": seconds_since_start()}
     metrics = {candidate.name: metric for candidate, metric in measured}

@@ -184,8 +184,7 @@ def load_task(
     """
     _require_vocabulary(tokenizer, model_config)
     max_seq_length = flags.max_seq_length or spec.max_seq_length
-    layouts = {split: replace(spec.splits[split], may_lack_label=True) for split in unlabelled if split in spec.splits}
-    spec = replace(spec, splits={**spec.splits, **layouts}) if layouts else spec
+    spec = spec.without_labels(unlabelled)
     for split in splits:  # before a folder of derived data is made in a directory without a task
         require_files(spec, data_dir, split)
     home = cache_home(data_dir, flags.cache_dir)

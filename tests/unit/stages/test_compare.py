@@ -113,6 +113,18 @@ def test_a_comparison_on_words_that_a_tokeniser_does_not_know_is_refused_unless_
     assert (setting / "out" / "report.json").is_file()
 
 
+@pytest.mark.slow
+def test_without_labels_of_training_rows_the_majority_is_that_of_the_split(setting):
+    (setting / "train.tsv").write_text("\n".join(["sentence", *SENTENCES, ""]), encoding="utf-8")
+    task = "files: {train: train.tsv, dev: test.tsv, test: test.tsv}\ntext: sentence\nlabel: label\n"
+    (setting / "task.yaml").write_text(task + "labels: [negative, positive]\nmetric: accuracy\n", encoding="utf-8")
+    ids = (setting / "test.tsv").read_text().replace("\t0", "\tnegative").replace("\t1", "\tpositive")
+    (setting / "test.tsv").write_text(ids, encoding="utf-8")
+    main(command(setting, task_name=None, task_file=setting / "task.yaml", split="test"))
+    report = json.loads((setting / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["majority_class"] == {"metric": 0.6}
+
+
 class TimedModule(nn.Module):
     """Says what a forward costs by moving a clock."""
 

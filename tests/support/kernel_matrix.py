@@ -75,7 +75,7 @@ def compile_build(build: Build, **changes: Any) -> Usage:
     """Compile a build, with changes to the compiler's options, and return what it takes."""
     kernel: Any = KERNELS[build.kernel]
     options = _hidden_constants(build) if build.kernel == "hidden" else _attention_constants(build)
-    compiler = {name: options.pop(name) for name in ("num_warps", "num_stages") if name in options}
+    compiler = {name: options.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in options}
     constants = {name: value for name, value in options.items() if name in kernel.arg_names}
     types = {name: _type_of(name, build) for name in kernel.arg_names if name not in constants}
     return compile_for(kernel, types, constants, build.capability, **(compiler | changes))
@@ -91,7 +91,7 @@ def _attention_constants(build: Build) -> dict[str, Any]:
     """Return the compile-time arguments for heads as SDPA hands them out, twelve to a row."""
     student, teacher = (triton_attention.unit_of((12 * size, size)) for size in build.sizes)
     return {
-        **triton_attention.compile_options(*build.sizes),
+        **triton_attention.compile_options(*build.sizes, gradient=build.gradient),
         **{"STUDENT_UNIT": student, "TEACHER_UNIT": teacher, "GRADIENT_UNIT": student},
         **{"VALID": build.valid, "NEED_VALUE": build.value, "NEED_GRADIENT": build.gradient},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -58,6 +59,18 @@ def test_a_kernel_with_too_few_registers_is_seen_to_spill(monkeypatch, tmp_path)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     build = Build("attention", (16, 32), ("bf16", "fp16"), False, True, True, 80)
     assert compile_build(build, maxnreg=64).stack_bytes > 0
+
+
+def test_a_file_that_grows_too_large_after_a_kernel_was_compiled_is_an_error_and_not_the_end(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    compile_build(usual_builds()[0])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            (tmp_path / "file").write_bytes(bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_compiled_head_sizes_are_all_blocks_that_the_dispatch_knows():

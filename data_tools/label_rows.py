@@ -252,14 +252,7 @@ def sentence_schema(job: _Job, options: LabelRowsArguments) -> pyarrow.Schema:
         tagged |= sentence.tags is not None
         for name, value in _own_values(sentence).items():
             types.setdefault(name, set()).add(_column_type(value))
-    columns: dict[str, pyarrow.DataType] = {
-        name: next(iter(found))
-        if len(found) == 1
-        else pyarrow.float64()
-        if found == {pyarrow.int64(), pyarrow.float64()}
-        else pyarrow.string()
-        for name, found in types.items()
-    }
+    columns = {name: _common_type(found) for name, found in types.items()}
     words = pyarrow.list_(pyarrow.string())
     columns |= {str(layout.texts[0]): words, **({str(layout.label): words} if tagged else {})}
     columns[options.column] = pyarrow.list_(pyarrow.list_(pyarrow.float64()))
@@ -275,6 +268,13 @@ def _sentences(job: _Job, options: LabelRowsArguments) -> Iterator[Sentence]:
 def _own_values(sentence: Sentence) -> dict[str, Any]:
     """What else a file of objects says of a sentence, lists and objects left out."""
     return {name: value for name, value in (sentence.item or {}).items() if isinstance(value, str | int | float)}
+
+
+def _common_type(found: set[pyarrow.DataType]) -> pyarrow.DataType:
+    """The type of a column whose values have these types."""
+    if len(found) == 1:
+        return next(iter(found))
+    return pyarrow.float64() if found == {pyarrow.int64(), pyarrow.float64()} else pyarrow.string()
 
 
 def _column_type(value: str | float) -> pyarrow.DataType:

@@ -275,7 +275,7 @@ def _gather(written: Path, folder: Path, subject: Subject) -> None:
     config.save_pretrained(folder)
     if subject.modules is None:
         name_outputs(folder / "config.json", config)
-    if subject.modules is not None:
+    else:
         write_modules(folder, subject.modules, config.hidden_size)
     if subject.spec is not None and subject.settings is None and target_of(subject.spec).setting_names:
         settings = subject.settle(subject.logits(torch_model(subject.model, subject.input_names)))

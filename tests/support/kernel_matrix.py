@@ -91,7 +91,9 @@ def _attention_constants(build: Build) -> dict[str, Any]:
     """Return the compile-time arguments for heads as SDPA hands them out, twelve to a row."""
     student, teacher = (triton_attention.unit_of((12 * size, size)) for size in build.sizes)
     return {
-        **triton_attention.compile_options(*build.sizes, gradient=build.gradient),
+        **triton_attention.compile_options(
+            *build.sizes, gradient=build.gradient, in_parts=build.kernel.startswith("parts")
+        ),
         **{"STUDENT_UNIT": student, "TEACHER_UNIT": teacher, "GRADIENT_UNIT": student},
         **{"VALID": build.valid, "NEED_VALUE": build.value, "NEED_GRADIENT": build.gradient},
     }

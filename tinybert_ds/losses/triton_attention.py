@@ -63,18 +63,23 @@ def device_refusal(device: torch.device) -> str | None:
     return None
 
 
-def compile_options(student_head: int, teacher_head: int, *, gradient: bool = True) -> dict[str, Any]:
-    """Return the kernels' compile-time arguments that follow from the head sizes and from whether gradients are needed.
+def compile_options(
+    student_head: int, teacher_head: int, *, gradient: bool = True, in_parts: bool = False
+) -> dict[str, Any]:
+    """Return the kernels' compile-time arguments: positions at a time and warps that spill no registers on GPUs of
+    compute capability 8.0 and 9.0.
 
-    Positions at a time and warps are the ones that spill no registers on GPUs of compute capability 8.0 and 9.0.
+    Args:
+        gradient: Whether gradients are needed.
+        in_parts: Whether the positions of a head are parted between programs.
     """
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
     small = student_block == 32 and teacher_block <= 64
-    # With 32 positions, heads of 16 and 32 spill where the value is needed, too; with 16 they do where it alone is
-    # needed, unless the compiler is told that it need not stop at 128 registers.
+    # With 32 positions, heads of 16 and 32 spill where the value is needed, too.
     long = small and teacher_block == 64
-    more = {} if gradient or teacher_block > 32 else {"maxnreg": 192}
+    # The compiler spills a few registers to stay within 128 or 168, unless it is told that it may take more.
+    may_take_more = (teacher_block == 32 and not gradient) or (long and in_parts)
     return {
         "STUDENT_HEAD": student_head,
         "TEACHER_HEAD": teacher_head,
@@ -82,7 +87,7 @@ def compile_options(student_head: int, teacher_head: int, *, gradient: bool = Tr
         "TEACHER_BLOCK": teacher_block,
         "BLOCK": 32 if long else 16,
         "num_warps": 4 if small else 8,
-        **more,
+        **({"maxnreg": 192} if may_take_more else {}),
     }
 
 
@@ -130,7 +135,7 @@ def launch(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor,
     targets = gradients or (query, key)  # not touched without need
     statistics = torch.zeros(4, batch * heads, dtype=torch.float64, device=query.device)
     parts = parts_of(batch * heads, length) if problem.padding == "valid" else 1
-    options = compile_options(student_head, teacher_query.shape[3], gradient=needs.gradient)
+    options = compile_options(student_head, teacher_query.shape[3], gradient=needs.gradient, in_parts=parts > 1)
     inputs = (query, key, teacher_query, teacher_key, problem.real.contiguous())
     layout = Layout.of(STUDENT=query, TEACHER=teacher_query, GRADIENT=targets[0])
     wanted = {"NEED_VALUE": needs.value, "NEED_GRADIENT": needs.gradient}

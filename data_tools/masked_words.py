@@ -21,6 +21,7 @@ from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 from data_tools.sentence_words import Sentence
 from tinybert_ds.data.tokenizer import returns_token_types, special_ids
 from tinybert_ds.errors import ModelError
+from tinybert_ds.models.packed_linear import pack_linear_layers
 from tinybert_ds.models.pretrained import load_masked_lm
 
 MAX_LENGTH = 512
@@ -83,6 +84,7 @@ class MaskedWordModel:
             # Its weights are those of the embeddings, which get another dtype.
             self._head.predictions.decoder = copy.deepcopy(self._head.predictions.decoder)
         self._base = cast(Any, model.bert).to(device=device, dtype=dtype)
+        pack_linear_layers(self._base, device)
         self._last_layer = self._base.encoder.layer[-1]
         self._base.encoder.layer = self._base.encoder.layer[:-1]
 

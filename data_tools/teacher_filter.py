@@ -23,6 +23,7 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.labels import match_labels
+from tinybert_ds.models.packed_linear import pack_linear_layers
 from tinybert_ds.models.pretrained import load_classifier, read_config
 from tinybert_ds.models.probe import position_limit
 from tinybert_ds.types import move
@@ -65,7 +66,9 @@ class TeacherJudge:
         def teacher_in(precision: torch.dtype) -> CapturingEncoder:
             model = load_classifier(directory, label_names=spec.label_names, role="teacher", head="required")
             encoder = CapturingEncoder(model, states=(), attention_layers=(), logits=True, token_types=types)
-            return encoder.to(device=device, dtype=precision)
+            encoder.to(device=device, dtype=precision)
+            pack_linear_layers(encoder, device)
+            return encoder
 
         self._encoder = teacher_in(dtype)
         self._exact = self._encoder if dtype is torch.float32 else teacher_in(torch.float32)

@@ -25,6 +25,8 @@ from tests.benchmarks.step_cases import Case
 CONFIGS = {"zero0_fp32": "fp32", "zero0_autocast_bf16": "bf16", "zero1_bf16": "bf16"}
 """A shipped DeepSpeed config, and the teacher's precision beside it."""
 
+OPERATORS = ("aten::", "mkldnn::")
+
 
 def main() -> None:
     """Print the table."""
@@ -45,8 +47,8 @@ def main() -> None:
             times.append(time.process_time() - begin)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             run()
-        calls = [event for event in profiler.events() if event.name.startswith("aten::")]
-        outer = [call for call in calls if call.cpu_parent is None or not call.cpu_parent.name.startswith("aten::")]
+        calls = [event for event in profiler.events() if event.name.startswith(OPERATORS)]
+        outer = [call for call in calls if call.cpu_parent is None or not call.cpu_parent.name.startswith(OPERATORS)]
         print(f"| {config} | {len(calls):,} | {len(outer):,} | {min(times):.3f} |", flush=True)
 
 

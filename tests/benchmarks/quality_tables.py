@@ -23,11 +23,28 @@ class Result(NamedTuple):
 
 
 def tables(results: Sequence[Result], teachers: Mapping[str, float]) -> str:
-    """Return Markdown: a table for each task, one of all tasks, and the paired differences of arms that follow."""
-    lines: list[str] = []
+    """Return Markdown: means over tasks and seeds, paired differences of the arms, and a table for each task."""
+    lines = ["### Mean over tasks and seeds", "", *_means(results, teachers), ""]
+    lines += ["### Paired differences, all tasks and seeds", "", *_differences(results), ""]
     for task in dict.fromkeys(result.task for result in results):
         lines += [f"### {task}, teacher {100 * teachers[task]:.1f}", "", *_task_table(results, task), ""]
-    return "\n".join([*lines, "### Paired differences, all tasks and seeds", "", *_differences(results), ""])
+    return "\n".join(lines)
+
+
+def _means(results: Sequence[Result], teachers: Mapping[str, float]) -> list[str]:
+    """Every task counts alike, however many seeds it has; arms that lack a task say so."""
+    lines = ["| arm | tasks | runs | score | below the teacher | equal |", "|---|---:|---:|---:|---:|---:|"]
+    for arm in _arms(results):
+        own = [result for result in results if result.arm == arm]
+        tasks = dict.fromkeys(result.task for result in own)
+        of_tasks = [[result for result in own if result.task == task] for task in tasks]
+        score, equal = (
+            100 * statistics.mean(statistics.mean(getattr(result, name) for result in group) for group in of_tasks)
+            for name in ("score", "equal")
+        )
+        below = 100 * statistics.mean(teachers[task] for task in tasks) - score
+        lines.append(f"| {arm} | {len(tasks)} | {len(own)} | {score:.1f} | {below:.1f} | {equal:.1f} |")
+    return lines
 
 
 def _task_table(results: Sequence[Result], task: str) -> list[str]:
@@ -48,9 +65,9 @@ def _task_table(results: Sequence[Result], task: str) -> list[str]:
 
 
 def _differences(results: Sequence[Result]) -> list[str]:
-    """Each arm against the one before it, on the same task and seed."""
-    lines = ["| arm | against | pairs | score | standard error | divergence, share of the other's |"]
-    lines += ["|---|---|---:|---:|---:|---:|"]
+    """Each arm against those before it, on the same tasks with the same seeds; ratios are geometric means."""
+    lines = ["| arm | against | pairs | score | standard error | divergence of the other's | unequal of the other's |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
     arms = _arms(results)
     for place, arm in enumerate(arms):
         for other in arms[:place]:
@@ -59,8 +76,10 @@ def _differences(results: Sequence[Result]) -> list[str]:
                 continue
             found = [100 * (one.score - two.score) for one, two in pairs]
             error = f"{standard_error(found):.2f}" if len(found) > 1 else ""
-            ratio = math.exp(statistics.mean(math.log(one.divergence / two.divergence) for one, two in pairs))
-            row = [arm, other, str(len(found)), f"{statistics.mean(found):+.2f}", error, f"{ratio:.2f}"]
+            divergence = statistics.geometric_mean(one.divergence / two.divergence for one, two in pairs)
+            unequal = statistics.geometric_mean(_unequal(one) / _unequal(two) for one, two in pairs)
+            row = [arm, other, str(len(found)), f"{statistics.mean(found):+.2f}", error]
+            row += [f"{divergence:.2f}", f"{unequal:.2f}"]
             lines.append(f"| {' | '.join(row)} |")
     return lines
 
@@ -75,6 +94,10 @@ def paired(results: Sequence[Result], arm: str, other: str) -> list[tuple[Result
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of a mean."""
     return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _unequal(result: Result) -> float:
+    return max(1e-6, 1 - result.equal)  # of which ratios are taken
 
 
 def _arms(results: Sequence[Result]) -> list[str]:

@@ -33,7 +33,7 @@ class Judgement(NamedTuple):
 def judge(
     logits: NDArray[np.float32], references: Sequence[float], answers: NDArray[np.float32], teacher: NDArray[np.float32]
 ) -> Judgement:
-    """Judge a student.
+    """Judge a student; one that says the same of all rows has a correlation of 0.
 
     Args:
         logits: (n, C) of the test rows, or (n, 1) scores.
@@ -43,8 +43,9 @@ def judge(
     """
     if logits.shape[1] == 1:
         error = np.square(answers - teacher).mean() / teacher.var()
-        correlation = stats.pearsonr(answers[:, 0], teacher[:, 0]).statistic
-        return Judgement(float(stats.spearmanr(logits[:, 0], references).statistic), float(error), float(correlation))
+        score = stats.spearmanr(logits[:, 0], references).statistic if np.ptp(logits) else 0.0
+        correlation = stats.pearsonr(answers[:, 0], teacher[:, 0]).statistic if np.ptp(answers) else 0.0
+        return Judgement(float(score), float(error), float(correlation))
     expected, found = _log_softmax(teacher), _log_softmax(answers)
     divergence = (np.exp(expected) * (expected - found)).sum(axis=1).mean()
     equal = (answers.argmax(axis=1) == teacher.argmax(axis=1)).mean()

@@ -50,6 +50,12 @@ def test_scores_are_judged_by_their_order_and_by_the_error_that_is_left():
     assert found.divergence == pytest.approx(1 / 1.25)
 
 
+def test_a_student_that_says_the_same_of_all_rows_has_no_correlation():
+    teacher = np.array([[0.0], [1.0], [2.0]], dtype=np.float32)
+    found = judge(np.full_like(teacher, 2.5), [1.0, 2.0, 3.0], np.full_like(teacher, 2.5), teacher)
+    assert (found.score, found.equal) == (0.0, 0.0)
+
+
 def test_rows_of_one_group_are_in_one_split_and_no_text_is_in_two():
     rows = [Example((f"text {number // 2}",), "a", f"group {number // 10}") for number in range(400)]
     splits = divide(rows, dev=0.2, test=0.3)

@@ -125,7 +125,7 @@ class Yardstick:
         make_task(self.task(task), task, self.data / "packages", self.glue_dir)
         steps = self.budget.teacher_steps
         words = ["--model", self.encoder, *self._usual(task, steps, 5e-5, 1), "--seed", 1]
-        self._train("finetune", words, self.teacher(task))
+        self.train("finetune", words, self.teacher(task))
         kept = self.teacher(task) / "answers.npz"
         if not kept.exists():
             answers = {"sentences": self.answers(task, self.teacher(task))}
@@ -152,7 +152,7 @@ class Yardstick:
             steps = quality_compute.steps_within(left, costs, shares)
             words = [*models, "--student_model", start, *arm.layers]
             words += self._usual(task, steps[0], arm.rates.intermediate, 1)
-            seconds += self._train("task_distill", words, folder / "intermediate")
+            seconds += self.train("task_distill", words, folder / "intermediate")
             words = ["--pred_distill", *models, "--student_model", folder / "intermediate", *arm.predictions]
             words += self._usual(task, steps[1], arm.rates.prediction, self.budget.evaluations)
         else:
@@ -160,7 +160,7 @@ class Yardstick:
             steps = quality_compute.steps_within(left, costs, (1,))
             words = ["--joint", *models, "--student_model", start, *arm.joint]
             words += self._usual(task, steps[0], arm.rates.intermediate, self.budget.evaluations)
-        seconds += self._train("task_distill", words, folder / "student")
+        seconds += self.train("task_distill", words, folder / "student")
         done = sum(cost * count for cost, count in zip(costs, steps, strict=True))
         found = [self._result(task, arm.name, seed, folder / "student", (spent + done, seconds), sum(steps))]
         if arm.name == INHERITED:
@@ -177,7 +177,7 @@ class Yardstick:
         words = ["--teacher_model", self.teacher(task), "--student_model", student, "--data_dir", self.task(task)]
         words += ["--task_file", self.task(task) / "task.yaml", "--max_seq_length", LONGEST, "--seed", seed]
         words += ["--calibration_tokens", self.budget.calibration_tokens, "--output_dir", folder / "start"]
-        seconds += self._once(folder / "start.json", lambda: self.command("inherit", words, _name(folder / "start")))
+        seconds += self.once(folder / "start.json", lambda: self.command("inherit", words, _name(folder / "start")))
         return folder / "start", spent + self._start_cost(self._batch(task)[1]), seconds
 
     def _general(self, arm: Arm) -> tuple[Path, float, float]:
@@ -190,14 +190,14 @@ class Yardstick:
             student, start = self.out / "general" / "start", ["--continue_train"]
             words = [*corpus, "--student_model", STUDENT, "--seed", 1, "--output_dir", student]
             words += ["--calibration_tokens", self.budget.calibration_tokens]
-            seconds = self._once(student.with_suffix(".json"), lambda: self.command("inherit", words, "start"))
+            seconds = self.once(student.with_suffix(".json"), lambda: self.command("inherit", words, "start"))
             spent = self._start_cost(LONGEST)
         cost = quality_compute.layer_step(self.teacher_shape, self.student_shape, tokens, LONGEST)
         budget = self.budget.flops * self.budget.general_share - spent
         (steps,) = quality_compute.steps_within(budget, [cost], [1.0])
         words = [*corpus, "--student_model", student, *start, "--train_batch_size", BATCH_ROWS, "--seed", 1]
         words += ["--eval_fraction", 0.01, "--max_steps", steps, "--learning_rate", arm.rates.general]
-        seconds += self._train("general_distill", words, folder, results="model.safetensors")
+        seconds += self.train("general_distill", words, folder, results="model.safetensors")
         return folder, spent + steps * cost, seconds
 
     def _from_labels(self, task: str, seed: int, rate: float) -> tuple[Path, tuple[float, float], int]:
@@ -208,7 +208,7 @@ class Yardstick:
         folder = self.out / "runs" / task / f"seed-{seed}" / f"labels-{rate:g}"
         words = ["--model", STUDENT, "--from_scratch", "--tokenizer", self.encoder, "--seed", seed]
         words += self._usual(task, steps, rate, self.budget.evaluations)
-        seconds = self._train("finetune", words, folder)
+        seconds = self.train("finetune", words, folder)
         return folder, (steps * cost, seconds), steps
 
     def _best_label_rate(self, task: str) -> float:
@@ -265,16 +265,16 @@ class Yardstick:
         words += ["--eval_step", max(1, steps // evaluations), "--save_steps", steps, "--save_total_limit", 1]
         return [*words, "--learning_rate", learning_rate, "--logging_steps", max(1, steps // 4)]
 
-    def _train(self, stage: str, words: Sequence[object], folder: Path, results: str = "eval_results.json") -> float:
+    def train(self, stage: str, words: Sequence[object], folder: Path, results: str = "eval_results.json") -> float:
         """Run a training command to its end, if that is not done; return the seconds that it took."""
 
         def command() -> None:
             if not (folder / results).exists():
                 self.command(stage, [*words, "--output_dir", folder], _name(folder))
 
-        return self._once(folder.with_name(f"{folder.name}.seconds.json"), command)
+        return self.once(folder.with_name(f"{folder.name}.seconds.json"), command)
 
-    def _once(self, kept: Path, action: Any) -> float:
+    def once(self, kept: Path, action: Any) -> float:
         """Do something whose seconds are kept, once."""
         if not kept.exists():
             begin = time.monotonic()

@@ -16,6 +16,7 @@ COMMANDS = {
     "data_tools/inspect_shards.py": "inspect_shards",
     "launchers/general_distill.py": "general_distill",
     "launchers/finetune_teacher.py": "finetune",
+    "launchers/inherit_student.py": "inherit",
     "launchers/task_distill.py": "task_distill",
     "launchers/export_model.py": "export",
 }
@@ -47,12 +48,13 @@ def test_the_steps_of_the_readme_run_in_their_order(tmp_path):
         here = [str(student) if word == "4L_312" else word for word in here]
         if script == "launchers/export_model.py":
             here += ["--max_loss", "1"]  # a student of two steps decides by a hair
-        elif script.startswith("launchers/") and "--do_eval" not in words:
+        elif script.startswith("launchers/") and "--do_eval" not in words and "inherit" not in script:
             here += SHORT
         if script == "launchers/general_distill.py":
             here += ["--max_seq_length", "64"]
         run_ranks(COMMANDS[script], here, log=tmp_path / "log").check()
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").config.num_labels == 2
+    for name in ("student", "joint_student"):
+        assert AutoModelForSequenceClassification.from_pretrained(tmp_path / name).config.num_labels == 2
     assert 0 <= json.loads((tmp_path / "evaluation" / "eval_results.json").read_text())["eval_accuracy"] <= 1
     assert "launchers/task_distill.py" in (tmp_path / "student" / "README.md").read_text()
     rows = json.loads((tmp_path / "exported" / "report.json").read_text())["exports"]

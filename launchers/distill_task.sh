@@ -3,18 +3,20 @@
 #
 #     bash launchers/distill_task.sh (TASK --glue_dir DIR | --task_file FILE --data_dir DIR) --teacher DIR \
 #         --student DIR --output_dir DIR (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] \
-#         [--inherit] [--num_gpus N] [--seed N] [-- FLAGS...]
+#         [--inherit] [--joint] [--num_gpus N] [--seed N] [-- FLAGS...]
 #
 # TASK is one of GLUE, its files in its folder below --glue_dir; a task of your own is a YAML file (README), its files
 # are in --data_dir. --teacher is fine-tuned on it. --student comes from general distillation; or it is a config.json, a
 # directory with one, or a shipped name (4L_312, 6L_768, 3L_192): without weights it starts in closed form from the
 # teacher, on the task's training texts, the head included. --inherit moves a student with weights that way too, towards
-# the fine-tuned teacher, and keeps a part of what it has learnt. --masked_lm is the model that suggests words, --glove the file of word vectors (without it, words of several pieces stay). --recipe is a
-# shipped one or a YAML file; default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own
-# has none: name one, such as paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores. --num_gpus
-# N takes N ranks under the deepspeed launcher; without it there is one rank. FLAGS go to both distillation stages and
-# win over the recipe, such as --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to
-# the other steps that take them, too. All is checked before the first step.
+# the fine-tuned teacher, and keeps a part of what it has learnt. --joint learns layers and predictions in one stage,
+# which is best for a student that starts from its teacher (--recipe small). --masked_lm is the model that suggests words,
+# --glove the file of word vectors (without it, words of several pieces stay). --recipe is a shipped one or a YAML file;
+# default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own has none: name one, such as
+# paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores, or small. --num_gpus N takes N ranks
+# under the deepspeed launcher; without it there is one rank. FLAGS go to all distillation stages and win over the
+# recipe, such as --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to the other steps
+# that take them, too. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
@@ -50,7 +52,7 @@ case "${1:-}" in
         ;;
 esac
 glue_dir="" task_file="" data_dir="" teacher="" student="" out="" masked_lm="" glove="" seed=42
-augmentation=yes inherit=auto
+augmentation=yes inherit=auto joint=no
 launch=(python)
 flags=()
 while [ $# -gt 0 ]; do
@@ -62,6 +64,11 @@ while [ $# -gt 0 ]; do
             ;;
         --inherit)
             inherit=yes
+            shift
+            continue
+            ;;
+        --joint)
+            joint=yes
             shift
             continue
             ;;
@@ -142,9 +149,13 @@ distil=(--teacher_model "$teacher" "${files[@]}" --recipe "$recipe" --seed "$see
 [ "$augmentation" = yes ] || distil+=(--aug_train false)
 start=(--teacher_model "$teacher" --student_model "$student" "${files[@]}" --seed "$seed" --output_dir "$out/start")
 [ "$inherit" = no ] || student="$out/start"
-intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate" ${flags[@]+"${flags[@]}"})
-prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student"
-    ${flags[@]+"${flags[@]}"})
+distil+=(${flags[@]+"${flags[@]}"})
+if [ "$joint" = yes ]; then
+    both=(--joint "${distil[@]}" --student_model "$student" --output_dir "$out/student")
+else
+    intermediate=("${distil[@]}" --student_model "$student" --output_dir "$out/intermediate")
+    prediction=(--pred_distill "${distil[@]}" --student_model "$out/intermediate" --output_dir "$out/student")
+fi
 more=()
 hand_on() { # to COMMAND, beside its OWN WORDS: leaves in `more` those of the user's flags that go for it too
     more=()
@@ -166,8 +177,12 @@ hand_on data_augmentation "${augmented[@]}"
 augmented+=(${more[@]+"${more[@]}"})
 [ "$augmentation" = no ] || python -m tinybert_ds.arguments data_augmentation "${augmented[@]}"
 [ "$inherit" = no ] || python -m tinybert_ds.arguments inherit_student "${start[@]}"
-python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
-python -m tinybert_ds.arguments task_distill "${prediction[@]}"
+if [ "$joint" = yes ]; then
+    python -m tinybert_ds.arguments task_distill "${both[@]}"
+else
+    python -m tinybert_ds.arguments task_distill "${intermediate[@]}"
+    python -m tinybert_ds.arguments task_distill "${prediction[@]}"
+fi
 python -m tinybert_ds.arguments evaluate_glue "${evaluation[@]}"
 
 if [ "$augmentation" = yes ]; then
@@ -176,8 +191,12 @@ fi
 if [ "$inherit" != no ]; then
     stage start "${launch[@]}" "$here/launchers/inherit_student.py" "${start[@]}"
 fi
-stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
-stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"
+if [ "$joint" = yes ]; then
+    stage joint "${launch[@]}" "$here/launchers/task_distill.py" "${both[@]}"
+else
+    stage intermediate "${launch[@]}" "$here/launchers/task_distill.py" "${intermediate[@]}"
+    stage prediction "${launch[@]}" "$here/launchers/task_distill.py" "${prediction[@]}"
+fi
 stage evaluation "${launch[@]}" "$here/launchers/evaluate_glue.py" "${evaluation[@]}"
 
 cat "$out/evaluation/glue_results.md"

@@ -154,6 +154,20 @@ def test_a_student_with_weights_moves_towards_the_fine_tuned_teacher_on_demand(c
     assert intermediate[intermediate.index("--student_model") + 1] == str(tmp_path / "out" / "start")
 
 
+def test_layers_and_predictions_are_one_stage_on_demand(chain, tmp_path):
+    words = [*WORDS[: WORDS.index("--masked_lm")], "--no_augmentation", "--joint", "--recipe", "small"]
+    assert chain(*words, "--inherit", "--", "--max_steps", "5").returncode == 0
+    start, joint, evaluation = commands(tmp_path)
+    assert start[0] == "launchers/inherit_student.py"
+    assert evaluation[0] == "launchers/evaluate_glue.py"
+    assert joint[0] == "launchers/task_distill.py"
+    arguments, problems = parse_arguments(TaskDistillArguments, joint[1:], "task_distill.py")
+    assert problems == []
+    assert (arguments.stage, arguments.max_steps, arguments.num_train_epochs) == ("joint", 5, 4)  # the recipe's
+    assert arguments.student_model == str(tmp_path / "out" / "start")
+    assert arguments.output_dir == str(tmp_path / "out" / "student")
+
+
 def test_capitals_and_paths_relative_to_the_caller_are_understood(chain, tmp_path):
     (tmp_path / "mine.yaml").write_text("intermediate:\n  max_steps: 7\nprediction:\n  max_steps: 8\n")
     finished = chain("STS-B", *WORDS[1:], "--recipe", "mine.yaml", "--", "--deepspeed_config", "mine.json")

@@ -65,9 +65,12 @@ def _task_table(results: Sequence[Result], task: str) -> list[str]:
 
 
 def _differences(results: Sequence[Result]) -> list[str]:
-    """Each arm against those before it, on the same tasks with the same seeds; ratios are geometric means."""
-    lines = ["| arm | against | pairs | score | standard error | divergence of the other's | unequal of the other's |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    """Each arm against those before it, on the same tasks with the same seeds; ratios are geometric means.
+
+    The first standard error is that of the pairs, the second that of the tasks' means, as if they were drawn.
+    """
+    lines = ["| arm | against | pairs | higher | score | standard error | over tasks | divergence of | unequal of |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     arms = _arms(results)
     for place, arm in enumerate(arms):
         for other in arms[:place]:
@@ -75,11 +78,16 @@ def _differences(results: Sequence[Result]) -> list[str]:
             if not pairs:
                 continue
             found = [100 * (one.score - two.score) for one, two in pairs]
-            error = f"{standard_error(found):.2f}" if len(found) > 1 else ""
+            tasks = [one.task for one, _ in pairs]
+            means = [
+                statistics.mean(points for points, own in zip(found, tasks, strict=True) if own == task)
+                for task in dict.fromkeys(tasks)
+            ]
+            errors = [f"{standard_error(values):.2f}" if len(values) > 1 else "" for values in (found, means)]
             divergence = statistics.geometric_mean(one.divergence / two.divergence for one, two in pairs)
             unequal = statistics.geometric_mean(_unequal(one) / _unequal(two) for one, two in pairs)
-            row = [arm, other, str(len(found)), f"{statistics.mean(found):+.2f}", error]
-            row += [f"{divergence:.2f}", f"{unequal:.2f}"]
+            row = [arm, other, str(len(found)), str(sum(points > 0 for points in found))]
+            row += [f"{statistics.mean(found):+.2f}", *errors, f"{divergence:.2f}", f"{unequal:.2f}"]
             lines.append(f"| {' | '.join(row)} |")
     return lines
 

@@ -78,6 +78,8 @@ def test_arms_are_compared_on_the_same_tasks_and_seeds():
     assert [other.seed for _, other in paired(found, "two", "one")] == [0, 1]
     text = tables(found, {"plots": 0.9, "topics": 0.95})
     assert "### plots, teacher 90.0" in text
-    assert "| two | one | 2 | +2.50 | 0.50 | 0.50 | 1.00 |" in text
+    assert "| two | one | 2 | 2 | +2.50 | 0.50 |  | 0.50 | 1.00 |" in text
     assert "| two | 2 | 3 | 46.2 | 46.2 | 90.0 |" in text  # (82.5 + 10) / 2 of (90 + 95) / 2
     assert standard_error([1.0, 3.0]) == 1.0
+    text = tables([*found, result("topics", "one", 0, 0.055, 5.0)], {"plots": 0.9, "topics": 0.95})
+    assert "| two | one | 3 | 3 | +3.17 | 0.73 | 1.00 |" in text  # 2, 3 and 4.5; of the tasks 2.5 and 4.5

@@ -7,6 +7,9 @@ and clipping. Ours runs through the engines and the loop's own step; the peers a
 published implementation (--original), or their form written anew around transformers' layers. Writes results/step.csv
 and prints a table. Cases "mixed_..." take samples of many lengths: ours through the length bins, the peers padded
 to the longest.
+
+On a GPU the cases are those called "gpu_...", and ours in bf16 is what a run takes there by default: the shipped
+config, a teacher in fp16, and steps recorded as CUDA graphs, which are made in the warm-ups.
 """
 
 from __future__ import annotations
@@ -41,14 +44,15 @@ from tests.benchmarks.measurement import (
 )
 from tests.benchmarks.step_cases import CASES, SIZES, Case, batches_of, build_models
 from tinybert_ds.arguments import GeneralDistillArguments
-from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, read_config, resolve_config
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY, default_config_path, read_config, resolve_config
+from tinybert_ds.engine.graphs import record_steps
 from tinybert_ds.engine.loop import Step, optimizer_step
 from tinybert_ds.engine.ranks.process_group import World, init_distributed
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.engine.teacher import build_teacher
 from tinybert_ds.engine.teacher_pass import TeacherPass
 from tinybert_ds.engine.watch.monitor import Stopwatch
-from tinybert_ds.hardware import choose_float32_products
+from tinybert_ds.hardware import Precision, choose_float32_products, inference_dtype, on_cuda
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
 from tinybert_ds.models.layer_map import attention_layers
@@ -61,6 +65,7 @@ TWO_STUDENTS = "ours, two students"
 OURS, AS_PUBLISHED, NO_GRAD, AUTOCAST = "ours", "published", "published, no_grad", "published, bf16 autocast, no_grad"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DS_CONFIGS = {"fp32": "zero0_fp32.json", "bf16": "zero0_autocast_bf16.json"}  # the defaults of CPUs
+GPU_WARMUPS = 3  # a shape runs as it is, is recorded, and is replayed
 LEARNING_RATE = 5e-5
 Variants = Mapping[str, Callable[[], Callable[[], None]]]  # name -> what prepares a pass
 
@@ -101,7 +106,7 @@ def prepare_ours(
         objective.projections[0].load_state_dict(models.projection.state_dict())
         engine = build_engine(
             DistilledStudent(student, objective),
-            deepspeed_config(case, ds_config or DS_CONFIGS[dtype], world),
+            deepspeed_config(case, ds_config or config_name(dtype, world.device), world),
             weight_decay=0.01,
             total_steps=1_000_000,
             warmup=0.0,
@@ -109,7 +114,16 @@ def prepare_ours(
         )
         engine.train()
         engines.append(engine)
-    teacher_pass = TeacherPass(build_teacher(teacher, DTYPES[dtype]), world.device)
+    precision: Precision = "fp16" if dtype == "bf16" and on_cuda(world.device) else dtype
+    asked = record_steps(
+        run_arguments(case.rows, gradient_checkpointing),
+        engines,
+        build_teacher(teacher, inference_dtype(world.device, precision)),
+        world.device,
+        overlapped=False,
+    )
+    assert asked is not None
+    teacher_pass = TeacherPass(asked, world.device)
     batches = list(batches_of(case, bins=True))
     stopwatch = Stopwatch(world.device)
     library = torch.backends.mkldnn.matmul
@@ -138,12 +152,29 @@ def joined_world() -> World:
     return init_distributed()
 
 
+def config_name(dtype: str, device: torch.device) -> str:
+    """Return the shipped DeepSpeed config that is timed in a dtype: in bf16 the device's default."""
+    if dtype == "bf16" and on_cuda(device):
+        return default_config_path(device.type, fp16=False).name
+    return DS_CONFIGS[dtype]
+
+
+def run_arguments(rows: int, gradient_checkpointing: bool = False) -> GeneralDistillArguments:
+    """Return what a run of such steps was started with."""
+    return GeneralDistillArguments(
+        output_dir="",
+        pregenerated_data=[],
+        teacher_model="",
+        student_model=[""],
+        train_batch_size=rows,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+
 def deepspeed_config(case: Case, name: str, world: World) -> dict[str, Any]:
     """Return a shipped DeepSpeed config, filled as a run fills it."""
-    arguments = GeneralDistillArguments(
-        output_dir="", pregenerated_data=[], teacher_model="", student_model=[""], train_batch_size=case.rows
-    )
     config, problems = read_config(CONFIG_DIRECTORY / name)
+    arguments = run_arguments(case.rows)
     config, more = resolve_config(config, arguments, world_size=world.size, device_type=world.device.type)
     assert not problems + more, problems + more
     return config
@@ -271,8 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description="Time a step against the published classes.", allow_abbrev=False)
     parser.add_argument("--original", type=Path, help="a checkout of the published implementation; imported")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warmups", type=int, default=1, help="rounds before them that do not count")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[name for name in CASES if name != "tiny"])
+    parser.add_argument("--warmups", type=int, help="rounds before them that do not count; default: 1, on a GPU 3")
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="default: all of the device, but for tiny")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: fp32, and bf16 where the CPU computes it")
     parser.add_argument("--sizes", choices=SIZES, default="usual", help="tiny: models that only show that it runs")
     parser.add_argument("--two_students", action="store_true", help="compare with two students of one teacher instead")
@@ -285,10 +316,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--plot", action="store_true", help="draw the ratios beside the CSV (needs matplotlib)")
     values = parser.parse_args(arguments)
     rows: list[Row] = []
-    how = {"sizes": values.sizes, "timing": {"rounds": values.rounds, "warmups": values.warmups}}
+    on_gpu = on_cuda(default_device())
+    warmups = (GPU_WARMUPS if on_gpu else 1) if values.warmups is None else values.warmups
+    how = {"sizes": values.sizes, "timing": {"rounds": values.rounds, "warmups": warmups}}
+    cases = values.cases or [name for name in CASES if name.startswith("gpu_") == on_gpu and name != "tiny"]
     for dtype, peak in measured_peaks(values.dtypes).items():
         print(f"matrix-product peak in {dtype}: {peak / 1e9:.1f} GFLOP/s", flush=True)
-        for case in map(CASES.__getitem__, values.cases):
+        for case in map(CASES.__getitem__, cases):
             if values.two_students:
                 rows += measure_two_students(case, dtype, **how)
                 continue

@@ -45,6 +45,10 @@ CASES = {
         Case("full_512", 4, 1, 512, 512),
         Case("mixed_128", 16, 16, 16, 128),
         Case("mixed_512", 4, 16, 64, 512),
+        Case("gpu_128", 256, 1, 128, 128, dropout=0.1),
+        Case("gpu_mixed_128", 256, 8, 16, 128, dropout=0.1),
+        Case("gpu_512", 64, 1, 512, 512, dropout=0.1),
+        Case("gpu_task_64", 32, 1, 57, 64, dropout=0.1),
         Case("tiny", 2, 2, 4, 16),
     )
 }

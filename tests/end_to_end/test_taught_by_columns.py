@@ -99,15 +99,15 @@ def test_the_labelling_does_not_depend_on_the_number_of_ranks_and_is_done_once(f
     ("flags", "said"),
     [
         (["--teacher_model", "teacher"], "name a teacher each"),
-        (["--label_weight", 1], r"the train split of task columns \(labelled.jsonl\) has no labels"),
+        (["--label_weight", 1], "labelled.jsonl, line 1: no column 'label'"),
         (["--aug_train"], "are about the rows as they were"),
     ],
 )
 def test_what_does_not_go_with_columns_is_refused_before_any_work(folder, labelled, tmp_path, flags, said):
     flags = [folder / flag if flag == "teacher" else flag for flag in flags]
-    finished = distil(folder, "columns.yaml", "refused", *flags)
+    finished = distil(folder, "columns.yaml", "refused", "--cache_dir", tmp_path, *flags)  # nothing is tokenised yet
     assert finished.returncode == 2, finished.output
-    assert said.replace("\\", "") in finished.output
+    assert said in finished.output
     assert "Traceback" not in finished.output
 
 

@@ -10,8 +10,9 @@ What is recorded works on tensors at fixed places: inputs are copied to theirs, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,14 +48,31 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def record(self, work: Work) -> Recorded:
         """Record what `work` does, its outputs not filled yet."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate pinned memory meanwhile, which only "global" forbids them.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = tuple(work())
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            # Other threads may allocate pinned memory meanwhile, which only "global" forbids them.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outputs = tuple(work())
+        except RuntimeError:
+            self._recover(graph, stream)
+            raise
         return Recorded(outputs, graph.replay)
+
+    def _recover(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+        """Undo what torch leaves behind when CUDA calls a recording invalid.
+
+        Its stream is still the current one then, its memory pool still takes what is recorded, and the random
+        generator waits for the end of the recording: dropout would fail in the next step.
+        """
+        torch.cuda.set_stream(stream)
+        self._failed.append(graph)  # the allocator may still ask it
+        self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):  # its end is one for the generator, too
+            torch.zeros((), device=self._device)
 
     def has_room(self) -> bool:
         """Whether there is memory for one more shape."""
@@ -84,6 +102,7 @@ class Shapes:
             self.recorded[key] = record(*arguments)
         except RuntimeError as error:  # of CUDA, whatever in the models or losses it was that cannot be recorded
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.debug("what could not be recorded", exc_info=True)
             logger.warning("no CUDA graphs any more, steps are launched as they are: %s", first_line[:300])
             self._most = 0
             return False
@@ -215,16 +234,18 @@ class RecordedStudent:
 
         def forward() -> list[Tensor]:
             before, module.teacher_check = module.teacher_check, None
-            with torch.enable_grad():
+            with torch.enable_grad(), with_leaves_of_its_own(module) as aliases:
+                leaves[:] = [aliases[parameter] for parameter in used or trained]
                 losses[:] = [compute(fixed_batch, fixed_lesson)["loss"]]
             check, module.teacher_check = module.teacher_check, before
             return [losses[0].detach(), torch.zeros_like(losses[0]).detach() if check is None else check]
 
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        leaves: list[Tensor] = []
         used: list[nn.Parameter] = []
 
         def backward() -> list[Tensor]:
-            found = torch.autograd.grad(losses[0], used or trained, upstream, allow_unused=not used)
+            found = torch.autograd.grad(losses[0], leaves, upstream, allow_unused=not used)
             if not used:
                 used[:] = [parameter for parameter, one in zip(trained, found, strict=True) if one is not None]
             return [gradient for gradient in found if gradient is not None]
@@ -252,6 +273,24 @@ class RecordedStudent:
         if addresses != self._addresses:
             self._shapes.forget()
             self._addresses = addresses
+
+
+@contextlib.contextmanager
+def with_leaves_of_its_own(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
+    """Let a module compute with other parameters at the same places; yield them by the module's own.
+
+    A parameter's gradient is added up on the stream on which it was first used. DeepSpeed has used them all, to hook
+    them, on the stream of plain steps: a recorded backward pass would wait for that stream, which CUDA refuses.
+    """
+    own = [(owner, name, one) for owner in module.modules() for name, one in owner._parameters.items()]
+    aliases = {one: nn.Parameter(one.detach(), one.requires_grad) for _, _, one in own if one is not None}
+    for owner, name, one in own:
+        owner._parameters[name] = None if one is None else aliases[one]
+    try:
+        yield aliases
+    finally:
+        for owner, name, one in own:
+            owner._parameters[name] = one
 
 
 class _Replayed(torch.autograd.Function):

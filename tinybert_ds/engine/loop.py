@@ -9,14 +9,13 @@ from itertools import chain, pairwise
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tinybert_ds.data.batching import BatchSource, prefetch, token_counts
 from tinybert_ds.engine.checkpoints.best_student import keep_best
 from tinybert_ds.engine.graphs import record_steps
 from tinybert_ds.engine.ranks.consensus import Consensus
-from tinybert_ds.engine.ranks.process_group import World, mean_over_ranks, seed_forward
+from tinybert_ds.engine.ranks.process_group import World, barrier, mean_over_ranks, seed_forward
 from tinybert_ds.engine.run.plan import Plan, locate
 from tinybert_ds.engine.run.run import Run, StudentRun
 from tinybert_ds.engine.student import gradient_norm
@@ -123,7 +122,7 @@ def stop(students: Sequence[StudentRun], saved_step: int, preemption: Preemption
         for student in students:
             student.health.require_finite_so_far(student.checkpoints.last_good)
         save(students)
-    dist.barrier()
+    barrier()
     preemption.done()
     where = f"at step {step} with everything saved" if step else "before the first step"
     raise PreemptedError(f"preempted {where}; start the same command again to go on")
@@ -232,11 +231,11 @@ def backward_and_step(engine: Any, terms: LossTerms, *, need_norm: bool) -> dict
 
 
 def read_together(terms: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Return all terms as numbers; the device is waited for once."""
-    tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
-    values = torch.stack([value.double() for value in tensors.values()]).tolist() if tensors else []
-    numbers = {name: float(value) for name, value in terms.items() if name not in tensors}
-    return numbers | dict(zip(tensors, values, strict=True))
+    """Return all terms as numbers; the device is waited for once. An offloaded optimizer's norm is not on it."""
+    away = {name: value for name, value in terms.items() if isinstance(value, Tensor) and value.device.type != "cpu"}
+    values = torch.stack([value.double() for value in away.values()]).tolist() if away else []
+    numbers = {name: float(value) for name, value in terms.items() if name not in away}
+    return numbers | dict(zip(away, values, strict=True))
 
 
 def log_step(

@@ -38,9 +38,18 @@ def run(main: Callable[[], None]) -> None:
     def guarded() -> None:
         with lost_ranks_reported(lambda: "What was saved before stands"):
             main()
+            _leave_process_group()
         ignore_requests()
 
     run_command(guarded)
+
+
+def _leave_process_group() -> None:
+    """Leave the ranks' group where there is one; NCCL warns of a group that is still there when the process ends."""
+    import torch.distributed as dist  # noqa: PLC0415 - see above
+
+    if dist.is_initialized() and dist.get_backend() == dist.Backend.NCCL:
+        dist.destroy_process_group()
 
 
 def wants_cpu(words: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from types import SimpleNamespace
 
@@ -183,6 +184,71 @@ def test_what_cannot_be_recorded_is_said_once_and_runs_as_it_is(caplog):
             assert "hidden_loss" in module(BATCHES[0], asked(BATCHES[0]))
     assert len(caplog.messages) == 2  # the teacher's and the student's
     assert all(message.endswith("when stream is capturing") for message in caplog.messages)
+
+
+def test_a_recording_asks_no_gradient_node_of_the_parameters_themselves():
+    # DeepSpeed holds on to these nodes. They belong to the stream of plain steps, for which no recording may wait.
+    teacher, module = modules()
+    module.runner = RecordedStudent(module, StandInRecorder())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    asked = []
+    for parameter in parameters:
+        parameter.register_hook(asked.append)
+    lesson = teacher(BATCHES[0])
+    with gradients_only():
+        module(BATCHES[0], lesson)
+        loss = module(BATCHES[0], lesson)["loss"]  # recorded, and replayed
+    assert module.runner._shapes.recorded
+    assert not asked
+    assert all(mine is now for mine, now in zip(parameters, module.parameters(), strict=False))
+    loss.backward()
+    assert asked
+
+
+class FakeCuda:
+    """torch.cuda as far as a recorder needs it; CUDA calls every recording of `invalid` work so when it ends."""
+
+    def __init__(self):
+        self.streams, self.pools, self.ended = ["plain"], 0, 0
+        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: None)
+
+    def graph_pool_handle(self):
+        self.pools += 1
+        return self.pools
+
+    def current_stream(self, device):
+        return self.streams[-1]
+
+    def set_stream(self, stream):
+        self.streams.append(stream)
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool=None, capture_error_mode="global"):
+        before = self.streams[-1]
+        self.streams.append("recording")
+        self.invalid = False
+        yield
+        if self.invalid:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.ended += 1
+        self.streams.append(before)
+
+
+def test_after_an_invalid_recording_the_plain_stream_is_back_and_the_generator_has_seen_an_end(monkeypatch):
+    cuda = FakeCuda()
+    monkeypatch.setattr(graphs.torch, "cuda", cuda)
+    recorder = graphs.CudaRecorder(CPU)
+
+    def reads():
+        cuda.invalid = True
+        return [torch.ones(())]
+
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        recorder.record(reads)
+    assert cuda.streams[-1] == "plain"
+    assert cuda.ended == 1
+    assert recorder._pool == cuda.pools == 2
+    assert float(recorder.record(lambda: [torch.ones(())]).outputs[0]) == 1.0
 
 
 def test_tensors_of_nested_tuples_are_replaced_in_order():

@@ -14,8 +14,9 @@ import torch
 
 from tests.support.models import random_batch, tiny_model
 from tests.support.standin_gpu import DEVICE, HostCopyError, stand_in_gpu
+from tinybert_ds.engine import loop
 from tinybert_ds.engine.deepspeed_private import _clip_without_asking, _norm_at_once
-from tinybert_ds.engine.loop import add_share, examine
+from tinybert_ds.engine.loop import add_share, examine, read_together
 from tinybert_ds.engine.watch.health import Health
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
@@ -133,3 +134,14 @@ def test_the_norm_and_the_clipping_of_zero_wait_for_nothing(monkeypatch):
         norm = _norm_at_once(optimizer)
         _clip_without_asking(optimizer, [torch.empty(17, device=DEVICE)], norm)
     assert norm.shape == ()
+
+
+def test_numbers_of_device_and_host_are_read_apart(monkeypatch):
+    def stack(tensors):
+        assert {tensor.device for tensor in tensors} == {DEVICE}, "CUDA puts no tensors of two devices together"
+        return torch.arange(len(tensors), dtype=torch.float64)  # as if they had been read
+
+    monkeypatch.setattr(loop.torch, "stack", stack)
+    loss, hidden = (torch.empty((), device=DEVICE) for _ in range(2))
+    terms = {"loss": loss, "grad_norm": torch.tensor(2.5), "hidden_loss": hidden, "scale": 4.0}  # an offloaded norm
+    assert read_together(terms) == {"loss": 0.0, "hidden_loss": 1.0, "grad_norm": 2.5, "scale": 4.0}

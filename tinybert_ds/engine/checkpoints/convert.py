@@ -14,11 +14,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
 from deepspeed.checkpoint import ds_to_universal
 
 from tinybert_ds.engine.deepspeed_private import loading_universal, mend_stage3
-from tinybert_ds.engine.ranks.process_group import World, run_on_main
+from tinybert_ds.engine.ranks.process_group import World, barrier, run_on_main
 from tinybert_ds.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def load_converted(engine: Any, directory: Path, tag: str, world: World) -> tupl
         loaded = engine.load_checkpoint(str(directory), tag=temporary)
     if engine.zero_optimization_stage() == 3:
         mend_stage3(engine, decays)
-    dist.barrier()
+    barrier()
     if world.is_main:
         shutil.rmtree(directory / temporary)
     return loaded

@@ -18,14 +18,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from tinybert_ds.data.indexed import FileRecord, hash_file
 from tinybert_ds.engine.checkpoints.best_student import best_directory, prune_best
 from tinybert_ds.engine.checkpoints.convert import TEMPORARY_PREFIX, Layout, layout_of, load_converted, must_convert
 from tinybert_ds.engine.checkpoints.guarded_writer import guarded_writer
 from tinybert_ds.engine.checkpoints.ownership import require_own_files
-from tinybert_ds.engine.ranks.process_group import World, gather_objects, run_on_main
+from tinybert_ds.engine.ranks.process_group import World, barrier, gather_objects, run_on_main
 from tinybert_ds.errors import CheckpointError
 from tinybert_ds.files import fsync_directory, write_atomically
 from tinybert_ds.models.saving import SCRATCH_PREFIX
@@ -68,7 +66,7 @@ class Checkpoints:
         directory = self.directory / tag
         if self.world.is_main and directory.exists():  # left by a run that was killed while saving
             shutil.rmtree(directory)
-        dist.barrier()
+        barrier()
         with guarded_writer(engine) as writer:
             engine.save_checkpoint(str(self.directory), tag=tag, client_state=asdict(state), save_latest=False)
         failures = [failure for failure in gather_objects(writer.failure) if failure]

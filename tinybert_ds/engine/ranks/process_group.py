@@ -109,6 +109,12 @@ def _discover_mpi(place: RankEnvironment) -> None:
         )
 
 
+def barrier() -> None:
+    """Wait for all ranks. NCCL is told its device, which it guesses otherwise, and says so."""
+    on_nccl = dist.get_backend() == dist.Backend.NCCL
+    dist.barrier(device_ids=[torch.cuda.current_device()] if on_nccl else None)
+
+
 def mean_over_ranks(values: dict[str, float], world: World) -> dict[str, float]:
     """Average each value over the ranks, in float64."""
     names = sorted(values)
@@ -179,7 +185,7 @@ def require_shared_directory(directory: Path, world: World) -> None:
     mark = directory / f"{RANK_PREFIX}{broadcast_object(uuid.uuid4().hex)}"
     if world.is_main:
         mark.touch()
-    dist.barrier()
+    barrier()
     found = gather_objects((mark.exists(), os.uname().nodename))
     if world.is_main:
         mark.unlink(missing_ok=True)

@@ -70,9 +70,11 @@ class CudaRecorder:
         """
         torch.cuda.set_stream(stream)
         self._failed.append(graph)  # the allocator may still ask it
-        self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.graph(torch.cuda.CUDAGraph()):  # its end is one for the generator, too
             torch.zeros((), device=self._device)
+        with contextlib.suppress(RuntimeError, AttributeError):  # it has ended, or torch calls it otherwise
+            torch._C._cuda_endAllocateToPool(self._device.index or 0, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
 
     def has_room(self) -> bool:
         """Whether there is memory for one more shape."""

@@ -1,7 +1,7 @@
 """The residuals of the hidden-state loss in one launch on a GPU: what it takes, how it is compiled and launched.
 
 T tokens (B·S), H hidden size. The kernel itself is in `triton_hidden_kernel`. It was compiled for NVIDIA GPUs of
-compute capability 8.0 and 9.0 and interpreted on CPUs; no GPU has run it yet.
+compute capability 8.0 and 9.0, interpreted on CPUs and run on an H200.
 """
 
 from __future__ import annotations

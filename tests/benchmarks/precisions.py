@@ -27,6 +27,7 @@ from tests.benchmarks.quality_inputs import LONGEST, read_split
 from tests.benchmarks.quality_judge import judge, logits_of
 from tests.benchmarks.quality_tables import standard_error
 from tests.benchmarks.real_commands import write_table
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 
 CONFIGS = {"bf16": "zero0_autocast_bf16.json", "fp32": "zero0_fp32.json"}
 KINDS = ("fine-tuning", "distillation")
@@ -47,7 +48,7 @@ def train(work: Yardstick, task: str, steps: int, start: Path, kind: str, precis
     folder = work.out / f"precisions-{task}-{steps}" / f"{kind}-{precision}-{seed}"
     data: list[object] = ["--data_dir", work.task(task), "--task_file", work.task(task) / "task.yaml"]
     words = [*data, "--train_batch_size", BATCH_ROWS, "--eval_batch_size", 64, "--max_steps", steps, "--seed", seed]
-    words += ["--eval_step", steps, "--save_steps", steps, "--deepspeed_config", CONFIGS[precision]]
+    words += ["--eval_step", steps, "--save_steps", steps, "--deepspeed_config", CONFIG_DIRECTORY / CONFIGS[precision]]
     if kind == "fine-tuning":
         stage, words = "finetune", [*words, "--model", work.encoder, "--learning_rate", 5e-5]
     else:

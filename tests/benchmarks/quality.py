@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from tests.benchmarks.quality_inputs import LONGEST, YARDSTICK, make_task, read_
 from tests.benchmarks.quality_judge import Judgement, judge, logits_of, mean_length
 from tests.benchmarks.quality_tables import Result, tables
 from tests.benchmarks.real_commands import run_to_the_end, write_table
+from tinybert_ds.engine.ds_config import CONFIG_DIRECTORY
 from tinybert_ds.models.build import STUDENTS_DIR
 
 STUDENT = "3L_192"
@@ -58,6 +60,7 @@ FAR = Rates(1e-3, 1e-3, 5e-4)
 """Of a student that starts far from its teacher."""
 NEAR = Rates(3e-4, 3e-4, 2e-4)
 """Of one that starts from its teacher in closed form."""
+MUON = str(CONFIG_DIRECTORY / "zero0_muon_autocast_bf16.json")
 DECAYING = ("--lr_schedule", "linear")  # the published intermediate stage has a constant rate
 
 
@@ -72,6 +75,7 @@ class Arm:
     predictions: tuple[str, ...] = ()  # of the prediction stage
     from_teacher: bool = True  # whether it starts, or goes on, from the fine-tuned teacher
     joint: tuple[str, ...] | None = None  # more flags of layers and predictions in one stage; None: in two
+    more_text: bool = False  # whether the stages read sentences that nobody has labelled, too
 
 
 LABELS = "labels alone"
@@ -88,6 +92,8 @@ ARMS = (
     Arm("inherited, losses over variances", layers=(*DECAYING, "--loss_balance", "variance")),
     Arm("inherited, kl of predictions", predictions=("--prediction_loss", "kl")),
     Arm("inherited, joint", joint=DECAYING),
+    Arm("inherited, joint, more text", joint=DECAYING, more_text=True),
+    Arm("inherited, joint, Muon", joint=(*DECAYING, "--deepspeed_config", MUON)),
 )
 """The student before its first step is judged with the arm `INHERITED`."""
 
@@ -101,6 +107,7 @@ class Budget(NamedTuple):
     layer_share: float = 1 / 2  # of what is left to the task's two stages
     calibration_tokens: int = 32_768
     unlabelled_rows: int = 20_000
+    more_rows: int = 10_000  # of other sentences, where an arm reads more text
     evaluations: int = 4
 
 
@@ -114,7 +121,8 @@ class Yardstick:
         self.teacher_shape = Shape.of(AutoConfig.from_pretrained(self.encoder))
         self.student_shape = Shape.of(AutoConfig.from_pretrained(STUDENTS_DIR / f"{STUDENT}.json"))
         self.shards = out / "shards"
-        self.sentences = unlabelled(self.data / "packages", budget.unlabelled_rows)
+        every = unlabelled(self.data / "packages", budget.unlabelled_rows + budget.more_rows)
+        self.sentences, self.more = every[: budget.unlabelled_rows], every[budget.unlabelled_rows :]
         if not self.shards.exists():
             words = ["--train_corpus", self.data / "documents" / "bbc_news.txt", "--split_sentences"]
             words += ["--bert_model", self.encoder, "--output_dir", self.shards, "--max_seq_len", LONGEST]
@@ -159,7 +167,8 @@ class Yardstick:
             costs = [layers]
             steps = quality_compute.steps_within(left, costs, (1,))
             words = ["--joint", *models, "--student_model", start, *arm.joint]
-            words += self._usual(task, steps[0], arm.rates.intermediate, self.budget.evaluations)
+            data = self._with_more_text(task) if arm.more_text else self.task(task)
+            words += self._usual(task, steps[0], arm.rates.intermediate, self.budget.evaluations, data)
         seconds += self.train("task_distill", words, folder / "student")
         done = sum(cost * count for cost, count in zip(costs, steps, strict=True))
         found = [self._result(task, arm.name, seed, folder / "student", (spent + done, seconds), sum(steps))]
@@ -236,10 +245,24 @@ class Yardstick:
 
     def answers(self, task: str, model: Path) -> Any:
         """What a model says of the unlabelled sentences, or of each and the one behind it."""
+        return logits_of(model, self._rows_of(self.sentences, task))
+
+    def _rows_of(self, sentences: Sequence[str], task: str) -> list[tuple[str, ...]]:
+        """Rows of a task out of sentences: each, or each and the one behind it."""
         pairs = len(read_split(self.task(task), "test")[0][0]) == 2
-        following = [*self.sentences[1:], self.sentences[0]]
-        rows = list(zip(self.sentences, following, strict=True)) if pairs else [(text,) for text in self.sentences]
-        return logits_of(model, rows)
+        following = [*sentences[1:], sentences[0]]
+        return list(zip(sentences, following, strict=True)) if pairs else [(text,) for text in sentences]
+
+    def _with_more_text(self, task: str) -> Path:
+        """Return the folder of a task whose training rows, without labels, have other sentences among them."""
+
+        def make(target: Path) -> None:
+            shutil.copytree(self.task(task), target, ignore=shutil.ignore_patterns("train.tsv", ".*", "length.json"))
+            rows = [*read_split(self.task(task), "train")[0], *self._rows_of(self.more, task)]
+            lines = ["\t".join(["first", "second"][: len(rows[0])]), *("\t".join(row) for row in rows)]
+            (target / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+        return ablation_inputs.once(self.task(f"{task}-more-text"), make)
 
     def _batch(self, task: str) -> tuple[float, float]:
         """Return the mean tokens of a batch and of a row of a task's training split."""
@@ -259,8 +282,11 @@ class Yardstick:
     def teacher(self, name: str) -> Path:
         return self.out / "teachers" / name
 
-    def _usual(self, task: str, steps: int, learning_rate: float, evaluations: int) -> list[object]:
-        words: list[object] = ["--data_dir", self.task(task), "--task_file", self.task(task) / "task.yaml"]
+    def _usual(
+        self, task: str, steps: int, learning_rate: float, evaluations: int, data: Path | None = None
+    ) -> list[object]:
+        data = data or self.task(task)
+        words: list[object] = ["--data_dir", data, "--task_file", data / "task.yaml"]
         words += ["--train_batch_size", BATCH_ROWS, "--eval_batch_size", 64, "--max_steps", steps]
         words += ["--eval_step", max(1, steps // evaluations), "--save_steps", steps, "--save_total_limit", 1]
         return [*words, "--learning_rate", learning_rate, "--logging_steps", max(1, steps // 4)]

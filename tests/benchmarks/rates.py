@@ -5,7 +5,8 @@
 OUT_DIR is that of `quality.py`, whose teacher of the task is taken. The general stage starts from the pre-trained
 encoder in closed form, the intermediate and the joint stage from the fine-tuned teacher, the prediction stage from the
 intermediate stage at its best rate. Rates are judged by held-out losses, of stages with predictions by the metric on
-dev.tsv and the divergence from the teacher on unlabelled sentences: never on the test split. Killed and started again,
+dev.tsv and the divergence from the teacher on unlabelled sentences: never on the test split. `muon` is the joint stage
+with the shipped config of Muon, whose `muon_lr` is the rate then, beside 3e-4 for the rest. Killed and started again,
 it goes on.
 """
 
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from tests.benchmarks.measurement import RESULTS, environment_line
-from tests.benchmarks.quality import BATCH_ROWS, DECAYING, STUDENT, Budget, Yardstick
+from tests.benchmarks.quality import BATCH_ROWS, DECAYING, MUON, NEAR, STUDENT, Budget, Yardstick
 from tests.benchmarks.quality_inputs import LONGEST, read_split
 from tests.benchmarks.quality_judge import judge, logits_of
 
@@ -74,6 +75,18 @@ class Sweep:
             found = self._run("task_distill", [*words, *self._usual()], stage, rate)
             self._note(stage, rate, found, self.folder / f"{stage}-{rate:g}")
 
+    def muon(self, rates: Sequence[float]) -> None:
+        """Distil layers and predictions by Muon, at rates of its own."""
+        config = json.loads(Path(MUON).read_text(encoding="utf-8"))
+        for rate in rates:
+            config["optimizer"]["params"]["muon_lr"] = rate
+            written = self.folder / f"muon-{rate:g}.json"
+            written.write_text(json.dumps(config), encoding="utf-8")
+            words = ["--joint", "--teacher_model", self.work.teacher(self.task), "--seed", 1, *DECAYING]
+            words += ["--student_model", self.folder / "start", *self._usual(), "--deepspeed_config", written]
+            found = self._run("task_distill", words, f"muon-{rate:g}", NEAR.intermediate)
+            self._note("muon", rate, found, self.folder / f"muon-{rate:g}-{NEAR.intermediate:g}")
+
     def _usual(self) -> list[object]:
         folder = self.work.task(self.task)
         words: list[object] = ["--data_dir", folder, "--task_file", folder / "task.yaml", "--eval_batch_size", 64]
@@ -120,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--task", default="snippets")
     add("--steps", type=int, default=100)
     add("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3, 3e-3])
+    add("--muon_rates", type=float, nargs="+", default=[1e-3, 5e-3, 2e-2])
     add("--stages", nargs="+", default=["intermediate", "prediction", "joint", "general"])
     add("--glue_dir", type=Path, help="for sst-2 and sts-b")
     add("--rows", type=int, default=20_000, help="unlabelled sentences")
@@ -134,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep.predictions("prediction", values.rates, student, "--pred_distill")
     if "joint" in values.stages:
         sweep.predictions("joint", values.rates, sweep.folder / "start", "--joint")
+    if "muon" in values.stages:
+        sweep.muon(values.muon_rates)
     if "general" in values.stages:
         sweep.general(values.rates)
     text = f"{values.task}, {values.steps} steps of {BATCH_ROWS}. {environment_line()}.\n\n{sweep.table()}"

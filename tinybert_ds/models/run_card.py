@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinybert_ds.arguments import FinetuneArguments, GeneralDistillArguments, TaskDistillArguments
 from tinybert_ds.arguments.embed import EmbedDistillArguments
+from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.option import Command, Flag, flags_of
 from tinybert_ds.models.card import Card, Figure, figures_table, read_base_model
 from tinybert_ds.records import read_metrics, read_run
@@ -22,6 +23,9 @@ COMMANDS: Mapping[str, type[Command]] = {
     "embed_distill": EmbedDistillArguments,
 }
 """By the first word of the stage that run.json names."""
+
+START_FILE = "inherit.json"
+"""Beside a student that inherit_student.py has started: what it was made of, and what its layers explain."""
 
 _MADE_BY = {
     "general_distill": "general distillation: it learned the hidden states and attention of its teacher on plain text",
@@ -82,6 +86,34 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
         figures=figures,
         sections=sections,
     )
+
+
+def start_card(directory: Path, arguments: InheritArguments, data: str, lines: Sequence[str]) -> Card:
+    """Return the card of a student that was started in closed form.
+
+    Args:
+        data: Fingerprint of the text that it was fitted on.
+        lines: What its layers explain of the teacher's variance.
+    """
+    of_task = arguments.data_dir is not None
+    record = {"identity": {"data": data}}
+    return Card(
+        name=directory.resolve().name,
+        pipeline_tag=_offer(directory) if of_task else "feature-extraction",
+        base_model=read_base_model(Path(arguments.teacher_model)),
+        sections={
+            "What it is": "A student started in closed form from its teacher's weights, with TinyBERT-DS: no step of "
+            "training was taken yet.",
+            **dict(zip(MADE, (_fenced([start_command(arguments)]), _data(record), ""), strict=True)),
+            "What its layers explain": _fenced(lines, "text"),
+            "What it is not for": _NOT_FOR_OTHER if of_task else _NOT_FOR["general_distill"],
+        },
+    )
+
+
+def start_command(arguments: InheritArguments) -> str:
+    """Return the command that starts such a student."""
+    return _command(InheritArguments, {**vars(arguments), "output_dir": ""})
 
 
 def _offer(directory: Path) -> str:
@@ -152,25 +184,32 @@ def _commands(directory: Path) -> str:
     waiting, seen = [directory.resolve()], set()
     while waiting and len(commands) < _MOST_RUNS:
         path = waiting.pop(0)
-        if path in seen or not (path / "run.json").is_file():
+        if path in seen:
             continue
         seen.add(path)
-        record = _record(path)
-        arguments = _arguments(record)
-        commands.insert(0, _command(str(record["identity"].get("stage", "")), arguments))
-        before = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]
-        waiting += [Path(name).resolve() for name in before if isinstance(name, str)]
-    return "```bash\n" + "\n".join(filter(None, commands)) + "\n```" if any(commands) else ""
+        if (path / "run.json").is_file():
+            record = _record(path)
+            arguments = _arguments(record)
+            kind = COMMANDS.get(str(record["identity"].get("stage", "")).partition(" ")[0])
+            commands.insert(0, _command(kind, arguments) if kind else "")
+            before = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]
+            waiting += [Path(name).resolve() for name in before if isinstance(name, str)]
+        elif (path / START_FILE).is_file():
+            started = parse_json((path / START_FILE).read_bytes())
+            commands.insert(0, str(started.get("command", "")) if isinstance(started, dict) else "")
+    return _fenced(filter(None, commands))
 
 
-def _command(stage: str, arguments: Mapping[str, Any]) -> str:
-    kind = COMMANDS.get(stage.partition(" ")[0])
-    if kind is None:
-        return ""
+def _fenced(lines: Iterable[str], language: str = "bash") -> str:
+    text = "\n".join(lines)
+    return f"```{language}\n{text}\n```" if text else ""
+
+
+def _command(kind: type[Command], arguments: Mapping[str, Any]) -> str:
     words = [f"deepspeed launchers/{kind.prog}"]
     for flag in flags_of(kind):
         value = arguments.get(flag.name, flag.default)
-        if value != flag.default and flag.name not in _NOT_OF_THE_RECIPE:
+        if value not in (flag.default, "") and flag.name not in _NOT_OF_THE_RECIPE:
             words.append(" ".join([flag.shown, *(shlex.quote(word) for word in _words(flag, value))]))
     return " \\\n    ".join(words)
 

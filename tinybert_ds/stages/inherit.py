@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,17 +26,19 @@ from tinybert_ds.errors import ConfigError, UserError, raise_all
 from tinybert_ds.files import write_atomically
 from tinybert_ds.hardware import inference_dtype, precision_problems
 from tinybert_ds.models.build import Head, build_student, check_pair, resolve_student
+from tinybert_ds.models.card import write_card
 from tinybert_ds.models.embedding_rows import with_rows
 from tinybert_ds.models.fingerprint import model_fingerprint
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.checks import check_inheritance
 from tinybert_ds.models.inherit.sweep import Pupil
 from tinybert_ds.models.pretrained import has_weights, load_encoder, load_headed, read_config
+from tinybert_ds.models.run_card import START_FILE, start_card, start_command
 from tinybert_ds.models.saving import save_student
 from tinybert_ds.stages.corpora import check_tokens
 from tinybert_ds.stages.distillation import require_same_tokenizer
 from tinybert_ds.stages.general_distill import student_directories
-from tinybert_ds.stages.inheritance import start_all_from_teacher
+from tinybert_ds.stages.inheritance import start_all_from_teacher, table
 from tinybert_ds.stages.start import begin_evaluation
 from tinybert_ds.stages.task_data import load_task
 from tinybert_ds.stages.vocabulary import Vocabulary, read_vocabulary
@@ -44,8 +47,7 @@ from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "inherit.json"
-"""Beside the student: what it was made of, and what its layers explain."""
+RECORD_FILE = START_FILE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reading = with_rows(teacher, vocabulary.teacher_ids)
     made = start_all_from_teacher(reading, pupils, blocks, dtype=dtype, world=world)
     for candidate, pupil, found in zip(chosen, pupils, made, strict=True):
-        write_on_main(world, candidate.directory, partial(_write, candidate, pupil.student, tokenizer, found))
+        write_on_main(world, candidate.directory, partial(_write, candidate, pupil, tokenizer, found, arguments))
         logger.info("student: %s", candidate.directory)
 
 
@@ -200,14 +202,23 @@ def _finished(candidate: _Candidate) -> bool:
     return finished
 
 
-def _write(candidate: _Candidate, student: PreTrainedModel, tokenizer: Any, found: Inheritance) -> None:
-    save_student(student, tokenizer, candidate.directory, projections=found.projections)
-    _write_record(candidate, finished=True, found=found)
+def _write(
+    candidate: _Candidate, pupil: Pupil, tokenizer: Any, found: Inheritance, arguments: InheritArguments
+) -> None:
+    save_student(pupil.student, tokenizer, candidate.directory, projections=found.projections)
+    own = replace(arguments, student_model=[str(candidate.path)])
+    lines = table(found, pupil.layer_map)
+    write_card(candidate.directory, start_card(candidate.directory, own, candidate.identity["data"], lines))
+    _write_record(candidate, finished=True, found=found, command=start_command(own))
 
 
-def _write_record(candidate: _Candidate, *, finished: bool, found: Inheritance | None = None) -> None:
+def _write_record(
+    candidate: _Candidate, *, finished: bool, found: Inheritance | None = None, command: str = ""
+) -> None:
     candidate.directory.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"identity": candidate.identity, "finished": finished}
+    if command:
+        record["command"] = command
     if found is not None:
         explained = {"states": found.states, "head": found.head}
         record["explained"] = {**explained, "layers": [report._asdict() for report in found.layers]}

@@ -6,16 +6,20 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForTokenClassification
 
 from tests.support.fixtures import with_student
 from tests.support.models import config_directory, model_directory, tiny_config, write_tokenizer
+from tests.support.run_records import write_run
 from tests.support.runs import read_metrics, run_ranks
 from tinybert_ds.arguments.inherit import InheritArguments
 from tinybert_ds.arguments.parsing import parse_arguments
+from tinybert_ds.models.card import CARD_FILE
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.fit import LayerReport
 from tinybert_ds.models.pretrained import load_classifier, load_encoder
+from tinybert_ds.models.run_card import run_card
 from tinybert_ds.models.saving import load_projections
 from tinybert_ds.stages.inherit import RECORD_FILE
 from tinybert_ds.stages.inheritance import few_tokens, table
@@ -42,6 +46,32 @@ def test_a_student_directory_is_written_with_its_projections_and_a_table(started
     assert record["finished"]
     assert all(0.3 < share <= 1 for share in record["explained"]["states"])
     assert f"{100 * record['explained']['states'][2]:.1f} %" in output
+
+
+def test_the_student_has_a_card_with_its_command_and_what_its_layers_explain(started):
+    directory, _, output = started
+    card = ModelCard.load(directory / CARD_FILE)
+    assert card.data.pipeline_tag == "feature-extraction"
+    assert "no step of training was taken yet" in card.text
+    command = json.loads((directory / RECORD_FILE).read_text())["command"]
+    assert command in card.text
+    assert command.split() == [
+        *("deepspeed", "launchers/inherit_student.py", "\\", "--teacher_model", "teacher", "\\"),
+        *("--student_model", "student", "\\", "--pregenerated_data", "shards", "\\", "--teacher_dtype", "fp32"),
+    ]
+    lines = card.text.partition("## What its layers explain")[2].splitlines()
+    assert next(line for line in output.splitlines() if line.startswith("  state")) in lines
+    assert str(directory.parent) not in card.text
+
+
+def test_a_run_that_builds_on_it_has_its_command_in_the_card(started, tmp_path):
+    directory, _, _ = started
+    write_run(tmp_path / "run", stage="general_distill", arguments={"student_model": [str(directory)]}, finished={})
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    arguments = {"student_model": str(directory), "max_steps": 3}
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, **record["launches"][-1], "arguments": arguments}))
+    text = run_card(tmp_path / "run", {}).sections["How it was made"]
+    assert text.index("inherit_student.py") < text.index("general_distill.py")
 
 
 def test_the_same_command_once_more_has_nothing_to_do(started, tmp_path):

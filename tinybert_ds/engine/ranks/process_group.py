@@ -85,7 +85,15 @@ def _join() -> World:
     elif "OMP_NUM_THREADS" not in os.environ:  # or every rank would take all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks_on_this_host(os.environ)))
     device = torch.device(accelerator.current_device_name())
-    dist.all_reduce(torch.zeros(1, device=device))  # NCCL looks for its ways here, not before
+    try:
+        dist.all_reduce(torch.zeros(1, device=device))  # NCCL looks for its ways here, not before
+    except dist.DistBackendError as error:
+        if "Duplicate GPU" not in str(error):
+            raise
+        raise RankError(
+            "two ranks of this host have the same GPU, of which NCCL takes one rank: start as many ranks as there are "
+            "GPUs (deepspeed --num_gpus N), or train on the CPU (--no_cuda)"
+        ) from error
     return World(dist.get_rank(), dist.get_world_size(), local_rank, device)
 
 

@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,3 +48,22 @@ def test_mpi4py_that_does_not_load_names_its_installation(monkeypatch):
     monkeypatch.setattr(distributed, "mpi_discovery", fails)
     with pytest.raises(ConfigError, match=r"tinybert-ds\[mpi\].*or export MASTER_ADDR"):
         distributed._discover_mpi(PLACE)
+
+
+@pytest.mark.parametrize(("said", "raised"), [("Duplicate GPU detected : rank 1", RankError), ("unhandled", None)])
+def test_ranks_that_share_a_gpu_are_told_so(said, raised, monkeypatch):
+    def refuse(tensor):
+        raise distributed.dist.DistBackendError(f"NCCL error, invalid usage\n{said}")
+
+    accelerator = SimpleNamespace(
+        device_name=lambda: "cuda",
+        device_count=lambda: 1,
+        set_device=lambda rank: None,
+        current_device_name=lambda: "cpu",
+    )
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(distributed, "get_accelerator", lambda: accelerator)
+    monkeypatch.setattr(distributed.deepspeed, "init_distributed", lambda **options: None)
+    monkeypatch.setattr(distributed.dist, "all_reduce", refuse)
+    with pytest.raises(raised or distributed.dist.DistBackendError, match="--num_gpus N" if raised else said):
+        distributed._join()

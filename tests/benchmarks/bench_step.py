@@ -219,9 +219,10 @@ def variants_of(case: Case, sizes: str, dtype: str, original: Path | None, *, re
 
 
 def prepare_after_first_step(prepare: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-    """Return a prepared pass whose gradients and optimizer states exist already, so that they do not count."""
+    """Return a prepared pass whose gradients, optimizer states and recordings exist already: they do not count."""
     run = prepare()
-    run()
+    for _ in range(GPU_WARMUPS if on_cuda(default_device()) else 1):
+        run()
     return run
 
 

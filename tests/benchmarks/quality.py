@@ -122,6 +122,7 @@ class Yardstick:
         self.student_shape = Shape.of(AutoConfig.from_pretrained(STUDENTS_DIR / f"{STUDENT}.json"))
         self.shards = out / "shards"
         every = unlabelled(self.data / "packages", budget.unlabelled_rows + budget.more_rows)
+        assert len(every) == budget.unlabelled_rows + budget.more_rows, "the articles have fewer sentences"
         self.sentences, self.more = every[: budget.unlabelled_rows], every[budget.unlabelled_rows :]
         if not self.shards.exists():
             words = ["--train_corpus", self.data / "documents" / "bbc_news.txt", "--split_sentences"]
@@ -132,7 +133,7 @@ class Yardstick:
         """Make a task, its teacher and what that says of the test rows and the sentences; return its test score."""
         make_task(self.task(task), task, self.data / "packages", self.glue_dir)
         steps = self.budget.teacher_steps
-        words = ["--model", self.encoder, *self._usual(task, steps, 5e-5, 1), "--seed", 1]
+        words = ["--model", self.encoder, *self._usual(self.task(task), steps, 5e-5, 1), "--seed", 1]
         self.train("finetune", words, self.teacher(task))
         kept = self.teacher(task) / "answers.npz"
         if not kept.exists():
@@ -150,7 +151,8 @@ class Yardstick:
             return [self._result(task, arm.name, seed, *trained)]
         start, spent, seconds = self._start(arm, task, seed, folder)
         left = self.budget.flops - spent
-        tokens, length = self._batch(task)
+        data = self._with_more_text(task) if arm.more_text else self.task(task)
+        tokens, length = self._batch(data)
         shapes = self.teacher_shape, self.student_shape
         layers = quality_compute.layer_step(*shapes, tokens, length)
         models = ["--teacher_model", self.teacher(task), "--seed", seed]
@@ -159,16 +161,15 @@ class Yardstick:
             shares = (self.budget.layer_share, 1 - self.budget.layer_share)
             steps = quality_compute.steps_within(left, costs, shares)
             words = [*models, "--student_model", start, *arm.layers]
-            words += self._usual(task, steps[0], arm.rates.intermediate, 1)
+            words += self._usual(data, steps[0], arm.rates.intermediate, 1)
             seconds += self.train("task_distill", words, folder / "intermediate")
             words = ["--pred_distill", *models, "--student_model", folder / "intermediate", *arm.predictions]
-            words += self._usual(task, steps[1], arm.rates.prediction, self.budget.evaluations)
+            words += self._usual(data, steps[1], arm.rates.prediction, self.budget.evaluations)
         else:
             costs = [layers]
             steps = quality_compute.steps_within(left, costs, (1,))
             words = ["--joint", *models, "--student_model", start, *arm.joint]
-            data = self._with_more_text(task) if arm.more_text else self.task(task)
-            words += self._usual(task, steps[0], arm.rates.intermediate, self.budget.evaluations, data)
+            words += self._usual(data, steps[0], arm.rates.intermediate, self.budget.evaluations)
         seconds += self.train("task_distill", words, folder / "student")
         done = sum(cost * count for cost, count in zip(costs, steps, strict=True))
         found = [self._result(task, arm.name, seed, folder / "student", (spent + done, seconds), sum(steps))]
@@ -187,7 +188,7 @@ class Yardstick:
         words += ["--task_file", self.task(task) / "task.yaml", "--max_seq_length", LONGEST, "--seed", seed]
         words += ["--calibration_tokens", self.budget.calibration_tokens, "--output_dir", folder / "start"]
         seconds += self.once(folder / "start.json", lambda: self.command("inherit", words, _name(folder / "start")))
-        return folder / "start", spent + self._start_cost(self._batch(task)[1]), seconds
+        return folder / "start", spent + self._start_cost(self._batch(self.task(task))[1]), seconds
 
     def _general(self, arm: Arm) -> tuple[Path, float, float]:
         """Return the student of an arm's general stage, which is the same for all tasks and seeds."""
@@ -211,12 +212,12 @@ class Yardstick:
 
     def _from_labels(self, task: str, seed: int, rate: float) -> tuple[Path, tuple[float, float], int]:
         """Train the student on labels alone; return it, what it has cost, and its steps."""
-        tokens, length = self._batch(task)
+        tokens, length = self._batch(self.task(task))
         cost = quality_compute.label_step(self.student_shape, tokens, length)
         (steps,) = quality_compute.steps_within(self.budget.flops, [cost], [1.0])
         folder = self.out / "runs" / task / f"seed-{seed}" / f"labels-{rate:g}"
         words = ["--model", STUDENT, "--from_scratch", "--tokenizer", self.encoder, "--seed", seed]
-        words += self._usual(task, steps, rate, self.budget.evaluations)
+        words += self._usual(self.task(task), steps, rate, self.budget.evaluations)
         seconds = self.train("finetune", words, folder)
         return folder, (steps * cost, seconds), steps
 
@@ -264,11 +265,13 @@ class Yardstick:
 
         return ablation_inputs.once(self.task(f"{task}-more-text"), make)
 
-    def _batch(self, task: str) -> tuple[float, float]:
-        """Return the mean tokens of a batch and of a row of a task's training split."""
-        kept = self.task(task) / "length.json"
+    def _batch(self, data: Path) -> tuple[float, float]:
+        """Return the mean tokens of a batch and of a row of the training split in a folder."""
+        kept = data / "length.json"
         if not kept.exists():
-            kept.write_text(json.dumps(mean_length(self.encoder, read_split(self.task(task), "train")[0])))
+            rows = [line.split("\t") for line in (data / "train.tsv").read_text(encoding="utf-8").split("\n")[:-1]]
+            texts = [name for name in ("first", "second") if name in rows[0]]
+            kept.write_text(json.dumps(mean_length(self.encoder, [tuple(row[: len(texts)]) for row in rows[1:]])))
         length = float(json.loads(kept.read_text()))
         return BATCH_ROWS * length, length
 
@@ -282,10 +285,7 @@ class Yardstick:
     def teacher(self, name: str) -> Path:
         return self.out / "teachers" / name
 
-    def _usual(
-        self, task: str, steps: int, learning_rate: float, evaluations: int, data: Path | None = None
-    ) -> list[object]:
-        data = data or self.task(task)
+    def _usual(self, data: Path, steps: int, learning_rate: float, evaluations: int) -> list[object]:
         words: list[object] = ["--data_dir", data, "--task_file", data / "task.yaml"]
         words += ["--train_batch_size", BATCH_ROWS, "--eval_batch_size", 64, "--max_steps", steps]
         words += ["--eval_step", max(1, steps // evaluations), "--save_steps", steps, "--save_total_limit", 1]

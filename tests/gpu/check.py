@@ -16,6 +16,7 @@ import argparse
 import functools
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -42,7 +43,7 @@ LIMITS = {
     "ranks": 40,
 }
 """Seconds of each part; 480 in all."""
-NOT_RECORDED = "no CUDA graphs any more"  # a warning of tinybert_ds.engine.graphs
+NOT_RECORDED, RECORDED = "no CUDA graphs any more", "recorded a shape of batch"  # what tinybert_ds.engine.graphs says
 NO_TESTS = 5  # pytest's exit code where all are left out
 
 
@@ -92,31 +93,53 @@ def part_commands(check: Check) -> None:
     config_directory(folder / "student", num_attention_heads=12, hidden_size=24)
     write_documents(folder / "corpus.txt", documents=60)
     shards = ["data_tools/pregenerate_training_data.py", "--train_corpus", folder / "corpus.txt"]
-    run_command(check, "shards", [*shards, "--bert_model", folder / "teacher", "--output_dir", folder / "shards"])
+    shards += ["--bert_model", folder / "teacher", "--output_dir", folder / "shards"]
+    check.say(*run_command("shards", shards))
     base = ["launchers/general_distill.py", "--pregenerated_data", folder / "shards", "--teacher_model"]
     base += [folder / "teacher", "--student_model", folder / "student", "--max_seq_length", 64, "--init", "random"]
     base += ["--train_batch_size", 16, "--learning_rate", 1e-3, "--save_steps", 10, "--logging_steps", 5]
+    base += ["--log_level", "debug"]
     kinds: dict[str, list[object]] = {}
     if not check.dry:
         kinds = {"no graphs": ["--cuda_graphs", "off"], "overlap": ["--overlap_teacher"], "fp16": ["--fp16"]}
         names = ("zero1_bf16", "zero2_offload_bf16", "zero3_bf16")
         kinds |= {name: ["--deepspeed_config", ROOT / f"ds_configs/{name}.json"] for name in names}
 
-    def to_an_end_and_further() -> None:
-        for name, steps in {"20 steps": 20, "40 steps from there": 40}.items():
-            run_command(check, name, [*base, "--output_dir", folder / "a", "--max_steps", steps])
+    def to_an_end_and_further() -> list[Ended]:
+        return [
+            run_command(name, [*base, "--output_dir", folder / "a", "--max_steps", steps], records=not check.dry)
+            for name, steps in {"20 steps": 20, "40 steps from there": 40}.items()
+        ]
 
     with ThreadPoolExecutor(1 + len(kinds)) as pool:  # most of a run is its start
-        started = [pool.submit(to_an_end_and_further)]
-        for name, words in kinds.items():
-            output = ["--output_dir", folder / name.replace(" ", "_"), "--max_steps", 10]
-            started.append(pool.submit(run_command, check, name, [*base, *output, *words]))
-    for one in started:
-        one.result()
+        chain = pool.submit(to_an_end_and_further)
+        others = [
+            pool.submit(run_command, name, [*base, *words, "--output_dir", folder / slug(name), "--max_steps", 10])
+            for name, words in kinds.items()
+        ]
+        for ended in [*chain.result(), *(one.result() for one in others)]:
+            check.say(*ended)
 
 
-def run_command(check: Check, name: str, words: Sequence[object]) -> None:
-    """Run a command of the checkout; of one that fails or does without graphs against its will show what it printed."""
+class Ended(NamedTuple):
+    """What is said of a command."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+def slug(name: str) -> str:
+    """Return a name as a folder's."""
+    return name.replace(" ", "_")
+
+
+def run_command(name: str, words: Sequence[object], *, records: bool = False) -> Ended:
+    """Run a command of the checkout; say what it printed last, or about graphs, of one that fails.
+
+    Args:
+        records: Whether its steps must have been recorded as CUDA graphs.
+    """
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     begin = time.monotonic()
     finished = subprocess.run(
@@ -128,9 +151,11 @@ def run_command(check: Check, name: str, words: Sequence[object]) -> None:
         text=True,
         check=False,
     )
-    good = finished.returncode == 0 and NOT_RECORDED not in finished.stdout
     text = f"{time.monotonic() - begin:.0f} s"
-    check.say(f"command, {name}", good, text if good else finished.stdout[-1500:])
+    refused = [line for line in finished.stdout.splitlines() if NOT_RECORDED in line]
+    if finished.returncode or refused or (records and RECORDED not in finished.stdout):
+        return Ended(f"command, {name}", False, "; ".join(refused) or finished.stdout[-1500:])
+    return Ended(f"command, {name}", True, text)
 
 
 def part_attention(check: Check) -> None:
@@ -302,10 +327,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed += run_part(name, dry=True)
         else:
             command = [sys.executable, __file__, "--part", name]
+            process = subprocess.Popen(command, start_new_session=True)
             try:
-                failed += subprocess.run(command, timeout=LIMITS[name], check=False).returncode != 0
+                failed += process.wait(LIMITS[name]) != 0
             except subprocess.TimeoutExpired:
                 failed += 1
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                process.wait()
                 print(f"FAIL {name}: longer than {LIMITS[name]} s", flush=True)
         now = time.monotonic()
         print(f"== {name}: {now - started:.0f} s, {now - begin:.0f} s in all", flush=True)

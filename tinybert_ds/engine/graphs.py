@@ -67,13 +67,22 @@ class CudaRecorder:
 
         Its stream is still the current one then, its memory pool still takes what is recorded, and the random
         generator waits for the end of the recording: dropout would fail in the next step.
+
+        Raises:
+            RuntimeError: CUDA does not record at all.
         """
         torch.cuda.set_stream(stream)
         self._failed.append(graph)  # the allocator may still ask it
-        with torch.cuda.graph(torch.cuda.CUDAGraph()):  # its end is one for the generator, too
-            torch.zeros((), device=self._device)
+        try:
+            # Its end is one for the generator, too.
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+                torch.zeros((), device=self._device)
+        finally:
+            torch.cuda.set_stream(stream)
         with contextlib.suppress(RuntimeError, AttributeError):  # it has ended, or torch calls it otherwise
-            torch._C._cuda_endAllocateToPool(self._device.index or 0, self._pool)
+            place = self._device.index or 0, self._pool
+            torch._C._cuda_endAllocateToPool(*place)
+            torch._C._cuda_releasePool(*place)
         self._pool = torch.cuda.graph_pool_handle()
 
     def has_room(self) -> bool:
@@ -108,6 +117,7 @@ class Shapes:
             logger.warning("no CUDA graphs any more, steps are launched as they are: %s", first_line[:300])
             self._most = 0
             return False
+        logger.debug("recorded a shape of batch: %s", key)
         return True
 
     def forget(self) -> None:
@@ -279,7 +289,8 @@ class RecordedStudent:
 
 @contextlib.contextmanager
 def with_leaves_of_its_own(module: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
-    """Let a module compute with other parameters at the same places; yield them by the module's own.
+    """Let a module compute with other parameters at the same places; yield them by the module's own. Tied parameters
+    stay one. What a module reaches in another way than by its attributes is not replaced.
 
     A parameter's gradient is added up on the stream on which it was first used. DeepSpeed has used them all, to hook
     them, on the stream of plain steps: a recorded backward pass would wait for that stream, which CUDA refuses.

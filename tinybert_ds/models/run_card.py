@@ -70,7 +70,7 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
     made_by = f"Made by {_MADE_BY.get(stage, stage)}, with TinyBERT-DS."
     sections = {
         "What it is": f"{made_by} {_sizes(record)}".strip(),
-        **dict(zip(MADE, (_commands(directory), _data(record), _budget(directory, record)), strict=True)),
+        **dict(zip(MADE, (_commands(directory), _data(record["identity"]), _budget(directory, record)), strict=True)),
         "Evaluation": figures_table(figures) if figures else "",
         "What it is not for": _NOT_FOR.get(stage, _NOT_FOR_OTHER),
     }
@@ -88,23 +88,25 @@ def run_card(directory: Path, rows: Mapping[str, int]) -> Card:
     )
 
 
-def start_card(directory: Path, arguments: InheritArguments, data: str, lines: Sequence[str]) -> Card:
+def start_card(directory: Path, arguments: InheritArguments, data: str, lines: Sequence[str], *, anew: bool) -> Card:
     """Return the card of a student that was started in closed form.
 
     Args:
+        arguments: Of the command, of several students this one alone.
         data: Fingerprint of the text that it was fitted on.
         lines: What its layers explain of the teacher's variance.
+        anew: Whether it had no weights before.
     """
     of_task = arguments.data_dir is not None
-    record = {"identity": {"data": data}}
+    before = "no step of training was taken yet" if anew else "a part of the weights that it had is kept"
     return Card(
         name=directory.resolve().name,
         pipeline_tag=_offer(directory) if of_task else "feature-extraction",
         base_model=read_base_model(Path(arguments.teacher_model)),
         sections={
-            "What it is": "A student started in closed form from its teacher's weights, with TinyBERT-DS: no step of "
-            "training was taken yet.",
-            **dict(zip(MADE, (_fenced([start_command(arguments)]), _data(record), ""), strict=True)),
+            "What it is": f"A student fitted to its teacher's weights in closed form, with TinyBERT-DS: {before}.",
+            "How it was made": _commands(directory),
+            "Data": _data({"data": data}),
             "What its layers explain": _fenced(lines, "text"),
             "What it is not for": _NOT_FOR_OTHER if of_task else _NOT_FOR["general_distill"],
         },
@@ -112,7 +114,7 @@ def start_card(directory: Path, arguments: InheritArguments, data: str, lines: S
 
 
 def start_command(arguments: InheritArguments) -> str:
-    """Return the command that starts such a student."""
+    """Return the command that starts such a student, without its directory."""
     return _command(InheritArguments, {**vars(arguments), "output_dir": ""})
 
 
@@ -187,17 +189,36 @@ def _commands(directory: Path) -> str:
         if path in seen:
             continue
         seen.add(path)
-        if (path / "run.json").is_file():
-            record = _record(path)
-            arguments = _arguments(record)
-            kind = COMMANDS.get(str(record["identity"].get("stage", "")).partition(" ")[0])
-            commands.insert(0, _command(kind, arguments) if kind else "")
-            before = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]
-            waiting += [Path(name).resolve() for name in before if isinstance(name, str)]
-        elif (path / START_FILE).is_file():
-            started = parse_json((path / START_FILE).read_bytes())
-            commands.insert(0, str(started.get("command", "")) if isinstance(started, dict) else "")
-    return _fenced(filter(None, commands))
+        command, before = _made_by(path)
+        if command:
+            commands.insert(0, command)
+        waiting += [Path(name).resolve() for name in before]
+    return _fenced(commands)
+
+
+def _made_by(path: Path) -> tuple[str, list[str]]:
+    """The command that has made a directory, "" where that is not known, and the models that it began with.
+
+    Of a run of several students all of them are named: it does not say which of them became this one.
+    """
+    if (path / "run.json").is_file():
+        record = _record(path)
+        arguments = _arguments(record)
+        kind = COMMANDS.get(str(record["identity"].get("stage", "")).partition(" ")[0])
+        named = [arguments.get(name) for name in ("student_model", "teacher_model", "model")]
+        models = [name for one in named for name in (one if isinstance(one, list) else [one]) if isinstance(name, str)]
+        return _command(kind, arguments) if kind else "", models
+    started = read_start(path) or {}
+    return str(started.get("command", "")), [str(model) for model in started.get("made_of", ())]
+
+
+def read_start(path: Path) -> dict[str, Any] | None:
+    """Return what is beside a student that was started in closed form; None where nothing readable is."""
+    try:
+        started = parse_json((path / START_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return started if isinstance(started, dict) else None
 
 
 def _fenced(lines: Iterable[str], language: str = "bash") -> str:
@@ -222,8 +243,7 @@ def _words(flag: Flag, value: Any) -> list[str]:
     return [Path(str(item)).name if flag.says.path else str(item) for item in items]
 
 
-def _data(record: Mapping[str, Any]) -> str:
-    identity = record["identity"]
+def _data(identity: Mapping[str, Any]) -> str:
     found = {
         "training data": identity.get("data"),
         "evaluation data": identity.get("evaluation_data"),

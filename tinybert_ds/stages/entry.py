@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -38,8 +39,8 @@ def run(main: Callable[[], None]) -> None:
     def guarded() -> None:
         with lost_ranks_reported(lambda: "What was saved before stands"):
             main()
-            _leave_process_group()
         ignore_requests()
+        _leave_process_group()
 
     run_command(guarded)
 
@@ -49,7 +50,8 @@ def _leave_process_group() -> None:
     import torch.distributed as dist  # noqa: PLC0415 - see above
 
     if dist.is_initialized() and dist.get_backend() == dist.Backend.NCCL:
-        dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # another rank may have gone first: the run is finished all the same
+            dist.destroy_process_group()
 
 
 def wants_cpu(words: Sequence[str]) -> bool:

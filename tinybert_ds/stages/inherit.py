@@ -47,8 +47,6 @@ from tinybert_ds.targets import target_of
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = START_FILE
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
@@ -85,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 class _Candidate(NamedTuple):
+    given: str  # on the command line
     path: Path
     has_weights: bool
     layer_map: tuple[int, ...]
@@ -99,7 +98,8 @@ def _candidates(session: Session[InheritArguments], vocabulary: Vocabulary) -> l
     paths = [resolve_student(name) for name in arguments.student_model]
     teacher = model_fingerprint(arguments.teacher_model)
     candidates = []
-    for path, directory in zip(paths, student_directories(session.output_dir, paths), strict=True):
+    directories = student_directories(session.output_dir, paths)
+    for given, path, directory in zip(arguments.student_model, paths, directories, strict=True):
         config = read_config(path, role="student")
         try:
             layer_map = check_pair(
@@ -124,7 +124,7 @@ def _candidates(session: Session[InheritArguments], vocabulary: Vocabulary) -> l
         trained = path.is_dir() and has_weights(path)
         if trained:
             require_same_tokenizer(path, vocabulary.directory, arguments.lower_case)
-        candidates.append(_Candidate(path, trained, layer_map, directory, identity))
+        candidates.append(_Candidate(given, path, trained, layer_map, directory, identity))
     return candidates
 
 
@@ -177,7 +177,7 @@ def _finished(candidate: _Candidate) -> bool:
     Raises:
         ConfigError: The directory holds another student, or files of something else.
     """
-    directory, file = candidate.directory, candidate.directory / RECORD_FILE
+    directory, file = candidate.directory, candidate.directory / START_FILE
     if not file.is_file():
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ConfigError(
@@ -206,20 +206,27 @@ def _write(
     candidate: _Candidate, pupil: Pupil, tokenizer: Any, found: Inheritance, arguments: InheritArguments
 ) -> None:
     save_student(pupil.student, tokenizer, candidate.directory, projections=found.projections)
-    own = replace(arguments, student_model=[str(candidate.path)])
-    lines = table(found, pupil.layer_map)
-    write_card(candidate.directory, start_card(candidate.directory, own, candidate.identity["data"], lines))
-    _write_record(candidate, finished=True, found=found, command=start_command(own))
+    own = replace(arguments, student_model=[candidate.given])
+    _write_record(candidate, finished=False, found=found, arguments=own)
+    data, lines = candidate.identity["data"], table(found, pupil.layer_map)
+    card = start_card(candidate.directory, own, data, lines, anew=not candidate.has_weights)
+    write_card(candidate.directory, card)
+    _write_record(candidate, finished=True, found=found, arguments=own)
 
 
 def _write_record(
-    candidate: _Candidate, *, finished: bool, found: Inheritance | None = None, command: str = ""
+    candidate: _Candidate,
+    *,
+    finished: bool,
+    found: Inheritance | None = None,
+    arguments: InheritArguments | None = None,
 ) -> None:
     candidate.directory.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"identity": candidate.identity, "finished": finished}
-    if command:
-        record["command"] = command
+    if arguments is not None:
+        record["command"] = start_command(arguments)
+        record["made_of"] = [candidate.given, arguments.teacher_model]
     if found is not None:
         explained = {"states": found.states, "head": found.head}
         record["explained"] = {**explained, "layers": [report._asdict() for report in found.layers]}
-    write_atomically(candidate.directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+    write_atomically(candidate.directory / START_FILE, json.dumps(record, indent=2) + "\n")

@@ -235,8 +235,10 @@ class FakeCuda:
 
 
 def test_after_an_invalid_recording_the_plain_stream_is_back_and_the_generator_has_seen_an_end(monkeypatch):
-    cuda = FakeCuda()
+    cuda, pools = FakeCuda(), []
     monkeypatch.setattr(graphs.torch, "cuda", cuda)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda *place, name=name: pools.append((name, *place)), raising=False)
     recorder = graphs.CudaRecorder(CPU)
 
     def reads():
@@ -247,6 +249,7 @@ def test_after_an_invalid_recording_the_plain_stream_is_back_and_the_generator_h
         recorder.record(reads)
     assert cuda.streams[-1] == "plain"
     assert cuda.ended == 1
+    assert pools == [("_cuda_endAllocateToPool", 0, 1), ("_cuda_releasePool", 0, 1)]
     assert recorder._pool == cuda.pools == 2
     assert float(recorder.record(lambda: [torch.ones(())]).outputs[0]) == 1.0
 

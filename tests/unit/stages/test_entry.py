@@ -2,6 +2,7 @@ import pytest
 import torch.distributed as dist
 
 from tinybert_ds.arguments import FinetuneArguments, parse_arguments
+from tinybert_ds.stages import entry
 from tinybert_ds.stages.entry import run, wants_cpu
 
 
@@ -31,6 +32,7 @@ def test_no_cuda_is_understood_in_every_way_that_a_flag_is_written(words, wanted
 @pytest.mark.parametrize(("backend", "left"), [("nccl", 1), ("gloo", 0)])
 def test_a_run_that_has_ended_leaves_the_group_of_nccl(backend, left, monkeypatch):
     destroyed = []
+    monkeypatch.setattr(entry, "ignore_requests", lambda: None)  # of this process, and of all that it starts later
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_backend", lambda: backend)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: destroyed.append(1))

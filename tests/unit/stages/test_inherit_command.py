@@ -19,9 +19,8 @@ from tinybert_ds.models.card import CARD_FILE
 from tinybert_ds.models.inherit import Inheritance
 from tinybert_ds.models.inherit.fit import LayerReport
 from tinybert_ds.models.pretrained import load_classifier, load_encoder
-from tinybert_ds.models.run_card import run_card
+from tinybert_ds.models.run_card import START_FILE, run_card, start_command
 from tinybert_ds.models.saving import load_projections
-from tinybert_ds.stages.inherit import RECORD_FILE
 from tinybert_ds.stages.inheritance import few_tokens, table
 
 
@@ -42,7 +41,7 @@ def test_a_student_directory_is_written_with_its_projections_and_a_table(started
     assert load_encoder(directory, role="student").config.hidden_size == 24
     projections = load_projections(directory)
     assert sorted(projections) == [f"{state}.{kind}" for state in range(3) for kind in ("bias", "weight")]
-    record = json.loads((directory / RECORD_FILE).read_text())
+    record = json.loads((directory / START_FILE).read_text())
     assert record["finished"]
     assert all(0.3 < share <= 1 for share in record["explained"]["states"])
     assert f"{100 * record['explained']['states'][2]:.1f} %" in output
@@ -53,7 +52,7 @@ def test_the_student_has_a_card_with_its_command_and_what_its_layers_explain(sta
     card = ModelCard.load(directory / CARD_FILE)
     assert card.data.pipeline_tag == "feature-extraction"
     assert "no step of training was taken yet" in card.text
-    command = json.loads((directory / RECORD_FILE).read_text())["command"]
+    command = json.loads((directory / START_FILE).read_text())["command"]
     assert command in card.text
     assert command.split() == [
         *("deepspeed", "launchers/inherit_student.py", "\\", "--teacher_model", "teacher", "\\"),
@@ -64,14 +63,23 @@ def test_the_student_has_a_card_with_its_command_and_what_its_layers_explain(sta
     assert str(directory.parent) not in card.text
 
 
-def test_a_run_that_builds_on_it_has_its_command_in_the_card(started, tmp_path):
+@pytest.mark.parametrize("stage", ["general_distill", "task_distill joint"])
+def test_a_run_that_builds_on_it_has_its_command_in_the_card(started, tmp_path, stage):
     directory, _, _ = started
-    write_run(tmp_path / "run", stage="general_distill", arguments={"student_model": [str(directory)]}, finished={})
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    arguments = {"student_model": str(directory), "max_steps": 3}
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, **record["launches"][-1], "arguments": arguments}))
-    text = run_card(tmp_path / "run", {}).sections["How it was made"]
-    assert text.index("inherit_student.py") < text.index("general_distill.py")
+    student = [str(directory)] if stage == "general_distill" else str(directory)  # which may have several
+    run = tmp_path / "run"
+    write_run(run, stage=stage, arguments={"student_model": student, "max_steps": 3}, finished={})
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, **record["launches"][-1]}))
+    text = run_card(run, {}).sections["How it was made"]
+    assert 0 < text.index("inherit_student.py") < text.index(f"{stage.split()[0]}.py")
+
+
+def test_the_command_names_a_shipped_student_as_it_was_given():
+    words = ["--teacher_model", "t", "--student_model", "4L_312", "--pregenerated_data", "s", "--output_dir", "o"]
+    arguments, problems = parse_arguments(InheritArguments, words, "x")
+    assert not problems
+    assert start_command(arguments).replace("\\\n   ", "").split()[2:] == words[:-2]
 
 
 def test_the_same_command_once_more_has_nothing_to_do(started, tmp_path):
@@ -86,11 +94,11 @@ def test_a_command_that_was_interrupted_makes_the_same_student_when_repeated(sta
     place = arguments.index("--output_dir")
     again = [*arguments[: place + 1], tmp_path / "out", *arguments[place + 2 :]]
     (tmp_path / "out").mkdir()
-    record = json.loads((directory / RECORD_FILE).read_text())
+    record = json.loads((directory / START_FILE).read_text())
     unfinished = {"identity": record["identity"], "finished": False}
-    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(unfinished))
+    (tmp_path / "out" / START_FILE).write_text(json.dumps(unfinished))
     run_ranks("inherit", again, log=tmp_path / "log").check()
-    for name in ("model.safetensors", "projections.safetensors", RECORD_FILE):
+    for name in ("model.safetensors", "projections.safetensors", START_FILE):
         assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
 
 
@@ -98,11 +106,11 @@ def test_a_command_that_was_interrupted_makes_the_same_student_when_repeated(sta
 def test_a_directory_with_a_record_that_is_none_is_refused(started, tmp_path, content):
     _, arguments, _ = started
     place = arguments.index("--output_dir")
-    (tmp_path / RECORD_FILE).write_text(content)
+    (tmp_path / START_FILE).write_text(content)
     again = [*arguments[: place + 1], tmp_path, *arguments[place + 2 :]]
     finished = run_ranks("inherit", again, log=tmp_path / "log")
     assert finished.returncode == 2
-    assert RECORD_FILE in finished.output
+    assert START_FILE in finished.output
 
 
 def test_another_student_is_not_written_over_it(started, tmp_path):
@@ -115,10 +123,10 @@ def test_another_student_is_not_written_over_it(started, tmp_path):
 @pytest.mark.parametrize(("more", "code"), [([], 0), (["notes.txt"], 2)])
 def test_a_start_of_which_nothing_came_gives_way_to_another_one(started, tmp_path, more, code):
     directory, arguments, _ = started
-    record = json.loads((directory / RECORD_FILE).read_text())
+    record = json.loads((directory / START_FILE).read_text())
     unfinished = {"identity": {**record["identity"], "teacher_dtype": "torch.float16"}, "finished": False}
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(unfinished))
+    (tmp_path / "out" / START_FILE).write_text(json.dumps(unfinished))
     for name in more:
         (tmp_path / "out" / name).write_text("mine")
     place = arguments.index("--output_dir")
@@ -195,7 +203,7 @@ def test_a_student_with_weights_keeps_them_in_part_and_gets_the_head_of_a_fine_t
     for name, value in own.base_model.state_dict().items():
         if "pooler" not in name and value.is_floating_point():
             torch.testing.assert_close(value, before[name], rtol=1e-2, atol=1e-3)
-    assert json.loads((tmp_path / "out" / RECORD_FILE).read_text())["identity"]["prior_weight"] == 1e6
+    assert json.loads((tmp_path / "out" / START_FILE).read_text())["identity"]["prior_weight"] == 1e6
 
 
 def test_several_students_go_to_directories_of_their_names(inputs, tmp_path):

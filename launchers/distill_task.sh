@@ -3,20 +3,21 @@
 #
 #     bash launchers/distill_task.sh (TASK --glue_dir DIR | --task_file FILE --data_dir DIR) --teacher DIR \
 #         --student DIR --output_dir DIR (--masked_lm DIR [--glove FILE] | --no_augmentation) [--recipe NAME] \
-#         [--inherit] [--joint] [--num_gpus N] [--seed N] [-- FLAGS...]
+#         [--inherit] [--joint] [--calibration_tokens N] [--num_gpus N] [--seed N] [-- FLAGS...]
 #
 # TASK is one of GLUE, its files in its folder below --glue_dir; a task of your own is a YAML file (README), its files
 # are in --data_dir. --teacher is fine-tuned on it. --student comes from general distillation; or it is a config.json, a
 # directory with one, or a shipped name (4L_312, 6L_768, 3L_192): without weights it starts in closed form from the
 # teacher, on the task's training texts, the head included. --inherit moves a student with weights that way too, towards
 # the fine-tuned teacher, and keeps a part of what it has learnt. --joint learns layers and predictions in one stage,
-# which is best for a student that starts from its teacher (--recipe small). --masked_lm is the model that suggests words,
-# --glove the file of word vectors (without it, words of several pieces stay). --recipe is a shipped one or a YAML file;
-# default: paper/TASK, of WNLI, which the paper leaves out, that of RTE; a task of your own has none: name one, such as
-# paper/sst-2 for single sentences, paper/rte for pairs, paper/sts-b for scores, or small. --num_gpus N takes N ranks
-# under the deepspeed launcher; without it there is one rank. FLAGS go to all distillation stages and win over the
-# recipe, such as --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to the other steps
-# that take them, too. All is checked before the first step.
+# which is best for a student that starts from its teacher (--recipe small). --calibration_tokens says on how much of the
+# texts the start is fitted (200,000 tokens). --masked_lm is the model that suggests words, --glove the file of word
+# vectors (without it, words of several pieces stay). --recipe is a shipped one or a YAML file; default: paper/TASK, of
+# WNLI, which the paper leaves out, that of RTE; a task of your own has none: name one, such as paper/sst-2 for single
+# sentences, paper/rte for pairs, paper/sts-b for scores, or small. --num_gpus N takes N ranks under the deepspeed
+# launcher; without it there is one rank. FLAGS go to all distillation stages and win over the recipe, such as
+# --max_steps 100; those about texts, labels and machine, such as --max_seq_length, go to the other steps that take them,
+# too. All is checked before the first step.
 #
 # Stopped at any moment and started again, it goes on where it was. The result: OUTPUT_DIR/student, and a table of
 # teacher and student in OUTPUT_DIR/evaluation/glue_results.md.
@@ -52,7 +53,7 @@ case "${1:-}" in
         ;;
 esac
 glue_dir="" task_file="" data_dir="" teacher="" student="" out="" masked_lm="" glove="" seed=42
-augmentation=yes inherit=auto joint=no
+augmentation=yes inherit=auto joint=no calibration=()
 launch=(python)
 flags=()
 while [ $# -gt 0 ]; do
@@ -78,7 +79,7 @@ while [ $# -gt 0 ]; do
             break
             ;;
         --glue_dir | --task_file | --data_dir | --teacher | --student | --output_dir | --masked_lm | --glove | \
-            --recipe | --num_gpus | --seed)
+            --recipe | --calibration_tokens | --num_gpus | --seed)
             [ $# -gt 1 ] || fail "$1 needs a value"
             ;;
         *) fail "unknown argument $1 (flags of the distillation stages come after --)" ;;
@@ -96,6 +97,7 @@ while [ $# -gt 0 ]; do
         --masked_lm) masked_lm="$(absolute "$2")" ;;
         --glove) glove="$(absolute "$2")" ;;
         --recipe) recipe="$2" ;;
+        --calibration_tokens) calibration=(--calibration_tokens "$2") ;;
         --num_gpus) launch=(deepspeed --num_gpus "$2" --master_port FREE_PORT) ;;
         --seed) seed="$2" ;;
     esac
@@ -147,8 +149,13 @@ stage() {
 }
 distil=(--teacher_model "$teacher" "${files[@]}" --recipe "$recipe" --seed "$seed")
 [ "$augmentation" = yes ] || distil+=(--aug_train false)
-start=(--teacher_model "$teacher" --student_model "$student" "${files[@]}" --seed "$seed" --output_dir "$out/start")
-[ "$inherit" = no ] || student="$out/start"
+start=(--teacher_model "$teacher" --student_model "$student" "${files[@]}" --seed "$seed" --output_dir "$out/start"
+    ${calibration[@]+"${calibration[@]}"})
+if [ "$inherit" != no ]; then
+    student="$out/start"
+elif [ ${#calibration[@]} -gt 0 ]; then
+    fail "--calibration_tokens is of a start from the teacher, and $student has weights: drop it, or add --inherit"
+fi
 distil+=(${flags[@]+"${flags[@]}"})
 if [ "$joint" = yes ]; then
     both=(--joint "${distil[@]}" --student_model "$student" --output_dir "$out/student")

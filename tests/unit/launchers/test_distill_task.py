@@ -148,9 +148,12 @@ def test_a_student_without_weights_starts_from_its_fine_tuned_teacher(chain, tmp
 
 
 def test_a_student_with_weights_moves_towards_the_fine_tuned_teacher_on_demand(chain, tmp_path):
-    assert chain(*WORDS[:-4], "--no_augmentation", "--inherit").returncode == 0
+    words = [*WORDS[:-4], "--no_augmentation", "--inherit", "--calibration_tokens", "5000"]
+    assert chain(*words).returncode == 0
     start, intermediate, *_ = commands(tmp_path)
-    assert parse_arguments(InheritArguments, start[1:])[0].student_model == [str(tmp_path / "s")]
+    arguments, problems = parse_arguments(InheritArguments, start[1:])
+    assert problems == []
+    assert (arguments.student_model, arguments.calibration_tokens) == ([str(tmp_path / "s")], 5000)
     assert intermediate[intermediate.index("--student_model") + 1] == str(tmp_path / "out" / "start")
 
 
@@ -219,6 +222,7 @@ def test_a_task_of_the_users_own_goes_through_the_same_steps(chain, tmp_path):
         ([*WORDS, "--", "--temperature", "2"], "--temperature 2.0 is for --pred_distill"),
         (WORDS[:-4], "--masked_lm DIR for the augmentation, or --no_augmentation"),
         ([*WORDS, "--no_augmentation"], "without use"),
+        ([*WORDS, "--calibration_tokens", "9"], "drop it, or add --inherit"),
         ([*WORDS, "--max_steps", "3"], "unknown argument --max_steps"),
         (["sts-b", "--glue_dir", "glue", "--teacher", "t", "--output_dir", "out"], "--student DIR is missing"),
     ],

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.support import standin_gpu
-from tinybert_ds.engine.graphs import Recorded, Work
+from tinybert_ds.engine.cuda_recorder import Recorded, Work
 from tinybert_ds.losses import triton_attention, triton_hidden
 
 BYTES_PER_SECOND = 2.7e12  # of an H100's 3.35 TB/s, what copies reach

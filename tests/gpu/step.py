@@ -80,6 +80,7 @@ def build_step(
     from tests.benchmarks import bench_step, count_step, step_cases  # noqa: PLC0415
     from tests.support.standin_recorder import StandInRecorder  # noqa: PLC0415
     from tinybert_ds.engine import graphs as recording  # noqa: PLC0415
+    from tinybert_ds.engine.cuda_recorder import CudaRecorder  # noqa: PLC0415
     from tinybert_ds.engine.loop import Step, optimizer_step  # noqa: PLC0415
     from tinybert_ds.engine.student import build_engine  # noqa: PLC0415
     from tinybert_ds.engine.teacher import build_teacher  # noqa: PLC0415
@@ -102,8 +103,8 @@ def build_step(
     dtype = torch.float32 if check.dry else getattr(torch, teacher_dtype)
     teacher = build_teacher(encoder, dtype)
     if graphs:
-        recorder = StandInRecorder() if check.dry else recording.CudaRecorder(world.device)
-        own = StandInRecorder() if check.dry else recording.CudaRecorder(world.device)
+        recorder = StandInRecorder() if check.dry else CudaRecorder(world.device)
+        own = StandInRecorder() if check.dry else CudaRecorder(world.device)
         teacher = recording.RecordedTeacher(teacher, own)
         engine.module.runner = recording.RecordedStudent(engine.module, recorder, teacher=teacher)
     teacher_pass = TeacherPass(teacher, world.device, side_stream(world.device) if overlap else None)

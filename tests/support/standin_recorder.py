@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tinybert_ds.engine.graphs import Recorded, Work
+from tinybert_ds.engine.cuda_recorder import Recorded, Work
 
 
 class StandInRecorder:

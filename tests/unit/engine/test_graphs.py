@@ -11,7 +11,7 @@ import torch
 
 from tests.support.models import random_batch, tiny_model
 from tests.support.standin_recorder import StandInRecorder
-from tinybert_ds.engine import graphs
+from tinybert_ds.engine import cuda_recorder, graphs
 from tinybert_ds.engine.graphs import RecordedStudent, RecordedTeacher, Shapes, graph_refusal, with_tensors
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
@@ -236,10 +236,10 @@ class FakeCuda:
 
 def test_after_an_invalid_recording_the_plain_stream_is_back_and_the_generator_has_seen_an_end(monkeypatch):
     cuda, pools = FakeCuda(), []
-    monkeypatch.setattr(graphs.torch, "cuda", cuda)
+    monkeypatch.setattr(cuda_recorder.torch, "cuda", cuda)
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         monkeypatch.setattr(torch._C, name, lambda *place, name=name: pools.append((name, *place)), raising=False)
-    recorder = graphs.CudaRecorder(CPU)
+    recorder = cuda_recorder.CudaRecorder(CPU)
 
     def reads():
         cuda.invalid = True

@@ -72,8 +72,12 @@ def test_ranks_that_share_a_gpu_are_told_so(said, raised, monkeypatch):
 @pytest.mark.parametrize(("backend", "told"), [("nccl", [3]), ("gloo", None)])
 def test_nccl_is_told_the_device_of_a_barrier(backend, told, monkeypatch):
     asked = []
+
+    def wait(*, device_ids):
+        asked.append(device_ids)
+
     monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
     monkeypatch.setattr(distributed.torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(distributed.dist, "barrier", lambda device_ids: asked.append(device_ids))
+    monkeypatch.setattr(distributed.dist, "barrier", wait)
     distributed.barrier()
     assert asked == [told]

@@ -49,6 +49,11 @@ class ExportModelArguments(groups.TaskName, Published):
         24,
         least=18,
     )
+    keep_padding: bool = result(
+        "Let ONNX files whose attention is one operator compute padding as well: then every shape follows from those "
+        "of the inputs, as compilers for accelerators want it.",
+        False,
+    )
     data_dir: str | None = like(groups.DATA_DIR, None, help="Directory of the task's files.")
     split: str | None = like(
         CompareArguments.__dataclass_fields__["split"],
@@ -128,6 +133,7 @@ class ExportModelArguments(groups.TaskName, Published):
         wider = {"fp32", "fp16"} & {*self.precision}
         readers: dict[str, tuple[bool, str]] = {"calibration_rows": (int8, for_int8)}
         readers["opset"] = (onnx and bool(wider), for_more if onnx else for_onnx)
+        readers["keep_padding"] = (onnx, for_onnx)
         readers["int8"] = readers["int8_opset"] = (onnx and int8, for_int8 if onnx else for_onnx)
         stated = [flag for flag in flags_of(type(self)) if getattr(self, flag.name) != flag.default]
         return [f"{flag.shown} {readers[flag.name][1]}" for flag in stated if not readers.get(flag.name, (True, ""))[0]]

@@ -1,4 +1,5 @@
-"""From a model to graphs of other runtimes, by the exporters of transformers, which trace it with torch.export.
+"""From a model to graphs of other runtimes: transformers' exporter traces it with torch.export and writes ONNX, which
+OpenVINO reads.
 
 Batch and length are dynamic in every graph; inputs are what the tokeniser gives, the output is "logits" (B, C), of
 models that answer for each token (B, S, C), or what `vectors.VectorModel` returns.
@@ -6,7 +7,9 @@ models that answer for each token (B, S, C), or what `vectors.VectorModel` retur
 
 from __future__ import annotations
 
+import ast
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,26 +20,39 @@ from torch import nn
 
 from tinybert_ds.errors import ModelError
 from tinybert_ds.export.attention import served_attention
+from tinybert_ds.export.first_token import compute_first_token_alone
+from tinybert_ds.export.graph_nodes import is_constant, rank
+from tinybert_ds.export.padding import drop_padding
 from tinybert_ds.models.foreign import foreign_code
 
 EXTERNAL_DATA_FROM = 2**30
 """Bytes of weights from which on they stand in a file beside an ONNX graph, which cannot grow beyond two of these."""
 
+MATRIX_OPS = ("MatMul", "Gemm", "Gather")
+"""Operators of which one input may be a matrix of weights."""
+AGAIN = ":"
+"""Stands between the name of a module and a number in the name of a node that uses its weights once more."""
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
 _ADVICE = "this architecture cannot be exported by the installed transformers and torch; leave the format out"
 
 
 def export_onnx(model: nn.Module, input_names: Sequence[str], file: Path, *, opset: int) -> None:
-    """Write a model as an ONNX graph in float32, in the form that ONNX Runtime computes fastest on CPUs.
+    """Write a model as an ONNX graph in float32, in the form that ONNX Runtime computes fastest on CPUs but for
+    padding, which is computed.
 
     Raises:
         ModelError: The architecture cannot be traced, or not be written in this operator set.
     """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass  # noqa: PLC0415 - an extra
+
     with served_attention(getattr(model, "transformer", model), opset=opset):
-        graph = traced_onnx(model, input_names, opset=opset)
-    _keep_sums_apart(graph)
-    _leave_heads_together(graph)
-    _write_shared_weights_once(graph)
-    save_onnx(graph, file)
+        program = traced_onnx(model, input_names, opset=opset)
+    name_after_modules(program.graph)
+    for change in (_keep_sums_apart, _leave_heads_together, _write_shared_weights_once, compute_first_token_alone):
+        change(program.graph)
+        RemoveUnusedNodesPass()(program)  # what nobody reads any more would be taken for a reader
+    save_onnx(program, file)
 
 
 def traced_onnx(model: nn.Module, input_names: Sequence[str], *, opset: int) -> Any:
@@ -45,10 +61,23 @@ def traced_onnx(model: nn.Module, input_names: Sequence[str], *, opset: int) -> 
 
     with _traced(model, "ONNX"):
         config = OnnxConfig(dynamic=True, dynamic_shapes=_shapes(input_names), opset_version=opset)
-        graph = OnnxExporter().export(model, _sample(model, input_names), config).program
-    if graph.opset_imports[""] != opset:  # torch writes an older one where it cannot convert to it
+        program = OnnxExporter().export(model, _sample(model, input_names), config).program
+    if program.opset_imports[""] != opset:  # torch writes an older one where it cannot convert to it
         raise ModelError(f"torch's exporter cannot write opset {opset}; give a lower one with --opset or --int8_opset")
-    return graph
+    return program
+
+
+def name_after_modules(graph: Any) -> None:
+    """Name the nodes with a matrix of weights as the modules that they were traced in, where the trace says so."""
+    used = Counter[str]()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        matrix = any(rank(value) == 2 for value in node.inputs if is_constant(value))
+        if node.op_type not in MATRIX_OPS or not matrix or len(scopes) < 2 or not scopes[-2]:
+            continue
+        module = str(scopes[-2])
+        used[module] += 1
+        node.name = module if used[module] == 1 else f"{module}{AGAIN}{used[module]}"
 
 
 def _keep_sums_apart(graph: Any) -> None:
@@ -56,54 +85,62 @@ def _keep_sums_apart(graph: Any) -> None:
 
     What it makes of `Add` and a layer norm on a CPU, SkipLayerNormalization, takes three times as long as both.
     """
-    for node in graph.graph:
+    for node in graph:
         if node.op_type == "Add" and any(user.op_type == "LayerNormalization" for user in node.outputs[0].consumers()):
             node.op_type = "Sum"
 
 
 def _leave_heads_together(graph: Any) -> None:
     """Drop pairs of reshapes that part the states of heads and put them together again, beside `Attention`."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass  # noqa: PLC0415 - an extra
-
-    for node in [node for node in graph.graph if node.op_type == "Reshape"]:
+    for node in [node for node in graph if node.op_type == "Reshape"]:
         parted = node.inputs[0].producer()
         if parted is None or parted.op_type != "Reshape":
             continue
         before, after = parted.inputs[0].shape, node.outputs[0].shape
         if before is not None and before == after and len(before) == 3 and not before.has_unknown_dim():
             node.outputs[0].replace_all_uses_with(parted.inputs[0])
-    RemoveUnusedNodesPass()(graph)
 
 
 def _write_shared_weights_once(graph: Any) -> None:
     """Merge equal matrices: layers that share theirs, as ALBERT's do, were each given a transposed copy."""
     kept: dict[tuple[Any, ...], Any] = {}
-    for name, value in list(graph.graph.initializers.items()):
+    for name, value in list(graph.initializers.items()):
         weights = value.const_value
         if weights is None or len(weights.shape) != 2:
             continue
         first = kept.setdefault((weights.dtype, tuple(weights.shape), sha256(weights.tobytes()).digest()), value)
         if first is not value:
             value.replace_all_uses_with(first)
-            del graph.graph.initializers[name]
+            del graph.initializers[name]
 
 
-def save_onnx(graph: Any, file: Path) -> None:
+def save_onnx(program: Any, file: Path) -> None:
     """Write an `onnx_ir.Model`, its weights inside unless they are too many for one file."""
     import onnx_ir  # noqa: PLC0415 - an extra
 
-    weights = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value is not None)
+    weights = sum(v.const_value.nbytes for v in program.graph.initializers.values() if v.const_value is not None)
     external = f"{file.name}_data" if weights >= EXTERNAL_DATA_FROM else None
-    onnx_ir.save(graph, str(file), external_data=external)
+    onnx_ir.save(program, str(file), external_data=external)
 
 
-def export_openvino(model: nn.Module, input_names: Sequence[str]) -> Any:
-    """Return a model as an `openvino.Model` in float32; raises ModelError as `export_onnx`."""
-    from transformers.exporters import OpenVINOConfig, OpenVINOExporter  # noqa: PLC0415 - an extra
+def drop_padding_of(source: Path, target: Path) -> None:
+    """Write an ONNX graph that computes no padding, where its form allows that (see `padding.drop_padding`).
 
-    with _traced(model, "OpenVINO"):
-        config = OpenVINOConfig(dynamic=True, dynamic_shapes=_shapes(input_names))
-        return OpenVINOExporter().export(model, _sample(model, input_names), config).program
+    Shapes then follow from the inputs' values, not from their shapes alone, as compilers for accelerators want them.
+    """
+    import onnx_ir  # noqa: PLC0415 - an extra
+
+    program = onnx_ir.load(str(source))
+    drop_padding(program.graph)
+    save_onnx(program, target)
+
+
+def read_openvino(source: Path) -> Any:
+    """Return an ONNX graph as an `openvino.Model`; raises ModelError where OpenVINO does not know an operator."""
+    import openvino  # noqa: PLC0415 - an extra
+
+    with foreign_code("OpenVINO cannot read this architecture's graph", _ADVICE):
+        return openvino.convert_model(str(source))
 
 
 def _traced(model: nn.Module, kind: str) -> Any:

@@ -6,24 +6,21 @@ of 8 bits overflow, and a file should say the same on every machine.
 
 from __future__ import annotations
 
-import ast
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tinybert_ds.export.convert import AGAIN, MATRIX_OPS
 from tinybert_ds.export.runtimes import Feed
 
 Scales = Literal["dynamic", "static"]
 """Whether the scales of activations are computed for each batch or fixed beforehand."""
 
-MATRIX_OPS = ("MatMul", "Gemm", "Gather")
-_SCOPES = "pkg.torch.onnx.name_scopes"
-
 
 def layers_of(file: Path) -> dict[str, list[str]]:
     """Return the layers of an ONNX graph that have a matrix of weights: name of the module -> names of its nodes,
-    several where its weights are used more than once, as those of ALBERT are."""
+    several where its weights are used more than once, as those of ALBERT are; see `convert.name_after_modules`."""
     import onnx  # noqa: PLC0415 - an extra
 
     graph = onnx.load(str(file), load_external_data=False).graph
@@ -31,7 +28,7 @@ def layers_of(file: Path) -> dict[str, list[str]]:
     layers: dict[str, list[str]] = {}
     for node in graph.node:
         if node.op_type in MATRIX_OPS and matrices & set(node.input):
-            layers.setdefault(_module(node), []).append(node.name)
+            layers.setdefault(node.name.partition(AGAIN)[0], []).append(node.name)
     return layers
 
 
@@ -111,13 +108,6 @@ class _Rows:
         """Return the next rows, None behind the last ones."""
         feed = next(self._feeds, None)
         return None if feed is None else dict(feed)
-
-
-def _module(node: Any) -> str:
-    """The name of the module that a node was traced in, the node's own where nothing says it."""
-    found = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
-    scopes = ast.literal_eval(found)
-    return str(scopes[-2]) if len(scopes) > 1 and scopes[-2] else str(node.name)
 
 
 def _without_stale_shapes(source: Path) -> Any:

@@ -5,7 +5,7 @@ B batch rows, S sequence length, C outputs, V width of vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -29,26 +29,30 @@ STATES = "last_hidden_state"
 """Of a sentence encoder too, for loaders that pool by themselves."""
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "nncf"),
+    "openvino": ("onnx", "onnxscript", "openvino", "nncf"),
 }
 """What writes and runs a format."""
 
 
-def missing_packages(formats: list[Format]) -> list[str]:
+def missing_packages(formats: Sequence[Format]) -> list[str]:
     """Return the packages that the formats need and that cannot be imported."""
-    return [name for kind in formats for name in PACKAGES[kind] if not is_importable(name)]
+    return [name for name in _packages(formats) if not is_importable(name)]
 
 
-def old_packages(formats: list[Format]) -> list[str]:
+def old_packages(formats: Sequence[Format]) -> list[str]:
     """Return the packages that the formats need and that are older than needed, each in words."""
     needed = {requirement.name: requirement.specifier for requirement in requirements("export")}
-    names = [name for kind in formats for name in PACKAGES[kind] if name in needed]
+    names = [name for name in _packages(formats) if name in needed]
     found = {name: version for name in names if (version := package_version(name)) is not None}
     return [
         f"{name} is {version}, needed is {name}{needed[name]}"
         for name, version in found.items()
         if not needed[name].contains(version, prereleases=True)
     ]
+
+
+def _packages(formats: Sequence[Format]) -> list[str]:
+    return list(dict.fromkeys(name for kind in formats for name in PACKAGES[kind]))
 
 
 def package_version(name: str) -> str | None:

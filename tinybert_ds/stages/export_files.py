@@ -12,8 +12,9 @@ import numpy as np
 
 from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.task_batches import EncodedExamples
+from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.choice import choose_layers
-from tinybert_ds.export.convert import export_onnx, export_openvino, half_onnx, save_openvino
+from tinybert_ds.export.convert import drop_padding_of, export_onnx, half_onnx, read_openvino, save_openvino
 from tinybert_ds.export.files import Export
 from tinybert_ds.export.measure import agreement_of, as_model, torch_model
 from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
@@ -48,9 +49,10 @@ def write_files(
     """
     calibration, choosing = _training_rows(subject, arguments.calibration_rows)
     found: dict[str, Sequence[str]] = {}
+    graphs = _Graphs(subject, folder, keep_padding=arguments.keep_padding)
     for kind in dict.fromkeys(export.kind for export in exports):
         write: _OnnxWriter | _OpenVinoWriter
-        write = _OnnxWriter(subject, folder, arguments) if kind == "onnx" else _OpenVinoWriter(subject, folder)
+        write = _OnnxWriter(graphs, arguments) if kind == "onnx" else _OpenVinoWriter(graphs)
         for export in (export for export in exports if export.kind == kind):
             target = folder / export.file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,40 +128,58 @@ def _training_rows(subject: Subject, count: int) -> tuple[Any, EncodedExamples |
     return subject.feeds(some_rows(rows, first)), some_rows(rows, others if len(others) else first)
 
 
-class _OnnxWriter:
-    """ONNX files; the whole graph is made once for each operator set, in a file that the others are made of."""
+class _Graphs:
+    """A model as ONNX graphs in float32, each made once, in files that all others are made of."""
 
-    def __init__(self, subject: Subject, folder: Path, arguments: ExportModelArguments) -> None:
-        self._subject, self._folder, self._arguments = subject, folder, arguments
+    def __init__(self, subject: Subject, folder: Path, *, keep_padding: bool) -> None:
+        self._subject, self._folder, self._keep_padding = subject, folder, keep_padding
 
-    def whole(self, target: Path, precision: str) -> None:
-        graph = self._graph(self._arguments.opset)
-        if precision == "fp16":
-            half_onnx(graph, target)
-            return
-        for file in graph.parent.iterdir():  # with weights that may lie beside it
-            (target.parent / file.name).write_bytes(file.read_bytes())
-
-    def layers(self) -> list[str]:
-        return list(layers_of(self._graph(self._arguments.int8_opset)))
-
-    def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
-        graph = self._graph(self._arguments.int8_opset)
-        quantise_onnx(graph, target, scales=scales, calibration=calibration, in_float=in_float)
-
-    def _graph(self, opset: int) -> Path:
+    def with_padding(self, opset: int) -> Path:
+        """Return the file of the graph that computes padding."""
         file = self._folder / f"opset_{opset}" / "model.onnx"
         if not file.exists():
             file.parent.mkdir(parents=True)
             export_onnx(self._subject.model, self._subject.input_names, file, opset=opset)
         return file
 
+    def for_cpus(self, opset: int) -> Path:
+        """Return the file of the graph that computes no padding, unless that is kept."""
+        if self._keep_padding:
+            return self.with_padding(opset)
+        file = self._folder / f"opset_{opset}_no_padding" / "model.onnx"
+        if not file.exists():
+            source = self.with_padding(opset)
+            file.parent.mkdir(parents=True)
+            drop_padding_of(source, file)
+        return file
+
+
+class _OnnxWriter:
+    """ONNX files."""
+
+    def __init__(self, graphs: _Graphs, arguments: ExportModelArguments) -> None:
+        self._graphs, self._arguments = graphs, arguments
+
+    def whole(self, target: Path, precision: str) -> None:
+        if precision == "fp16":
+            half_onnx(self._graphs.with_padding(self._arguments.opset), target)
+            return
+        for file in self._graphs.for_cpus(self._arguments.opset).parent.iterdir():  # with weights that may lie beside
+            (target.parent / file.name).write_bytes(file.read_bytes())
+
+    def layers(self) -> list[str]:
+        return list(layers_of(self._graphs.for_cpus(self._arguments.int8_opset)))
+
+    def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
+        graph = self._graphs.for_cpus(self._arguments.int8_opset)
+        quantise_onnx(graph, target, scales=scales, calibration=calibration, in_float=in_float)
+
 
 class _OpenVinoWriter:
-    """OpenVINO files; the whole model is made once."""
+    """OpenVINO files. Padding stays: OpenVINO prepares itself anew for each number of tokens that it meets."""
 
-    def __init__(self, subject: Subject, folder: Path) -> None:
-        self._model = export_openvino(subject.model, subject.input_names)
+    def __init__(self, graphs: _Graphs) -> None:
+        self._model = read_openvino(graphs.with_padding(OPERATOR_FROM))
 
     def whole(self, target: Path, precision: str) -> None:
         save_openvino(self._model, target, half=precision == "fp16")

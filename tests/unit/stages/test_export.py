@@ -173,11 +173,15 @@ def test_attention_is_one_operator_in_8_bits_alone_where_older_runtimes_are_not_
 
     assert {"Softmax", "opset 20"} <= kinds(exported / "onnx" / "model.onnx")
     small = kinds(exported / "onnx" / "model_quantized.onnx")
-    assert {"Attention", "MatMulInteger", "opset 24"} <= small
-    assert not {"Softmax", "Reshape", "Range"} & small  # heads stay side by side, and the mask is that of the rows
-    more = ["--format", "onnx", "--precision", "int8", "--int8_opset", "20"]
-    run_export(words(folder, tmp_path.name, *of_task(folder), *more))
-    assert {"Softmax", "MatMulInteger", "opset 20"} <= kinds(folder / tmp_path.name / "onnx" / "model_quantized.onnx")
+    assert {"Attention", "MatMulInteger", "opset 24", "NonZero"} <= small
+    assert not {"Softmax", "Transpose", "Range"} & small  # heads stay side by side, and the mask is that of the rows
+    int8 = ["--format", "onnx", "--precision", "int8"]
+    made = folder / tmp_path.name / "onnx" / "model_quantized.onnx"
+    run_export(words(folder, tmp_path.name, *of_task(folder), *int8, "--int8_opset", "20"))
+    assert {"Softmax", "MatMulInteger", "opset 20"} <= kinds(made)
+    run_export(words(folder, tmp_path.name, *of_task(folder), *int8, "--keep_padding"))
+    assert {"Attention", "MatMulInteger", "opset 24"} <= kinds(made)
+    assert not {"NonZero", "Reshape"} & kinds(made), "every shape follows from those of the inputs"
 
 
 def test_a_fresh_process_opens_the_directory_with_onnx_runtime_and_repeats_the_metric(folder, exported):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, parser, shape_inference
@@ -63,8 +64,6 @@ def written(model, folder, *, opset=OPERATOR_FROM):
 
 def run_all(file, feed):
     """What every node of a graph makes, by its operator, in the graph's order."""
-    import onnxruntime
-
     model = onnx.load(file)
     made = [(node.op_type, node.output[0]) for node in model.graph.node]
     outputs = {value.name for value in model.graph.output}
@@ -104,8 +103,9 @@ def test_the_last_layer_computes_one_token_but_for_keys_and_values_whatever_form
     padded, _ = written(model, tmp_path, opset=opset)
     sizes = [(operator, value.shape[1]) for operator, value in run_all(padded, feed) if value.ndim == 3]
     layers, product, norm, gelu = model.config.num_hidden_layers, "MatMul", "LayerNormalization", "Gelu"
-    usual = [*4 * [(product, 9)], (norm, 9), (product, 9), (gelu, 9), (product, 9), (norm, 9)]
-    last = [(product, 1), *2 * [(product, 9)], (product, 1), (norm, 1), (product, 1), (gelu, 1), (product, 1), (norm, 1)]
+    behind = [product, norm, product, gelu, product, norm]
+    usual = [(operator, 9) for operator in (*3 * [product], *behind)]
+    last = [(product, 1), *2 * [(product, 9)], *((operator, 1) for operator in behind)]
     assert sizes == [(norm, 9), *(layers - 1) * usual, *last]
     np.testing.assert_allclose(open_file("onnx", padded, 1)(feed), answer(model, feed), atol=2e-5)
 
@@ -155,8 +155,6 @@ def test_vectors_are_those_of_the_model_and_states_zero_at_padding(pooling, tmp_
 
 
 def onnx_session(file):
-    import onnxruntime
-
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 

@@ -61,12 +61,18 @@ def main() -> None:
 def write_forms(model: torch.nn.Module, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield name and file of each form."""
     logging.disable(logging.WARNING)
-    for name, opset in (("transformers'", 20), ("ours", 20), ("ours, attention one operator", OPERATOR_FROM)):
-        whole, small = folder / f"{name[:4]}{opset}.onnx", folder / f"{name[:4]}{opset}_int8.onnx"
-        if name.startswith("ours"):
-            convert.export_onnx(model, INPUTS, whole, opset=opset)
-        else:
-            convert.save_onnx(convert.traced_onnx(model, INPUTS, opset=opset), whole)
+    theirs, ours, one = (folder / f"{name}.onnx" for name in ("theirs", "ours", "one_operator"))
+    convert.save_onnx(convert.traced_onnx(model, INPUTS, opset=20), theirs)
+    convert.export_onnx(model, INPUTS, ours, opset=20)
+    convert.export_onnx(model, INPUTS, one, opset=OPERATOR_FROM)
+    convert.drop_padding_of(one, folder / "no_padding.onnx")
+    for name, whole in (
+        ("transformers'", theirs),
+        ("ours", ours),
+        ("ours, attention one operator", one),
+        ("ours, attention one operator, no padding", folder / "no_padding.onnx"),
+    ):
+        small = whole.with_stem(f"{whole.stem}_int8")
         yield f"{name}, fp32", whole
         quantise_onnx(whole, small, scales="dynamic", calibration=[])
         yield f"{name}, int8 dynamic", small

@@ -6,8 +6,9 @@
 Prints PASS and FAIL lines; exit code 1 if any failed. Run it from the checkout; it needs no network. Parts:
 `env` versions, device, collectives, the default config; `losses` the tests marked gpu; `commands` general distillation
 as users run it, gone on with, with each kind of config; `step` sequences/s with and without graphs, waits, kernels;
-`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `precision` fp16 and bf16
-against fp32; `ranks` two ranks where there are two GPUs.
+`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `layers` those of teacher and
+student against float64 and beside PyTorch's; `precision` fp16 and bf16 against fp32; `ranks` two ranks where there are
+two GPUs.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.gpu.layers import part_layers
 from tests.gpu.step import Check, build_step, part_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = {
     "env": 40,
     "losses": 70,
-    "commands": 110,
+    "commands": 95,
     "step": 110,
     "attention": 25,
     "kernels": 40,
-    "precision": 45,
+    "layers": 25,
+    "precision": 35,
     "ranks": 40,
 }
 """Seconds of each part; 480 in all."""
@@ -291,6 +294,7 @@ PARTS: dict[str, Callable[[Check], None]] = {
     "step": part_step,
     "attention": part_attention,
     "kernels": part_kernels,
+    "layers": part_layers,
     "precision": part_precision,
     "ranks": part_ranks,
 }

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from tests.support import standin_gpu
 from tinybert_ds.engine.cuda_recorder import Recorded, Work
 from tinybert_ds.losses import triton_attention, triton_hidden
-from tinybert_ds.models import triton_layer_norm
+from tinybert_ds.models import triton_heads, triton_layer_norm
 
 BYTES_PER_SECOND = 2.7e12  # of an H100's 3.35 TB/s, what copies reach
 HALF_FLOPS, TF32_FLOPS, FULL_FLOPS = 600e12, 250e12, 50e12  # of products that fill the chip, 2 for each multiply-add
@@ -160,6 +160,7 @@ def counting(counter: LaunchCounter) -> Iterator[torch.device]:
         mock.patch.object(torch.nn.functional, "dropout", _dropout),
         mock.patch.object(triton_attention, "launch", _triton_of(counter)),
         mock.patch.object(triton_hidden, "launch", _triton_hidden_of(counter)),
+        mock.patch.object(triton_heads, "launch", one_launch(standin_gpu.resize_heads)),
         mock.patch.object(triton_layer_norm, "launch", one_launch(standin_gpu.layer_norm_launch)),
         mock.patch.object(triton_layer_norm, "launch_gradients", one_launch(standin_gpu.layer_norm_gradients)),
         counter,

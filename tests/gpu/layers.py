@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 def part_layers(check: Check) -> None:
-    """Layer normalisation with and without an addition, frozen and trained, and linear layers with their gradients."""
+    """Layer norms with and without an addition, frozen and trained; linear layers with their gradients; heads."""
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
+
+    from tinybert_ds.models.fused_attention import resized  # noqa: PLC0415
+
+    def pad(heads: Tensor, width: int) -> Tensor:
+        return nn.functional.pad(heads, (0, width - heads.shape[-1]))
 
     tokens = 64 if check.dry else 256 * 128
     for width, dtype, trains in ((768, torch.float16, False), (312, torch.bfloat16, True), (768, torch.bfloat16, True)):
@@ -25,6 +30,11 @@ def part_layers(check: Check) -> None:
     for inner, width in ((312, 312), (312, 1200), (1200, 312), (768, 768)):
         name = f"linear layer of {inner} to {width}"
         compare(check, name, nn.Linear(inner, width), [(tokens, inner)], torch.bfloat16, trains=True)
+    for size, width in ((26, 32), (32, 26)):
+        heads = torch.randn(tokens // 4, 4, 12, size, device=check.device).bfloat16()
+        own, plain = (functools.partial(resize, heads, width) for resize in (resized, pad))
+        text = f"{check.milliseconds(own):.3f} ms, PyTorch's {check.milliseconds(plain):.3f}"
+        check.say(f"heads of {size} as {width}", torch.equal(own(), plain()), text)
 
 
 def compare(

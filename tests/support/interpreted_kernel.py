@@ -23,7 +23,7 @@ from torch.nn import LayerNorm
 from tests.support.numerics import AttentionCase
 from tests.support.relations import RelationCase
 from tinybert_ds.losses import attention, gradients_only, hidden_state_loss
-from tinybert_ds.models import cuda_layers
+from tinybert_ds.models import cuda_layers, fused_attention
 
 _VARIABLE = "TRITON_INTERPRET"
 
@@ -109,6 +109,15 @@ def compute_layer_norm(layer: LayerNorm, *given: Tensor, upstream: Tensor | None
     inputs = [tensor for tensor in (*given, layer.weight, layer.bias) if tensor.requires_grad]
     gradients = torch.autograd.grad(output, inputs, upstream) if upstream is not None else ()
     return [output.detach(), *gradients]
+
+
+def compute_resized(heads: Tensor, width: int, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heads (B, S, A, D) as the kernel makes them `width` wide, and their gradient of that of the result."""
+    with mock.patch.object(fused_attention, "on_cuda", return_value=True):
+        found = fused_attention.resized(heads, width)
+    assert found.grad_fn is not None
+    assert "Resize" in type(found.grad_fn).__name__
+    return found.detach(), torch.autograd.grad(found, heads, upstream)[0]
 
 
 def _emulate_tensor_cores() -> None:

@@ -15,7 +15,8 @@ from tinybert_ds.losses import triton_attention, triton_hidden
 from tinybert_ds.losses.triton_hidden_kernel import hidden_residual_kernel
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel
 from tinybert_ds.losses.triton_split_kernel import split_gradients_kernel, split_grams_kernel
-from tinybert_ds.models import triton_layer_norm
+from tinybert_ds.models import triton_heads, triton_layer_norm
+from tinybert_ds.models.triton_heads_kernel import resize_heads_kernel
 from tinybert_ds.models.triton_layer_norm_kernel import layer_norm_gradients_kernel, layer_norm_kernel
 
 KERNELS = {
@@ -25,6 +26,7 @@ KERNELS = {
     "hidden": hidden_residual_kernel,
     "layer norm": layer_norm_kernel,
     "layer norm, gradients": layer_norm_gradients_kernel,
+    "heads": resize_heads_kernel,
 }
 CAPABILITIES = (80, 90)
 ALL_NEEDS = ((True, True), (False, True), (True, False))
@@ -35,6 +37,8 @@ MORE_HEAD_SIZES = ((32, 32), (26, 26), (8, 40), (32, 64), (48, 64), (26, 96), (3
 WIDTHS = ((312, 768), (768, 1024), (100, 300))
 ROW_WIDTHS = ((312,), (768,))
 MORE_ROW_WIDTHS = ((100,), (1024,), (2048,), (4096,))
+RESIZED = ((26, 32), (32, 26))
+MORE_RESIZED = ((5, 8), (100, 104), (260, 264))
 DTYPES = (("bf16", "fp16"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp16", "bf16"))
 MOST_SHARED_BYTES = 163 * 1024  # of an A100; an H100 has 227 KiB
 
@@ -43,7 +47,7 @@ class Build(NamedTuple):
     """A kernel as it is compiled for some problem."""
 
     kernel: str
-    sizes: tuple[int, ...]  # heads, or widths, of student and teacher; of a layer norm its rows'
+    sizes: tuple[int, ...]  # heads, or widths, of student and teacher; a layer norm's rows; heads before and after
     dtypes: tuple[str, ...]
     value: bool
     gradient: bool  # of a layer norm whose output is the value: what its gradients need is kept
@@ -59,15 +63,19 @@ def usual_builds() -> list[Build]:
         ("hidden", WIDTHS[0]),
     ]
     found = [Build(*what, DTYPES[0], True, True, True, sm) for what, sm in itertools.product(usual, CAPABILITIES)]
-    return found + layer_norm_builds(ROW_WIDTHS, ("bf16",))
+    return found + layer_builds(ROW_WIDTHS, RESIZED, ("bf16",))
 
 
-def layer_norm_builds(widths: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> list[Build]:
-    """Return the builds of the layer norms of some widths, what is added to their rows included."""
+def layer_builds(
+    widths: Sequence[tuple[int, ...]], resized: Sequence[tuple[int, ...]], dtypes: Sequence[str]
+) -> list[Build]:
+    """Return the builds of layer norms of some widths, what is added to their rows included, and of heads."""
     found = []
-    for sizes, dtype, capability in itertools.product(widths, dtypes, CAPABILITIES):
-        found += [Build("layer norm", sizes, (dtype,), True, kept, True, capability) for kept in (True, False)]
-        found.append(Build("layer norm, gradients", sizes, (dtype,), False, True, True, capability))
+    for dtype, capability in itertools.product(dtypes, CAPABILITIES):
+        for sizes in widths:
+            found += [Build("layer norm", sizes, (dtype,), True, kept, True, capability) for kept in (True, False)]
+            found.append(Build("layer norm, gradients", sizes, (dtype,), False, True, True, capability))
+        found += [Build("heads", sizes, (dtype,), True, False, True, capability) for sizes in resized]
     return found
 
 
@@ -85,7 +93,7 @@ def all_builds() -> list[Build]:
     for capability, sizes, dtypes in itertools.product(CAPABILITIES, WIDTHS, (*DTYPES, ("bf16", "fp32"))):
         for needs, valid in itertools.product(ALL_NEEDS, (True, False)):
             found.append(Build("hidden", sizes, dtypes, *needs, valid, capability))
-    return found + layer_norm_builds((*ROW_WIDTHS, *MORE_ROW_WIDTHS), ("bf16", "fp16"))
+    return found + layer_builds((*ROW_WIDTHS, *MORE_ROW_WIDTHS), (*RESIZED, *MORE_RESIZED), ("bf16", "fp16"))
 
 
 def compile_build(build: Build, **changes: Any) -> Usage:
@@ -104,6 +112,8 @@ def warps_of(build: Build) -> int:
 
 
 def _constants(build: Build) -> dict[str, Any]:
+    if build.kernel == "heads":
+        return triton_heads.compile_options(*build.sizes)
     if build.kernel.startswith("layer norm"):
         return {**triton_layer_norm.compile_options(*build.sizes), "ADDS": True, "KEEPS": build.gradient}
     return _hidden_constants(build) if build.kernel == "hidden" else _attention_constants(build)
@@ -135,6 +145,8 @@ def _type_of(name: str, build: Build) -> str:
     if build.kernel.startswith("layer norm"):
         own = f"*{build.dtypes[0]}"
         return {"tokens": "i32", "eps": "fp32", "statistics": "*fp32", "sums": "*fp32"}.get(name, own)
+    if build.kernel == "heads":
+        return "i32" if name == "heads" else f"*{build.dtypes[0]}"
     student, teacher = build.dtypes
     types = {"real": "*i1", "coefficient": "*fp32", "statistics": "*fp64", "grams": "*fp32", "squares": "*fp64"}
     types |= dict.fromkeys(("query_gradient", "key_gradient", "bias_sums"), "*fp32")

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from tinybert_ds import hardware
 from tinybert_ds.losses import triton_attention, triton_hidden, triton_relations
-from tinybert_ds.models import triton_layer_norm
+from tinybert_ds.models import triton_heads, triton_layer_norm
 
 DEVICE = torch.device("meta")
 _real_autocast = torch.amp.autocast
@@ -63,6 +63,7 @@ def stand_in_gpu() -> Iterator[torch.device]:
         mock.patch.object(triton_attention, "launch", attention_launch),
         mock.patch.object(triton_relations, "launch", relation_launch),
         mock.patch.object(triton_hidden, "launch", hidden_launch),
+        mock.patch.object(triton_heads, "launch", resize_heads),
         mock.patch.object(triton_layer_norm, "launch", layer_norm_launch),
         mock.patch.object(triton_layer_norm, "launch_gradients", layer_norm_gradients),
         NoHostCopies(),
@@ -97,6 +98,11 @@ def hidden_launch(
         student.new_empty(blocks, width, dtype=torch.float32) if need_bias else None,
         student.new_empty(blocks, dtype=torch.float64) if need_value else None,
     )
+
+
+def resize_heads(heads: Tensor, width: int) -> Tensor:
+    """Stand in for `triton_heads.launch`."""
+    return heads.contiguous().new_empty(*heads.shape[:-1], width)
 
 
 def layer_norm_launch(states: Tensor, residual: Tensor | None, *_: Any, keeps: bool) -> triton_layer_norm.Normalised:

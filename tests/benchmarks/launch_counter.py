@@ -197,9 +197,9 @@ def _attention_of(counter: LaunchCounter) -> Callable[..., Tensor]:
 def _triton_of(counter: LaunchCounter) -> Callable[..., Any]:
     """Return a stand-in for the launch of the attention loss that counts it."""
 
-    def launch(problem: Any, coefficient: Tensor, needs: Any) -> Any:
+    def launch(problem: Any, coefficient: Tensor, needs: Any, **how: Any) -> Any:
         inputs = (*problem.student, *problem.teacher)
-        statistics, gradients = standin_gpu.attention_launch(problem, coefficient, needs)
+        statistics, gradients = standin_gpu.attention_launch(problem, coefficient, needs, **how)
         student, total = problem.head_sizes[0], sum(problem.head_sizes)
         tokens = problem.student[0].numel() // student
         flops = 2.0 * tokens * 2 * student * total * (3 if needs.gradient else 1)  # split factors: twice

@@ -120,6 +120,18 @@ def test_where_only_gradients_are_asked_for_they_are_the_same(shape, padding, co
     assert relative_error(without.gradients, with_value.gradients) == 0
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_gradients_alone_are_rounded_once_after_what_they_are_multiplied_by(dtypes, shape, compute):
+    case = convert(attention_case(**SHAPES[shape], rho=1.0), *DTYPES[dtypes])
+    expected, *expected_gradients = expect(case, "valid", LOSS_SCALE)
+    found = compute(case, upstream=LOSS_SCALE, value=False)
+    true_rho = expected.item() / case.to(torch.float64).teacher_power("valid")
+    for gradient, exact in zip(found.gradients, expected_gradients, strict=True):
+        assert gradient.dtype is case.student_query.dtype
+        assert relative_error(gradient, exact) <= gradient_tolerance(gradient.dtype, true_rho)
+
+
 @pytest.mark.parametrize("padding", ["valid", "reference"])
 @pytest.mark.parametrize("shape", IN_PARTS)
 def test_the_value_is_the_same_where_no_gradient_is_asked_for(shape, padding, compute):

@@ -149,7 +149,9 @@ def _type_of(name: str, build: Build) -> str:
         return "i32" if name == "heads" else f"*{build.dtypes[0]}"
     student, teacher = build.dtypes
     types = {"real": "*i1", "coefficient": "*fp32", "statistics": "*fp64", "grams": "*fp32", "squares": "*fp64"}
-    types |= dict.fromkeys(("query_gradient", "key_gradient", "bias_sums"), "*fp32")
+    alone = build.valid and not build.value  # the kernel rounds gradients itself then
+    types |= dict.fromkeys(("query_gradient", "key_gradient"), f"*{student}" if alone else "*fp32")
+    types["bias_sums"] = "*fp32"
     types |= dict.fromkeys(("student_query", "student_key", "student", "weight", "bias", "residuals"), f"*{student}")
     types |= dict.fromkeys(("teacher_query", "teacher_key", "teacher"), f"*{teacher}")
     types |= dict.fromkeys(("student_scaling", "teacher_scaling"), "fp32")

@@ -71,13 +71,15 @@ def stand_in_gpu() -> Iterator[torch.device]:
         yield DEVICE
 
 
-def attention_launch(problem: Any, coefficient: Tensor, needs: Any) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def attention_launch(
+    problem: Any, coefficient: Tensor, needs: Any, gradient_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Stand in for `triton_attention.launch`."""
     query, key = problem.student
     statistics = query.new_zeros(4, query.shape[0] * query.shape[1], dtype=torch.float64)
     if not needs.gradient:
         return statistics, None
-    return statistics, (torch.empty_like(query, dtype=torch.float32), torch.empty_like(key, dtype=torch.float32))
+    return statistics, (torch.empty_like(query, dtype=gradient_dtype), torch.empty_like(key, dtype=gradient_dtype))
 
 
 def relation_launch(problem: Any, coefficient: Tensor, needs: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tinybert_ds.hardware import on_cuda, tf32_products
 from tinybert_ds.losses import reference
@@ -50,6 +52,8 @@ def fused_loss(problem: Problem, *, form: str, denominator: float | None) -> Ten
     count = partial(reference.token_pair_count, problem.real, problem.student[0].shape[1], problem.padding)
     coefficient = reference.share(2.0, denominator, count, like=problem.real, dtype=dtype)
     needs = needs_of(*problem.student)
+    if form == "triton" and problem.padding == "valid" and not needs.value:
+        return _GradientsAlone.apply(coefficient, problem, *problem.student)
     with torch.no_grad():
         if form == "triton":
             sums, gradients = triton_terms(problem, coefficient, needs)
@@ -108,6 +112,29 @@ def triton_terms(
     if problem.padding == "reference" and not bool(statistics[3].amax() < PROVED_SCORE):
         return attention_terms(problem, "gram", coefficient, needs)
     return statistics[:3].sum(dim=1) if needs.value else None, gradients
+
+
+class _GradientsAlone(torch.autograd.Function):
+    """A loss of the value 0 whose gradients are computed when they are asked for: what they are to be multiplied by is
+    known then, and the kernel rounds them itself."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficient: Tensor, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(coefficient, query, key, *problem.teacher, problem.real)
+        ctx.rest = problem.student_scaling, problem.teacher_scaling, problem.padding
+        return torch.zeros_like(coefficient)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
+
+        coefficient, query, key, teacher_query, teacher_key, real = ctx.saved_tensors
+        problem = Problem((query, key), (teacher_query, teacher_key), real, *ctx.rest)
+        needs = Needs(value=False, gradient=True)
+        _, gradients = triton_attention.launch(problem, coefficient * upstream, needs, gradient_dtype=query.dtype)
+        assert gradients is not None
+        return None, None, *gradients
 
 
 def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:

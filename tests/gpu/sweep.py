@@ -52,7 +52,8 @@ def attention(check: Check) -> Sweep:
     def run() -> object:
         return triton_attention.launch(problem, coefficient, needs, torch.bfloat16)
 
-    return Sweep(triton_attention, run, {"BLOCK": (16, 32, 64), "num_warps": (2, 4, 8), "maxnreg": (None, 128, 168)})
+    choices = {"BLOCK": (16, 32, 64), "num_warps": (4, 8), "num_stages": (1, 3), "maxnreg": (None, 128, 168)}
+    return Sweep(triton_attention, run, choices)
 
 
 def hidden(check: Check) -> Sweep:

@@ -8,7 +8,8 @@ rows, on a step that is not logged. Teacher, student, losses and backward run at
 counted in a real engine of narrow models on the CPU: launches do not depend on the width; its bytes are those of the
 student's parameters. "launched one by one" is `--cuda_graphs off`, "recorded" a replay. "busy ms" is the time if each
 launch takes what its bytes or products take, two microseconds at least; "host ms" is that of the launches at
-`HOST_SECONDS` each. "hidden loss in chunks" is a step without the Triton kernel of that loss. "before" stands for the
+`HOST_SECONDS` each. "hidden loss in chunks" is a step without the Triton kernel of that loss, "PyTorch's layers" one
+without `models.cuda_layers`. "before" stands for the
 code before any of this, which cannot be counted so: what a review of it estimated, `BEFORE`.
 """
 
@@ -33,8 +34,10 @@ from tests.benchmarks.measurement import replace_section
 from tinybert_ds.engine.graphs import RecordedStudent, RecordedTeacher
 from tinybert_ds.engine.student import build_engine
 from tinybert_ds.losses import gradients_only, triton_hidden
+from tinybert_ds.models import cuda_layers
 from tinybert_ds.models.build import STUDENTS_DIR
 from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.cuda_layers import use_cuda_layers
 from tinybert_ds.models.layer_map import attention_layers
 from tinybert_ds.models.student import DistilledStudent, count_parameters, freeze_unused
 from tinybert_ds.objective import IntermediateObjective
@@ -139,6 +142,8 @@ def count_models(
         student.runner = RecordedStudent(student, CountingRecorder(counter), teacher=asked)
     with counting(counter), gradients_only():
         batch = padded_batch(case.rows, case.length)
+        for model in (teacher, student):
+            use_cuda_layers(model, batch.input_ids.device)
         for _ in range(3 if recorded else 1):
             counter.tallies.clear()
             student.teacher_check = None
@@ -201,6 +206,13 @@ def hidden_loss_in_chunks() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def layers_of_pytorch() -> Iterator[None]:
+    """Let layers stay PyTorch's inside the context."""
+    with mock.patch.object(cuda_layers, "on_cuda", return_value=False):
+        yield
+
+
 def line(name: str, case: Case, counted: Counted) -> str:
     """Return a row of the table."""
     total = counted.total(case.students)
@@ -231,8 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
         case = CASES[name]
         if name in BEFORE:
             lines.append(f"| {name}, before (estimated by a review) | {BEFORE[name]} |")
-        with hidden_loss_in_chunks():
-            lines.append(line(f"{name}, recorded, hidden loss in chunks", case, count(case, engine, recorded=True)))
+        for form, context in {
+            "hidden loss in chunks": hidden_loss_in_chunks(),
+            "PyTorch's layers": layers_of_pytorch(),
+        }.items():
+            with context:
+                lines.append(line(f"{name}, recorded, {form}", case, count(case, engine, recorded=True)))
         for recorded in (False, True):
             what = f"{name}, {'recorded' if recorded else 'launched one by one'}"
             lines.append(line(what, case, count(case, engine, recorded=recorded)))

@@ -36,7 +36,7 @@ def programs(build: Build, usage: Usage) -> int:
 def line(build: Build, usage: Usage) -> str:
     """Return a row of the table."""
     needs = ", ".join(name for name, needed in (("value", build.value), ("gradient", build.gradient)) if needed)
-    what = f"{build.kernel}, {build.sizes[0]} and {build.sizes[1]}, {' of '.join(build.dtypes)}, {needs}"
+    what = f"{build.kernel}, {' and '.join(map(str, build.sizes))}, {' of '.join(build.dtypes)}, {needs}"
     padding = "" if build.valid else ", reference padding"
     return (
         f"| {what}{padding} | {build.capability // 10}.{build.capability % 10} | {usage.registers} | "

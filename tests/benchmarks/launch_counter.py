@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from tests.support import standin_gpu
 from tinybert_ds.engine.cuda_recorder import Recorded, Work
 from tinybert_ds.losses import triton_attention, triton_hidden
+from tinybert_ds.models import triton_heads, triton_layer_norm
 
 BYTES_PER_SECOND = 2.7e12  # of an H100's 3.35 TB/s, what copies reach
 HALF_FLOPS, TF32_FLOPS, FULL_FLOPS = 600e12, 250e12, 50e12  # of products that fill the chip, 2 for each multiply-add
@@ -151,12 +153,16 @@ class CountingRecorder:
 @contextmanager
 def counting(counter: LaunchCounter) -> Iterator[torch.device]:
     """Let the stand-in of a GPU count into `counter` inside the context; yield its device."""
+    one_launch = partial(_one_launch, counter)
     with (
         standin_gpu.stand_in_gpu() as device,
         mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", _attention_of(counter)),
         mock.patch.object(torch.nn.functional, "dropout", _dropout),
         mock.patch.object(triton_attention, "launch", _triton_of(counter)),
         mock.patch.object(triton_hidden, "launch", _triton_hidden_of(counter)),
+        mock.patch.object(triton_heads, "launch", one_launch(standin_gpu.resize_heads)),
+        mock.patch.object(triton_layer_norm, "launch", one_launch(standin_gpu.layer_norm_launch)),
+        mock.patch.object(triton_layer_norm, "launch_gradients", one_launch(standin_gpu.layer_norm_gradients)),
         counter,
     ):
         yield device
@@ -191,9 +197,9 @@ def _attention_of(counter: LaunchCounter) -> Callable[..., Tensor]:
 def _triton_of(counter: LaunchCounter) -> Callable[..., Any]:
     """Return a stand-in for the launch of the attention loss that counts it."""
 
-    def launch(problem: Any, coefficient: Tensor, needs: Any) -> Any:
+    def launch(problem: Any, coefficient: Tensor, needs: Any, **how: Any) -> Any:
         inputs = (*problem.student, *problem.teacher)
-        statistics, gradients = standin_gpu.attention_launch(problem, coefficient, needs)
+        statistics, gradients = standin_gpu.attention_launch(problem, coefficient, needs, **how)
         student, total = problem.head_sizes[0], sum(problem.head_sizes)
         tokens = problem.student[0].numel() // student
         flops = 2.0 * tokens * 2 * student * total * (3 if needs.gradient else 1)  # split factors: twice
@@ -211,6 +217,18 @@ def _triton_hidden_of(counter: LaunchCounter) -> Callable[..., Any]:
         moved = sum(tensor.nbytes for tensor in _tensors((student, teacher, weight, more, found)))
         counter.tally.add(1, moved, 2.0 * student.numel() * teacher.shape[1], TRITON_FLOPS)
         return found
+
+    return launch
+
+
+def _one_launch(counter: LaunchCounter, stand_in: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in for a launch that reads what it is given and writes what it returns."""
+
+    def launch(*given: Any, **how: Any) -> Any:
+        made = stand_in(*given, **how)
+        moved = {id(tensor): tensor.nbytes for tensor in _tensors((given, made))}
+        counter.tally.add(1, sum(moved.values()))
+        return made
 
     return launch
 

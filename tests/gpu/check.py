@@ -6,8 +6,9 @@
 Prints PASS and FAIL lines; exit code 1 if any failed. Run it from the checkout; it needs no network. Parts:
 `env` versions, device, collectives, the default config; `losses` the tests marked gpu; `commands` general distillation
 as users run it, gone on with, with each kind of config; `step` sequences/s with and without graphs, waits, kernels;
-`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `precision` fp16 and bf16
-against fp32; `ranks` two ranks where there are two GPUs.
+`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `layers` those of teacher and
+student against float64 and beside PyTorch's; `precision` fp16 and bf16 against fp32; `ranks` two ranks where there are
+two GPUs.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.gpu.layers import part_layers
 from tests.gpu.step import Check, build_step, part_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = {
     "env": 40,
     "losses": 70,
-    "commands": 110,
+    "commands": 95,
     "step": 110,
     "attention": 25,
     "kernels": 40,
-    "precision": 45,
+    "layers": 25,
+    "precision": 35,
     "ranks": 40,
 }
 """Seconds of each part; 480 in all."""
@@ -163,7 +167,7 @@ def part_attention(check: Check) -> None:
     import torch  # noqa: PLC0415
 
     from tinybert_ds import hardware  # noqa: PLC0415
-    from tinybert_ds.models.fused_attention import fused_sdpa  # noqa: PLC0415
+    from tinybert_ds.models import fused_attention  # noqa: PLC0415
 
     layer = torch.nn.Module()
     layer.is_causal = False
@@ -175,16 +179,20 @@ def part_attention(check: Check) -> None:
         chosen.append(int(torch._fused_sdp_choice(query, key, value, **how)))
         return plain(query, key, value, **options)
 
-    torch.nn.functional.scaled_dot_product_attention = spy
-    before, hardware.CUDA = hardware.CUDA, check.device
-    try:
+    with (
+        mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", spy),
+        mock.patch.object(hardware, "CUDA", check.device),
+        mock.patch.object(fused_attention, "triton_is_installed", return_value=not check.dry),
+    ):
         for head, dtype, trains in ((64, torch.float16, False), (26, torch.bfloat16, True), (26, torch.float32, True)):
             for masked in (False, True):
                 shape = (2, 8, 12, head) if check.dry else (256, 128, 12, head)
                 kind = {"device": check.device, "dtype": torch.float32 if check.dry else dtype}
                 heads = [torch.randn(shape, **kind).transpose(1, 2).requires_grad_(trains) for _ in "qkv"]
                 mask = heads[0].new_zeros(shape[0], 1, 1, shape[1]) if masked else None
-                attend = functools.partial(fused_sdpa, layer, *heads, mask, dropout=0.1 if trains else 0.0)
+                attend = functools.partial(
+                    fused_attention.fused_sdpa, layer, *heads, mask, dropout=0.1 if trains else 0.0
+                )
 
                 def run(attend: Callable[..., Any] = attend, trains: bool = trains) -> None:
                     output, _ = attend()
@@ -194,9 +202,6 @@ def part_attention(check: Check) -> None:
                 run()
                 text = f"kernel {chosen[-1]} (0 math, 1 flash, 2 efficient, 3 cuDNN), {check.milliseconds(run):.2f} ms"
                 check.say(f"attention, heads of {head} {dtype}, masked {masked}", check.dry or chosen[-1] != 0, text)
-    finally:
-        torch.nn.functional.scaled_dot_product_attention = plain
-        hardware.CUDA = before
 
 
 def part_kernels(check: Check) -> None:
@@ -291,6 +296,7 @@ PARTS: dict[str, Callable[[Check], None]] = {
     "step": part_step,
     "attention": part_attention,
     "kernels": part_kernels,
+    "layers": part_layers,
     "precision": part_precision,
     "ranks": part_ranks,
 }

@@ -8,13 +8,14 @@ import sys
 import pytest
 
 from tests.gpu import check
+from tests.gpu.sweep import SWEEPS
 from tests.support.runs import ROOT
 
 
 def test_parts_that_need_no_engine_pass_dry(capsys):
-    assert check.main(["--dry", "attention", "kernels", "ranks"]) == 0
+    assert check.main(["--dry", "attention", "kernels", "layers", "ranks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith("PASS")]) >= 8
+    assert len([line for line in lines if line.startswith("PASS")]) >= 18
     assert not [line for line in lines if line.startswith("FAIL")]
 
 
@@ -32,6 +33,15 @@ def test_unknown_parts_are_named_and_all_limits_are_within_eight_minutes(capsys)
         check.main(["--dry", "nothing"])
     assert "unknown part nothing; there are env, losses" in capsys.readouterr().err
     assert sum(check.LIMITS.values()) <= 480
+
+
+def test_a_sweep_runs_every_kernel_dry_as_it_is_chosen_and_otherwise():
+    command = [sys.executable, "tests/gpu/sweep.py", "--dry"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    lines = [line for line in finished.stdout.splitlines() if " ms, " in line]
+    assert [line.partition(":")[0] for line in lines] == [name for name in SWEEPS for _ in range(2)]
+    assert sum(line.endswith("chosen") for line in lines) == len(SWEEPS)
 
 
 @pytest.mark.slow

@@ -120,6 +120,17 @@ def test_where_only_gradients_are_asked_for_they_are_the_same(shape, padding, co
     assert relative_error(without.gradients, with_value.gradients) == 0
 
 
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_gradients_are_rounded_once_after_what_they_are_multiplied_by(dtypes, compute):
+    case = convert(attention_case(**SHAPES["odd, padded, an empty row"], rho=1.0), *DTYPES[dtypes])
+    upstream = LOSS_SCALE * (1 + 2.0**-8 - 2.0**-12)  # more bits than bfloat16 has
+    _, *exact = expect(case, "valid", upstream)
+    found = compute(case, upstream=upstream, value=False)
+    for gradient, other, right in zip(found.gradients, compute(case, upstream=upstream).gradients, exact, strict=True):
+        assert torch.equal(gradient, other)
+        assert relative_error(gradient, right) <= 1.01 * relative_error(right.to(gradient.dtype), right) + 1e-5
+
+
 @pytest.mark.parametrize("padding", ["valid", "reference"])
 @pytest.mark.parametrize("shape", IN_PARTS)
 def test_the_value_is_the_same_where_no_gradient_is_asked_for(shape, padding, compute):

@@ -12,15 +12,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import LayerNorm
 
 from tests.support.numerics import AttentionCase
 from tests.support.relations import RelationCase
 from tinybert_ds.losses import attention, gradients_only, hidden_state_loss
+from tinybert_ds.models import cuda_layers, fused_attention
 
 _VARIABLE = "TRITON_INTERPRET"
 
@@ -90,6 +93,31 @@ def compute_hidden(
         loss = hidden_state_loss(*tensors, mask, backend="triton", **options)
     gradients = torch.autograd.grad(loss * upstream, inputs) if inputs else ()
     return [loss.detach(), *gradients]
+
+
+def compute_layer_norm(layer: LayerNorm, *given: Tensor, upstream: Tensor | None = None) -> list[Tensor]:
+    """Return what a layer makes of an input and of what is added to it, by its kernels.
+
+    Args:
+        layer: Its class is changed.
+        upstream: The gradient by the output; the gradients by what is given, weight and bias follow the output then.
+    """
+    with mock.patch.object(cuda_layers, "on_cuda", return_value=True):
+        cuda_layers.use_cuda_layers(layer, torch.device("cpu"))
+        assert type(layer) is cuda_layers.FusedLayerNorm
+        output = layer(*given)
+    inputs = [tensor for tensor in (*given, layer.weight, layer.bias) if tensor.requires_grad]
+    gradients = torch.autograd.grad(output, inputs, upstream) if upstream is not None else ()
+    return [output.detach(), *gradients]
+
+
+def compute_resized(heads: Tensor, width: int, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heads (B, S, A, D) as the kernel makes them `width` wide, and their gradient of that of the result."""
+    with mock.patch.object(fused_attention, "on_cuda", return_value=True):
+        found = fused_attention.resized(heads, width)
+    assert found.grad_fn is not None
+    assert "Resize" in type(found.grad_fn).__name__
+    return found.detach(), torch.autograd.grad(found, heads, upstream)[0]
 
 
 def _emulate_tensor_cores() -> None:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from tinybert_ds import hardware
 from tinybert_ds.losses import triton_attention, triton_hidden, triton_relations
+from tinybert_ds.models import triton_heads, triton_layer_norm
 
 DEVICE = torch.device("meta")
 _real_autocast = torch.amp.autocast
@@ -62,18 +63,23 @@ def stand_in_gpu() -> Iterator[torch.device]:
         mock.patch.object(triton_attention, "launch", attention_launch),
         mock.patch.object(triton_relations, "launch", relation_launch),
         mock.patch.object(triton_hidden, "launch", hidden_launch),
+        mock.patch.object(triton_heads, "launch", resize_heads),
+        mock.patch.object(triton_layer_norm, "launch", layer_norm_launch),
+        mock.patch.object(triton_layer_norm, "launch_gradients", layer_norm_gradients),
         NoHostCopies(),
     ):
         yield DEVICE
 
 
-def attention_launch(problem: Any, coefficient: Tensor, needs: Any) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def attention_launch(
+    problem: Any, coefficient: Tensor, needs: Any, gradient_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Stand in for `triton_attention.launch`."""
     query, key = problem.student
     statistics = query.new_zeros(4, query.shape[0] * query.shape[1], dtype=torch.float64)
     if not needs.gradient:
         return statistics, None
-    return statistics, (torch.empty_like(query, dtype=torch.float32), torch.empty_like(key, dtype=torch.float32))
+    return statistics, (torch.empty_like(query, dtype=gradient_dtype), torch.empty_like(key, dtype=gradient_dtype))
 
 
 def relation_launch(problem: Any, coefficient: Tensor, needs: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -94,6 +100,29 @@ def hidden_launch(
         student.new_empty(blocks, width, dtype=torch.float32) if need_bias else None,
         student.new_empty(blocks, dtype=torch.float64) if need_value else None,
     )
+
+
+def resize_heads(heads: Tensor, width: int) -> Tensor:
+    """Stand in for `triton_heads.launch`."""
+    return heads.contiguous().new_empty(*heads.shape[:-1], width)
+
+
+def layer_norm_launch(states: Tensor, residual: Tensor | None, *_: Any, keeps: bool) -> triton_layer_norm.Normalised:
+    """Stand in for `triton_layer_norm.launch`."""
+    output = torch.empty_like(states)
+    if not keeps:
+        return triton_layer_norm.Normalised(output, None, None)
+    summed = states if residual is None else torch.empty_like(states)
+    return triton_layer_norm.Normalised(output, summed, states.new_empty(2, len(states), dtype=torch.float32))
+
+
+def layer_norm_gradients(
+    gradient: Tensor, summed: Tensor, statistics: Tensor, weight: Tensor
+) -> triton_layer_norm.LayerNormGradients:
+    """Stand in for `triton_layer_norm.launch_gradients`."""
+    sums = summed.new_empty(triton_layer_norm.MOST_PROGRAMS, 2, len(weight), dtype=torch.float32)
+    total = sums.sum(dim=0).to(weight.dtype)
+    return triton_layer_norm.LayerNormGradients(torch.empty_like(summed), total[0], total[1])
 
 
 def _autocast(device_type: str, **options: Any) -> Any:

@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 OWNERS = {
     "deepspeed": ("tinybert_ds.engine.", "tinybert_ds.launch."),
-    "triton": ("tinybert_ds.losses.triton_",),
+    "triton": ("tinybert_ds.losses.triton_", "tinybert_ds.models.triton_"),
     "mpi4py": ("data_tools.",),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "openvino", "nncf"), ("tinybert_ds.export.",)),
     "data_tools": ("data_tools.",),

@@ -23,6 +23,7 @@ from tinybert_ds.engine.deepspeed_private import (
 from tinybert_ds.engine.ds_defaults import fitted_buckets
 from tinybert_ds.engine.muon import layer_matrices, muon_optimizer
 from tinybert_ds.engine.optimizer_check import is_muon
+from tinybert_ds.models.cuda_layers import use_cuda_layers
 from tinybert_ds.models.student import decay_groups
 
 ENCODER_PREFIX = "encoder.model."
@@ -86,6 +87,8 @@ def build_engine(
         lr_scheduler=own_schedule,
         dist_init_required=False,
     )
+    if not engine.zero_optimization_partition_weights():
+        use_cuda_layers(engine.module, engine.device)
     forget_first_step(engine.optimizer)
     clip_at_once(engine)
     reduce_nothing_alone(engine)

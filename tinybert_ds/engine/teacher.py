@@ -10,6 +10,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 
+from tinybert_ds.models.cuda_layers import use_cuda_layers
 from tinybert_ds.models.packed_linear import pack_linear_layers
 from tinybert_ds.types import Batch, EncoderOutput
 
@@ -38,7 +39,9 @@ def build_teacher(encoder: nn.Module, dtype: torch.dtype, kind: TeacherEngine = 
         engine = _zero3_engine(encoder, dtype)
     else:
         engine = deepspeed.init_inference(encoder, dtype=dtype, replace_with_kernel_inject=False)
-        pack_linear_layers(encoder, torch.device(get_accelerator().current_device_name()))
+        device = torch.device(get_accelerator().current_device_name())
+        pack_linear_layers(encoder, device)
+        use_cuda_layers(encoder, device)
     for name, value in frequencies.items():
         parent, _, leaf = name.rpartition(".")
         setattr(encoder.get_submodule(parent), leaf, value.to(encoder.get_buffer(name).device))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tinybert_ds.hardware import on_cuda, tf32_products
 from tinybert_ds.losses import reference
@@ -50,16 +52,29 @@ def fused_loss(problem: Problem, *, form: str, denominator: float | None) -> Ten
     count = partial(reference.token_pair_count, problem.real, problem.student[0].shape[1], problem.padding)
     coefficient = reference.share(2.0, denominator, count, like=problem.real, dtype=dtype)
     needs = needs_of(*problem.student)
+    later = form == "triton" and problem.padding == "valid" and needs.gradient
+    if later:
+        needs = Needs(needs.value, gradient=False)
     with torch.no_grad():
-        if form == "triton":
-            sums, gradients = triton_terms(problem, coefficient, needs)
-        else:
-            sums, gradients = attention_terms(problem, form, coefficient, needs)
+        sums, gradients = terms_of(problem, form, coefficient, needs)
         if sums is None:
             value = torch.zeros_like(coefficient)
         else:
             value = reference.divide(exact_sum(problem, sums, dtype), denominator, count).to(dtype)
+    if later:
+        return _GradientsLater.apply(value, coefficient, problem, *problem.student)
     return attach_gradients(value, problem.student, gradients) if gradients is not None else value
+
+
+def terms_of(
+    problem: Problem, form: str, coefficient: Tensor, needs: Needs
+) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Return what `attention_terms` returns, in any form; None for what is not needed."""
+    if not any(needs):
+        return None, None
+    if form == "triton":
+        return triton_terms(problem, coefficient, needs)
+    return attention_terms(problem, form, coefficient, needs)
 
 
 def attention_terms(
@@ -108,6 +123,29 @@ def triton_terms(
     if problem.padding == "reference" and not bool(statistics[3].amax() < PROVED_SCORE):
         return attention_terms(problem, "gram", coefficient, needs)
     return statistics[:3].sum(dim=1) if needs.value else None, gradients
+
+
+class _GradientsLater(torch.autograd.Function):
+    """A loss whose gradients the kernel computes when they are asked for: what they are to be multiplied by is known
+    then, so that they are rounded once and none are kept in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, coefficient: Tensor, problem: Problem, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(coefficient, query, key, *problem.teacher, problem.real)
+        ctx.rest = problem.student_scaling, problem.teacher_scaling, problem.padding
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        from tinybert_ds.losses import triton_attention  # noqa: PLC0415 - optional, and a second to import
+
+        coefficient, query, key, teacher_query, teacher_key, real = ctx.saved_tensors
+        problem = Problem((query, key), (teacher_query, teacher_key), real, *ctx.rest)
+        needs = Needs(value=False, gradient=True)
+        _, gradients = triton_attention.launch(problem, coefficient * upstream, needs, gradient_dtype=query.dtype)
+        assert gradients is not None
+        return None, None, None, *gradients
 
 
 def exact_sum(problem: Problem, sums: Tensor, dtype: torch.dtype) -> Tensor:

@@ -119,19 +119,24 @@ class Layout(NamedTuple):
         return cls(tuple(strides), units)
 
 
-def launch(problem: Problem, coefficient: Tensor, needs: Needs) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def launch(
+    problem: Problem, coefficient: Tensor, needs: Needs, gradient_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Run the kernel on a problem that `refusal` lets through; few heads of long rows in two launches.
+
+    Args:
+        gradient_dtype: What gradients are rounded to.
 
     Returns:
         Statistics (4, B·A) float64 of each head: Σ student², −2·Σ student·teacher, Σ teacher² (0 unless `needs.value`),
         and, under padding="reference", a bound on the size of its scores (else 0). The gradients (B, A, S, D_student)
-        float32 by student query and key, laid out as these, or None.
+        by student query and key, laid out as these, or None.
     """
     (query, key), (teacher_query, teacher_key) = problem.student, problem.teacher
     batch, heads, length, student_head = query.shape
     gradients = None
     if needs.gradient:
-        gradients = (torch.empty_like(query, dtype=torch.float32), torch.empty_like(key, dtype=torch.float32))
+        gradients = (torch.empty_like(query, dtype=gradient_dtype), torch.empty_like(key, dtype=gradient_dtype))
     targets = gradients or (query, key)  # not touched without need
     statistics = torch.zeros(4, batch * heads, dtype=torch.float64, device=query.device)
     parts = parts_of(batch * heads, length) if problem.padding == "valid" else 1

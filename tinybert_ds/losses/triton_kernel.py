@@ -109,7 +109,8 @@ def store_gradient(
         t = load_rows(teacher, positions, kept, teacher_stride, TEACHER_HEAD, TEACHER_BLOCK)
         product = times_gram(t, by_teacher, product)
         inside = (positions < end)[:, None] & (columns < STUDENT_HEAD)[None, :]
-        tl.store(gradient + positions[:, None] * gradient_stride + columns[None, :], product, mask=inside)
+        values = product.to(gradient.dtype.element_ty)
+        tl.store(gradient + positions[:, None] * gradient_stride + columns[None, :], values, mask=inside)
 
 
 @triton.jit

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinybert_ds.hardware import on_cuda
+from tinybert_ds.losses.backends import WITHOUT_TRITON, announce, triton_is_installed
 
 FUSED_MULTIPLE = 8
 """What divides the head sizes that all fused CUDA kernels of SDPA take, in half precision and in float32."""
@@ -53,9 +55,50 @@ def filled_sdpa(
     """Return `fused_sdpa` by way of wider heads: zeros change no score, and the output's are cut off again."""
     if kwargs.get("scaling") is None:
         kwargs["scaling"] = query.shape[-1] ** -0.5  # of the heads as they are
-    filled = [F.pad(tensor, (0, -tensor.shape[-1] % FUSED_MULTIPLE)) for tensor in (query, key, value)]
+    # In the order (B, S, A, D), in which a model has computed them, and in which it reads output and gradients.
+    given = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+    filled = [resized(heads, heads.shape[-1] + -heads.shape[-1] % FUSED_MULTIPLE).transpose(1, 2) for heads in given]
     output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *filled, attention_mask, **kwargs)
-    return output[..., : value.shape[-1]], None
+    return resized(output, value.shape[-1]), None
+
+
+def resized(heads: Tensor, width: int) -> Tensor:
+    """Return heads (B, S, A, D) as (B, S, A, width), with zeros behind or cut; their gradients are cut or filled up."""
+    if not _resizes_in_one_launch(heads):
+        return F.pad(heads, (0, width - heads.shape[-1]))
+    output: Tensor = _Resize.apply(heads, width)
+    return output
+
+
+def _resizes_in_one_launch(heads: Tensor) -> bool:
+    if not on_cuda(heads.device) or torch.compiler.is_compiling():
+        return False
+    if not triton_is_installed():
+        announce(f"attention: heads are filled up by PyTorch: {WITHOUT_TRITON}")
+        return False
+    from tinybert_ds.models import triton_heads  # noqa: PLC0415 - optional, and a second to import
+
+    if reason := triton_heads.refusal(heads.device):
+        announce(f"attention: heads are filled up by PyTorch, no Triton kernel: {reason}")
+        return False
+    announce(f"attention: heads are filled up to a multiple of {FUSED_MULTIPLE} in one launch each (triton)")
+    return True
+
+
+class _Resize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, width: int) -> Tensor:
+        from tinybert_ds.models import triton_heads  # noqa: PLC0415 - optional, and a second to import
+
+        ctx.size = heads.shape[-1]
+        return triton_heads.launch(heads, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        from tinybert_ds.models import triton_heads  # noqa: PLC0415 - optional, and a second to import
+
+        return triton_heads.launch(gradient, ctx.size), None
 
 
 def sooner_in_float32(query: Tensor) -> bool:

@@ -20,6 +20,7 @@ from tinybert_ds.engine.loop import add_share, examine, read_together
 from tinybert_ds.engine.watch.health import Health
 from tinybert_ds.losses import gradients_only
 from tinybert_ds.models.capture import CapturingEncoder
+from tinybert_ds.models.cuda_layers import FusedLayerNorm, use_cuda_layers
 from tinybert_ds.models.student import DistilledStudent, TeacherPart
 from tinybert_ds.objective import IntermediateObjective, PredictionObjective, Relations
 from tinybert_ds.targets import SCORES
@@ -75,12 +76,15 @@ def test_teacher_student_losses_and_backward_wait_for_nothing(encoders, lengths,
     part = TeacherPart(states=(0, 1, 2), layers=(0, 1))
     module = DistilledStudent(student, on_device(objective, torch.bfloat16), part)
     with stand_in_gpu(), gradients_only():
+        for model in (teacher.requires_grad_(False), module):
+            use_cuda_layers(model, DEVICE)
         batch = batch_of(lengths)
         with torch.no_grad():
             lesson = teacher(batch)
         terms = module(batch, lesson)
         terms["loss"].backward()
     assert module.teacher_check is not None
+    assert any(isinstance(part, FusedLayerNorm) for part in teacher.modules())
     trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
     assert len(trained) >= 5 + 2 * 16 - 2
 

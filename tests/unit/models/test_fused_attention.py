@@ -17,6 +17,7 @@ from transformers.masking_utils import (
 
 from tests.support.models import random_batch, tiny_model
 from tests.support.numerics import mask_of
+from tests.support.standin_gpu import stand_in_gpu
 from tinybert_ds import hardware
 from tinybert_ds.models import fused_attention
 from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder
@@ -58,9 +59,9 @@ def test_on_cuda_the_kernels_see_a_head_size_that_8_divides(head, seen, monkeypa
         return plain(query, key, value, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr(hardware, "CUDA", "meta")
-    inputs = [torch.empty(2, 3, 16, head, device="meta", dtype=torch.bfloat16) for _ in range(3)]
-    output, _ = fused_sdpa(Layer(), *inputs, None)
+    with stand_in_gpu() as device:
+        inputs = [torch.empty(2, 3, 16, head, device=device, dtype=torch.bfloat16) for _ in range(3)]
+        output, _ = fused_sdpa(Layer(), *inputs, None)
     assert sizes == [{seen}]
     assert output.shape == (2, 16, 3, head)
 

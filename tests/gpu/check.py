@@ -106,6 +106,7 @@ def part_commands(check: Check) -> None:
     kinds: dict[str, list[object]] = {}
     if not check.dry:
         kinds = {"no graphs": ["--cuda_graphs", "off"], "overlap": ["--overlap_teacher"], "fp16": ["--fp16"]}
+        kinds["compiled"] = ["--compile"]
         names = ("zero1_bf16", "zero2_offload_bf16", "zero3_bf16")
         kinds |= {name: ["--deepspeed_config", ROOT / f"ds_configs/{name}.json"] for name in names}
 

@@ -20,11 +20,14 @@ Format = Literal["onnx", "openvino"]
 Feed = Mapping[str, NDArray[np.int64]]
 """(B, S) integers by the names that the tokeniser gives them."""
 Run = Callable[[Feed], NDArray[np.float32]]
-"""From a feed to logits (B, C), of a model that answers for each token (B, S, C), or to vectors (B, V)."""
+"""From a feed to logits (B, C), of a model that answers for each token (B, S, C), or to vectors (B, V). Where a span
+begins and ends are two logits of each token."""
 
 LOGITS = "logits"
 VECTORS = "sentence_embedding"
 """Of a sentence encoder; sentence-transformers, optimum and transformers.js know this name."""
+START_AND_END = ("start_logits", "end_logits")
+"""Of a model that answers with spans, (B, S) each."""
 STATES = "last_hidden_state"
 """Of a sentence encoder too, for loaders that pool by themselves."""
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
@@ -75,11 +78,10 @@ def _open_onnx(file: Path, threads: int) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    answer = _answer({value.name for value in session.get_outputs()})
+    answers = _answers({value.name for value in session.get_outputs()})
 
     def run(feed: Feed) -> NDArray[np.float32]:
-        (logits,) = session.run([answer], {name: feed[name] for name in names})
-        return np.asarray(logits)
+        return _together(session.run(list(answers), {name: feed[name] for name in names}))
 
     return run
 
@@ -94,12 +96,12 @@ def _open_openvino(file: Path, threads: int) -> Run:
     }
     model = _openvino_core().compile_model(str(file), "CPU", settings)
     names = [port.get_any_name() for port in model.inputs]
-    answer = _answer({name for port in model.outputs for name in port.get_names()})
+    answers = _answers({name for port in model.outputs for name in port.get_names()})
     request = model.create_infer_request()
 
     def run(feed: Feed) -> NDArray[np.float32]:
         found = request.infer({name: feed[name] for name in names}, share_inputs=True)
-        return np.array(found[answer])
+        return _together([np.array(found[answer]) for answer in answers])
 
     return run
 
@@ -116,6 +118,13 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _answer(outputs: Collection[str]) -> str:
-    """The output that a model is for."""
-    return VECTORS if VECTORS in outputs else LOGITS
+def _answers(outputs: Collection[str]) -> tuple[str, ...]:
+    """The outputs that a model is for."""
+    if VECTORS in outputs:
+        return (VECTORS,)
+    return START_AND_END if {*START_AND_END} <= {*outputs} else (LOGITS,)
+
+
+def _together(answers: Sequence[Any]) -> NDArray[np.float32]:
+    """One array of what a model's outputs are, several side by side along a last axis."""
+    return np.asarray(answers[0]) if len(answers) == 1 else np.stack(answers, axis=-1)

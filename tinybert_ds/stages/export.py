@@ -155,7 +155,8 @@ def measure(
         )
         for export in exports:
             found = subject.logits(models[export.name])
-            quality = judge(found, reference, subject.metric(found, settings), own, answers=subject.answers)
+            agreement = subject.agreement(found, reference)
+            quality = judge(found, reference, subject.metric(found, settings), own, agreement)
             rows.append(
                 Row(
                     model=subject.name,
@@ -259,9 +260,8 @@ def _offer(subject: Subject) -> str:
     """What the hub calls that which a model does."""
     if subject.answers == "score" and subject.rows.groups is not None:
         return "text-ranking"
-    return {"tokens": "token-classification", "vectors": "sentence-similarity"}.get(
-        subject.answers, "text-classification"
-    )
+    offers = {"tokens": "token-classification", "spans": "question-answering", "vectors": "sentence-similarity"}
+    return offers.get(subject.answers, "text-classification")
 
 
 def _gather(written: Path, folder: Path, subject: Subject) -> None:

@@ -16,7 +16,7 @@ from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.choice import choose_layers
 from tinybert_ds.export.convert import drop_padding_of, export_onnx, half_onnx, read_openvino, save_openvino
 from tinybert_ds.export.files import Export
-from tinybert_ds.export.measure import agreement_of, as_model, torch_model
+from tinybert_ds.export.measure import as_model, torch_model
 from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
 from tinybert_ds.export.runtimes import Format, Run, open_file
 from tinybert_ds.models.foreign import foreign_code
@@ -101,7 +101,7 @@ def _choose(
         quantise(in_float)
         written = in_float
         run = open_export(export.kind, target, threads)
-        return 1 - agreement_of(subject.logits(as_model(run, subject.input_names), rows), reference, subject.answers)
+        return 1 - subject.agreement(subject.logits(as_model(run, subject.input_names), rows), reference, rows)
 
     choice = choose_layers(layers, loss, (FLIPS if subject.spec else 1) * arguments.max_loss)
     if written != frozenset(choice.in_float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from tinybert_ds.data.task_spec import TaskSpec
 from tinybert_ds.data.tokenizer import load_tokenizer, returns_token_types, special_ids
 from tinybert_ds.engine.prediction import predict_logits
 from tinybert_ds.engine.ranks.process_group import World
-from tinybert_ds.errors import ConfigError, DataError
-from tinybert_ds.export.measure import AGREEMENT, Answers, Logits, Model, metric_of
+from tinybert_ds.errors import DataError
+from tinybert_ds.export.measure import AGREEMENT, Answers, Logits, Model, agreement_of, metric_of
 from tinybert_ds.export.runtimes import Feed
 from tinybert_ds.export.vectors import VectorModel
 from tinybert_ds.models.capture import takes_token_types
@@ -30,7 +31,7 @@ from tinybert_ds.models.probe import position_limit, require_positions
 from tinybert_ds.models.sentence.modules import SentenceModules
 from tinybert_ds.stages.task_data import RowFlags, load_task
 from tinybert_ds.stages.task_settings import read_settings
-from tinybert_ds.targets import Labels, target_of
+from tinybert_ds.targets import target_of
 from tinybert_ds.targets.target import Settings
 
 BATCH_ROWS = 32
@@ -39,6 +40,8 @@ USUAL_LENGTH = 128
 """Tokens of the longest row of noise, unless --max_seq_length or the model says otherwise."""
 _NOISE_ROWS = 256
 _SHORTEST = 4
+_KINDS: Mapping[str, HeadKind] = {"ForTokenClassification": "tokens", "ForQuestionAnswering": "spans"}
+"""How the class of a model ends whose head answers for each token."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Subject:
     size_bytes: int  # of the weights on the disk
     modules: SentenceModules | None = None  # of a sentence encoder: what stands behind its transformer
     pairs: StsPairs | None = None  # whose texts the rows are
+    gold: Any = None  # of a task: what predictions are compared with
 
     @property
     def transformer(self) -> PreTrainedModel:
@@ -106,7 +110,7 @@ class Subject:
         """Return what predictions need to know: what the config says, else what is best for the model's logits."""
         if self.settings is not None or self.spec is None:
             return self.settings or {}
-        return target_of(self.spec).settle(self.spec, logits[:, list(self.columns)], _gold(self.rows))
+        return target_of(self.spec).settle(self.spec, self._answers(self.spec, logits), self.gold)
 
     def metric(self, logits: Logits, settings: Settings) -> float | None:
         """Return the official metric of logits (N, C) or vectors (N, V); None where there is nothing to judge by."""
@@ -114,7 +118,15 @@ class Subject:
             return self.pairs.judge(logits)
         if self.spec is None:
             return None
-        return metric_of(logits, self.spec, self.columns, _gold(self.rows), settings, self.rows.groups)
+        return metric_of(self._answers(self.spec, logits), self.spec, self.gold, settings, self.rows.groups)
+
+    def agreement(self, found: Logits, reference: Logits, rows: EncodedExamples | None = None) -> float:
+        """Return how far logits or vectors agree with the model's, see `agreement_of`."""
+        return agreement_of(found, reference, self.answers, (self.rows if rows is None else rows).unit_offsets)
+
+    def _answers(self, spec: TaskSpec, logits: Logits) -> NDArray[np.floating]:
+        taken = logits[:, list(self.columns)]
+        return target_of(spec).answers(taken, self.rows.unit_offsets, self.rows.columns)
 
     def batch(self, numbers: NDArray[np.int64], rows: EncodedExamples | None = None) -> Any:
         """Return some rows as one batch, padded to its longest."""
@@ -139,17 +151,12 @@ def load_subject(
     """
     tokenizer, config = load_tokenizer(directory, None), read_config(directory, role=role)
     head = own_head(config) if spec is None else target_of(spec).head(spec)
-    if head.kind == "spans":
-        raise ConfigError(
-            "models that answer with spans of a context cannot be exported by this command yet; give one of labels, "
-            "tags or scores, or a sentence encoder"
-        )
     model = load_headed(directory, head, role=role)
     split = arguments.split or (spec.eval_splits[0] if spec else "")
     if spec is None:
         length = arguments.max_seq_length or min(USUAL_LENGTH, position_limit(model) or USUAL_LENGTH)
-        rows, training = noise(config.vocab_size, length, by_token=head.kind == "tokens"), None
-        columns = list(range(config.num_labels))
+        rows, training = noise(config.vocab_size, length, by_token=head.kind in ("tokens", "spans")), None
+        columns, gold = list(range(config.num_labels)), None
     else:
         flags = RowFlags(arguments.max_seq_length, allow_unknown=arguments.allow_unknown)
         splits = [split, "train"] if split != "train" and "int8" in arguments.precision else [split]
@@ -159,7 +166,7 @@ def load_subject(
         if rows.labels is None:
             path = spec.split_path(str(arguments.data_dir), split)
             raise DataError(f"{path} has no labels to measure against; name a labelled split with --split")
-        columns = target_of(spec).columns(spec, model.config, None, role=role)
+        columns, gold = target_of(spec).columns(spec, model.config, None, role=role), task.gold(split)
     require_positions(model, length)
     names = target_of(spec).setting_names if spec else ()
     types = returns_token_types(tokenizer) and takes_token_types(model)
@@ -179,14 +186,16 @@ def load_subject(
         layout=RowLayout("valid", length, special_ids(tokenizer).pad),
         world=world,
         size_bytes=weights_bytes(directory),
+        gold=gold,
     )
 
 
 def own_head(config: Any) -> Head:
     """Return the head that a model's config says it has."""
-    by_token = any(str(name).endswith("ForTokenClassification") for name in config.architectures or ())
     several = getattr(config, "problem_type", None) == "multi_label_classification"
-    kind: HeadKind = "tokens" if by_token else "several" if several else "one"
+    kind: HeadKind = "several" if several else "one"
+    for name in config.architectures or ():
+        kind = next((found for end, found in _KINDS.items() if str(name).endswith(end)), kind)
     return Head(None if config.num_labels == 1 and kind == "one" else output_names(config), kind=kind)
 
 
@@ -219,8 +228,3 @@ def noise(vocabulary: int, longest: int, *, by_token: bool = False) -> EncodedEx
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     units = np.ones(len(tokens), dtype=np.bool_) if by_token else None
     return EncodedExamples(tokens, offsets, (lengths // 2).astype(np.int32), None, units=units)
-
-
-def _gold(rows: EncodedExamples) -> Labels:
-    assert rows.gold is not None
-    return rows.gold

@@ -110,7 +110,7 @@ def student(folder: Path, names: tuple[str, ...] | None, kind: HeadKind = "one",
     """Write a random student with a head of a kind."""
     plain = model_directory(folder / "plain", seed=seed, **SIZES)
     model = load_classifier(plain, label_names=names, role="student", kind=kind, seed=seed)
-    for parameter in model.classifier.parameters():
+    for parameter in (model.qa_outputs if kind == "spans" else model.classifier).parameters():
         parameter.data.mul_(30)  # so that its answers differ
     save_student(model, load_tokenizer(plain, None), folder / "student")
 

@@ -42,10 +42,14 @@ class ExportModelArguments(groups.TaskName, Published):
         "OpenVINO's int8 is static.",
         ["dynamic"],
     )
-    opset: int = result("Operator set of ONNX files in fp32 and fp16.", 20, least=18)
+    opset: int = result(
+        "Operator set of ONNX files in fp32 and fp16: 20 is read by older runtimes, too; 24 is faster, see --int8_opset.",
+        20,
+        least=18,
+    )
     int8_opset: int = result(
-        "Operator set of ONNX files in int8. From 24 on attention is one operator, the fastest on a CPU, for ONNX "
-        "Runtime from 1.24 on; give 20 for older ones.",
+        "Operator set of ONNX files in int8. From 24 on attention is one operator and padding is computed in it alone, "
+        "the fastest on a CPU, for ONNX Runtime from 1.24 on; give 20 for older ones.",
         24,
         least=18,
     )

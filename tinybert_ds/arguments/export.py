@@ -43,7 +43,7 @@ class ExportModelArguments(groups.TaskName, Published):
         ["dynamic"],
     )
     opset: int = result(
-        "Operator set of ONNX files in fp32 and fp16: 20 is read by older runtimes, too; 24 is faster, see --int8_opset.",
+        "Operator set of ONNX files in fp32 and fp16. Older runtimes read 20, too; 24 is faster, see --int8_opset.",
         20,
         least=18,
     )

@@ -108,6 +108,50 @@ def reduce_nothing_alone(engine: Any) -> None:
         engine.enable_backward_allreduce = False
 
 
+def hand_over_whole_gradients(engine: Any) -> None:
+    """Let the engine of a single rank under ZeRO 1 or 2 take its gradients as autograd leaves them.
+
+    DeepSpeed copies each of them into a bucket as soon as it is there, sums the bucket with that of no other rank, and
+    copies each one twice more: a hook in Python and three launches for every parameter. Its epilogue then reads them
+    from where they were in the first place, and so do `step`, norms and checks for overflow. Accumulation over
+    micro-batches stays its own. Offloading, gradients accumulated or sent in another precision than the weights', and
+    Muon keep its way.
+    """
+    optimizer = engine.optimizer
+    if not isinstance(optimizer, DeepSpeedZeroOptimizer) or engine.dp_world_size > 1:
+        return
+    moves_gradients = optimizer.cpu_offload or optimizer.has_moe_layers or optimizer.zenflow or optimizer.overlap_comm
+    dtypes = {optimizer.gradient_accumulation_dtype, *optimizer.ipg_buckets}
+    if moves_gradients or dtypes != {optimizer.dtype} or "muon" in type(optimizer.optimizer).__name__.lower():
+        return
+    for hook in optimizer._grad_acc_hooks:
+        hook.remove()
+    optimizer._grad_acc_hooks = []
+    optimizer.reduce_ipg_grads = _nothing
+    optimizer.reduce_ready_partitions_and_remove_grads = _nothing
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Stand in for what a single rank has no use for."""
+
+
+def place_weights_once(engine: Any) -> None:
+    """Keep ZeRO 1 and 2 from making views of its flat weights anew after every step where the weights are such views.
+
+    "TODO: we probably don't need this? just to be safe", says DeepSpeed there: four views in Python for each parameter.
+    """
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        optimizer._update_model_bit16_weights = partial(_place_moved_weights, optimizer)
+
+
+def _place_moved_weights(optimizer: Any, group: int) -> None:
+    """Stand in for ZeRO's `_update_model_bit16_weights`: flat weights move whole, and the first one tells of all."""
+    first, offset = optimizer.round_robin_bit16_groups[group][0], optimizer.round_robin_bit16_offsets[group][0]
+    if first.data_ptr() != optimizer.bit16_groups_flat[group][offset:].data_ptr():
+        DeepSpeedZeroOptimizer._update_model_bit16_weights(optimizer, group)
+
+
 def clip_at_once(engine: Any) -> None:
     """Let an engine take the norm of its gradients in a few launches and clip by it without waiting for the device.
 

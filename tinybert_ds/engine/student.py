@@ -18,6 +18,8 @@ from tinybert_ds.engine.deepspeed_private import (
     clip_at_once,
     float32_masters,
     forget_first_step,
+    hand_over_whole_gradients,
+    place_weights_once,
     reduce_nothing_alone,
 )
 from tinybert_ds.engine.ds_defaults import fitted_buckets
@@ -89,6 +91,8 @@ def build_engine(
     forget_first_step(engine.optimizer)
     clip_at_once(engine)
     reduce_nothing_alone(engine)
+    hand_over_whole_gradients(engine)
+    place_weights_once(engine)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 

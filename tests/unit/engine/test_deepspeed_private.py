@@ -17,6 +17,7 @@ from tinybert_ds.engine.deepspeed_private import (
     _clip_whole_gradients,
     _clip_without_asking,
     _norm_at_once,
+    _place_moved_weights,
     clip_at_once,
     reduce_nothing_alone,
 )
@@ -132,3 +133,19 @@ def test_a_single_rank_without_zero_reduces_no_gradients(ranks, zero, reduces):
     assert "if self.enable_backward_allreduce and" in inspect.getsource(DeepSpeedEngine), (
         "DeepSpeed would never ask for it"
     )
+
+
+def test_weights_whose_flat_tensor_has_moved_are_placed_in_it_anew():
+    flat = torch.arange(6.0)
+    weights = [nn.Parameter(flat[:4].view(2, 2)), nn.Parameter(flat[4:])]
+    optimizer = SimpleNamespace(
+        bit16_groups_flat=[flat.clone()],
+        bit16_groups=[weights],
+        round_robin_bit16_groups=[weights],
+        round_robin_bit16_meta=[weights],
+        round_robin_bit16_offsets=[[0, 4]],
+        round_robin_bit16_indices=[[0, 1]],
+    )
+    (moved,) = optimizer.bit16_groups_flat
+    _place_moved_weights(optimizer, 0)
+    assert [weight.data_ptr() for weight in weights] == [moved.data_ptr(), moved[4:].data_ptr()]

@@ -185,24 +185,41 @@ def _clip_without_asking(optimizer: Any, gradients: list[Tensor], total_norm: Te
     scale, most = optimizer.loss_scale, optimizer.clip_grad
     if not most and scale == 1.0:
         return
-    factor: Any = 1.0 / scale
-    if most:
-        assert total_norm is not None
-        norm, factor = getattr(optimizer, "_tinybert_ds_factor", (None, None))
-        if norm is not total_norm:  # it is called for each group of parameters
-            factor = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
-            optimizer._tinybert_ds_factor = (total_norm, factor)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    taken: tuple[Tensor | None, Tensor] | None = getattr(optimizer, "_tinybert_ds_divisor", None)
+    if taken is None or total_norm is None or taken[0] is not total_norm:  # it is called for each group of parameters
+        divisor = torch.full((), scale, dtype=torch.float32, device=optimizer.device)
+        if most:
+            assert total_norm is not None
+            divisor *= (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0)
+        taken = optimizer._tinybert_ds_divisor = (total_norm, divisor)
+    _divide(gradients, taken[1], optimizer.optimizer)
+
+
+def _divide(gradients: list[Tensor], divisor: Tensor, optimizer: Any) -> None:
+    """Divide gradients by a scalar, or let the optimizer do so in its next step.
+
+    A fused Adam divides by its `grad_scale` while it reads them (`torch.amp` hands over loss scales so): no pass over
+    all gradients for that.
+    """
+    if isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]:
+        vars(optimizer)["grad_scale"] = divisor
+    else:
+        torch._foreach_mul_(gradients, divisor.reciprocal())
 
 
 def _clip_whole_gradients(engine: Any) -> None:
     """Stand in for the engine's `clip_fp32_gradients`; `get_global_grad_norm` returns the norm that it took."""
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = (engine.gradient_clipping() / (norm + 1e-6)).clamp_(max=1.0)
-    torch._foreach_mul_(gradients, factor)
+    norm = total_norm(gradients)
+    _divide(gradients, (norm + 1e-6).div_(engine.gradient_clipping()).clamp_(min=1.0), engine.optimizer)
     engine._global_grad_norm = norm
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients as float32; `torch.nn.utils` asks each one's for its device, too."""
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, dtype=torch.float32)))
 
 
 def float32_masters(optimizer: Any) -> dict[int, Tensor]:

@@ -396,3 +396,15 @@ def test_gradients_are_laid_out_as_their_inputs(backend):
     for gradient in case.loss_and_gradients(backend=backend)[1:]:
         assert gradient.stride() == case.student_query.stride()
         assert not gradient.is_contiguous()
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize(
+    ("inputs", "kept"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32), (torch.float32, torch.float32)],
+)
+def test_gradients_wait_for_the_backward_pass_in_half_precision_where_that_has_the_range(inputs, kept, backend):
+    case = attention_case(heads=2, length=9, head_sizes=(4, 6), lengths=(9, 4)).to(inputs)
+    student = [tensor.detach().requires_grad_() for tensor in case[:2]]
+    loss = case._replace(student_query=student[0], student_key=student[1]).loss(backend=backend)
+    assert [tensor.dtype for tensor in loss.grad_fn.saved_tensors if tensor is not None] == [kept] * 2

@@ -108,6 +108,50 @@ def reduce_nothing_alone(engine: Any) -> None:
         engine.enable_backward_allreduce = False
 
 
+def hand_over_whole_gradients(engine: Any) -> None:
+    """Let the engine of a single rank under ZeRO 1 or 2 take its gradients as autograd leaves them.
+
+    DeepSpeed copies each of them into a bucket as soon as it is there, sums the bucket with that of no other rank, and
+    copies each one twice more: a hook in Python and three launches for every parameter. Its epilogue then reads them
+    from where they were in the first place, and so do `step`, norms and checks for overflow. Accumulation over
+    micro-batches stays its own. Offloading, gradients accumulated or sent in another precision than the weights', and
+    Muon keep its way.
+    """
+    optimizer = engine.optimizer
+    if not isinstance(optimizer, DeepSpeedZeroOptimizer) or engine.dp_world_size > 1:
+        return
+    moves_gradients = optimizer.cpu_offload or optimizer.has_moe_layers or optimizer.zenflow or optimizer.overlap_comm
+    dtypes = {optimizer.gradient_accumulation_dtype, *optimizer.ipg_buckets}
+    if moves_gradients or dtypes != {optimizer.dtype} or "muon" in type(optimizer.optimizer).__name__.lower():
+        return
+    for hook in optimizer._grad_acc_hooks:
+        hook.remove()
+    optimizer._grad_acc_hooks = []
+    optimizer.reduce_ipg_grads = _nothing
+    optimizer.reduce_ready_partitions_and_remove_grads = _nothing
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Stand in for what a single rank has no use for."""
+
+
+def place_weights_once(engine: Any) -> None:
+    """Keep ZeRO 1 and 2 from making views of its flat weights anew after every step where the weights are such views.
+
+    "TODO: we probably don't need this? just to be safe", says DeepSpeed there: four views in Python for each parameter.
+    """
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        optimizer._update_model_bit16_weights = partial(_place_moved_weights, optimizer)
+
+
+def _place_moved_weights(optimizer: Any, group: int) -> None:
+    """Stand in for ZeRO's `_update_model_bit16_weights`: flat weights move whole, and the first one tells of all."""
+    first, offset = optimizer.round_robin_bit16_groups[group][0], optimizer.round_robin_bit16_offsets[group][0]
+    if first.data_ptr() != optimizer.bit16_groups_flat[group][offset:].data_ptr():
+        DeepSpeedZeroOptimizer._update_model_bit16_weights(optimizer, group)
+
+
 def clip_at_once(engine: Any) -> None:
     """Let an engine take the norm of its gradients in a few launches and clip by it without waiting for the device.
 
@@ -140,25 +184,43 @@ def _clip_without_asking(optimizer: Any, gradients: list[Tensor], total_norm: Te
     """Stand in for ZeRO's `unscale_and_clip_grads`, of which it is the arithmetic without the question."""
     scale, most = optimizer.loss_scale, optimizer.clip_grad
     if not most and scale == 1.0:
+        vars(optimizer.optimizer).pop("grad_scale", None)  # of a step before, when the loss scale was another
         return
-    factor: Any = 1.0 / scale
-    if most:
-        assert total_norm is not None
-        norm, factor = getattr(optimizer, "_tinybert_ds_factor", (None, None))
-        if norm is not total_norm:  # it is called for each group of parameters
-            factor = (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0).mul_(scale).reciprocal_()
-            optimizer._tinybert_ds_factor = (total_norm, factor)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    taken: tuple[Tensor | None, Tensor] | None = getattr(optimizer, "_tinybert_ds_divisor", None)
+    if taken is None or total_norm is None or taken[0] is not total_norm:  # it is called for each group of parameters
+        divisor = torch.full((), scale, dtype=torch.float32, device=optimizer.device)
+        if most:
+            assert total_norm is not None
+            divisor *= (total_norm / scale + 1e-6).div_(most).clamp_(min=1.0)
+        taken = optimizer._tinybert_ds_divisor = (total_norm, divisor)
+    _divide(gradients, taken[1], optimizer.optimizer)
+
+
+def _divide(gradients: list[Tensor], divisor: Tensor, optimizer: Any) -> None:
+    """Divide gradients by a scalar, or let the optimizer do so in its next step.
+
+    A fused Adam divides by its `grad_scale` while it reads them (`torch.amp` hands over loss scales so): no pass over
+    all gradients for that.
+    """
+    if isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]:
+        vars(optimizer)["grad_scale"] = divisor
+    else:
+        torch._foreach_mul_(gradients, divisor.reciprocal())
 
 
 def _clip_whole_gradients(engine: Any) -> None:
     """Stand in for the engine's `clip_fp32_gradients`; `get_global_grad_norm` returns the norm that it took."""
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = (engine.gradient_clipping() / (norm + 1e-6)).clamp_(max=1.0)
-    torch._foreach_mul_(gradients, factor)
+    norm = total_norm(gradients)
+    _divide(gradients, (norm + 1e-6).div_(engine.gradient_clipping()).clamp_(min=1.0), engine.optimizer)
     engine._global_grad_norm = norm
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients as float32; `torch.nn.utils` asks each one's for its device, too."""
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, dtype=torch.float32)))
 
 
 def float32_masters(optimizer: Any) -> dict[int, Tensor]:

@@ -149,6 +149,7 @@ class RecordedStudent:
     ) -> None:
         self._module, self._recorder, self._keeps_gradients, self._teacher = module, recorder, keeps_gradients, teacher
         self._shapes = Shapes()
+        self._parameters = tuple(module.parameters())  # to walk through all modules takes a tenth of a step's host time
         self._addresses: tuple[int, ...] = ()
         self._counts: Any = None  # what losses are divided by, as tensors: it differs from step to step
 
@@ -220,7 +221,7 @@ class RecordedStudent:
 
     def _forget_what_moved(self) -> None:
         """Drop all recordings when a parameter has moved to another place, as a recording would go on with the old."""
-        addresses = tuple(parameter.data_ptr() for parameter in self._module.parameters())
+        addresses = tuple(parameter.data_ptr() for parameter in self._parameters)
         if addresses != self._addresses:
             self._shapes.forget()
             self._addresses = addresses

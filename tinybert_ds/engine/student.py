@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 import deepspeed
-import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,7 +17,10 @@ from tinybert_ds.engine.deepspeed_private import (
     clip_at_once,
     float32_masters,
     forget_first_step,
+    hand_over_whole_gradients,
+    place_weights_once,
     reduce_nothing_alone,
+    total_norm,
 )
 from tinybert_ds.engine.ds_defaults import fitted_buckets
 from tinybert_ds.engine.muon import layer_matrices, muon_optimizer
@@ -92,6 +94,8 @@ def build_engine(
     forget_first_step(engine.optimizer)
     clip_at_once(engine)
     reduce_nothing_alone(engine)
+    hand_over_whole_gradients(engine)
+    place_weights_once(engine)
     engine.untrained_originals = originals  # the engine rounds its own copies in half precision
     return engine
 
@@ -107,7 +111,7 @@ def gradient_norm(engine: Any) -> Tensor | None:
     if own or engine.gradient_clipping() > 0:
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+    return total_norm(gradients)
 
 
 def state_below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -80,14 +80,18 @@ def terms_of(
 def attention_terms(
     problem: Problem, form: str, coefficient: Tensor, needs: Needs
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-    """Return the (3,) float64 sums as in `ChunkTerms` and the gradients (B, A, S, D_student) in the compute dtype."""
+    """Return the (3,) float64 sums as in `ChunkTerms` and the gradients (B, A, S, D_student).
+
+    These are in the compute dtype; of bfloat16 inputs, whose range is float32's, in bfloat16.
+    """
     dtype = coefficient.dtype
     student_head, _ = problem.head_sizes
     student_columns = columns_of(*problem.head_sizes).student
     scales = column_scales(problem, dtype)
     sums = torch.zeros(3, dtype=torch.float64, device=scales.device) if needs.value else None
     query, key = problem.student
-    gradients = (torch.empty_like(query, dtype=dtype), torch.empty_like(key, dtype=dtype)) if needs.gradient else None
+    kept = torch.bfloat16 if query.dtype is torch.bfloat16 and dtype is torch.float32 else dtype  # float16 underflows
+    gradients = (torch.empty_like(query, dtype=kept), torch.empty_like(key, dtype=kept)) if needs.gradient else None
     on_device = query.device.type != "cpu"  # which is not waited for: the cut-off is applied whatever the scores are
     if on_device and problem.padding == "reference":
         form = "tiled"

@@ -11,7 +11,6 @@ relations: arXiv 2012.15828.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -120,8 +119,8 @@ def hidden_state_loss(
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the widest dtype among the tensors and float32; float32 for integer targets."""
-    dtypes = [tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point]
-    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+    # Not by torch.promote_types, which is an operator: a step would call it forty times.
+    return torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
 
 
 def token_pair_count(real: Tensor, heads: int, padding: str) -> float | Tensor:

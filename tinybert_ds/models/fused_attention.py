@@ -9,6 +9,8 @@ B batch rows, S sequence length, A heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -111,13 +113,43 @@ def sooner_in_float32(query: Tensor) -> bool:
 def wide_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return `fused_sdpa` by way of float32, autocast or not, rounded to the precision of the queries."""
+    """Return `fused_sdpa` by way of float32, autocast or not, rounded to the precision of the queries.
+
+    For the backward pass the inputs are kept as they came, and widened again there.
+    """
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    wide = [tensor.float() for tensor in (query, key, value)]
-    with torch.autocast(query.device.type, enabled=False):
+    narrow = (query, key, value)
+    wide = [tensor.float() for tensor in narrow]
+    with kept_narrow(wide, narrow), torch.autocast(query.device.type, enabled=False):
         output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *wide, attention_mask, **kwargs)
     return output.to(query.dtype), None
+
+
+def kept_narrow(wide: Sequence[Tensor], narrow: Sequence[Tensor]) -> AbstractContextManager[object]:
+    """Let autograd keep the second instead of the first of two lists, which are the same numbers in float32.
+
+    Nothing is changed inside gradient checkpointing, which keeps no such tensors and counts what it sees, nor in what
+    is compiled, which decides by itself.
+    """
+    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return nullcontext()
+    origins = {_place_of(one): other.detach() for one, other in zip(wide, narrow, strict=True)}
+
+    def pack(saved: Tensor) -> tuple[Tensor, bool]:
+        origin = origins.get(_place_of(saved))
+        return (saved, False) if origin is None else (origin, True)
+
+    def unpack(kept: tuple[Tensor, bool]) -> Tensor:
+        tensor, is_narrow = kept
+        return tensor.float() if is_narrow else tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _place_of(tensor: Tensor) -> Hashable:
+    """What only a tensor with the same elements at the same places has, while both are there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def padding_mask(

@@ -17,6 +17,7 @@ from tinybert_ds.engine.deepspeed_private import (
     _clip_whole_gradients,
     _clip_without_asking,
     _norm_at_once,
+    _place_moved_weights,
     clip_at_once,
     reduce_nothing_alone,
 )
@@ -49,6 +50,7 @@ def zero_optimizer(dtype, *, spoilt=None, loss_scale=1.0, clip_grad=0.5):
         device="cpu",
         loss_scale=loss_scale,
         clip_grad=clip_grad,
+        optimizer=SimpleNamespace(),
         _muon_update_lacks_loss_scale=lambda group: False,
         _model_parallel_all_reduce=lambda **_: None,
     )
@@ -76,8 +78,48 @@ def test_the_clipping_is_deepspeeds(norm, loss_scale, clip_grad):
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
 
 
+def test_gradients_whose_norm_is_not_taken_lose_the_loss_scale_of_their_own_step():
+    optimizer = zero_optimizer(torch.float32, clip_grad=0.0)
+    for scale in (1024.0, 512.0):
+        optimizer.loss_scale, gradient = scale, torch.full((3,), scale)
+        _clip_without_asking(optimizer, [gradient], None)
+        assert gradient.tolist() == [1.0] * 3
+
+
+def adam_of(parameters, *, fused):
+    return torch.optim.AdamW(parameters, lr=0.1, fused=fused, foreach=False)
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+def test_a_fused_adam_clips_in_its_step_and_moves_the_weights_as_far(loss_scale):
+    weights = []
+    for fused in (False, True):
+        weight = nn.Parameter(torch.linspace(-1, 1, 8))
+        weight.grad = torch.linspace(-3, 4, 8) * loss_scale
+        optimizer = zero_optimizer(torch.float32, loss_scale=loss_scale, clip_grad=0.5)
+        optimizer.optimizer = adam_of([weight], fused=fused)
+        _clip_without_asking(optimizer, [weight.grad], torch.tensor(6.5) * loss_scale)
+        assert (weight.grad.abs().max() < 1) != fused, "a fused one leaves gradients to its step"
+        optimizer.optimizer.step()
+        assert torch.allclose(optimizer.optimizer.state[weight]["exp_avg"], torch.linspace(-3, 4, 8) * 0.05 / 6.5)
+        weights.append(weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=0)
+
+
+def test_a_loss_scale_that_has_come_down_to_one_divides_nothing_any_more():
+    weight, optimizer = nn.Parameter(torch.zeros(8)), zero_optimizer(torch.float32, clip_grad=0.0)
+    optimizer.optimizer = adam_of([weight], fused=True)
+    for step, scale in enumerate((2.0, 1.0), start=1):
+        optimizer.loss_scale, weight.grad = scale, torch.full((8,), scale)
+        _clip_without_asking(optimizer, [weight.grad], None)
+        optimizer.optimizer.step()
+        average = torch.full((8,), 1 - 0.9**step)  # of gradients that are 1 without their scale
+        torch.testing.assert_close(optimizer.optimizer.state[weight]["exp_avg"], average)
+
+
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("most", [0.5, 1e4])
-def test_whole_gradients_are_clipped_as_torch_clips_them_and_the_norm_is_kept(most):
+def test_whole_gradients_are_clipped_as_torch_clips_them_and_the_norm_is_kept(most, fused):
     def torchs(engine):
         torch.nn.utils.clip_grad_norm_(engine.module.parameters(), most)
 
@@ -89,8 +131,11 @@ def test_whole_gradients_are_clipped_as_torch_clips_them_and_the_norm_is_kept(mo
         gradients = [parameter.grad for parameter in module.parameters()]
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         engine = SimpleNamespace(module=module, gradient_clipping=lambda: most, _global_grad_norm=None)
+        engine.optimizer = adam_of(module.parameters(), fused=fused)
         clip(engine)
-        results.append((engine._global_grad_norm, norm, gradients))
+        engine.optimizer.step()
+        moments = [engine.optimizer.state[parameter]["exp_avg"] for parameter in module.parameters()]
+        results.append((engine._global_grad_norm, norm, moments))
     (kept, norm, found), (_, _, expected) = results
     torch.testing.assert_close(kept, norm)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
@@ -132,3 +177,19 @@ def test_a_single_rank_without_zero_reduces_no_gradients(ranks, zero, reduces):
     assert "if self.enable_backward_allreduce and" in inspect.getsource(DeepSpeedEngine), (
         "DeepSpeed would never ask for it"
     )
+
+
+def test_weights_whose_flat_tensor_has_moved_are_placed_in_it_anew():
+    flat = torch.arange(6.0)
+    weights = [nn.Parameter(flat[:4].view(2, 2)), nn.Parameter(flat[4:])]
+    optimizer = SimpleNamespace(
+        bit16_groups_flat=[flat.clone()],
+        bit16_groups=[weights],
+        round_robin_bit16_groups=[weights],
+        round_robin_bit16_meta=[weights],
+        round_robin_bit16_offsets=[[0, 4]],
+        round_robin_bit16_indices=[[0, 1]],
+    )
+    (moved,) = optimizer.bit16_groups_flat
+    _place_moved_weights(optimizer, 0)
+    assert [weight.data_ptr() for weight in weights] == [moved.data_ptr(), moved[4:].data_ptr()]

@@ -134,6 +134,7 @@ def test_the_norm_and_the_clipping_of_zero_wait_for_nothing(monkeypatch):
             clip_grad=1.0,
             device=DEVICE,
             dp_process_group=None,
+            optimizer=object(),
         )
         norm = _norm_at_once(optimizer)
         _clip_without_asking(optimizer, [torch.empty(17, device=DEVICE)], norm)

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import (
     bidirectional_mask_function,
     create_bidirectional_mask,
@@ -21,7 +23,7 @@ from tests.support.standin_gpu import stand_in_gpu
 from tinybert_ds import hardware
 from tinybert_ds.models import fused_attention
 from tinybert_ds.models.capture import ATTENTION_NAME, CapturingEncoder
-from tinybert_ds.models.fused_attention import filled_sdpa, fused_sdpa, padding_mask, sooner_in_float32
+from tinybert_ds.models.fused_attention import filled_sdpa, fused_sdpa, padding_mask, sooner_in_float32, wide_sdpa
 
 
 class Layer(nn.Module):
@@ -181,3 +183,43 @@ def test_float32_is_taken_where_it_is_sooner_and_gradients_are_asked_for(head, l
     assert sooner_in_float32(query) is wide
     with torch.no_grad():
         assert not sooner_in_float32(query)
+
+
+def widened(monkeypatch, *, recomputes):
+    """Run `wide_sdpa` on seeded bfloat16 inputs; return its output, the inputs, and the float32 tensors in between."""
+    seen = []
+    plain = fused_attention.ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def spy(module, query, key, value, attention_mask, **options):
+        seen.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in (query, key, value))
+        return plain(module, query, key, value, attention_mask, **options)
+
+    monkeypatch.setattr(fused_attention, "ALL_ATTENTION_FUNCTIONS", {"sdpa": spy})
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(2, 7, 3, 8, generator=generator).bfloat16().requires_grad_() for _ in range(3)]
+    function = partial(wide_sdpa, Layer())
+    if recomputes:
+        function = partial(checkpoint, function, use_reentrant=False)
+    output, _ = function(*(tensor.transpose(1, 2) for tensor in rows), mask_of((7, 4), 7).bool()[:, None, None, :])
+    return output, rows, seen
+
+
+def test_what_attention_in_float32_keeps_for_its_gradients_is_as_narrow_as_it_came(monkeypatch):
+    output, rows, wide = widened(monkeypatch, recomputes=False)
+    assert output.dtype is torch.bfloat16
+    assert all(reference.expired() for reference in wide)
+    found = torch.autograd.grad(output.float().square().sum(), rows)
+    exact = [tensor.detach().float().requires_grad_() for tensor in rows]
+    mask = mask_of((7, 4), 7).bool()[:, None, None, :]
+    plain = F.scaled_dot_product_attention(*(tensor.transpose(1, 2) for tensor in exact), mask)
+    upstream = 2 * output.detach().transpose(1, 2).float()
+    for one, other in zip(found, torch.autograd.grad(plain, exact, upstream.bfloat16().float()), strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+
+def test_attention_in_float32_is_recomputed_by_gradient_checkpointing_with_the_same_gradients(monkeypatch):
+    found, expected = (
+        torch.autograd.grad(output.float().square().sum(), rows)
+        for output, rows, _ in (widened(monkeypatch, recomputes=recomputes) for recomputes in (True, False))
+    )
+    assert all(map(torch.equal, found, expected))

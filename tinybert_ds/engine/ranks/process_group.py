@@ -228,5 +228,8 @@ def seed_forward(seed: int, step: int, micro_batch: int, rank: int) -> None:
     Every student of a run gets the same seeds, those that it would have alone.
     """
     mixed = int(np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0]) >> 1
-    torch.manual_seed(mixed)
+    # `torch.manual_seed` notes the stack for each kind of device that has not been started: a tenth of a small step.
+    torch.default_generator.manual_seed(mixed)
+    if (accelerator := get_accelerator()).device_name() != "cpu":
+        accelerator.manual_seed(mixed)
     random.seed(mixed)

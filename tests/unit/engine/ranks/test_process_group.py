@@ -1,7 +1,9 @@
 import os
+import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tinybert_ds.engine.ranks import process_group as distributed
 from tinybert_ds.errors import ConfigError, RankError
@@ -81,3 +83,22 @@ def test_nccl_is_told_the_device_of_a_barrier(backend, told, monkeypatch):
     monkeypatch.setattr(distributed.dist, "barrier", wait)
     distributed.barrier()
     assert asked == [told]
+
+
+def test_a_forward_draws_what_its_place_says_and_no_other_place_does():
+    draws = []
+    for place in ((1, 2, 0, 0), (1, 2, 0, 0), (1, 3, 0, 0), (1, 2, 1, 0), (1, 2, 0, 1)):
+        distributed.seed_forward(*place)
+        draws.append((torch.initial_seed(), torch.rand(()).item(), random.random()))
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 4
+    torch.manual_seed(draws[0][0])
+    assert torch.rand(()).item() == draws[0][1]
+
+
+def test_the_generator_of_a_device_gets_the_seed_of_the_hosts(monkeypatch):
+    seeds = []
+    device = SimpleNamespace(device_name=lambda: "cuda", manual_seed=seeds.append)
+    monkeypatch.setattr(distributed, "get_accelerator", lambda: device)
+    distributed.seed_forward(1, 2, 0, 0)
+    assert seeds == [torch.initial_seed()]

@@ -12,9 +12,15 @@ import numpy as np
 
 from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.task_batches import EncodedExamples
-from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.choice import choose_layers
-from tinybert_ds.export.convert import drop_padding_of, export_onnx, half_onnx, read_openvino, save_openvino
+from tinybert_ds.export.convert import (
+    drop_padding_of,
+    export_onnx,
+    half_onnx,
+    openvino_opset,
+    read_openvino,
+    save_openvino,
+)
 from tinybert_ds.export.files import Export
 from tinybert_ds.export.measure import agreement_of, as_model, torch_model
 from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
@@ -153,6 +159,10 @@ class _Graphs:
             drop_padding_of(source, file)
         return file
 
+    def for_openvino(self) -> Path:
+        """Return the file of the graph that OpenVINO reads."""
+        return self.with_padding(openvino_opset(self._subject.model))
+
 
 class _OnnxWriter:
     """ONNX files."""
@@ -179,7 +189,7 @@ class _OpenVinoWriter:
     """OpenVINO files. Padding stays: OpenVINO prepares itself anew for each number of tokens that it meets."""
 
     def __init__(self, graphs: _Graphs) -> None:
-        self._model = read_openvino(graphs.with_padding(OPERATOR_FROM))
+        self._model = read_openvino(graphs.for_openvino())
 
     def whole(self, target: Path, precision: str) -> None:
         save_openvino(self._model, target, half=precision == "fp16")

@@ -124,6 +124,13 @@ def save_onnx(program: Any, file: Path) -> None:
     onnx_ir.save(program, str(file), external_data=external)
 
 
+def copy_onnx(source: Path, target: Path) -> None:
+    """Write an ONNX graph once more, with weights that stand beside it in a file that is named as the copy is."""
+    import onnx_ir  # noqa: PLC0415 - an extra
+
+    save_onnx(onnx_ir.load(str(source)), target)
+
+
 def drop_padding_of(source: Path, target: Path) -> None:
     """Write an ONNX graph that computes no padding, where its form allows that (see `padding.drop_padding`).
 

@@ -14,6 +14,7 @@ from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.task_batches import EncodedExamples
 from tinybert_ds.export.choice import choose_layers
 from tinybert_ds.export.convert import (
+    copy_onnx,
     drop_padding_of,
     export_onnx,
     half_onnx,
@@ -174,8 +175,7 @@ class _OnnxWriter:
         if precision == "fp16":
             half_onnx(self._graphs.with_padding(self._arguments.opset), target)
             return
-        for file in self._graphs.for_cpus(self._arguments.opset).parent.iterdir():  # with weights that may lie beside
-            (target.parent / file.name).write_bytes(file.read_bytes())
+        copy_onnx(self._graphs.for_cpus(self._arguments.opset), target)
 
     def layers(self) -> list[str]:
         return list(layers_of(self._graphs.for_cpus(self._arguments.int8_opset)))
@@ -195,7 +195,7 @@ class _OpenVinoWriter:
         save_openvino(self._model, target, half=precision == "fp16")
 
     def layers(self) -> list[str]:
-        return openvino_layers(self._model)
+        return list(openvino_layers(self._model))
 
     def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
         save_openvino(quantise_openvino(self._model, calibration, in_float), target, half=False)

@@ -1,7 +1,8 @@
 """A graph that computes no padding: the tokens of all rows in one sequence, and rows with padding in attention alone.
 
 Of a batch of texts of many lengths padding is a third to a half of all tokens. Attention has to be one operator of
-ONNX's, behind which padding is masked. The results are the same; at padding itself states and logits are zero.
+ONNX's, behind which padding is masked. The results are the same; at padding itself states and logits are zero, but for
+a row's first token, which is computed whatever the mask says.
 
 B batch rows, S sequence length, T tokens of all rows, H any width.
 """

@@ -137,7 +137,9 @@ class ExportModelArguments(groups.TaskName, Published):
         wider = {"fp32", "fp16"} & {*self.precision}
         readers: dict[str, tuple[bool, str]] = {"calibration_rows": (int8, for_int8)}
         readers["opset"] = (onnx and bool(wider), for_more if onnx else for_onnx)
-        readers["keep_padding"] = (onnx, for_onnx)
+        one_operator = ("fp32" in self.precision and self.opset >= 24) or (int8 and self.int8_opset >= 24)
+        for_operator = "is for ONNX files in fp32 or int8 of opset 24 on; leave it out, others have padding anyway"
+        readers["keep_padding"] = (onnx and one_operator, for_operator if onnx else for_onnx)
         readers["int8"] = readers["int8_opset"] = (onnx and int8, for_int8 if onnx else for_onnx)
         stated = [flag for flag in flags_of(type(self)) if getattr(self, flag.name) != flag.default]
         return [f"{flag.shown} {readers[flag.name][1]}" for flag in stated if not readers.get(flag.name, (True, ""))[0]]

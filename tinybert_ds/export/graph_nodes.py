@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ELEMENTWISE = frozenset(
-    ("Add", "Sum", "Sub", "Mul", "Div", "Neg", "Sqrt", "Erf", "Gelu", "Tanh", "Relu", "Sigmoid", "Cast", "Clip")
+    ("Add", "Sum", "Sub", "Mul", "Div", "Neg", "Sqrt", "Pow", "Erf", "Gelu", "Tanh", "Relu", "Sigmoid", "Cast", "Clip")
 )
 """Operators that make each number of their result of those in its place."""
 BY_VECTOR = frozenset(("LayerNormalization", "RMSNormalization", "Softmax"))

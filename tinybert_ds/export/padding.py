@@ -1,7 +1,8 @@
 """A graph that computes no padding: the tokens of all rows in one sequence, and rows with padding in attention alone.
 
 Of a batch of texts of many lengths padding is a third to a half of all tokens. Attention has to be one operator of
-ONNX's, behind which padding is masked. The results are the same; at padding itself states and logits are zero.
+ONNX's, behind which padding is masked. The results are the same; at padding itself states and logits are zero, but for
+a row's first token, which is computed whatever the mask says.
 
 B batch rows, S sequence length, T tokens of all rows, H any width.
 """
@@ -25,21 +26,25 @@ from tinybert_ds.export.graph_nodes import (
     rank,
 )
 
-_STATES = (0, 1, 2)
-"""Positions of queries, keys and values (B, S, H) among the inputs of ONNX's attention."""
+_STATES, _MASK = (0, 1, 2), 3
+"""Positions of queries, keys and values (B, S, H), and of the mask, among the inputs of ONNX's attention."""
 _WITHIN_TOKENS = ELEMENTWISE | BY_VECTOR | {"Reshape", "Transpose", "Slice", "Split", "Concat", "Unsqueeze", "Squeeze"}
-"""Operators between a layer's products and its attention, such as those of rotary positions: tokens stay apart."""
+"""Operators between a layer's products and its attention, such as those of rotary positions: tokens stay apart.
+Products with weights and what takes one of several parts, or the first token, are known by their inputs too."""
 
 
 def drop_padding(graph: Any) -> None:
     """Let the nodes of an `onnx_ir.Graph` from the first product on compute tokens (T, H) in the place of (B, S, H).
 
-    A graph in which padding may be read by other ways than ONNX's attention, which has a mask, stays as it is.
+    A graph without ONNX's attention, or in which padding may be read by other ways than this with a mask, stays as it
+    is.
     """
     by_token = _nodes_by_token(graph)
     before_attention = _nodes_before_attention(graph)
-    if not by_token or _padding_may_be_read(by_token, before_attention):
+    if not by_token or not before_attention or _padding_may_be_read(by_token, before_attention):
         return
+    import onnx_ir  # noqa: PLC0415 - an extra
+
     tokens = _Tokens(graph, next(iter(by_token)))
     for node in list(graph):
         for position, value in enumerate(node.inputs):
@@ -56,7 +61,10 @@ def drop_padding(graph: Any) -> None:
         if value.producer() in by_token:
             graph.outputs[position] = tokens.output(value)
     for node in by_token:
-        node.outputs[0].shape = tokens.shape(node.outputs[0])
+        if "axis" in node.attributes:
+            node.attributes.add(onnx_ir.AttrInt64("axis", -1))  # the last axis is no longer the third
+        for output in node.outputs:
+            output.shape = tokens.shape(output)
 
 
 def _nodes_by_token(graph: Any) -> Collection[Any]:
@@ -73,12 +81,14 @@ def _nodes_by_token(graph: Any) -> Collection[Any]:
 def _is_by_token(node: Any, rows: Any) -> bool:
     constants = [value for value in node.inputs if is_constant(value)]
     states = [value for value in node.inputs if not is_constant(value)]
-    if not states or not all(_is_states(value, rows) for value in (*states, node.outputs[0])):
+    if not states or not all(_is_states(value, rows) for value in (*states, *node.outputs)):
         return False
     if node.op_type == "MatMul":
         return len(constants) == 1 and rank(node.inputs[1]) == 2
     if any((rank(value) or 0) > 1 for value in constants):
         return False
+    if node.op_type == "Split":
+        return "axis" in node.attributes and last_axis_alone(node)
     return node.op_type in ELEMENTWISE or (node.op_type in BY_VECTOR and last_axis_alone(node))
 
 
@@ -99,19 +109,34 @@ def _nodes_before_attention(graph: Any) -> Collection[Any]:
 
 def _padding_may_be_read(by_token: Collection[Any], before_attention: Collection[Any]) -> bool:
     """Whether something between the nodes and attention may make a token of padding, which is not computed."""
-    uses = [use for node in by_token for use in node.outputs[0].uses() if use.node not in by_token]
+    uses = [use for node in by_token for output in node.outputs for use in output.uses() if use.node not in by_token]
     visited = set()
     while uses:
         node, position = uses.pop()
-        if node.op_type == "Attention" and position in _STATES:
+        if node.op_type == "Attention" and position in _STATES and _has_mask(node):
             continue
         if node not in before_attention or node in visited or _takes_first(node):
             continue
-        if node.op_type not in _WITHIN_TOKENS:
+        if not _keeps_tokens_apart(node):
             return True
         visited.add(node)
         uses += [use for output in node.outputs for use in output.uses()]
     return False
+
+
+def _has_mask(attention: Any) -> bool:
+    return len(attention.inputs) > _MASK and attention.inputs[_MASK] is not None
+
+
+def _keeps_tokens_apart(node: Any) -> bool:
+    if node.op_type == "MatMul":
+        return is_constant(node.inputs[1]) and rank(node.inputs[1]) == 2
+    if node.op_type == "Gather":  # a part of a known number of parts, or the first token, which is none of padding
+        states, index = node.inputs
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        parts = rank(states) is not None and isinstance(states.shape[axis], int)
+        return is_integers(index, 0) or (parts and is_constant(index))
+    return node.op_type in _WITHIN_TOKENS
 
 
 def _takes_first(node: Any) -> bool:

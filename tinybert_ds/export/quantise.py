@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tinybert_ds.export.convert import AGAIN, MATRIX_OPS
+from tinybert_ds.export.convert import AGAIN, MATRIX_OPS, copy_onnx
 from tinybert_ds.export.runtimes import Feed
 
 Scales = Literal["dynamic", "static"]
@@ -53,7 +53,7 @@ def quantise_onnx(
         "weight_type": tools.QuantType.QInt8,
     }
     if not shared["nodes_to_quantize"]:
-        target.write_bytes(source.read_bytes())
+        copy_onnx(source, target)
         return
     root = logging.getLogger()
     level = root.level
@@ -68,10 +68,17 @@ def quantise_onnx(
         root.setLevel(level)
 
 
-def openvino_layers(model: Any) -> list[str]:
-    """Return the layers of an `openvino.Model` that have a matrix of weights, each named as its operation is."""
-    products = (op for op in model.get_ordered_ops() if op.get_type_name() == "MatMul")
-    return [op.get_friendly_name() for op in products if _is_weight(op.input_value(1).get_node())]
+def openvino_layers(model: Any) -> dict[str, list[str]]:
+    """Return the layers of an `openvino.Model` that multiply by a matrix of weights, as `layers_of` does.
+
+    OpenVINO names an operation as the node that it read, with a slash behind it where it made several of one.
+    """
+    layers: dict[str, list[str]] = {}
+    for op in model.get_ordered_ops():
+        if op.get_type_name() == "MatMul" and _is_weight(op.input_value(1).get_node()):
+            name = op.get_friendly_name()
+            layers.setdefault(name.partition("/")[0].partition(AGAIN)[0], []).append(name)
+    return layers
 
 
 def quantise_openvino(model: Any, calibration: Sequence[Feed], in_float: Collection[str] = ()) -> Any:
@@ -86,7 +93,8 @@ def quantise_openvino(model: Any, calibration: Sequence[Feed], in_float: Collect
     nncf.set_log_level(logging.ERROR)
     names = [port.get_any_name() for port in model.inputs]
     rows = nncf.Dataset([{name: feed[name] for name in names} for feed in calibration])
-    kept = nncf.IgnoredScope(names=list(in_float)) if in_float else None
+    layers = openvino_layers(model)
+    kept = nncf.IgnoredScope(names=[name for layer in in_float for name in layers[layer]]) if in_float else None
     kind = nncf.ModelType.TRANSFORMER
     return nncf.quantize(model.clone(), rows, model_type=kind, subset_size=len(calibration), ignored_scope=kept)
 

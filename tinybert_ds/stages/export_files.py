@@ -12,9 +12,16 @@ import numpy as np
 
 from tinybert_ds.arguments.export import ExportModelArguments
 from tinybert_ds.data.task_batches import EncodedExamples
-from tinybert_ds.export.attention import OPERATOR_FROM
 from tinybert_ds.export.choice import choose_layers
-from tinybert_ds.export.convert import drop_padding_of, export_onnx, half_onnx, read_openvino, save_openvino
+from tinybert_ds.export.convert import (
+    copy_onnx,
+    drop_padding_of,
+    export_onnx,
+    half_onnx,
+    openvino_opset,
+    read_openvino,
+    save_openvino,
+)
 from tinybert_ds.export.files import Export
 from tinybert_ds.export.measure import as_model, torch_model
 from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx, quantise_openvino
@@ -153,6 +160,10 @@ class _Graphs:
             drop_padding_of(source, file)
         return file
 
+    def for_openvino(self) -> Path:
+        """Return the file of the graph that OpenVINO reads."""
+        return self.with_padding(openvino_opset(self._subject.model))
+
 
 class _OnnxWriter:
     """ONNX files."""
@@ -164,8 +175,7 @@ class _OnnxWriter:
         if precision == "fp16":
             half_onnx(self._graphs.with_padding(self._arguments.opset), target)
             return
-        for file in self._graphs.for_cpus(self._arguments.opset).parent.iterdir():  # with weights that may lie beside
-            (target.parent / file.name).write_bytes(file.read_bytes())
+        copy_onnx(self._graphs.for_cpus(self._arguments.opset), target)
 
     def layers(self) -> list[str]:
         return list(layers_of(self._graphs.for_cpus(self._arguments.int8_opset)))
@@ -179,13 +189,13 @@ class _OpenVinoWriter:
     """OpenVINO files. Padding stays: OpenVINO prepares itself anew for each number of tokens that it meets."""
 
     def __init__(self, graphs: _Graphs) -> None:
-        self._model = read_openvino(graphs.with_padding(OPERATOR_FROM))
+        self._model = read_openvino(graphs.for_openvino())
 
     def whole(self, target: Path, precision: str) -> None:
         save_openvino(self._model, target, half=precision == "fp16")
 
     def layers(self) -> list[str]:
-        return openvino_layers(self._model)
+        return list(openvino_layers(self._model))
 
     def quantised(self, target: Path, scales: Any, calibration: Any, in_float: Any) -> None:
         save_openvino(quantise_openvino(self._model, calibration, in_float), target, half=False)

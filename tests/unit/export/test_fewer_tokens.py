@@ -86,6 +86,7 @@ def run_all(file, feed):
         *(("bert", "distilbert", "modernbert")),
         *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ARCHITECTURES if not kind.endswith("bert")),
         *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("albert", "camembert", "mobilebert")),
+        *("convbert", "fnet"),  # whose other tokens read padding, behind no mask
     ],
 )
 def test_the_logits_are_those_of_the_model_with_and_without_padding(kind, tmp_path):
@@ -108,6 +109,26 @@ def test_the_last_layer_computes_one_token_but_for_keys_and_values_whatever_form
     last = [(product, 1), *2 * [(product, 9)], *((operator, 1) for operator in behind)]
     assert sizes == [(norm, 9), *(layers - 1) * usual, *last]
     np.testing.assert_allclose(open_file("onnx", padded, 1)(feed), answer(model, feed), atol=2e-5)
+
+
+@pytest.mark.slow
+def test_padding_stays_where_attention_is_no_operator(tmp_path):
+    _, tokens = written(classifier(), tmp_path, opset=20)
+    assert "NonZero" not in {node.op_type for node in onnx.load(tokens).graph.node}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["modernbert", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ARCHITECTURES)]
+)
+def test_products_see_no_padding_whatever_stands_between_them(kind, tmp_path):
+    """A gated feed-forward part, rotary positions, GELU by its formula, positions behind the first product."""
+    model, feed = classifier(kind), rows_of(5, 9, 3)
+    _, tokens = written(model, tmp_path)
+    wide = [
+        value.shape for operator, value in run_all(tokens, feed) if operator == "MatMul" and value.shape[:2] == (3, 9)
+    ]
+    assert not wide
 
 
 @pytest.mark.slow
@@ -160,7 +181,7 @@ def onnx_session(file):
 
 HEADER = """
 <ir_version: 10, opset_import: ["": 24]>
-graph (int64[B, S] input_ids, int64[B, S] attention_mask, float[B, S, 4] states) => ({outputs})
+graph (int64[B, S] input_ids, int64[B, S] attention_mask, bool[S, S] seen, float[B, S, 4] states) => ({outputs})
 <float[4, 4] w, float[4] bias, float[4] norm, int64 first>
 """
 
@@ -221,27 +242,54 @@ def test_a_graph_of_which_more_is_read_stays_as_it_is(nodes):
 
 ATTENTION = """
     q = MatMul(normed, w) k = MatMul({key}, w)
-    read = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k)
+    read = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k{mask})
     last = MatMul(read, w)
 """
 
 
-def test_padding_that_may_be_read_by_other_ways_than_attention_is_computed():
-    apart = FEED_FORWARD + ATTENTION.format(key="normed") + "answer = ReduceMax<keepdims = 0>(last, axes)"
-    program = graph_of(apart, axes=np.array([1]))
+def between(*, key="normed", mask=", seen", more=""):
+    """A graph of two layers' parts with attention between them, of which the largest numbers over tokens are read."""
+    layer = FEED_FORWARD + more + ATTENTION.format(key=key, mask=mask)
+    return graph_of(
+        layer + "answer = ReduceMax<keepdims = 0>(last, axes)",
+        axes=np.array([1]),
+        one=np.array(1),
+        second=np.array([1]),
+    )
+
+
+def test_products_before_and_behind_attention_are_of_tokens():
+    program = between(more="halves_a, halves_b = Split<axis = 2, num_outputs = 2>(normed) ")
     drop_padding(program.graph)
     products = [node for node in program.graph if node.op_type == "MatMul"]
     assert all(rank_of(node) == 2 for node in products)
     assert "Where" in operators(program), "behind the last attention padding is zero"
+    axes = [
+        node.attributes["axis"].as_int() for node in program.graph if node.op_type in ("Split", "LayerNormalization")
+    ]
+    assert axes == [-1, -1]
 
-    mixed = FEED_FORWARD + "sums = CumSum(normed, one)" + ATTENTION.format(key="sums")
-    program = graph_of(mixed + "answer = ReduceMax<keepdims = 0>(last, axes)", axes=np.array([1]), one=np.array(1))
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"more": "sums = CumSum(normed, one)", "key": "sums"},
+        {"more": "later = Gather<axis = 1>(normed, second) summed_up = Add(normed, later)", "key": "summed_up"},
+        {"mask": ""},
+    ],
+)
+def test_padding_that_may_be_read_by_other_ways_than_attention_with_a_mask_is_computed(how):
+    program = between(**how)
     before = operators(program)
     drop_padding(program.graph)
     assert operators(program) == before
 
 
-def test_a_graph_without_products_of_tokens_stays_as_it_is():
+def test_a_graph_without_products_of_tokens_or_without_attention_stays_as_it_is():
+    program = graph_of(FEED_FORWARD + "answer = ReduceMax<keepdims = 0>(normed, axes)", axes=np.array([1]))
+    drop_padding(program.graph)
+    assert operators(program) == ["MatMul", "Add", "Add", "LayerNormalization", "ReduceMax"]
+
     program = graph_of("moved = Add(states, bias) one = Gather<axis = 1>(moved, first) answer = Tanh(one)")
     drop_padding(program.graph)
     assert operators(program) == ["Add", "Gather", "Tanh"]

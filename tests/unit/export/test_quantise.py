@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 from tests.support.models import tiny_model
-from tinybert_ds.export.convert import export_onnx
-from tinybert_ds.export.quantise import layers_of, quantise_onnx
+from tinybert_ds.export import convert
+from tinybert_ds.export.convert import export_onnx, read_openvino
+from tinybert_ds.export.quantise import layers_of, openvino_layers, quantise_onnx
 from tinybert_ds.export.runtimes import open_file
 
 pytestmark = pytest.mark.slow  # a graph is traced
@@ -21,6 +23,7 @@ LAYERS, USED_IN_EACH = 3, 6  # query, key, value, output and the two matrices of
 def shared(tmp_path_factory):
     """An ALBERT, whose layers are one, and its graph."""
     model = tiny_model("albert", labels=("a", "b"), num_hidden_layers=LAYERS)
+    torch.nn.init.ones_(model.classifier.bias)  # OpenVINO leaves out what is zero, and names the product otherwise
     file = tmp_path_factory.mktemp("albert") / "model.onnx"
     export_onnx(model, NAMES, file, opset=24)
     return model, file
@@ -49,3 +52,20 @@ def test_a_layer_that_is_used_several_times_is_in_8_bits_each_time_or_never(shar
             wanted = model(**feed).logits
         found = open_file("onnx", target, 1)({name: value.numpy() for name, value in feed.items()})
         torch.testing.assert_close(torch.from_numpy(found), wanted, atol=0.2, rtol=0)
+
+
+def test_layers_of_openvino_are_named_as_the_modules_are_and_each_once(shared):
+    model, file = shared
+    layers, modules = openvino_layers(read_openvino(file)), dict(model.named_modules())
+    assert [name for name in layers if not isinstance(modules.get(name), torch.nn.Linear)] == []
+    assert [len(operations) for operations in layers.values()] == [1, *USED_IN_EACH * [LAYERS], 1, 1]
+
+
+def test_a_graph_of_which_all_layers_stay_in_float_has_its_own_weights_beside_it(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "EXTERNAL_DATA_FROM", 1000)
+    _, file = shared
+    target = tmp_path / "small.onnx"
+    quantise_onnx(file, target, scales="dynamic", calibration=[], in_float=list(layers_of(file)))
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.onnx_data"}
+    feed = {name: np.ones((2, 5), np.int64) for name in NAMES}
+    np.testing.assert_allclose(open_file("onnx", target, 1)(feed), open_file("onnx", file, 1)(feed), atol=1e-6)

@@ -279,6 +279,19 @@ def test_openvino_in_float_is_the_model_and_a_fresh_process_repeats_the_metric(f
         assert found == pytest.approx(rows[f"OpenVINO {key}"]["metric"], abs=0.051)
 
 
+@pytest.mark.skipif(
+    "ONEDNN_MAX_CPU_ISA" in os.environ, reason="OpenVINO crashes where oneDNN is kept from the CPU's ISA"
+)
+@pytest.mark.exhaustive
+def test_openvino_reads_what_other_architectures_have_in_the_place_of_attention(tmp_path):
+    """Of a Fourier transform in opset 20 and later it overlooks the axis, and says nothing."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 32}
+    model_directory(tmp_path / "student", model_type="fnet", labels=LABELS, **sizes)
+    command = words(tmp_path, "out", "--format", "openvino", "--precision", "fp32", "--max_seq_length", "40")
+    file = tmp_path / "out" / "openvino" / "openvino_model.xml"
+    assert openvino_difference(command, tmp_path / "student", file) < 1e-4
+
+
 def openvino_difference(command: list[str], student: Path, file: Path) -> float:
     """Return `largest_difference` of an export, both made in a process of their own, which then takes a signal.
 

@@ -48,14 +48,14 @@ class ExportModelArguments(groups.TaskName, Published):
         least=18,
     )
     int8_opset: int = result(
-        "Operator set of ONNX files in int8. From 24 on attention is one operator and padding is computed in it alone, "
-        "the fastest on a CPU, for ONNX Runtime from 1.24 on; give 20 for older ones.",
+        "Operator set of ONNX files in int8. From 24 on attention is one operator, the fastest on a CPU, for ONNX "
+        "Runtime from 1.24 on; give 20 for older ones.",
         24,
         least=18,
     )
     keep_padding: bool = result(
-        "Let ONNX files whose attention is one operator compute padding as well: then every shape follows from those "
-        "of the inputs, as compilers for accelerators want it.",
+        "Let ONNX files in fp32 and int8 compute padding as well: every shape then follows from those of the inputs, as "
+        "compilers for accelerators want it.",
         False,
     )
     data_dir: str | None = like(groups.DATA_DIR, None, help="Directory of the task's files.")
@@ -137,9 +137,8 @@ class ExportModelArguments(groups.TaskName, Published):
         wider = {"fp32", "fp16"} & {*self.precision}
         readers: dict[str, tuple[bool, str]] = {"calibration_rows": (int8, for_int8)}
         readers["opset"] = (onnx and bool(wider), for_more if onnx else for_onnx)
-        one_operator = ("fp32" in self.precision and self.opset >= 24) or (int8 and self.int8_opset >= 24)
-        for_operator = "is for ONNX files in fp32 or int8 of opset 24 on; leave it out, others have padding anyway"
-        readers["keep_padding"] = (onnx and one_operator, for_operator if onnx else for_onnx)
+        for_cpus = "is for ONNX files in fp32 and int8; leave it out, others have padding anyway"
+        readers["keep_padding"] = (onnx and bool({"fp32", "int8"} & {*self.precision}), for_cpus if onnx else for_onnx)
         readers["int8"] = readers["int8_opset"] = (onnx and int8, for_int8 if onnx else for_onnx)
         stated = [flag for flag in flags_of(type(self)) if getattr(self, flag.name) != flag.default]
         return [f"{flag.shown} {readers[flag.name][1]}" for flag in stated if not readers.get(flag.name, (True, ""))[0]]

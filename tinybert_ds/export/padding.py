@@ -1,8 +1,7 @@
 """A graph that computes no padding: the tokens of all rows in one sequence, and rows with padding in attention alone.
 
-Of a batch of texts of many lengths padding is a third to a half of all tokens. Attention has to be one operator of
-ONNX's, behind which padding is masked. The results are the same; at padding itself states and logits are zero, but for
-a row's first token, which is computed whatever the mask says.
+Of a batch of texts of many lengths padding is a third to a half of all tokens. The results are the same; at padding
+itself states and logits are zero, but for a row's first token, which is computed whatever the mask says.
 
 B batch rows, S sequence length, T tokens of all rows, H any width.
 """
@@ -25,9 +24,8 @@ from tinybert_ds.export.graph_nodes import (
     last_axis_alone,
     rank,
 )
+from tinybert_ds.export.masked_attention import masked_places
 
-_STATES, _MASK = (0, 1, 2), 3
-"""Positions of queries, keys and values (B, S, H), and of the mask, among the inputs of ONNX's attention."""
 _WITHIN_TOKENS = ELEMENTWISE | BY_VECTOR | {"Reshape", "Transpose", "Slice", "Split", "Concat", "Unsqueeze", "Squeeze"}
 """Operators between a layer's products and its attention, such as those of rotary positions: tokens stay apart.
 Products with weights and what takes one of several parts, or the first token, are known by their inputs too."""
@@ -36,12 +34,11 @@ Products with weights and what takes one of several parts, or the first token, a
 def drop_padding(graph: Any) -> None:
     """Let the nodes of an `onnx_ir.Graph` from the first product on compute tokens (T, H) in the place of (B, S, H).
 
-    A graph without ONNX's attention, or in which padding may be read by other ways than this with a mask, stays as it
-    is.
+    A graph in which nothing is masked, or in which padding may be read by other ways, stays as it is.
     """
-    by_token = _nodes_by_token(graph)
-    before_attention = _nodes_before_attention(graph)
-    if not by_token or not before_attention or _padding_may_be_read(by_token, before_attention):
+    by_token, masked = _nodes_by_token(graph), masked_places(graph)
+    before_attention = _nodes_before_attention(graph, masked)
+    if not by_token or not masked or _padding_may_be_read(by_token, masked, before_attention):
         return
     import onnx_ir  # noqa: PLC0415 - an extra
 
@@ -97,35 +94,30 @@ def _is_states(value: Any, rows: Any) -> bool:
     return rank(value) == 3 and value.shape[:2] == rows[:2] and isinstance(value.shape[2], int)
 
 
-def _nodes_before_attention(graph: Any) -> Collection[Any]:
-    """ONNX's attention, and all nodes that something of it is made of."""
-    found = set()
+def _nodes_before_attention(graph: Any, masked: Collection[tuple[Any, int]]) -> Collection[Any]:
+    """The nodes in which padding is masked, and all that something of them is made of."""
+    found = {node for node, _ in masked}
     for node in reversed(list(graph)):
-        readers = (use.node for output in node.outputs for use in output.uses())
-        if node.op_type == "Attention" or any(reader in found for reader in readers):
+        if any(use.node in found for output in node.outputs for use in output.uses()):
             found.add(node)
     return found
 
 
-def _padding_may_be_read(by_token: Collection[Any], before_attention: Collection[Any]) -> bool:
+def _padding_may_be_read(
+    by_token: Collection[Any], masked: Collection[tuple[Any, int]], before_attention: Collection[Any]
+) -> bool:
     """Whether something between the nodes and attention may make a token of padding, which is not computed."""
     uses = [use for node in by_token for output in node.outputs for use in output.uses() if use.node not in by_token]
     visited = set()
     while uses:
         node, position = uses.pop()
-        if node.op_type == "Attention" and position in _STATES and _has_mask(node):
-            continue
-        if node not in before_attention or node in visited or _takes_first(node):
+        if (node, position) in masked or node not in before_attention or node in visited or _takes_first(node):
             continue
         if not _keeps_tokens_apart(node):
             return True
         visited.add(node)
         uses += [use for output in node.outputs for use in output.uses()]
     return False
-
-
-def _has_mask(attention: Any) -> bool:
-    return len(attention.inputs) > _MASK and attention.inputs[_MASK] is not None
 
 
 def _keeps_tokens_apart(node: Any) -> bool:

@@ -20,12 +20,7 @@ def problems(*words: str) -> list[str]:
         (["--precision", "fp32", "--int8_opset", "20"], "--int8_opset is for files in 8 bits; leave it out, or add"),
         (["--int8_opset", "23"], "--int8_opset is 23, for which torch's exporter writes rotary embeddings that"),
         (["--format", "openvino", "--keep_padding"], "--keep_padding is for ONNX files; leave it out, or add onnx"),
-        (["--precision", "fp32", "--keep_padding"], "--keep_padding is for ONNX files in fp32 or int8 of opset 24"),
-        (["--int8_opset", "20", "--keep_padding"], "--keep_padding is for ONNX files in fp32 or int8 of opset 24"),
-        (
-            ["--precision", "fp16", "--opset", "24", "--keep_padding"],
-            "--keep_padding is for ONNX files in fp32 or int8",
-        ),
+        (["--precision", "fp16", "--keep_padding"], "--keep_padding is for ONNX files in fp32 and int8; leave it out"),
         (["--precision", "fp16", "--calibration_rows", "64"], "--calibration_rows is for files in 8 bits"),
     ],
 )
@@ -42,7 +37,7 @@ def test_flags_that_these_formats_and_precisions_do_not_read_are_refused(words, 
         ["--format", "openvino"],
         ["--precision", "fp32"],
         ["--keep_padding"],
-        ["--precision", "fp32", "--opset", "24", "--keep_padding"],
+        ["--precision", "fp32", "--keep_padding"],
     ],
 )
 def test_flags_that_are_read_are_taken(words):

@@ -112,19 +112,14 @@ def test_the_last_layer_computes_one_token_but_for_keys_and_values_whatever_form
 
 
 @pytest.mark.slow
-def test_padding_stays_where_attention_is_no_operator(tmp_path):
-    _, tokens = written(classifier(), tmp_path, opset=20)
-    assert "NonZero" not in {node.op_type for node in onnx.load(tokens).graph.node}
-
-
-@pytest.mark.slow
+@pytest.mark.parametrize("opset", [20, OPERATOR_FROM])
 @pytest.mark.parametrize(
     "kind", ["modernbert", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ARCHITECTURES)]
 )
-def test_products_see_no_padding_whatever_stands_between_them(kind, tmp_path):
+def test_products_see_no_padding_whatever_stands_between_them(kind, opset, tmp_path):
     """A gated feed-forward part, rotary positions, GELU by its formula, positions behind the first product."""
     model, feed = classifier(kind), rows_of(5, 9, 3)
-    _, tokens = written(model, tmp_path)
+    _, tokens = written(model, tmp_path, opset=opset)
     wide = [
         value.shape for operator, value in run_all(tokens, feed) if operator == "MatMul" and value.shape[:2] == (3, 9)
     ]
@@ -132,11 +127,15 @@ def test_products_see_no_padding_whatever_stands_between_them(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_product_of_a_layer_sees_padding(tmp_path):
+@pytest.mark.parametrize("opset", [20, OPERATOR_FROM])
+def test_no_product_of_a_layer_sees_padding(opset, tmp_path):
     model, feed = classifier(), rows_of(5, 9, 3)
-    _, tokens = written(model, tmp_path)
-    layers, sizes = model.config.num_hidden_layers, [v.shape[0] for op, v in run_all(tokens, feed) if op == "MatMul"]
-    assert sizes == [*(layers - 1) * 6 * [5 + 9 + 3], 3, *2 * [5 + 9 + 3], *3 * [3]]
+    _, tokens = written(model, tmp_path, opset=opset)
+    products = [value for operator, value in run_all(tokens, feed) if operator == "MatMul" and value.ndim < 4]
+    layers = model.config.num_hidden_layers
+    assert [value.shape[0] for value in products] == [*(layers - 1) * 6 * [5 + 9 + 3], 3, *2 * [5 + 9 + 3], *3 * [3]]
+    for feed in ROWS:
+        np.testing.assert_allclose(open_file("onnx", tokens, 1)(feed), answer(model, feed), atol=2e-5)
 
 
 @pytest.mark.slow
@@ -181,7 +180,7 @@ def onnx_session(file):
 
 HEADER = """
 <ir_version: 10, opset_import: ["": 24]>
-graph (int64[B, S] input_ids, int64[B, S] attention_mask, bool[S, S] seen, float[B, S, 4] states) => ({outputs})
+graph (int64[B, S] input_ids, int64[B, S] attention_mask, float[B, S, 4] states) => ({outputs})
 <float[4, 4] w, float[4] bias, float[4] norm, int64 first>
 """
 
@@ -241,28 +240,37 @@ def test_a_graph_of_which_more_is_read_stays_as_it_is(nodes):
 
 
 ATTENTION = """
+    kept = Cast<to = 9>(attention_mask) seen = Unsqueeze(kept, inner)
     q = MatMul(normed, w) k = MatMul({key}, w)
     read = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k{mask})
     last = MatMul(read, w)
 """
+PRODUCTS = """
+    kept = Cast<to = 9>(attention_mask) seen = Unsqueeze(kept, second) added = Where(seen, zero, low)
+    q = MatMul(normed, w) k = MatMul({key}, w) turned = Transpose<perm = [0, 2, 1]>(k)
+    product_of_states = MatMul(q, turned) scores = Mul(product_of_states, half)
+    weights = Softmax<axis = -1>({scores}) read = MatMul(weights, k)
+    last = MatMul(read, w)
+"""
 
 
-def between(*, key="normed", mask=", seen", more=""):
+def between(attention=ATTENTION, *, more="", **parts):
     """A graph of two layers' parts with attention between them, of which the largest numbers over tokens are read."""
-    layer = FEED_FORWARD + more + ATTENTION.format(key=key, mask=mask)
+    given = {"key": "normed", "mask": ", seen", "scores": "masked", **parts}
+    attention = attention.replace("weights =", "masked = Add(scores, added) weights =")
     return graph_of(
-        layer + "answer = ReduceMax<keepdims = 0>(last, axes)",
-        axes=np.array([1]),
-        one=np.array(1),
-        second=np.array([1]),
+        FEED_FORWARD + more + attention.format(**given) + "answer = ReduceMax<keepdims = 0>(last, axes)",
+        **{name: np.array(value) for name, value in (("one", 1), ("second", [1]), ("axes", [1]), ("inner", [1, 2]))},
+        **{name: np.array(value, np.float32) for name, value in (("zero", 0), ("low", -60), ("half", 0.5))},
     )
 
 
-def test_products_before_and_behind_attention_are_of_tokens():
-    program = between(more="halves_a, halves_b = Split<axis = 2, num_outputs = 2>(normed) ")
+@pytest.mark.parametrize("attention", [ATTENTION, PRODUCTS])
+def test_products_before_and_behind_attention_are_of_tokens(attention):
+    program = between(attention, more="halves_a, halves_b = Split<axis = 2, num_outputs = 2>(normed) ")
     drop_padding(program.graph)
     products = [node for node in program.graph if node.op_type == "MatMul"]
-    assert all(rank_of(node) == 2 for node in products)
+    assert [rank_of(node) for node in products] == [2, 2, 2, *(2 * [3] if attention is PRODUCTS else ()), 2]
     assert "Where" in operators(program), "behind the last attention padding is zero"
     axes = [
         node.attributes["axis"].as_int() for node in program.graph if node.op_type in ("Split", "LayerNormalization")
@@ -276,6 +284,8 @@ def test_products_before_and_behind_attention_are_of_tokens():
         {"more": "sums = CumSum(normed, one)", "key": "sums"},
         {"more": "later = Gather<axis = 1>(normed, second) summed_up = Add(normed, later)", "key": "summed_up"},
         {"mask": ""},
+        {"attention": PRODUCTS, "scores": "scores"},
+        {"attention": PRODUCTS, "more": "sums = CumSum(normed, one)", "key": "sums"},
     ],
 )
 def test_padding_that_may_be_read_by_other_ways_than_attention_with_a_mask_is_computed(how):

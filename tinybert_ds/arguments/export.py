@@ -54,7 +54,7 @@ class ExportModelArguments(groups.TaskName, Published):
         least=18,
     )
     keep_padding: bool = result(
-        "Let ONNX files in fp32 and int8 compute padding as well: every shape then follows from those of the inputs, as "
+        "Let ONNX files in fp32 and int8 compute padding as well: each shape then follows from those of the inputs, as "
         "compilers for accelerators want it.",
         False,
     )

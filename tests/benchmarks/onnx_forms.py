@@ -65,12 +65,15 @@ def write_forms(model: torch.nn.Module, folder: Path) -> Iterator[tuple[str, Pat
     convert.save_onnx(convert.traced_onnx(model, INPUTS, opset=20), theirs)
     convert.export_onnx(model, INPUTS, ours, opset=20)
     convert.export_onnx(model, INPUTS, one, opset=OPERATOR_FROM)
-    convert.drop_padding_of(one, folder / "no_padding.onnx")
+    without = [whole.with_stem(f"{whole.stem}_without_padding") for whole in (ours, one)]
+    for whole, tokens in zip((ours, one), without, strict=True):
+        convert.drop_padding_of(whole, tokens)
     for name, whole in (
         ("transformers'", theirs),
-        ("ours", ours),
-        ("ours, attention one operator", one),
-        ("ours, attention one operator, no padding", folder / "no_padding.onnx"),
+        ("ours with padding", ours),
+        ("ours", without[0]),
+        ("ours with padding, attention one operator", one),
+        ("ours, attention one operator", without[1]),
     ):
         small = whole.with_stem(f"{whole.stem}_int8")
         yield f"{name}, fp32", whole

@@ -32,7 +32,7 @@ def compute_first_token_alone(graph: Any) -> None:
     narrow, read = _values_read_in_part(graph)
     taken: dict[tuple[Any, int], Any] = {}
     for node in list(graph):
-        if _takes_first(node):
+        if _takes_first_alone(node):
             if node.inputs[0] in narrow:
                 _squeeze(node)
             continue
@@ -53,7 +53,7 @@ def _values_read_in_part(graph: Any) -> tuple[dict[Any, int], dict[tuple[Any, in
     narrow: dict[Any, int] = {}
     read: dict[tuple[Any, int], int] = {}
     for node in reversed(list(graph)):
-        if _takes_first(node):
+        if _takes_first_alone(node):
             read[node, 0] = 1
             continue
         axis = _axis_read(node.outputs[0], read)
@@ -64,7 +64,7 @@ def _values_read_in_part(graph: Any) -> tuple[dict[Any, int], dict[tuple[Any, in
     return narrow, read
 
 
-def _takes_first(node: Any) -> bool:
+def _takes_first_alone(node: Any) -> bool:
     """Whether a node takes the first token's states (B, H) of all (B, S, H)."""
     if node.op_type != "Gather" or is_constant(node.inputs[0]) or node.outputs[0].is_graph_output():
         return False

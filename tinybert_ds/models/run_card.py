@@ -129,11 +129,18 @@ def _offer(directory: Path) -> str:
     return "text-classification"
 
 
-def standard_error(metric: str, value: float, rows: int | None) -> float | None:
-    """Return the standard error of a share of rows or a correlation over them; None for other metrics.
+def standard_error(metric: str, value: float, rows: int | None, accuracy: float | None = None) -> float | None:
+    """Return the standard error of a share of rows, of F1 or of a correlation over them; None for other metrics.
 
-    That of Spearman's correlation is Bonett and Wright's (Psychometrika 65, 2000), that of Pearson's Fisher's.
+    That of Spearman's correlation is Bonett and Wright's (Psychometrika 65, 2000), that of Pearson's Fisher's. F1 is
+    made of true positives and of errors, which F1 and accuracy tell together: its error is theirs, to first order.
+
+    Args:
+        accuracy: Of the same rows, for F1.
     """
+    if metric == "f1" and rows and accuracy is not None:
+        errors = rows * (1 - accuracy)
+        return (1 - value) * math.sqrt(value * (2 - value) / errors) if errors else 0.0
     if metric in ("accuracy", "subset_accuracy") and rows:
         return math.sqrt(value * (1 - value) / rows)
     if metric in ("pearson", "spearman") and rows and rows > 3:
@@ -170,7 +177,8 @@ def _figures(record: Mapping[str, Any], rows: Mapping[str, int]) -> list[Figure]
             continue
         count = rows.get(split)
         what = task if rows else "held-out text"
-        figures.append(Figure(metric, value, what, split, count, standard_error(metric, value, count)))
+        accuracy = results.get(f"{name.removesuffix('f1')}accuracy")
+        figures.append(Figure(metric, value, what, split, count, standard_error(metric, value, count, accuracy)))
     return figures
 
 

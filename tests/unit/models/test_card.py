@@ -160,3 +160,24 @@ def test_the_standard_error_is_that_of_shares_and_correlations_and_of_nothing_el
     assert standard_error("spearman", 0.58, 103) == pytest.approx(of_spearman, rel=0.05)
     assert standard_error("pearson", 0.6, 3) is None
     assert standard_error("macro_f1", 0.6, 100) is None
+
+
+def test_f1_on_a_card_has_an_error_beside_the_accuracy_of_its_own_split(tmp_path):
+    results = {"eval_accuracy": 0.9, "eval_f1": 0.8, "eval_score": 0.85, "eval_test_accuracy": 0.5, "eval_test_f1": 0.5}
+    write_run(tmp_path / "student", finished=results)
+    figures = run_card(tmp_path / "student", {"dev": 400, "test": 100}).figures
+    errors = {(figure.split, figure.metric): figure.standard_error for figure in figures}
+    assert errors["dev", "f1"] == pytest.approx(0.2 * math.sqrt(0.8 * 1.2 / 40))
+    assert errors["test", "f1"] == pytest.approx(0.5 * math.sqrt(0.5 * 1.5 / 50))
+    assert errors["dev", "score"] is None
+
+
+def test_the_standard_error_of_f1_is_that_of_draws_of_as_many_rows():
+    counts = np.array([120, 55, 225])  # true positives, errors, true negatives
+    rows = counts.sum()
+    positives, errors, _ = np.random.default_rng(0).multinomial(rows, counts / rows, size=40_000).T
+    drawn = 2 * positives / (2 * positives + errors)
+    found = standard_error("f1", 2 * 120 / (2 * 120 + 55), int(rows), accuracy=1 - 55 / rows)
+    assert found == pytest.approx(drawn.std(), rel=0.02)
+    assert standard_error("f1", 1.0, 400, accuracy=1.0) == 0
+    assert standard_error("f1", 0.8, 400) is None, "without an accuracy nothing tells how many errors there are"

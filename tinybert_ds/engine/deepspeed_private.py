@@ -138,7 +138,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 def place_weights_once(engine: Any) -> None:
     """Keep ZeRO 1 and 2 from making views of its flat weights anew after every step where the weights are such views.
 
-    "TODO: we probably don't need this? just to be safe", says DeepSpeed there: four views in Python for each parameter.
+    DeepSpeed itself doubts in a comment that it needs them: they are four views in Python for each parameter.
     """
     optimizer = engine.optimizer
     if isinstance(optimizer, DeepSpeedZeroOptimizer):

@@ -5,10 +5,10 @@
 
 Prints PASS and FAIL lines; exit code 1 if any failed. Run it from the checkout; it needs no network. Parts:
 `env` versions, device, collectives, the default config; `losses` the tests marked gpu; `commands` general distillation
-as users run it, gone on with, with each kind of config; `step` sequences/s with and without graphs, waits, kernels;
-`attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of 8192; `layers` those of teacher and
-student against float64 and beside PyTorch's; `precision` fp16 and bf16 against fp32; `ranks` two ranks where there are
-two GPUs.
+as users run it, gone on with, with each kind of config; `stages` the other commands; `step` sequences/s with and
+without graphs, waits, kernels; `attention` which kernel SDPA takes; `kernels` Triton against float64 up to rows of
+8192; `layers` those of teacher and student against float64 and beside PyTorch's; `precision` fp16 and bf16 against
+fp32; `ranks` two ranks where there are two GPUs.
 """
 
 from __future__ import annotations
@@ -20,34 +20,33 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.gpu.commands import part_commands, part_stages
 from tests.gpu.layers import part_layers
 from tests.gpu.step import Check, build_step, part_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = {
-    "env": 40,
-    "losses": 70,
-    "commands": 95,
-    "step": 110,
-    "attention": 25,
-    "kernels": 40,
+    "env": 25,
+    "losses": 55,
+    "commands": 105,
+    "stages": 100,
+    "step": 60,
+    "attention": 20,
+    "kernels": 30,
     "layers": 25,
-    "precision": 35,
-    "ranks": 40,
+    "precision": 30,
+    "ranks": 30,
 }
 """Seconds of each part; 480 in all."""
-NOT_RECORDED, RECORDED = "no CUDA graphs any more", "recorded a shape of batch"  # what tinybert_ds.engine.graphs says
 NO_TESTS = 5  # pytest's exit code where all are left out
 
 
@@ -85,82 +84,6 @@ def part_losses(check: Check) -> None:
     words += ["--collect-only"] if check.dry else []
     code = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=check.dry, check=False).returncode
     check.say("tests marked gpu", code == 0 or (check.dry and code == NO_TESTS), f"exit code {code}")
-
-
-def part_commands(check: Check) -> None:
-    """General distillation as users run it: to an end, again, further, and under other configs."""
-    from tests.support.models import config_directory, model_directory  # noqa: PLC0415
-    from tests.support.runs import write_documents  # noqa: PLC0415
-
-    folder = Path(tempfile.mkdtemp())
-    model_directory(folder / "teacher", num_attention_heads=12, hidden_size=96)
-    config_directory(folder / "student", num_attention_heads=12, hidden_size=24)
-    write_documents(folder / "corpus.txt", documents=60)
-    shards = ["data_tools/pregenerate_training_data.py", "--train_corpus", folder / "corpus.txt"]
-    shards += ["--bert_model", folder / "teacher", "--output_dir", folder / "shards"]
-    check.say(*run_command("shards", shards))
-    base = ["launchers/general_distill.py", "--pregenerated_data", folder / "shards", "--teacher_model"]
-    base += [folder / "teacher", "--student_model", folder / "student", "--max_seq_length", 64, "--init", "random"]
-    base += ["--train_batch_size", 16, "--learning_rate", 1e-3, "--save_steps", 10, "--logging_steps", 5]
-    base += ["--log_level", "debug"]
-    kinds: dict[str, list[object]] = {}
-    if not check.dry:
-        kinds = {"no graphs": ["--cuda_graphs", "off"], "overlap": ["--overlap_teacher"], "fp16": ["--fp16"]}
-        kinds["compiled"] = ["--compile"]
-        names = ("zero1_bf16", "zero2_offload_bf16", "zero3_bf16")
-        kinds |= {name: ["--deepspeed_config", ROOT / f"ds_configs/{name}.json"] for name in names}
-
-    def to_an_end_and_further() -> list[Ended]:
-        return [
-            run_command(name, [*base, "--output_dir", folder / "a", "--max_steps", steps], records=not check.dry)
-            for name, steps in {"20 steps": 20, "40 steps from there": 40}.items()
-        ]
-
-    with ThreadPoolExecutor(1 + len(kinds)) as pool:  # most of a run is its start
-        chain = pool.submit(to_an_end_and_further)
-        others = [
-            pool.submit(run_command, name, [*base, *words, "--output_dir", folder / slug(name), "--max_steps", 10])
-            for name, words in kinds.items()
-        ]
-        for ended in [*chain.result(), *(one.result() for one in others)]:
-            check.say(*ended)
-
-
-class Ended(NamedTuple):
-    """What is said of a command."""
-
-    name: str
-    passed: bool
-    text: str
-
-
-def slug(name: str) -> str:
-    """Return a name as a folder's."""
-    return name.replace(" ", "_")
-
-
-def run_command(name: str, words: Sequence[object], *, records: bool = False) -> Ended:
-    """Run a command of the checkout; say what it printed last, or about graphs, of one that fails.
-
-    Args:
-        records: Whether its steps must have been recorded as CUDA graphs.
-    """
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    begin = time.monotonic()
-    finished = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    text = f"{time.monotonic() - begin:.0f} s"
-    refused = [line for line in finished.stdout.splitlines() if NOT_RECORDED in line]
-    if finished.returncode or refused or (records and RECORDED not in finished.stdout):
-        return Ended(f"command, {name}", False, "; ".join(refused) or finished.stdout[-1500:])
-    return Ended(f"command, {name}", True, text)
 
 
 def part_attention(check: Check) -> None:
@@ -294,6 +217,7 @@ PARTS: dict[str, Callable[[Check], None]] = {
     "env": part_env,
     "losses": part_losses,
     "commands": part_commands,
+    "stages": part_stages,
     "step": part_step,
     "attention": part_attention,
     "kernels": part_kernels,

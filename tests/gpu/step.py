@@ -6,11 +6,15 @@ import math
 import statistics
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+LISTED = 28
+"""Kernels of a step that are printed, longest first."""
 SLEEP_CYCLES = 40_000_000
 """About 20 ms, longer than the host takes to launch what is timed."""
 
@@ -145,6 +149,7 @@ def part_step(check: Check) -> None:
         begin, steps = time.perf_counter(), 2 if check.dry else 20
         for _ in range(steps):
             run()
+        host = (time.perf_counter() - begin) / steps
         check.wait()
         seconds = (time.perf_counter() - begin) / steps
         peak = 0 if check.dry else torch.cuda.max_memory_allocated() >> 20
@@ -152,9 +157,10 @@ def part_step(check: Check) -> None:
         assert first is not None
         assert last is not None
         rows = 4 if check.dry else 256
-        text = f"{seconds * 1e3:.1f} ms, {rows / seconds:,.0f} sequences/s, peak {peak} MiB, {first:.3f} to {last:.3f}"
+        text = f"{seconds * 1e3:.1f} ms (host {host * 1e3:.1f}), {rows / seconds:,.0f} sequences/s, peak {peak} MiB, "
+        text += f"{first:.3f} to {last:.3f}"
         check.say(f"step {name}", math.isfinite(last) and last < first, text)
-        if not check.dry and name.endswith("padded rows") and not how:
+        if not check.dry and name.endswith("padded rows") and "overlap" not in how:
             look_inside(check, run)
         del run, engine
         if not check.dry:
@@ -175,10 +181,16 @@ def look_inside(check: Check, run: Callable[..., object]) -> None:
     check.say("no waiting in a step", not places, ", ".join(places))
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profile:
+        begin = time.perf_counter()
         run()
+        host = time.perf_counter() - begin
         check.wait()
-    events = [event for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
-    busy = sum(event.self_device_time_total for event in events) / 1e3
-    print(f"{sum(event.count for event in events)} kernels, busy {busy:.1f} ms")
-    table = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=14, max_name_column_width=60)
-    print(table[:6000], flush=True)
+    calls = Counter(event.name for event in profile.events() if event.name.startswith(LAUNCHES))
+    kernels: dict[str, list[float]] = {}
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+            kernels.setdefault(event.name, []).append(event.device_time_total / 1e3)
+    busy, count = sum(map(sum, kernels.values())), sum(map(len, kernels.values()))
+    print(f"{count} kernels and copies, busy {busy:.2f} ms, host {host * 1e3:.1f} ms (profiled); calls {dict(calls)}")
+    for name, times in sorted(kernels.items(), key=lambda kernel: -sum(kernel[1]))[:LISTED]:
+        print(f"{sum(times):.3f} {len(times)} {name[:90]}", flush=True)

@@ -4,8 +4,9 @@
 
 For each kernel a line for each combination of its launch's options, fastest first, and one for what `compile_options`
 chooses, marked "chosen"; what does not fit the GPU is said so. Shapes are those of a step of 256 x 128 from 12 layers
-of 768 to 4L_312. --dry: one other combination of each, interpreted on a CPU. What is chosen is in
-`losses/triton_attention.py`, `losses/triton_hidden.py`, `models/triton_layer_norm.py` and `models/triton_heads.py`.
+of 768 to 4L_312. --dry: one other combination of each, interpreted on a CPU. What is chosen is in the losses'
+`triton_attention.py`, `triton_relations.py` and `triton_hidden.py` and the models' `triton_layer_norm.py` and
+`triton_heads.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -32,28 +34,58 @@ class Sweep(NamedTuple):
     choices: Mapping[str, Sequence[Any]]
 
 
-def attention(check: Check) -> Sweep:
-    """The gradients of the attention loss of a layer."""
+def heads_of(check: Check, sizes: tuple[int, int], rows: int, length: int, heads: int = 12) -> Any:
+    """Return the problem of a student's and a teacher's heads of some sizes, all tokens real."""
+    import torch  # noqa: PLC0415
+
+    from tinybert_ds.losses.reference import Problem  # noqa: PLC0415
+
+    rows, length = (1, 8) if check.dry else (rows, length)
+    student, teacher = (
+        tuple(torch.randn(rows, length, heads, size, device=check.device).to(dtype).transpose(1, 2) for _ in "qk")
+        for size, dtype in zip(sizes, (torch.bfloat16, torch.float16), strict=True)
+    )
+    real = torch.ones(rows, length, dtype=torch.bool, device=check.device)
+    return Problem(student, teacher, real, sizes[0] ** -0.5, sizes[1] ** -0.5, "valid")  # type: ignore[arg-type]
+
+
+def attention(
+    check: Check,
+    *,
+    sizes: tuple[int, int] = (26, 64),
+    rows: int = 256,
+    length: int = 128,
+    blocks: Sequence[int] = (32, 64, 128),
+    warps: Sequence[int] = (4, 8),
+    registers: Sequence[int | None] = (None, 168),
+) -> Sweep:
+    """The gradients of the attention loss of a layer, of heads of some sizes."""
     import torch  # noqa: PLC0415
 
     from tinybert_ds.losses import triton_attention  # noqa: PLC0415
     from tinybert_ds.losses.precomputed import Needs  # noqa: PLC0415
-    from tinybert_ds.losses.reference import Problem  # noqa: PLC0415
 
-    rows, length = (1, 8) if check.dry else (256, 128)
-    student, teacher = (
-        tuple(torch.randn(rows, length, 12, size, device=check.device).to(dtype).transpose(1, 2) for _ in "qk")
-        for size, dtype in ((26, torch.bfloat16), (64, torch.float16))
-    )
-    real = torch.ones(rows, length, dtype=torch.bool, device=check.device)
-    problem = Problem(student, teacher, real, 26**-0.5, 64**-0.5, "valid")  # type: ignore[arg-type]
+    problem = heads_of(check, sizes, rows, length)
     needs, coefficient = Needs(value=False, gradient=True), torch.ones((), device=check.device)
 
     def run() -> object:
         return triton_attention.launch(problem, coefficient, needs, torch.bfloat16)
 
-    choices = {"BLOCK": (16, 32, 64), "num_warps": (4, 8), "num_stages": (1, 3), "maxnreg": (None, 128, 168)}
+    choices = {"BLOCK": blocks, "num_warps": warps, "num_stages": (1, 3), "maxnreg": registers}
     return Sweep(triton_attention, run, choices)
+
+
+def relations(check: Check) -> Sweep:
+    """The gradients of the KL of relations of one kind, 12 heads of 26 and 64."""
+    import torch  # noqa: PLC0415
+
+    from tinybert_ds.losses import triton_relations  # noqa: PLC0415
+    from tinybert_ds.losses.precomputed import Needs  # noqa: PLC0415
+
+    problem = heads_of(check, (26, 64), 256, 128)
+    needs, coefficient = Needs(value=False, gradient=True), torch.ones((), device=check.device)
+    choices = {"BLOCK": (32, 64, 128), "KEYS": (32, 64), "num_warps": (4, 8), "num_stages": (1, 3)}
+    return Sweep(triton_relations, lambda: triton_relations.launch(problem, coefficient, needs), choices)
 
 
 def hidden(check: Check) -> Sweep:
@@ -111,8 +143,13 @@ def heads(check: Check) -> Sweep:
     return Sweep(triton_heads, lambda: triton_heads.launch(given, 32), choices)
 
 
-SWEEPS = {
+SWEEPS: dict[str, Callable[[Check], Sweep]] = {
     "attention": attention,
+    "attention_16": partial(attention, sizes=(16, 32), warps=(4,)),
+    "attention_64": partial(attention, sizes=(64, 64), blocks=(16, 32, 64), warps=(4, 8, 16), registers=(None,)),
+    "attention_128": partial(attention, sizes=(26, 128), blocks=(16, 32, 64), warps=(4, 8, 16), registers=(None,)),
+    "attention_long": partial(attention, rows=1, length=8192, warps=(4,), registers=(None, 192)),
+    "relations": relations,
     "hidden": hidden,
     "layer_norm": layer_norm,
     "layer_norm_gradients": layer_norm_gradients,

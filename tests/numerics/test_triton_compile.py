@@ -19,6 +19,7 @@ from tests.support.kernel_matrix import (  # noqa: E402 - after the skip
     usual_builds,
 )
 from tinybert_ds.losses import triton_attention  # noqa: E402
+from tinybert_ds.losses.precomputed import Needs  # noqa: E402
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -74,8 +75,9 @@ def test_a_file_that_grows_too_large_after_a_kernel_was_compiled_is_an_error_and
 
 
 def test_the_compiled_head_sizes_are_all_blocks_that_the_dispatch_knows():
-    def blocks(student, teacher):
-        return tuple(list(triton_attention.compile_options(student, teacher).items())[2:])
+    def blocks(*heads):
+        options = triton_attention.compile_options(*heads, Needs(True, True), triton_attention.HOPPER)
+        return tuple(list(options.items())[2:])
 
     small, widest = triton_attention.SMALL_HEAD, triton_attention.MAX_HEAD
     known = {blocks(s, t) for s in range(1, small + 1) for t in range(1, triton_attention.MAX_TEACHER_HEAD + 1)}

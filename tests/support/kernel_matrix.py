@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tests.support.compiled_kernels import Usage, compile_for
 from tinybert_ds.losses import triton_attention, triton_hidden
+from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.triton_hidden_kernel import hidden_residual_kernel
 from tinybert_ds.losses.triton_kernel import attention_loss_kernel
 from tinybert_ds.losses.triton_split_kernel import split_gradients_kernel, split_grams_kernel
@@ -124,7 +125,11 @@ def _attention_constants(build: Build) -> dict[str, Any]:
     student, teacher = (triton_attention.unit_of((12 * size, size)) for size in build.sizes)
     return {
         **triton_attention.compile_options(
-            *build.sizes, gradient=build.gradient, in_parts=build.kernel.startswith("parts")
+            *build.sizes,
+            Needs(build.value, build.gradient),
+            divmod(build.capability, 10),
+            valid=build.valid,
+            in_parts=build.kernel.startswith("parts"),
         ),
         **{"STUDENT_UNIT": student, "TEACHER_UNIT": teacher, "GRADIENT_UNIT": student},
         **{"VALID": build.valid, "NEED_VALUE": build.value, "NEED_GRADIENT": build.gradient},
@@ -133,7 +138,7 @@ def _attention_constants(build: Build) -> dict[str, Any]:
 
 def _hidden_constants(build: Build) -> dict[str, Any]:
     return {
-        **triton_hidden.compile_options(),
+        **triton_hidden.compile_options(divmod(build.capability, 10)),
         **{"STUDENT_WIDTH": build.sizes[0], "TEACHER_WIDTH": build.sizes[1]},
         **{"HAS_BIAS": True, "VALID": build.valid, "NEED_VALUE": build.value},
         **{"NEED_RESIDUALS": build.gradient, "NEED_BIAS": build.gradient},

@@ -35,6 +35,8 @@ LEAST_SHARE = 256
 EXACT_IN_TF32 = (torch.bfloat16, torch.float16)
 OLDEST_CAPABILITY = (8, 0)
 """The first NVIDIA GPUs with TF32."""
+HOPPER = (9, 0)
+"""The compute capability of H100 and H200, the GPUs that launches were timed on."""
 
 
 def refusal(problem: Problem) -> str | None:
@@ -58,35 +60,52 @@ def device_refusal(device: torch.device) -> str | None:
     if not on_cuda(device):
         interpreted = not isinstance(attention_loss_kernel, triton.JITFunction)
         return None if interpreted else f"it runs on CUDA, not on {device.type} (TRITON_INTERPRET=1 interprets it)"
-    if torch.version.hip or torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+    if torch.version.hip or capability_of(device) < OLDEST_CAPABILITY:
         return "it needs an NVIDIA GPU of compute capability 8.0 or newer, for TF32"
     return None
 
 
+def capability_of(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability that kernels are compiled for; the oldest one where they are interpreted."""
+    return torch.cuda.get_device_capability(device) if on_cuda(device) else OLDEST_CAPABILITY
+
+
 def compile_options(
-    student_head: int, teacher_head: int, *, gradient: bool = True, in_parts: bool = False
+    student_head: int,
+    teacher_head: int,
+    needs: Needs,
+    capability: tuple[int, int],
+    *,
+    valid: bool = True,
+    in_parts: bool = False,
 ) -> dict[str, Any]:
     """Return the kernels' compile-time arguments: positions at a time and warps that spill no registers on GPUs of
-    compute capability 8.0 and 9.0.
+    compute capability 8.0 and 9.0, and of these the ones that an H200 was fastest with.
 
     Args:
-        gradient: Whether gradients are needed.
+        valid: Whether the padding is "valid".
         in_parts: Whether the positions of a head are parted between programs.
     """
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
-    small = student_block == 32 and teacher_block <= 64
-    # With 32 positions, heads of 16 and 32 spill where the value is needed, too.
-    long = small and teacher_block == 64
-    # The compiler spills a few registers to stay within 128 or 168, unless it is told that it may take more.
-    may_take_more = (teacher_block == 32 and not gradient) or (long and in_parts)
-    return {
+    sizes = {
         "STUDENT_HEAD": student_head,
         "TEACHER_HEAD": teacher_head,
         "STUDENT_BLOCK": student_block,
         "TEACHER_BLOCK": teacher_block,
-        "BLOCK": 32 if long else 16,
-        "num_warps": 4 if small else 8,
+    }
+    if student_block > 32 or teacher_block > 64:
+        return {**sizes, "BLOCK": 16, "num_warps": 8}
+    if not in_parts:
+        # With 168 registers three programs fit a multiprocessor: what most steps need does not spill then, on Hopper.
+        suffices = capability >= HOPPER and valid and not needs.value
+        return {**sizes, "BLOCK": 64, "num_warps": 4, "num_stages": 1, **({"maxnreg": 168} if suffices else {})}
+    # The compiler spills a few registers to stay within 128 or 168, unless it is told that it may take more.
+    may_take_more = teacher_block == 64 or not needs.gradient
+    return {
+        **sizes,
+        "BLOCK": 32 if teacher_block == 64 else 16,
+        "num_warps": 4,
         **({"maxnreg": 192} if may_take_more else {}),
     }
 
@@ -139,8 +158,10 @@ def launch(
         gradients = (torch.empty_like(query, dtype=gradient_dtype), torch.empty_like(key, dtype=gradient_dtype))
     targets = gradients or (query, key)  # not touched without need
     statistics = torch.zeros(4, batch * heads, dtype=torch.float64, device=query.device)
-    parts = parts_of(batch * heads, length) if problem.padding == "valid" else 1
-    options = compile_options(student_head, teacher_query.shape[3], gradient=needs.gradient, in_parts=parts > 1)
+    valid = problem.padding == "valid"
+    parts = parts_of(batch * heads, length) if valid else 1
+    kind = {"valid": valid, "in_parts": parts > 1}
+    options = compile_options(student_head, teacher_query.shape[3], needs, capability_of(query.device), **kind)
     inputs = (query, key, teacher_query, teacher_key, problem.real.contiguous())
     layout = Layout.of(STUDENT=query, TEACHER=teacher_query, GRADIENT=targets[0])
     wanted = {"NEED_VALUE": needs.value, "NEED_GRADIENT": needs.gradient}
@@ -157,7 +178,7 @@ def launch(
         attention_loss_kernel[(batch * heads,)](
             *(*inputs, coefficient, *targets, statistics),
             *(batch * heads, heads, length, *layout.strides, *scalings),
-            VALID=problem.padding == "valid",
+            VALID=valid,
             **(wanted | layout.units | options),
         )
     return statistics, gradients

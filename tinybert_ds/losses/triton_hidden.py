@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from tinybert_ds.losses.triton_attention import EXACT_IN_TF32 as HALF_DTYPES
-from tinybert_ds.losses.triton_attention import device_refusal
+from tinybert_ds.losses.triton_attention import HOPPER, capability_of, device_refusal
 from tinybert_ds.losses.triton_hidden_kernel import hidden_residual_kernel
 
 MOST_ELEMENTS = 2**31
@@ -44,13 +44,15 @@ def refusal(student: Tensor, teacher: Tensor, weight: Tensor | None, bias: Tenso
     return device_refusal(student.device) or next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def compile_options() -> dict[str, Any]:
-    """Return the kernel's compile-time arguments that do not depend on the problem.
+def compile_options(capability: tuple[int, int]) -> dict[str, Any]:
+    """Return the kernel's compile-time arguments that follow from the GPU's compute capability alone.
 
-    With these a GPU of compute capability 9.0 holds three programs on each multiprocessor, so that some load while
-    others multiply: a projection's inner size is short. Registers do not spill on 8.0 and 9.0, whatever the widths.
+    They spill no registers on 8.0 and 9.0, whatever widths and dtypes; from 9.0 on, those of them that an H200 was
+    fastest with.
     """
-    return {"BLOCK": 64, "COLUMNS": 128, "INNER": 32, "num_warps": 4, "num_stages": 2}
+    if capability < HOPPER:
+        return {"BLOCK": 64, "COLUMNS": 128, "INNER": 32, "num_warps": 4, "num_stages": 2}
+    return {"BLOCK": 128, "COLUMNS": 64, "INNER": 64, "num_warps": 4, "num_stages": 2}
 
 
 def launch(
@@ -70,8 +72,8 @@ def launch(
         student, teacher: (T, H_student), (T, H_teacher).
         real: (T,) bool, the tokens that count; None for all.
     """
-    options = compile_options()
     (tokens, teacher_width), device = teacher.shape, teacher.device
+    options = compile_options(capability_of(device))
     blocks, parts = triton.cdiv(tokens, options["BLOCK"]), triton.cdiv(teacher_width, options["COLUMNS"])
     found = Residuals(
         student.new_empty(tokens, teacher_width) if need_residuals else None,

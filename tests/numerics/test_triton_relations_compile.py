@@ -53,10 +53,10 @@ def compile_pass(head_sizes, name, capability) -> Usage:
     """Compile one kernel for relation heads of these sizes and for GPUs of a compute capability."""
     kernel, needs = PASSES[name]
     options = triton_relations.compile_options(*head_sizes)
-    num_warps = options.pop("num_warps")
+    compiler = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     constants = {**options, **needs}
     types = {name: TYPES.get(name, "i32") for name in kernel.arg_names if name not in constants}
-    return compile_for(kernel, types, constants, capability, num_warps=num_warps)
+    return compile_for(kernel, types, constants, capability, **compiler)
 
 
 def fits(usage: Usage) -> bool:

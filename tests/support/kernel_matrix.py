@@ -125,11 +125,7 @@ def _attention_constants(build: Build) -> dict[str, Any]:
     student, teacher = (triton_attention.unit_of((12 * size, size)) for size in build.sizes)
     return {
         **triton_attention.compile_options(
-            *build.sizes,
-            Needs(build.value, build.gradient),
-            divmod(build.capability, 10),
-            valid=build.valid,
-            in_parts=build.kernel.startswith("parts"),
+            *build.sizes, Needs(build.value, build.gradient), divmod(build.capability, 10)
         ),
         **{"STUDENT_UNIT": student, "TEACHER_UNIT": teacher, "GRADIENT_UNIT": student},
         **{"VALID": build.valid, "NEED_VALUE": build.value, "NEED_GRADIENT": build.gradient},

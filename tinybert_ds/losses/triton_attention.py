@@ -70,22 +70,9 @@ def capability_of(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if on_cuda(device) else OLDEST_CAPABILITY
 
 
-def compile_options(
-    student_head: int,
-    teacher_head: int,
-    needs: Needs,
-    capability: tuple[int, int],
-    *,
-    valid: bool = True,
-    in_parts: bool = False,
-) -> dict[str, Any]:
+def compile_options(student_head: int, teacher_head: int, needs: Needs, capability: tuple[int, int]) -> dict[str, Any]:
     """Return the kernels' compile-time arguments: positions at a time and warps that spill no registers on GPUs of
-    compute capability 8.0 and 9.0, and of these the ones that an H200 was fastest with.
-
-    Args:
-        valid: Whether the padding is "valid".
-        in_parts: Whether the positions of a head are parted between programs.
-    """
+    compute capability 8.0 and 9.0, and of these the ones that an H200 was fastest with."""
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
     sizes = {
@@ -94,19 +81,16 @@ def compile_options(
         "STUDENT_BLOCK": student_block,
         "TEACHER_BLOCK": teacher_block,
     }
-    if student_block > 32 or teacher_block > 64:
+    small = student_block == 32 and teacher_block <= 64
+    if capability < HOPPER and not small:
         return {**sizes, "BLOCK": 16, "num_warps": 8}
-    if not in_parts:
-        # With 168 registers three programs fit a multiprocessor: what most steps need does not spill then, on Hopper.
-        suffices = capability >= HOPPER and valid and not needs.value
-        return {**sizes, "BLOCK": 64, "num_warps": 4, "num_stages": 1, **({"maxnreg": 168} if suffices else {})}
-    # The compiler spills a few registers to stay within 128 or 168, unless it is told that it may take more.
-    may_take_more = teacher_block == 64 or not needs.gradient
+    most_registers = 168 if capability >= HOPPER and not needs.value else 224  # with 168 three programs run beside
     return {
         **sizes,
-        "BLOCK": 32 if teacher_block == 64 else 16,
-        "num_warps": 4,
-        **({"maxnreg": 192} if may_take_more else {}),
+        "BLOCK": 64,  # as many as Hopper's own kind of product takes; of fewer an older kind is made
+        "num_warps": 8 if needs.value and not small else 4,
+        "num_stages": 1,
+        **({"maxnreg": most_registers} if small else {}),  # told nothing, the compiler spills some to keep within 168
     }
 
 
@@ -158,10 +142,8 @@ def launch(
         gradients = (torch.empty_like(query, dtype=gradient_dtype), torch.empty_like(key, dtype=gradient_dtype))
     targets = gradients or (query, key)  # not touched without need
     statistics = torch.zeros(4, batch * heads, dtype=torch.float64, device=query.device)
-    valid = problem.padding == "valid"
-    parts = parts_of(batch * heads, length) if valid else 1
-    kind = {"valid": valid, "in_parts": parts > 1}
-    options = compile_options(student_head, teacher_query.shape[3], needs, capability_of(query.device), **kind)
+    parts = parts_of(batch * heads, length) if problem.padding == "valid" else 1
+    options = compile_options(student_head, teacher_query.shape[3], needs, capability_of(query.device))
     inputs = (query, key, teacher_query, teacher_key, problem.real.contiguous())
     layout = Layout.of(STUDENT=query, TEACHER=teacher_query, GRADIENT=targets[0])
     wanted = {"NEED_VALUE": needs.value, "NEED_GRADIENT": needs.gradient}
@@ -178,7 +160,7 @@ def launch(
         attention_loss_kernel[(batch * heads,)](
             *(*inputs, coefficient, *targets, statistics),
             *(batch * heads, heads, length, *layout.strides, *scalings),
-            VALID=valid,
+            VALID=problem.padding == "valid",
             **(wanted | layout.units | options),
         )
     return statistics, gradients

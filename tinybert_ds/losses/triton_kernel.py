@@ -2,9 +2,9 @@
 
 B batch rows, S sequence length, A attention heads, D head size. The formulas are those of `attention_forms`: with
 A = [student_scaling·Q_s | −teacher_scaling·Q_t] and B = [K_s | K_t] the loss is ⟨AᵀA, BᵀB⟩, and its gradients are
-products of A and B with these Gram matrices. A program takes one head of one row. It reads the head twice: for the Gram
-matrices, which stay in registers, and then, from cache, for the gradients. (Few heads of long rows are parted between
-programs: see `triton_split_kernel`.)
+products of A and B with these Gram matrices. A program takes one head of one row. It reads the head twice, once of it
+from cache: for the Gram matrices, which stay in registers, and for the gradients. (Few heads of long rows are parted
+between programs: see `triton_split_kernel`.)
 
 Strides come over the largest power of two, up to 8, that all of a tensor's have in common, its UNIT: the compiler then
 knows how many elements it may load at once, of heads of 26 two instead of one.
@@ -156,13 +156,24 @@ def attention_loss_kernel(
         key_tt = teacher_gram(teacher_key, real, 0, length, teacher_stride, TEACHER_HEAD, TEACHER_BLOCK, BLOCK, True)
         teacher_sum = tl.sum((query_tt * key_tt).to(tl.float64))
         tl.store(statistics + 2 * programs, teacher_sum * teacher_scaling * teacher_scaling)
-    query_ss, query_ts, longest_sq, longest_tq = student_grams(
-        student_query, teacher_query, real, 0, length, student_stride, teacher_stride,
-        STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, VALID, not VALID,
-    )  # fmt: skip
+    factor = tl.load(coefficient) * student_scaling
+    by_student, by_teacher = factor * student_scaling, -factor * teacher_scaling
+    gradient_offset = head_offset(program, heads, gradient_batch_stride, gradient_head_stride, GRADIENT_UNIT)
+    # Queries are multiplied by the Gram matrices of the keys, and keys by those of the queries. One side's leave the
+    # registers before the other's come, unless the value needs both.
     key_ss, key_ts, longest_sk, longest_tk = student_grams(
         student_key, teacher_key, real, 0, length, student_stride, teacher_stride,
         STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, True, not VALID,
+    )  # fmt: skip
+    if NEED_GRADIENT:
+        store_gradient(
+            query_gradient + gradient_offset, student_query, teacher_query, real, 0, length,
+            gradient_stride, student_stride, teacher_stride, key_ss * by_student, key_ts * by_teacher,
+            STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, VALID,
+        )  # fmt: skip
+    query_ss, query_ts, longest_sq, longest_tq = student_grams(
+        student_query, teacher_query, real, 0, length, student_stride, teacher_stride,
+        STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, VALID, not VALID,
     )  # fmt: skip
     if NEED_VALUE:
         student_sum = tl.sum((query_ss * key_ss).to(tl.float64))
@@ -174,15 +185,6 @@ def attention_loss_kernel(
         teacher_bound = tl.sqrt(longest_tq) * tl.sqrt(longest_tk) * tl.abs(teacher_scaling)
         tl.store(statistics + 3 * programs, tl.maximum(student_bound, teacher_bound).to(tl.float64))
     if NEED_GRADIENT:
-        factor = tl.load(coefficient) * student_scaling
-        by_student, by_teacher = factor * student_scaling, -factor * teacher_scaling
-        gradient_offset = head_offset(program, heads, gradient_batch_stride, gradient_head_stride, GRADIENT_UNIT)
-        # Queries are multiplied by the Gram matrices of the keys, and keys by those of the queries.
-        store_gradient(
-            query_gradient + gradient_offset, student_query, teacher_query, real, 0, length,
-            gradient_stride, student_stride, teacher_stride, key_ss * by_student, key_ts * by_teacher,
-            STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, VALID,
-        )  # fmt: skip
         store_gradient(
             key_gradient + gradient_offset, student_key, teacher_key, real, 0, length,
             gradient_stride, student_stride, teacher_stride, query_ss * by_student, query_ts * by_teacher,

@@ -38,6 +38,10 @@ FREE = frozenset(
     """empty empty_like empty_strided new_empty new_empty_strided detach alias _unsafe_view lift_fresh view
     _local_scalar_dense is_same_size _record_function_enter_new _record_function_exit""".split()
 )
+MADE_ALONE = frozenset(
+    """embedding embedding_dense_backward new_zeros new_ones new_full zeros_like ones_like full_like""".split()
+)
+"""What moves only what it makes: a row of the table for each position, or a number."""
 SEVERAL = {
     "constant_pad_nd": 2,  # filled, then copied to
     "masked_fill": 2,  # a copy, then the filling
@@ -90,7 +94,7 @@ class LaunchCounter(TorchDispatchMode):
         if launches:
             given, made = _tensors((args, kwargs)), _tensors(result)
             moved = {id(tensor): tensor.nbytes for tensor in (*given, *made)}
-            if _name(func) in ("embedding", "embedding_dense_backward"):  # a row of the table for each position
+            if _name(func) in MADE_ALONE:
                 moved = {id(tensor): tensor.nbytes for tensor in made}
             flops, rate = product_of(func, args)
             self.tally.add(launches, sum(moved.values()), flops, rate)

@@ -2,7 +2,7 @@
 
 B batch rows, S sequence length, A heads, D head size. PyTorch's operators for this copy element by element, at a third
 of the speed of memory, and fill what they copy to beforehand. The kernel itself is in `triton_heads_kernel`. It was
-compiled for NVIDIA GPUs of compute capability 8.0 and 9.0 and interpreted on CPUs, and has not been run on a GPU yet.
+compiled for NVIDIA GPUs of compute capability 8.0 and 9.0, interpreted on CPUs and run on an H200.
 """
 
 from __future__ import annotations

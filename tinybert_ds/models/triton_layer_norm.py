@@ -1,7 +1,7 @@
 """Layer normalisation in one launch on a GPU, with the addition before it: what it takes, how it is launched.
 
 T tokens (B·S), H hidden size. The kernels themselves are in `triton_layer_norm_kernel`. They were compiled for NVIDIA
-GPUs of compute capability 8.0 and 9.0 and interpreted on CPUs, and have not been run on a GPU yet.
+GPUs of compute capability 8.0 and 9.0, interpreted on CPUs and run on an H200.
 """
 
 from __future__ import annotations

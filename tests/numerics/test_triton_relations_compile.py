@@ -53,7 +53,7 @@ def compile_pass(head_sizes, name, capability) -> Usage:
     """Compile one kernel for relation heads of these sizes and for GPUs of a compute capability."""
     kernel, needs = PASSES[name]
     options = triton_relations.compile_options(*head_sizes)
-    compiler = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+    compiler = {name: options.pop(name) for name in ("enable_fp_fusion", "num_warps", "num_stages")}
     constants = {**options, **needs}
     types = {name: TYPES.get(name, "i32") for name in kernel.arg_names if name not in constants}
     return compile_for(kernel, types, constants, capability, **compiler)
@@ -82,7 +82,7 @@ def test_a_wider_student_would_spill(tmp_path, monkeypatch):
 
 def test_the_compiled_configurations_are_all_that_the_dispatch_knows():
     def blocks(student, teacher):
-        return tuple(list(triton_relations.compile_options(student, teacher).items())[2:])
+        return tuple(list(triton_relations.compile_options(student, teacher).items())[3:])
 
     widest = triton_relations.MAX_STUDENT_HEAD, triton_relations.MAX_TEACHER_HEAD
     known = {blocks(*pair) for pair in itertools.product(*(range(1, size + 1) for size in widest))}

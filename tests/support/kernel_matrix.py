@@ -101,7 +101,8 @@ def compile_build(build: Build, **changes: Any) -> Usage:
     """Compile a build, with changes to the compiler's options, and return what it takes."""
     kernel: Any = KERNELS[build.kernel]
     options = _constants(build)
-    compiler = {name: options.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in options}
+    own = (*triton_attention.COMPILER, "num_warps", "num_stages", "maxnreg")
+    compiler = {name: options.pop(name) for name in own if name in options}
     constants = {name: value for name, value in options.items() if name in kernel.arg_names}
     types = {name: _type_of(name, build) for name in kernel.arg_names if name not in constants}
     return compile_for(kernel, types, constants, build.capability, **(compiler | changes))

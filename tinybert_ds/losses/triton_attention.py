@@ -39,6 +39,10 @@ HOPPER = (9, 0)
 """The compute capability of H100 and H200, the GPUs that launches were timed on."""
 
 
+COMPILER: dict[str, Any] = {"enable_fp_fusion": True}
+"""What every kernel is compiled with: products and sums in one rounding, whatever Triton's default comes to be."""
+
+
 def refusal(problem: Problem) -> str | None:
     """Return why the kernel cannot take the problem, None where it can."""
     tensors = (*problem.student, *problem.teacher)
@@ -76,6 +80,7 @@ def compile_options(student_head: int, teacher_head: int, needs: Needs, capabili
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
     sizes = {
+        **COMPILER,
         "STUDENT_HEAD": student_head,
         "TEACHER_HEAD": teacher_head,
         "STUDENT_BLOCK": student_block,

@@ -12,8 +12,8 @@ import torch
 import triton
 from torch import Tensor
 
+from tinybert_ds.losses.triton_attention import COMPILER, HOPPER, capability_of, device_refusal
 from tinybert_ds.losses.triton_attention import EXACT_IN_TF32 as HALF_DTYPES
-from tinybert_ds.losses.triton_attention import HOPPER, capability_of, device_refusal
 from tinybert_ds.losses.triton_hidden_kernel import hidden_residual_kernel
 
 MOST_ELEMENTS = 2**31
@@ -51,8 +51,8 @@ def compile_options(capability: tuple[int, int]) -> dict[str, Any]:
     fastest with.
     """
     if capability < HOPPER:
-        return {"BLOCK": 64, "COLUMNS": 128, "INNER": 32, "num_warps": 4, "num_stages": 2}
-    return {"BLOCK": 128, "COLUMNS": 64, "INNER": 64, "num_warps": 4, "num_stages": 2}
+        return COMPILER | {"BLOCK": 64, "COLUMNS": 128, "INNER": 32, "num_warps": 4, "num_stages": 2}
+    return COMPILER | {"BLOCK": 128, "COLUMNS": 64, "INNER": 64, "num_warps": 4, "num_stages": 2}
 
 
 def launch(

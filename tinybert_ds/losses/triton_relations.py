@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tinybert_ds.losses.precomputed import Needs
 from tinybert_ds.losses.reference import Problem
-from tinybert_ds.losses.triton_attention import EXACT_IN_TF32, device_refusal
+from tinybert_ds.losses.triton_attention import COMPILER, EXACT_IN_TF32, device_refusal
 from tinybert_ds.losses.triton_relation_kernel import log_sums_kernel, relation_loss_kernel
 
 MAX_STUDENT_HEAD, MAX_TEACHER_HEAD = 64, 128
@@ -47,6 +47,7 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
         max(LEAST_BLOCK, triton.next_power_of_2(size)) for size in (student_head, teacher_head)
     )
     return {
+        **COMPILER,
         "STUDENT_HEAD": student_head,
         "TEACHER_HEAD": teacher_head,
         "STUDENT_BLOCK": student_block,

@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from tinybert_ds.losses.triton_attention import device_refusal
+from tinybert_ds.losses.triton_attention import COMPILER, device_refusal
 from tinybert_ds.models.triton_heads_kernel import resize_heads_kernel
 
 ELEMENTS = 2048
@@ -28,7 +28,8 @@ def refusal(device: torch.device) -> str | None:
 def compile_options(size: int, width: int) -> dict[str, Any]:
     """Return the kernel's compile-time arguments for heads of a size that become as wide as `width`."""
     columns = triton.next_power_of_2(max(size, width))
-    return {"FROM": size, "TO": width, "COLUMNS": columns, "ROWS": max(1, ELEMENTS // columns), "num_warps": 4}
+    sizes = {"FROM": size, "TO": width, "COLUMNS": columns, "ROWS": max(1, ELEMENTS // columns), "num_warps": 4}
+    return COMPILER | sizes
 
 
 def launch(heads: Tensor, width: int) -> Tensor:

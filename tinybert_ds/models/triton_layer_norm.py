@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from tinybert_ds.losses.triton_attention import device_refusal
+from tinybert_ds.losses.triton_attention import COMPILER, device_refusal
 from tinybert_ds.models.triton_layer_norm_kernel import layer_norm_gradients_kernel, layer_norm_kernel
 
 MOST_WIDTH = 4096
@@ -48,7 +48,8 @@ def compile_options(width: int) -> dict[str, Any]:
     """Return the kernels' compile-time arguments for rows of a width: 16 elements for a thread, which do not spill."""
     columns = triton.next_power_of_2(width)
     rows = max(1, min(MOST_ROWS, ELEMENTS // columns))
-    return {"WIDTH": width, "COLUMNS": columns, "ROWS": rows, "num_warps": max(4, columns * rows // 512)}
+    sizes = {"WIDTH": width, "COLUMNS": columns, "ROWS": rows, "num_warps": max(4, columns * rows // 512)}
+    return COMPILER | sizes
 
 
 def launch(

@@ -29,6 +29,8 @@ from tinybert_ds.export.masked_attention import masked_places
 _WITHIN_TOKENS = ELEMENTWISE | BY_VECTOR | {"Reshape", "Transpose", "Slice", "Split", "Concat", "Unsqueeze", "Squeeze"}
 """Operators between a layer's products and its attention, such as those of rotary positions: tokens stay apart.
 Products with weights and what takes one of several parts, or the first token, are known by their inputs too."""
+_MIXING = frozenset(("Attention", "Conv", "CumSum", "DFT", "Einsum", "GRU", "LSTM", "RNN"))
+"""Operators behind the last attention that make tokens of others, beside products of two states."""
 
 
 def drop_padding(graph: Any) -> None:
@@ -106,18 +108,26 @@ def _nodes_before_attention(graph: Any, masked: Collection[tuple[Any, int]]) -> 
 def _padding_may_be_read(
     by_token: Collection[Any], masked: Collection[tuple[Any, int]], before_attention: Collection[Any]
 ) -> bool:
-    """Whether something between the nodes and attention may make a token of padding, which is not computed."""
+    """Whether something before attention may make a token of padding, which is not computed, or something behind it
+    read it, where it is zero."""
     uses = [use for node in by_token for output in node.outputs for use in output.uses() if use.node not in by_token]
     visited = set()
     while uses:
         node, position = uses.pop()
-        if (node, position) in masked or node not in before_attention or node in visited or _takes_first(node):
+        if (node, position) in masked or node in visited or _takes_first(node):
             continue
-        if not _keeps_tokens_apart(node):
+        if _mixes_tokens(node) if node not in before_attention else not _keeps_tokens_apart(node):
             return True
         visited.add(node)
         uses += [use for output in node.outputs for use in output.uses()]
     return False
+
+
+def _mixes_tokens(node: Any) -> bool:
+    """Whether a node makes tokens of others, as sums over tokens, which are read with the mask, do not."""
+    if node.op_type == "MatMul":
+        return not any(is_constant(value) for value in node.inputs)
+    return node.op_type in _MIXING
 
 
 def _keeps_tokens_apart(node: Any) -> bool:

@@ -254,12 +254,12 @@ PRODUCTS = """
 """
 
 
-def between(attention=ATTENTION, *, more="", **parts):
+def between(attention=ATTENTION, *, more="", behind="", **parts):
     """A graph of two layers' parts with attention between them, of which the largest numbers over tokens are read."""
     given = {"key": "normed", "mask": ", seen", "scores": "masked", **parts}
     attention = attention.replace("weights =", "masked = Add(scores, added) weights =")
     return graph_of(
-        FEED_FORWARD + more + attention.format(**given) + "answer = ReduceMax<keepdims = 0>(last, axes)",
+        FEED_FORWARD + more + attention.format(**given) + behind + "answer = ReduceMax<keepdims = 0>(last, axes)",
         **{name: np.array(value) for name, value in (("one", 1), ("second", [1]), ("axes", [1]), ("inner", [1, 2]))},
         **{name: np.array(value, np.float32) for name, value in (("zero", 0), ("low", -60), ("half", 0.5))},
     )
@@ -286,6 +286,9 @@ def test_products_before_and_behind_attention_are_of_tokens(attention):
         {"mask": ""},
         {"attention": PRODUCTS, "scores": "scores"},
         {"attention": PRODUCTS, "more": "sums = CumSum(normed, one)", "key": "sums"},
+        {"behind": "sums = CumSum(last, one)"},
+        {"behind": "moved = Tanh(last) again = Attention<q_num_heads = 2, kv_num_heads = 2>(moved, moved, moved)"},
+        {"behind": "columns = Transpose<perm = [0, 2, 1]>(last) products = MatMul(last, columns)"},
     ],
 )
 def test_padding_that_may_be_read_by_other_ways_than_attention_with_a_mask_is_computed(how):

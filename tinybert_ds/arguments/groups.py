@@ -191,8 +191,8 @@ class Teacher(Command):
     )
     overlap_teacher: bool = machine(
         "On a GPU, let the teacher work on the next batch in a stream of its own while the student works on this one; "
-        "the teacher's outputs of two batches are then held at a time, and its passes are launched one by one. Without it "
-        "they are recorded as CUDA graphs, which was no slower on an H200.",
+        "the teacher's outputs of two batches are then held at a time, and its passes are launched one by one. "
+        "Without it they are recorded as CUDA graphs, which was no slower on an H200.",
         False,
     )
 

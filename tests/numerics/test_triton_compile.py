@@ -10,7 +10,8 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="needs triton: pip install triton")
 
-from tests.support.kernel_matrix import (  # noqa: E402 - after the skip
+from tests.benchmarks.kernel_usage import programs  # noqa: E402 - after the skip
+from tests.support.kernel_matrix import (  # noqa: E402
     HEAD_SIZES,
     MOST_SHARED_BYTES,
     Build,
@@ -48,6 +49,13 @@ def test_no_usual_build_spills_registers_or_exceeds_shared_memory(build, usages)
     assert usages[build].shared_bytes <= MOST_SHARED_BYTES
 
 
+@pytest.mark.parametrize("sizes", [(26, 64), (64, 64)], ids=str)
+def test_most_steps_launch_hopper_s_own_products_and_three_programs_run_beside(sizes, usages):
+    build = Build("attention", sizes, ("bf16", "fp16"), value=False, gradient=True, valid=True, capability=90)
+    assert usages[build].warpgroup_products > 0
+    assert programs(build, usages[build]) == 3
+
+
 @pytest.mark.exhaustive
 def test_nothing_that_the_dispatch_may_choose_spills_or_exceeds_shared_memory(compiled):
     usages = compiled(all_builds())
@@ -76,7 +84,7 @@ def test_a_file_that_grows_too_large_after_a_kernel_was_compiled_is_an_error_and
 
 def test_the_compiled_head_sizes_are_all_blocks_that_the_dispatch_knows():
     def blocks(*heads):
-        options = triton_attention.compile_options(*heads, Needs(True, True), triton_attention.HOPPER)
+        options = triton_attention.compile_options(*heads, Needs(True, True), (9, 0))
         return tuple(list(options.items())[3:])
 
     small, widest = triton_attention.SMALL_HEAD, triton_attention.MAX_HEAD

@@ -79,6 +79,14 @@ def test_value_and_gradients_stay_within_the_tolerances(dtypes, padding, shape, 
         assert relative_error(gradient, exact) <= 1e-6 / math.sqrt(rho) + ROUNDING[trained]
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_hopper_takes_at_a_time_gives_the_same_within_the_tolerances(shape, compute):
+    tensors, mask = case_of(shape, "bfloat16")
+    expected, found = expect(tensors, mask, UPSTREAM), compute(tensors, mask, upstream=UPSTREAM, capability=(9, 0))
+    for one, exact in zip(found, expected, strict=True):
+        assert relative_error(one, exact) <= 1e-6 + ROUNDING[torch.bfloat16]
+
+
 @pytest.mark.parametrize("rho", [1.0, 1e-3])
 def test_an_upstream_gradient_with_many_bits_is_not_rounded_to_bfloat16(rho, compute):
     tensors, mask = case_of("odd, padded, an empty row", "bfloat16", rho=rho)

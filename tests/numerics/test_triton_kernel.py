@@ -91,6 +91,18 @@ def test_a_student_and_a_teacher_of_two_half_precisions_stay_within_the_toleranc
         assert relative_error(gradient, expected_gradient) <= tolerance
 
 
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("padding", ["valid", "reference"])
+@pytest.mark.parametrize("head_sizes", [(26, 64), (40, 64), (20, 100)], ids=str)
+def test_what_hopper_takes_at_a_time_gives_the_same_within_the_tolerances(head_sizes, padding, value, compute):
+    case = attention_case(heads=2, length=70, head_sizes=head_sizes, lengths=(70, 33, 0)).to(torch.bfloat16)
+    expected, *expected_gradients = expect(case, padding)
+    found = compute(case, padding=padding, value=value, capability=(9, 0))
+    if value:
+        assert relative_error(found.loss, expected) <= 1e-5
+    assert relative_error(found.gradients, expected_gradients) <= gradient_tolerance(torch.bfloat16, 1.0)
+
+
 @pytest.mark.parametrize(("rho", "forms"), [(1.0, ()), (1e-5, ("tiled",))])
 def test_the_value_is_taken_again_from_tiles_only_where_it_has_cancelled(rho, forms, compute):
     case = attention_case(heads=2, length=40, head_sizes=(8, 8), lengths=(40,), rho=rho).to(torch.float16)

@@ -20,6 +20,7 @@ class Usage(NamedTuple):
     stack_bytes: int  # of each thread: what does not fit into its registers
     shared_bytes: int
     registers: int  # of each thread
+    warpgroup_products: int  # of Hopper's own kind, in the code
 
 
 def compile_for(
@@ -56,4 +57,5 @@ def compile_for(
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (figures,) = [line for line in usage.splitlines() if "REG:" in line]
     fields = dict(field.split(":") for field in figures.split() if field.startswith(("REG:", "STACK:", "LOCAL:")))
-    return Usage(int(fields["STACK"]) + int(fields["LOCAL"]), compiled.metadata.shared, int(fields["REG"]))
+    spilled, products = int(fields["STACK"]) + int(fields["LOCAL"]), compiled.asm["ptx"].count("wgmma.mma_async")
+    return Usage(spilled, compiled.metadata.shared, int(fields["REG"]), products)

@@ -26,6 +26,7 @@ from tinybert_ds.losses import attention, gradients_only, hidden_state_loss
 from tinybert_ds.models import cuda_layers, fused_attention
 
 _VARIABLE = "TRITON_INTERPRET"
+OLDEST_CAPABILITY = (8, 0)
 
 
 class Computed(NamedTuple):
@@ -57,9 +58,14 @@ def compute(
     upstream: float = 1.0,
     gradients: bool = True,
     value: bool = True,
+    capability: tuple[int, int] = OLDEST_CAPABILITY,
     **options: Any,
 ) -> Computed:
-    """Return the loss of a case by its kernel, and its gradients times `upstream`; without `value` these alone."""
+    """Return the loss of a case by its kernel, and its gradients times `upstream`; without `value` these alone.
+
+    Args:
+        capability: The compute capability whose launches are taken.
+    """
     forms = []
     terms = attention.attention_terms
 
@@ -69,27 +75,38 @@ def compute(
 
     attention.attention_terms = spy
     try:
-        if gradients:
-            with nullcontext() if value else gradients_only():
-                loss, *found = case.loss_and_gradients(upstream, backend="triton", **options)
-        else:
-            with torch.no_grad():
-                loss, found = case.loss(backend="triton", **options), []
+        with mock.patch("tinybert_ds.losses.triton_attention.capability_of", return_value=capability):
+            if gradients:
+                with nullcontext() if value else gradients_only():
+                    loss, *found = case.loss_and_gradients(upstream, backend="triton", **options)
+            else:
+                with torch.no_grad():
+                    loss, found = case.loss(backend="triton", **options), []
     finally:
         attention.attention_terms = terms
     return Computed(loss.detach(), tuple(found), tuple(forms))
 
 
 def compute_hidden(
-    tensors: Sequence[Tensor | None], mask: Tensor, *, upstream: float = 1.0, value: bool = True, **options: Any
+    tensors: Sequence[Tensor | None],
+    mask: Tensor,
+    *,
+    upstream: float = 1.0,
+    value: bool = True,
+    capability: tuple[int, int] = OLDEST_CAPABILITY,
+    **options: Any,
 ) -> list[Tensor]:
     """Return the hidden-state loss by its kernel and its gradients, times `upstream`, by what asks for one.
 
     Args:
         tensors: student and teacher states, weight, bias; without `value` the loss is 0.
+        capability: The compute capability whose launches are taken.
     """
     inputs = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    with nullcontext() if value else gradients_only():
+    with (
+        mock.patch("tinybert_ds.losses.triton_hidden.capability_of", return_value=capability),
+        nullcontext() if value else gradients_only(),
+    ):
         loss = hidden_state_loss(*tensors, mask, backend="triton", **options)
     gradients = torch.autograd.grad(loss * upstream, inputs) if inputs else ()
     return [loss.detach(), *gradients]

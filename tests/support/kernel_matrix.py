@@ -30,6 +30,7 @@ KERNELS = {
     "heads": resize_heads_kernel,
 }
 CAPABILITIES = (80, 90)
+MORE_CAPABILITIES = (*CAPABILITIES, 120)
 ALL_NEEDS = ((True, True), (False, True), (True, False))
 """Of value and gradient."""
 HEAD_SIZES = ((16, 32), (26, 64), (64, 64), (26, 128))
@@ -41,7 +42,8 @@ MORE_ROW_WIDTHS = ((100,), (1024,), (2048,), (4096,))
 RESIZED = ((26, 32), (32, 26))
 MORE_RESIZED = ((5, 8), (100, 104), (260, 264))
 DTYPES = (("bf16", "fp16"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp16", "bf16"))
-MOST_SHARED_BYTES = 163 * 1024  # of an A100; an H100 has 227 KiB
+MOST_SHARED_BYTES = 99 * 1024
+"""Of GPUs of compute capability 8.6, 8.9 and 12.0, which have least; an A100 has 163 KiB, an H100 227."""
 
 
 class Build(NamedTuple):
@@ -57,13 +59,16 @@ class Build(NamedTuple):
 
 
 def usual_builds() -> list[Build]:
-    """Return a build of each kernel and each combination of blocks, on a step that is logged, which needs most."""
+    """Return a build of each kernel and each combination of blocks, on a step that is logged, which needs most, and
+    those of the losses on other steps, for the usual sizes."""
     usual = [
         *(("attention", sizes) for sizes in HEAD_SIZES),
         *((name, (26, 64)) for name in ("parts, Gram matrices", "parts, gradients")),
         ("hidden", WIDTHS[0]),
     ]
     found = [Build(*what, DTYPES[0], True, True, True, sm) for what, sm in itertools.product(usual, CAPABILITIES)]
+    often = [("attention", (26, 64)), ("attention", (64, 64)), ("hidden", WIDTHS[0])]
+    found += [Build(*what, DTYPES[0], False, True, True, sm) for what, sm in itertools.product(often, CAPABILITIES)]
     return found + layer_builds(ROW_WIDTHS, RESIZED, ("bf16",))
 
 
@@ -83,7 +88,7 @@ def layer_builds(
 def all_builds() -> list[Build]:
     """Return every build: all needs and both paddings for the usual dtypes, one of the others' steps for each."""
     found = []
-    for capability, (student, teacher) in itertools.product(CAPABILITIES, (*HEAD_SIZES, *MORE_HEAD_SIZES)):
+    for capability, (student, teacher) in itertools.product(MORE_CAPABILITIES, (*HEAD_SIZES, *MORE_HEAD_SIZES)):
         sizes = (student, teacher)
         for needs, valid in itertools.product(ALL_NEEDS, (True, False)):
             found.append(Build("attention", sizes, DTYPES[0], *needs, valid, capability))
@@ -91,7 +96,7 @@ def all_builds() -> list[Build]:
         found += [Build("parts, gradients", sizes, DTYPES[0], *needs, True, capability) for needs in ALL_NEEDS]
         for value in (True, False):
             found.append(Build("parts, Gram matrices", sizes, DTYPES[0], value, True, True, capability))
-    for capability, sizes, dtypes in itertools.product(CAPABILITIES, WIDTHS, (*DTYPES, ("bf16", "fp32"))):
+    for capability, sizes, dtypes in itertools.product(MORE_CAPABILITIES, WIDTHS, (*DTYPES, ("bf16", "fp32"))):
         for needs, valid in itertools.product(ALL_NEEDS, (True, False)):
             found.append(Build("hidden", sizes, dtypes, *needs, valid, capability))
     return found + layer_builds((*ROW_WIDTHS, *MORE_ROW_WIDTHS), (*RESIZED, *MORE_RESIZED), ("bf16", "fp16"))

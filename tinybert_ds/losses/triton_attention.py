@@ -35,8 +35,8 @@ LEAST_SHARE = 256
 EXACT_IN_TF32 = (torch.bfloat16, torch.float16)
 OLDEST_CAPABILITY = (8, 0)
 """The first NVIDIA GPUs with TF32."""
-HOPPER = (9, 0)
-"""The compute capability of H100 and H200, the GPUs that launches were timed on."""
+HOPPER = 9
+"""The major compute capability of H100 and H200, the GPUs that launches were timed on."""
 
 
 COMPILER: dict[str, Any] = {"enable_fp_fusion": True}
@@ -70,13 +70,16 @@ def device_refusal(device: torch.device) -> str | None:
 
 
 def capability_of(device: torch.device) -> tuple[int, int]:
-    """Return the compute capability that kernels are compiled for; the oldest one where they are interpreted."""
+    """Return the compute capability of a GPU that kernels are compiled for; the oldest one for any other device."""
     return torch.cuda.get_device_capability(device) if on_cuda(device) else OLDEST_CAPABILITY
 
 
 def compile_options(student_head: int, teacher_head: int, needs: Needs, capability: tuple[int, int]) -> dict[str, Any]:
-    """Return the kernels' compile-time arguments: positions at a time and warps that spill no registers on GPUs of
-    compute capability 8.0 and 9.0, and of these the ones that an H200 was fastest with."""
+    """Return the kernels' compile-time arguments: positions at a time and warps that spill no registers.
+
+    Compiled by Triton 3.9 for compute capability 8.0, 9.0 and 12.0. On Hopper they are what an H200 was fastest with in
+    a sweep of gradients alone (`tests/gpu/sweep.py`); others were not timed.
+    """
     student_block = 32 if student_head <= 32 else 64
     teacher_block = 32 if max(student_head, teacher_head) <= 32 else 64 if teacher_head <= 64 else 128
     sizes = {
@@ -87,15 +90,16 @@ def compile_options(student_head: int, teacher_head: int, needs: Needs, capabili
         "TEACHER_BLOCK": teacher_block,
     }
     small = student_block == 32 and teacher_block <= 64
-    if capability < HOPPER and not small:
+    on_hopper = capability[0] == HOPPER
+    if not on_hopper and not small:
         return {**sizes, "BLOCK": 16, "num_warps": 8}
-    most_registers = 168 if capability >= HOPPER and not needs.value else 224  # with 168 three programs run beside
+    most_registers = 168 if on_hopper and not needs.value else 224  # of 168 three programs fit a multiprocessor
     return {
         **sizes,
-        "BLOCK": 64,  # as many as Hopper's own kind of product takes; of fewer an older kind is made
+        "BLOCK": 64,  # rows that Hopper's products of four warps have: those of gradients, and of Gram matrices of 64
         "num_warps": 8 if needs.value and not small else 4,
         "num_stages": 1,
-        **({"maxnreg": most_registers} if small else {}),  # told nothing, the compiler spills some to keep within 168
+        **({"maxnreg": most_registers} if small else {}),
     }
 
 

@@ -156,9 +156,6 @@ def attention_loss_kernel(
         key_tt = teacher_gram(teacher_key, real, 0, length, teacher_stride, TEACHER_HEAD, TEACHER_BLOCK, BLOCK, True)
         teacher_sum = tl.sum((query_tt * key_tt).to(tl.float64))
         tl.store(statistics + 2 * programs, teacher_sum * teacher_scaling * teacher_scaling)
-    factor = tl.load(coefficient) * student_scaling
-    by_student, by_teacher = factor * student_scaling, -factor * teacher_scaling
-    gradient_offset = head_offset(program, heads, gradient_batch_stride, gradient_head_stride, GRADIENT_UNIT)
     # Queries are multiplied by the Gram matrices of the keys, and keys by those of the queries. One side's leave the
     # registers before the other's come, unless the value needs both.
     key_ss, key_ts, longest_sk, longest_tk = student_grams(
@@ -166,6 +163,9 @@ def attention_loss_kernel(
         STUDENT_HEAD, TEACHER_HEAD, STUDENT_BLOCK, TEACHER_BLOCK, BLOCK, True, not VALID,
     )  # fmt: skip
     if NEED_GRADIENT:
+        factor = tl.load(coefficient) * student_scaling
+        by_student, by_teacher = factor * student_scaling, -factor * teacher_scaling
+        gradient_offset = head_offset(program, heads, gradient_batch_stride, gradient_head_stride, GRADIENT_UNIT)
         store_gradient(
             query_gradient + gradient_offset, student_query, teacher_query, real, 0, length,
             gradient_stride, student_stride, teacher_stride, key_ss * by_student, key_ts * by_teacher,

@@ -38,10 +38,8 @@ FREE = frozenset(
     """empty empty_like empty_strided new_empty new_empty_strided detach alias _unsafe_view lift_fresh view
     _local_scalar_dense is_same_size _record_function_enter_new _record_function_exit""".split()
 )
-MADE_ALONE = frozenset(
-    """embedding embedding_dense_backward new_zeros new_ones new_full zeros_like ones_like full_like""".split()
-)
-"""What moves only what it makes: a row of the table for each position, or a number."""
+MADE_ALONE = frozenset("""embedding new_zeros new_ones new_full zeros_like ones_like full_like""".split())
+"""What moves only what it makes: of a table a row for each position, or nothing of what it is like."""
 SEVERAL = {
     "constant_pad_nd": 2,  # filled, then copied to
     "masked_fill": 2,  # a copy, then the filling

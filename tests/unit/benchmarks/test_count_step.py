@@ -24,6 +24,16 @@ def test_products_copies_and_views_are_counted_for_what_they_move_and_multiply()
     assert tally.seconds == pytest.approx(tally.flops / HALF_FLOPS + LEAST_SECONDS, rel=0.5)
 
 
+def test_what_is_only_made_like_a_tensor_or_of_some_of_its_rows_does_not_read_it_whole():
+    table, places = torch.empty(1000, 64, device="meta"), torch.zeros(8, dtype=torch.int64, device="meta")
+    with LaunchCounter() as counter:
+        torch.zeros_like(table)
+        table.new_ones(1, 64)
+        torch.nn.functional.embedding(places, table)
+    assert counter.tally.launches == 3
+    assert counter.tally.bytes == 4 * 64 * (1000 + 1 + 8)
+
+
 def test_a_recorded_step_is_few_launches_of_the_same_work():
     tallies = []
     for recorded in (False, True):

@@ -33,7 +33,6 @@ HEAD_SIZES = list(itertools.product((8, 32, 64), (16, 32, 64, 128)))
 EXTREMES = ((8, 16), (64, 128))
 USUAL = list(itertools.product(EXTREMES, PASSES, (80, 90)))
 ALL = [*USUAL, *itertools.product((sizes for sizes in HEAD_SIZES if sizes not in EXTREMES), ["logged"], (80, 90))]
-ALL += itertools.product(HEAD_SIZES, ["logged"], (120,))
 
 
 @pytest.fixture(scope="module")

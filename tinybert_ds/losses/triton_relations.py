@@ -41,8 +41,8 @@ def compile_options(student_head: int, teacher_head: int) -> dict[str, Any]:
     """Return the kernels' compile-time arguments that follow from the head sizes.
 
     Rows and keys at a time and warps are ones that spill no registers, compiled by Triton 3.9 for compute capability
-    8.0 and 9.0, and of these the ones that an H200 was fastest with in a sweep (`tests/gpu/sweep.py`). On 12.0 students'
-    heads wider than 32 spill about a hundred bytes where the value is needed.
+    8.0 and 9.0, and of these the ones that an H200 was fastest with in a sweep (`tests/gpu/sweep.py`). On 12.0 a
+    student's heads beyond 32 spill about a hundred bytes where the value is needed.
     """
     student_block, teacher_block = (
         max(LEAST_BLOCK, triton.next_power_of_2(size)) for size in (student_head, teacher_head)

@@ -55,7 +55,7 @@ class ExportModelArguments(groups.TaskName, Published):
     )
     keep_padding: bool = result(
         "Let ONNX files in fp32 and int8 compute padding as well: each shape then follows from those of the inputs, as "
-        "compilers for accelerators want it.",
+        "compilers for accelerators want it. Graphs in which more than masked attention mixes tokens do so anyway.",
         False,
     )
     data_dir: str | None = like(groups.DATA_DIR, None, help="Directory of the task's files.")

@@ -1,7 +1,8 @@
 """A graph that computes no padding: the tokens of all rows in one sequence, and rows with padding in attention alone.
 
 Of a batch of texts of many lengths padding is a third to a half of all tokens. The results are the same; at padding
-itself states and logits are zero, but for a row's first token, which is computed whatever the mask says.
+itself states and logits of the usual models are zero, but for a row's first token, which is computed whatever the mask
+says.
 
 B batch rows, S sequence length, T tokens of all rows, H any width.
 """
@@ -25,22 +26,24 @@ from tinybert_ds.export.graph_nodes import (
     rank,
 )
 from tinybert_ds.export.masked_attention import masked_places
-
-_WITHIN_TOKENS = ELEMENTWISE | BY_VECTOR | {"Reshape", "Transpose", "Slice", "Split", "Concat", "Unsqueeze", "Squeeze"}
-"""Operators between a layer's products and its attention, such as those of rotary positions: tokens stay apart.
-Products with weights and what takes one of several parts, or the first token, are known by their inputs too."""
-_MIXING = frozenset(("Attention", "Conv", "CumSum", "DFT", "Einsum", "GRU", "LSTM", "RNN"))
-"""Operators behind the last attention that make tokens of others, beside products of two states."""
+from tinybert_ds.export.padding_reach import padding_is_read
 
 
 def drop_padding(graph: Any) -> None:
     """Let the nodes of an `onnx_ir.Graph` from the first product on compute tokens (T, H) in the place of (B, S, H).
 
-    A graph in which nothing is masked, or in which padding may be read by other ways, stays as it is.
+    What the graph returns of tokens, and of rows that have one, is what it was. At padding itself states that are put
+    back into rows behind the last attention are zero, and what is made of them there is made of zeros; what attention
+    returns there, and no layer computes on, is any number.
+
+    A graph stays as it is where nothing is masked, and where padding may be read by other ways than attention with a
+    mask: every operator that what is no longer computed comes to has to be known to leave tokens apart, to take the
+    first token or the one at the place of the mask's sum less one, which is the last of a row padded on the right, or
+    to stand behind a product with the mask or a choice by it (see `padding_reach`).
     """
     by_token, masked = _nodes_by_token(graph), masked_places(graph)
     before_attention = _nodes_before_attention(graph, masked)
-    if not by_token or not masked or _padding_may_be_read(by_token, masked, before_attention):
+    if not by_token or not masked or padding_is_read(graph, by_token, masked, before_attention):
         return
     import onnx_ir  # noqa: PLC0415 - an extra
 
@@ -105,47 +108,11 @@ def _nodes_before_attention(graph: Any, masked: Collection[tuple[Any, int]]) -> 
     return found
 
 
-def _padding_may_be_read(
-    by_token: Collection[Any], masked: Collection[tuple[Any, int]], before_attention: Collection[Any]
-) -> bool:
-    """Whether something before attention may make a token of padding, which is not computed, or something behind it
-    read it, where it is zero."""
-    uses = [use for node in by_token for output in node.outputs for use in output.uses() if use.node not in by_token]
-    visited = set()
-    while uses:
-        node, position = uses.pop()
-        if (node, position) in masked or node in visited or _takes_first(node):
-            continue
-        if _mixes_tokens(node) if node not in before_attention else not _keeps_tokens_apart(node):
-            return True
-        visited.add(node)
-        uses += [use for output in node.outputs for use in output.uses()]
-    return False
-
-
-def _mixes_tokens(node: Any) -> bool:
-    """Whether a node makes tokens of others, as sums over tokens, which are read with the mask, do not."""
-    if node.op_type == "MatMul":
-        return not any(is_constant(value) for value in node.inputs)
-    return node.op_type in _MIXING
-
-
-def _keeps_tokens_apart(node: Any) -> bool:
-    if node.op_type == "MatMul":
-        return is_constant(node.inputs[1]) and rank(node.inputs[1]) == 2
-    if node.op_type == "Gather":  # a part of a known number of parts, or the first token, which is none of padding
-        states, index = node.inputs
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        parts = rank(states) is not None and isinstance(states.shape[axis], int)
-        return is_integers(index, 0) or (parts and is_constant(index))
-    return node.op_type in _WITHIN_TOKENS
-
-
 def _takes_first(node: Any) -> bool:
     """Whether a node takes of states (B, S, H) those of the first token, as (B, H) or (B, 1, H)."""
     axis = node.attributes.get("axis")
     along_tokens = node.op_type == "Gather" and axis is not None and axis.as_int() == 1
-    return along_tokens and is_integers(node.inputs[1], 0)
+    return along_tokens and is_integers(node.inputs[1], 0) and (rank(node.inputs[1]) or 0) < 2
 
 
 class _Tokens:

@@ -162,10 +162,13 @@ def test_logits_of_tokens_are_the_model_s_and_zero_at_padding(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", [("mean",), ("cls",), ("max", "lasttoken")])
-def test_vectors_are_those_of_the_model_and_states_zero_at_padding(pooling, tmp_path):
+@pytest.mark.parametrize("opset", [20, OPERATOR_FROM])
+@pytest.mark.parametrize(
+    "pooling", [("mean",), ("cls",), ("max", "lasttoken"), ("weightedmean", "mean_sqrt_len_tokens")]
+)
+def test_vectors_are_those_of_the_model_and_states_zero_at_padding(pooling, opset, tmp_path):
     model = VectorModel(tiny_model(), SentenceHead(SentenceModules(pooling, ()))).eval()
-    padded, tokens = written(model, tmp_path)
+    padded, tokens = written(model, tmp_path, opset=opset)
     session = onnx_session(tokens)
     for feed in ROWS:
         vectors, states = session.run([VECTORS, STATES], dict(feed))
@@ -240,7 +243,8 @@ def test_a_graph_of_which_more_is_read_stays_as_it_is(nodes):
 
 
 ATTENTION = """
-    kept = Cast<to = 9>(attention_mask) seen = Unsqueeze(kept, inner)
+    kept = Cast<to = 9>(attention_mask) keys = Unsqueeze(kept, inner)
+    queries = Unsqueeze(kept, outer) others = Not(queries) all = Or(queries, others) seen = And(keys, all)
     q = MatMul(normed, w) k = MatMul({key}, w)
     read = Attention<q_num_heads = 2, kv_num_heads = 2>(q, k, k{mask})
     last = MatMul(read, w)
@@ -254,14 +258,39 @@ PRODUCTS = """
 """
 
 
-def between(attention=ATTENTION, *, more="", behind="", **parts):
+MAXIMUM = """
+    column = Unsqueeze(kept, third) shown = Where(column, {of}, low)
+    answer = ReduceMax<keepdims = 0>(shown, axes)
+"""
+
+
+def between(attention=ATTENTION, *, more="", behind="", of="last", pooling=MAXIMUM, **parts):
     """A graph of two layers' parts with attention between them, of which the largest numbers over tokens are read."""
     given = {"key": "normed", "mask": ", seen", "scores": "masked", **parts}
     attention = attention.replace("weights =", "masked = Add(scores, added) weights =")
+    kernel = np.random.default_rng(1).normal(size=(4, 4, 3)).astype(np.float32)
+    lists = {
+        "axes": [1],
+        "second": [1],
+        "third": [2],
+        "inner": [1, 2],
+        "outer": [1, 3],
+        "start": [0],
+        "end": [99],
+        "back": [-99],
+        "widths": [1, 1, 4],
+        "final": [-1],
+        "room": [0, 0, 0, 0, 1, 0],
+        "pairs": [0, -1, 8],
+        "singles": [0, -1, 4],
+    }
     return graph_of(
-        FEED_FORWARD + more + attention.format(**given) + behind + "answer = ReduceMax<keepdims = 0>(last, axes)",
-        **{name: np.array(value) for name, value in (("one", 1), ("second", [1]), ("axes", [1]), ("inner", [1, 2]))},
-        **{name: np.array(value, np.float32) for name, value in (("zero", 0), ("low", -60), ("half", 0.5))},
+        FEED_FORWARD + more + attention.format(**given) + behind + pooling.format(of=of),
+        **{name: np.array(value) for name, value in {"one": 1, **lists}.items()},
+        **{
+            name: np.array(value, np.float32) for name, value in (("zero", 0), ("unit", 1), ("low", -60), ("half", 0.5))
+        },
+        kernel=kernel,
     )
 
 
@@ -278,15 +307,32 @@ def test_products_before_and_behind_attention_are_of_tokens(attention):
     assert axes == [-1, -1]
 
 
+INSIDE = """
+    flag = ReduceMax<keepdims = 0>(kept)
+    moved = If (flag) <then_branch = yes () => (float[B, S, 4] y) { y = CumSum(last, one) },
+                       else_branch = no () => (float[B, S, 4] z) { z = Tanh(last) }>
+"""
+SHIFTED = """
+    later = Slice({of}, second, end, second) earliest = Slice({of}, start, second, second)
+    mixed = Concat<axis = 1>(later, earliest)
+"""
+
+
 @pytest.mark.parametrize(
     "how",
     [
         {"more": "sums = CumSum(normed, one)", "key": "sums"},
         {"more": "later = Gather<axis = 1>(normed, second) summed_up = Add(normed, later)", "key": "summed_up"},
+        {"more": SHIFTED.format(of="normed"), "key": "mixed"},
         {"mask": ""},
         {"attention": PRODUCTS, "scores": "scores"},
         {"attention": PRODUCTS, "more": "sums = CumSum(normed, one)", "key": "sums"},
-        {"behind": "sums = CumSum(last, one)"},
+        {
+            "more": "squares = Mul(normed, normed) sums = ReduceSum(squares, third) made = Div(normed, sums)",
+            "key": "made",
+        },
+        {"attention": PRODUCTS, "behind": "peaks = ReduceMax(scores, third)"},
+        {"behind": INSIDE},
         {"behind": "moved = Tanh(last) again = Attention<q_num_heads = 2, kv_num_heads = 2>(moved, moved, moved)"},
         {"behind": "columns = Transpose<perm = [0, 2, 1]>(last) products = MatMul(last, columns)"},
     ],

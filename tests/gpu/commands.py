@@ -140,6 +140,9 @@ def part_stages(check: Check) -> None:
         },
     ]
 
+    if check.dry:
+        del chains[1:]
+
     def run(chain: dict[str, list[object]]) -> list[Ended]:
         ended: list[Ended] = []
         for name, words in chain.items():
@@ -148,7 +151,7 @@ def part_stages(check: Check) -> None:
                 break  # what comes after it needs its output
         return ended
 
-    with ThreadPoolExecutor(1 if check.dry else len(chains)) as pool:
+    with ThreadPoolExecutor(len(chains)) as pool:
         for chain in pool.map(run, chains):
             for ended in chain:
                 check.say(*ended)

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from tests.gpu import check
+from tests.gpu.commands import part_stages
+from tests.gpu.step import Check
 from tests.gpu.sweep import SWEEPS
 from tests.support.runs import ROOT
 
@@ -42,6 +44,14 @@ def test_a_sweep_runs_every_kernel_dry_as_it_is_chosen_and_otherwise():
     lines = [line for line in finished.stdout.splitlines() if " ms, " in line]
     assert [line.partition(":")[0] for line in lines] == [name for name in SWEEPS for _ in range(2)]
     assert sum(line.endswith("chosen") for line in lines) == len(SWEEPS)
+
+
+@pytest.mark.exhaustive
+def test_the_commands_of_every_stage_run_as_they_are_written(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    checked = Check(dry=False)
+    part_stages(checked)
+    assert not checked.failed
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_logits_of_tokens_are_the_model_s_and_zero_at_padding(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [20, OPERATOR_FROM])
+@pytest.mark.parametrize("opset", [pytest.param(20, marks=pytest.mark.exhaustive), OPERATOR_FROM])
 @pytest.mark.parametrize(
     "pooling", [("mean",), ("cls",), ("max", "lasttoken"), ("weightedmean", "mean_sqrt_len_tokens")]
 )

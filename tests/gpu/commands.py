@@ -139,7 +139,6 @@ def part_stages(check: Check) -> None:
             "evaluation": [*evaluation, "--output_dir", folder / "judged"],
         },
     ]
-
     if check.dry:
         del chains[1:]
 

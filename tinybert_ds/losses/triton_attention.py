@@ -37,8 +37,6 @@ OLDEST_CAPABILITY = (8, 0)
 """The first NVIDIA GPUs with TF32."""
 HOPPER = 9
 """The major compute capability of H100 and H200, the GPUs that launches were timed on."""
-
-
 COMPILER: dict[str, Any] = {"enable_fp_fusion": True}
 """What every kernel is compiled with: products and sums in one rounding, whatever Triton's default comes to be."""
 
